@@ -1,0 +1,319 @@
+"""What a board offers: device resources, clock and memory, each figure with where it comes from.
+
+A board is one TOML file. Those that ship lie in ``codesign.boards`` and are loaded by name; any
+other is loaded by its path::
+
+    name = "zcu102"
+    part = "xczu9eg-ffvb1156-2-e"
+    family = "ultrascale+"
+    clock_hz = 300_000_000
+
+    [resources]
+    dsp = 2520
+    ...
+    [memory]
+    ports = 4
+    ...
+    [sources]               # dotted key of a figure or of its table -> public address
+    "resources" = "https://..."
+    [assumptions]           # dotted key of a figure -> why this value is assumed
+    "clock_hz" = "..."
+"""
+
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from fractions import Fraction
+from importlib import resources
+from pathlib import Path
+
+from codesign.errors import InputError
+
+FAMILIES = ("ultrascale+", "versal")
+
+_FILE_LIMIT = 1 << 20  # bytes of TOML
+_FIGURE_LIMIT = 1 << 40  # keeps every product of figures within 64 bits where it is computed
+_AXI_BOUNDARY = 4096  # bytes; an AXI burst never crosses it
+_TEXTS = ("name", "part", "family")
+_REMARKS = ("sources", "assumptions")
+
+
+def _check_whole(key: str, value: object, low: int, high: int = _FIGURE_LIMIT) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(f"{key} is {value!r}; legal: a whole number from {low} to {high}")
+
+
+def _check_power_of_two(key: str, value: int, low: int, high: int) -> None:
+    _check_whole(key, value, low, high)
+    if value & (value - 1):
+        raise ValueError(f"{key} is {value}; legal: a power of two from {low} to {high}")
+
+
+@dataclass(frozen=True, slots=True)
+class Available:
+    """Device resources of the whole part.
+
+    Attributes:
+        dsp: DSP48E2 or DSP58 slices.
+        bram36: block RAMs of 36 Kbit.
+        uram: UltraRAMs of 288 Kbit; 0 where the part has none.
+        lut: six-input look-up tables.
+        ff: flip-flops.
+    """
+
+    dsp: int
+    bram36: int
+    uram: int
+    lut: int
+    ff: int
+
+    def __post_init__(self) -> None:
+        for name in _names(Available):
+            _check_whole(f"resources.{name}", getattr(self, name), 0 if name == "uram" else 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """The off-chip memory as the programmable logic sees it, in cycles of the board's clock.
+
+    Bandwidth is a token bucket over reads and writes of all ports together: every cycle adds
+    ``bytes_numerator / bytes_denominator`` bytes of credit, at most one burst is saved up.
+
+    Attributes:
+        clock_hz: the board's clock; not a key of the file's memory table.
+        ports: AXI ports.
+        port_bits: data width of each port.
+        bytes_per_second: sustained bandwidth over all ports.
+        burst_bytes: longest burst.
+        read_latency: cycles from granting a read to its first beat.
+        write_latency: cycles from a write's last beat to its response.
+        outstanding: bursts in flight per port and direction.
+    """
+
+    clock_hz: int
+    ports: int
+    port_bits: int
+    bytes_per_second: int
+    burst_bytes: int
+    read_latency: int
+    write_latency: int
+    outstanding: int
+
+    def __post_init__(self) -> None:
+        _check_whole("clock_hz", self.clock_hz, 1)
+        _check_whole("memory.ports", self.ports, 1, 64)
+        _check_power_of_two("memory.port_bits", self.port_bits, 32, 1024)
+        _check_whole("memory.bytes_per_second", self.bytes_per_second, 1)
+        _check_power_of_two("memory.burst_bytes", self.burst_bytes, self.port_bits // 8, _AXI_BOUNDARY)
+        for name in ("read_latency", "write_latency"):
+            _check_whole(f"memory.{name}", getattr(self, name), 1, 1 << 16)
+        _check_whole("memory.outstanding", self.outstanding, 1, 256)
+
+    @property
+    def _bytes_per_cycle(self) -> Fraction:
+        return Fraction(self.bytes_per_second, self.clock_hz)
+
+    @property
+    def bytes_numerator(self) -> int:
+        """Bytes of credit added in every ``bytes_denominator`` cycles, reduced."""
+        return self._bytes_per_cycle.numerator
+
+    @property
+    def bytes_denominator(self) -> int:
+        """Cycles in which ``bytes_numerator`` bytes of credit are added, reduced."""
+        return self._bytes_per_cycle.denominator
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """A device on a board, its clock and its memory.
+
+    Attributes:
+        name: what users call it.
+        part: the vendor's part number.
+        family: one of ``FAMILIES``.
+        clock_hz: clock of the generated design; assumed until a vendor tool has timed it.
+        resources: what the part has.
+        memory: the off-chip memory at this clock.
+        sources: dotted key of a figure or of its table to a public address.
+        assumptions: dotted key of a figure to the reason why it is assumed.
+    """
+
+    name: str
+    part: str
+    family: str
+    clock_hz: int
+    resources: Available
+    memory: Memory
+    sources: Mapping[str, str] = field(hash=False)
+    assumptions: Mapping[str, str] = field(hash=False)
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise ValueError(f"family is {self.family!r}; legal: {' or '.join(FAMILIES)}")
+        for key in ("name", "part"):
+            if not getattr(self, key).isprintable() or not getattr(self, key).strip():
+                raise ValueError(f"{key} is {getattr(self, key)!r}; legal: printable text")
+        if self.memory.clock_hz != self.clock_hz:
+            raise ValueError(f"memory.clock_hz is {self.memory.clock_hz}; legal: the board's {self.clock_hz}")
+        _check_remarks("sources", self.sources, (*self.figures(), "part", "resources", "memory"))
+        _check_remarks("assumptions", self.assumptions, self.figures())
+        for name in ("sources", "assumptions"):
+            object.__setattr__(self, name, dict(getattr(self, name)))  # a copy: the caller's may change
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> "Board":
+        """The board of that name, or in that file if it ends in ``.toml``.
+
+        Raises:
+            InputError: unknown name, unreadable file, malformed TOML, or an illegal value; one line.
+        """
+        text = str(name_or_path)
+        if text.endswith(".toml"):
+            return _parse(text, _read(Path(text)))
+        if text not in boards():
+            raise InputError(f"unknown board {text!r}; known: {', '.join(boards())}, or a path to a .toml file")
+        return _parse(text, resources.files("codesign.boards").joinpath(f"{text}.toml").read_bytes())
+
+    def figures(self) -> dict[str, int]:
+        """Every number of the board by its dotted key, in the file's order."""
+        tables = {"resources": self.resources, "memory": self.memory}
+        found = {f"{table}.{name}": getattr(tables[table], name) for table, names in _figures() for name in names}
+        return {"clock_hz": self.clock_hz, **found}
+
+    def with_overrides(self, settings: Iterable[str]) -> "Board":
+        """This board with figures replaced by ``KEY=VALUE`` settings and marked as assumed.
+
+        The memory's bandwidth is kept per second, so its bytes per cycle follow the clock.
+
+        Raises:
+            InputError: no such figure, or an illegal value; one line.
+
+        >>> Board.load("zcu102").with_overrides(["clock_hz=250e6"]).memory.bytes_denominator
+        25
+        """
+        figures = self.figures()
+        assumptions = dict(self.assumptions)
+        for setting in settings:
+            key, value = _setting(setting, figures)
+            figures[key] = value
+            assumptions[key] = f"set to {value} by the user"
+        try:
+            return _assemble((self.name, self.part, self.family), figures, self.sources, assumptions)
+        except ValueError as error:
+            raise InputError(f"--set: {error}") from error
+
+
+def boards() -> tuple[str, ...]:
+    """Names of the boards that ship, sorted.
+
+    >>> "zcu102" in boards()
+    True
+    """
+    found = (entry.name for entry in resources.files("codesign.boards").iterdir())
+    return tuple(sorted(name.removesuffix(".toml") for name in found if name.endswith(".toml")))
+
+
+def _names(kind: type[Available] | type[Memory]) -> list[str]:
+    return [entry.name for entry in fields(kind) if entry.name != "clock_hz"]
+
+
+def _figures() -> list[tuple[str, list[str]]]:
+    return [("resources", _names(Available)), ("memory", _names(Memory))]
+
+
+def _check_remarks(table: str, remarks: Mapping[str, str], legal: Iterable[str]) -> None:
+    for key, remark in remarks.items():
+        if key not in legal:
+            raise ValueError(f"{table} names {key!r}; legal: the dotted key of a figure, quoted")
+        if not remark.strip():
+            raise ValueError(f"{table}.{key!r} is {remark!r}; legal: text")
+        if table == "sources" and not remark.startswith("https://"):
+            raise ValueError(f"sources.{key!r} is {remark!r}; legal: an address that starts with https://")
+
+
+def _assemble(
+    texts: tuple[str, str, str],
+    figures: Mapping[str, int],
+    sources: Mapping[str, str],
+    assumptions: Mapping[str, str],
+) -> Board:
+    values = {table: {name: figures[f"{table}.{name}"] for name in names} for table, names in _figures()}
+    clock_hz = figures["clock_hz"]
+    available = Available(**values["resources"])
+    return Board(*texts, clock_hz, available, Memory(clock_hz, **values["memory"]), sources, assumptions)
+
+
+def _whole(key: str, value: object) -> int:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{key} is {value!r}; legal: a whole number")
+    return value
+
+
+def _setting(setting: str, legal: Iterable[str]) -> tuple[str, int]:
+    key, equals, text = setting.partition("=")
+    if not equals or key not in legal:
+        raise InputError(f"--set {setting!r}; legal: KEY=VALUE with KEY one of {', '.join(legal)}")
+    try:
+        return key, int(text) if text.isdecimal() else _whole(key, float(text))
+    except ValueError as error:
+        raise InputError(f"--set {setting!r}; legal: a whole number such as 80 or 250e6") from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(_FILE_LIMIT + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"cannot read board file {path}: {reason}") from error
+    if len(data) > _FILE_LIMIT:
+        raise InputError(f"board file {path} is larger than {_FILE_LIMIT} bytes")
+    return data
+
+
+def _parse(origin: str, data: bytes) -> Board:
+    try:
+        return _board(tomllib.loads(data.decode("utf-8")))
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
+        raise InputError(f"board {origin}: {' '.join(str(error).split())}") from error
+
+
+def _board(document: Mapping[str, object]) -> Board:
+    _check_keys("", document, (*_TEXTS, "clock_hz", "resources", "memory"), _REMARKS)
+    figures = {"clock_hz": _whole("clock_hz", document["clock_hz"])}
+    for table, names in _figures():
+        values = _table(table, document[table])
+        _check_keys(f"{table}.", values, names)
+        figures |= {f"{table}.{name}": _whole(f"{table}.{name}", value) for name, value in values.items()}
+    name, part, family = (_text(key, document[key]) for key in _TEXTS)
+    return _assemble((name, part, family), figures, *(_remarks(key, document.get(key, {})) for key in _REMARKS))
+
+
+def _remarks(table: str, value: object) -> dict[str, str]:
+    return {key: _text(f"{table}.{key!r}", remark) for key, remark in _table(table, value).items()}
+
+
+def _check_keys(
+    prefix: str, table: Mapping[str, object], required: Sequence[str], optional: Sequence[str] = ()
+) -> None:
+    for key in table:
+        if key not in (*required, *optional):
+            raise ValueError(f"unknown key {prefix + key!r}; legal: {', '.join((*required, *optional))}")
+    for key in required:
+        if key not in table:
+            raise ValueError(f"key {prefix + key!r} is missing")
+
+
+def _text(key: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{key} is {value!r}; legal: text")
+    return value
+
+
+def _table(key: str, value: object) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{key} is {value!r}; legal: a table [{key}]")
+    return value

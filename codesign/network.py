@@ -1,0 +1,320 @@
+"""The integer network: what is left of a model when every number is an integer.
+
+A `Network` is a straight list of layers over named integer matrices of shape
+``[rows, columns]``. Each layer carries its weights, its requantization and nothing
+that depends on a board or on a design; mapping pads and places it later.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign import nonlinear
+from codesign.errors import InputError
+from codesign.number import dequantize, matmul, quantize, requantize, saturate_bits
+
+Int8 = NDArray[np.int8]
+Ints = NDArray[np.int64]
+
+MASKS = ("full", "causal", "sliding")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A named integer matrix; value = ``scale`` * integer.
+
+    Attributes:
+        bits: 8 or 16, signed.
+    """
+
+    name: str
+    rows: int
+    columns: int
+    bits: int
+    scale: float
+
+    def __post_init__(self) -> None:
+        if self.rows < 1 or self.columns < 1:
+            raise ValueError(f"tensor {self.name}: shape {self.rows}x{self.columns}; legal: at least 1x1")
+        if self.bits not in (8, 16):
+            raise ValueError(f"tensor {self.name}: {self.bits} bits; legal: 8 or 16")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.rows, self.columns
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """``target = requantize(source @ weights.T + bias)``, then table or residual add.
+
+    Attributes:
+        source: int8 tensor ``[.., k]``; rows ``first_row .. first_row+rows`` are used.
+        target: int8 tensor, or int16 when ``addend`` is used or 16 bits are wanted.
+        weights: int8 ``[n, k]`` in [-127, 127].
+        bias: ``[n]``, in units of one product.
+        multiplier, shift: requantization per output channel ``[n]``.
+        low, high: saturation of the requantized value.
+        table: int8 ``[256]`` applied to the int8 result, indexed by its low 8 bits.
+        addend: int16 tensor or constant added with 16-bit saturation.
+    """
+
+    name: str
+    source: str
+    target: str
+    rows: int
+    weights: Int8
+    bias: Ints
+    multiplier: Ints
+    shift: Ints
+    low: int = -128
+    high: int = 127
+    table: Int8 | None = None
+    addend: str | None = None
+    first_row: int = 0
+
+    @property
+    def n(self) -> int:
+        """Output channels."""
+        return int(self.weights.shape[0])
+
+    @property
+    def k(self) -> int:
+        """Input channels."""
+        return int(self.weights.shape[1])
+
+    def __post_init__(self) -> None:
+        if self.weights.ndim != 2 or self.weights.dtype != np.int8 or int(self.weights.min(initial=0)) < -127:
+            raise ValueError(f"{self.name}: weights must be int8 [n, k] in [-127, 127]")
+        for label in ("bias", "multiplier", "shift"):
+            if getattr(self, label).shape != (self.n,):
+                raise ValueError(f"{self.name}: {label} has shape {getattr(self, label).shape}; legal: ({self.n},)")
+        if self.table is not None and (self.table.shape != (256,) or self.addend is not None):
+            raise ValueError(f"{self.name}: a table has 256 entries and excludes a residual add")
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Multi-head softmax attention on int8 q, k, v; see `codesign.nonlinear.attention`.
+
+    Row ``i`` sees the keys of its mask: all, up to itself, or the last ``window``.
+    """
+
+    name: str
+    query: str
+    key: str
+    value: str
+    target: str
+    rows: int
+    keys: int
+    heads: int
+    head_dim: int
+    score_multiplier: int
+    score_shift: int
+    out_multiplier: int
+    out_shift: int
+    mask: str = "full"
+    window: int = 0
+
+    def __post_init__(self) -> None:
+        if self.mask not in MASKS:
+            raise ValueError(f"{self.name}: mask {self.mask!r}; legal: {', '.join(MASKS)}")
+        if self.mask == "sliding" and self.window < 1:
+            raise ValueError(f"{self.name}: window {self.window}; legal: at least 1")
+
+
+@dataclass(frozen=True, eq=False)
+class Norm:
+    """Layer or RMS norm of int16 rows to int8; see `codesign.nonlinear.norm`."""
+
+    name: str
+    source: str
+    target: str
+    rows: int
+    gain: Ints
+    bias: Ints
+    shift: int
+    eps: int
+    rms: bool = False
+    first_row: int = 0
+
+    @property
+    def d(self) -> int:
+        """Width of a row."""
+        return int(self.gain.shape[0])
+
+
+Layer = Linear | Attention | Norm
+
+
+@dataclass(frozen=True, eq=False)
+class Input:
+    """How one sample of a model input becomes an integer matrix.
+
+    ``matrix[r, c] = quantize(sample.flat[gather[r, c]])``, zero where gather is -1.
+
+    Attributes:
+        name: the model's input name.
+        shape: shape of one sample, without the batch axis.
+        target: name of the int8 tensor.
+        gather: int64 ``[rows, columns]``.
+        low, high: saturation of the quantized values.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    target: str
+    gather: Ints
+    low: int = -128
+    high: int = 127
+
+    def __post_init__(self) -> None:
+        size = math.prod(self.shape)
+        if self.gather.ndim != 2 or self.gather.min(initial=0) < -1 or self.gather.max(initial=-1) >= size:
+            raise ValueError(f"input {self.name}: gather must be [rows, columns] of -1 to {size - 1}")
+
+
+@dataclass(frozen=True, eq=False)
+class Output:
+    """Which integer tensor is a model output, and its shape for one sample."""
+
+    name: str
+    shape: tuple[int, ...]
+    source: str
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """Layers in execution order over named tensors; ``constants`` are int16 tables.
+
+    Attributes:
+        notes: what lowering decided on its own, one sentence each.
+    """
+
+    name: str
+    tensors: dict[str, Tensor]
+    layers: tuple[Layer, ...]
+    inputs: tuple[Input, ...]
+    outputs: tuple[Output, ...]
+    constants: dict[str, NDArray[np.int16]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self.layers)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one inference, counted from the layers' shapes."""
+        return sum(layer_macs(layer) for layer in self.layers)
+
+
+def layer_macs(layer: Layer) -> int:
+    """Multiply-accumulates of one layer; the masked half of a score matrix is not counted."""
+    if isinstance(layer, Linear):
+        return layer.rows * layer.n * layer.k
+    if isinstance(layer, Attention):
+        return 2 * _visible(layer) * layer.heads * layer.head_dim
+    return 0
+
+
+def _visible(layer: Attention) -> int:
+    """Number of (query, key) pairs that the mask lets through."""
+    if layer.mask == "full":
+        return layer.rows * layer.keys
+    reach = layer.window if layer.mask == "sliding" else layer.keys
+    return sum(min(i + 1, layer.keys) - max(0, i + 1 - reach) for i in range(layer.rows))
+
+
+# Golden execution: int64, bit for bit what the hardware computes -------------------
+
+
+def run(network: Network, inputs: Mapping[str, NDArray[Any]]) -> dict[str, Ints]:
+    """Execute a network on one sample.
+
+    Args:
+        network: what to execute.
+        inputs: numbers per model input, in the input's shape (a leading axis of 1 is accepted).
+
+    Returns:
+        The integers of every tensor by its name, constants included.
+
+    Raises:
+        InputError: a missing or unknown input, a wrong shape, or values that are not finite numbers.
+    """
+    names = sorted({item.name for item in network.inputs})
+    if sorted(inputs) != names:
+        raise InputError(f"{network.name}: inputs {sorted(inputs)}; legal: {names}")
+    values = {name: table.astype(np.int64) for name, table in network.constants.items()}
+    for item in network.inputs:
+        values[item.target] = input_golden(item, network.tensors[item.target].scale, np.asarray(inputs[item.name]))
+    for layer in network:
+        values[layer.target] = layer_golden(layer, values)
+    return values
+
+
+def outputs(network: Network, values: Mapping[str, Ints]) -> dict[str, NDArray[np.float64]]:
+    """Return the model's outputs of one sample as floats, from the integers that `run` returned."""
+    return {
+        item.name: dequantize(values[item.source], network.tensors[item.source].scale).reshape(item.shape)
+        for item in network.outputs
+    }
+
+
+def input_golden(item: Input, scale: float, sample: NDArray[Any]) -> Ints:
+    """Return the integer matrix of one sample of a model input; see `Input`."""
+    if sample.shape not in (item.shape, (1, *item.shape)) or sample.dtype.kind not in "fiub":
+        raise InputError(f"input {item.name} is {sample.dtype} {sample.shape}; legal: numbers of shape {item.shape}")
+    flat = sample.reshape(-1).astype(np.float64)
+    if not np.isfinite(flat).all():
+        raise InputError(f"input {item.name} holds NaN or infinity; legal: finite numbers")
+    integers = quantize(flat, scale, low=item.low, high=item.high)
+    return np.where(item.gather < 0, 0, integers[item.gather])
+
+
+def layer_golden(layer: Layer, values: Mapping[str, Ints]) -> Ints:
+    """Return the target of a layer from the tensors it reads."""
+    if isinstance(layer, Linear):
+        return linear_golden(layer, values[layer.source], values[layer.addend] if layer.addend else None)
+    if isinstance(layer, Attention):
+        return attention_golden(layer, values[layer.query], values[layer.key], values[layer.value])
+    rows = values[layer.source][layer.first_row : layer.first_row + layer.rows]
+    return nonlinear.norm(rows, layer.gain, layer.bias, layer.shift, layer.eps, layer.rms)
+
+
+def linear_golden(layer: Linear, x: Ints, addend: Ints | None = None) -> Ints:
+    """Return the target of a linear layer.
+
+    Args:
+        layer: weights and requantization.
+        x: the whole source, ``[at least first_row + rows, k]``.
+        addend: int16 values ``[rows, n]`` exactly if the layer names one.
+    """
+    if (addend is None) != (layer.addend is None):
+        raise ValueError(f"{layer.name}: addend is {addend is not None}; legal: {layer.addend is not None}")
+    acc = matmul(x[layer.first_row : layer.first_row + layer.rows], layer.weights.T) + layer.bias
+    result = requantize(acc, layer.multiplier, layer.shift, layer.low, layer.high)
+    if layer.table is not None:
+        return nonlinear.lookup(layer.table, result)
+    return result if addend is None else saturate_bits(result + addend, 16)
+
+
+def attention_golden(layer: Attention, query: Ints, key: Ints, value: Ints) -> Ints:
+    """Return the target of an attention layer from int8 ``[rows or keys, heads * head_dim]``."""
+    lo, hi = nonlinear.mask_interval(layer.mask, layer.rows, layer.keys, layer.window)
+    return nonlinear.attention(
+        query,
+        key,
+        value,
+        heads=layer.heads,
+        score_multiplier=layer.score_multiplier,
+        score_shift=layer.score_shift,
+        out_multiplier=layer.out_multiplier,
+        out_shift=layer.out_shift,
+        lo=lo,
+        hi=hi,
+    )

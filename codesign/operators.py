@@ -1,0 +1,570 @@
+"""Float reference of the ONNX operators that a model may use, in numpy.
+
+Values are float64, int64 or bool arrays whatever the file's widths are, so that sums of
+integers times powers of two stay exact. Every result's size is checked before it is
+allocated. Wrong arguments end as ``ValueError`` or ``TypeError``; the reader of a model
+adds the node's name.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign.number import limits, quantize, saturate
+
+Array: TypeAlias = NDArray[Any]
+Ints: TypeAlias = NDArray[np.int64]
+Attribute: TypeAlias = int | float | str | tuple[int, ...] | tuple[float, ...] | tuple[str, ...] | Array
+Shape: TypeAlias = tuple[int, ...]
+
+MAX_ELEMENTS = 1 << 27
+"""Largest number of elements of one tensor."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One application of an operator: its attributes, its inputs (None if left out), how many outputs."""
+
+    attributes: Mapping[str, Attribute]
+    inputs: Sequence[Array | None]
+    outputs: int = 1
+
+    def array(self, position: int) -> Array:
+        """The input at this position; ValueError if it is missing."""
+        value = self.optional(position)
+        if value is None:
+            raise ValueError(f"input {position} is missing")
+        return value
+
+    def optional(self, position: int) -> Array | None:
+        """The input at this position, or None."""
+        return self.inputs[position] if position < len(self.inputs) else None
+
+    def integer(self, name: str, default: int) -> int:
+        """An integer attribute."""
+        value = self.attributes.get(name, default)
+        if not isinstance(value, int):
+            raise TypeError(f"attribute {name} is {value!r}; legal: an integer")
+        return value
+
+    def real(self, name: str, default: float) -> float:
+        """A float attribute."""
+        value = self.attributes.get(name, default)
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise TypeError(f"attribute {name} is {value!r}; legal: a finite number")
+        return float(value)
+
+    def text(self, name: str, default: str) -> str:
+        """A string attribute."""
+        value = self.attributes.get(name, default)
+        if not isinstance(value, str):
+            raise TypeError(f"attribute {name} is {value!r}; legal: a string")
+        return value
+
+    def integers(self, name: str, default: tuple[int, ...] | None = None) -> tuple[int, ...]:
+        """An attribute that is a list of integers."""
+        value = self.attributes.get(name, default)
+        if not isinstance(value, tuple):
+            raise TypeError(f"attribute {name} is {value!r}; legal: a list of integers")
+        numbers = tuple(v for v in value if isinstance(v, int))
+        if len(numbers) != len(value):
+            raise TypeError(f"attribute {name} is {value!r}; legal: a list of integers")
+        return numbers
+
+    def axes(self, position: int) -> tuple[int, ...] | None:
+        """Axes from an input (newer files) or from the attribute (older ones); None if neither is there."""
+        given = self.optional(position)
+        if given is not None:
+            return tuple(_whole(given))
+        return self.integers("axes") if "axes" in self.attributes else None
+
+
+def _whole(x: Array) -> list[int]:
+    """The values of an integer array as a flat list."""
+    if x.dtype.kind not in "iub":
+        raise TypeError(f"an integer array is needed, got {x.dtype}")
+    return [int(v) for v in x.ravel()]
+
+
+def check_size(shape: Sequence[int]) -> Shape:
+    """Return the shape; ValueError if it is negative or has more than `MAX_ELEMENTS` elements."""
+    if any(n < 0 for n in shape) or math.prod(shape) > MAX_ELEMENTS:
+        raise ValueError(f"shape {'x'.join(map(str, shape))}; legal: at most {MAX_ELEMENTS} elements")
+    return tuple(int(n) for n in shape)
+
+
+# Elementwise -------------------------------------------------------------------
+
+
+def _unary(function: Callable[[Array], Any]) -> "Operator":
+    return lambda c: (np.asarray(function(c.array(0))),)
+
+
+def _binary(function: Callable[[Array, Array], Any]) -> "Operator":
+    def apply(c: Call) -> tuple[Array, ...]:
+        a, b = c.array(0), c.array(1)
+        check_size(np.broadcast_shapes(a.shape, b.shape))
+        return (np.asarray(function(a, b)),)
+
+    return apply
+
+
+def _erf(x: Array) -> Array:
+    return np.array([math.erf(v) for v in x.ravel().tolist()], np.float64).reshape(x.shape)
+
+
+def _sigmoid(x: Array) -> Array:
+    small = np.exp(-np.abs(x))
+    return np.asarray(np.where(x >= 0, 1.0, small) / (1.0 + small))
+
+
+def _gelu(c: Call) -> tuple[Array, ...]:
+    x, form = c.array(0), c.text("approximate", "none")
+    if form == "tanh":
+        return (0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x))),)
+    if form != "none":
+        raise ValueError(f"attribute approximate is {form!r}; legal: none, tanh")
+    return (0.5 * x * (1.0 + _erf(x / math.sqrt(2.0))),)
+
+
+def _div(a: Array, b: Array) -> Array:
+    if a.dtype.kind == "f" or b.dtype.kind == "f":
+        return np.asarray(a / b)
+    quotient = np.abs(a) // np.maximum(np.abs(b), 1)
+    return np.asarray(quotient * np.sign(a) * np.sign(b))
+
+
+def _pow(a: Array, b: Array) -> Array:
+    return np.asarray(np.power(a, b) if a.dtype.kind == "f" else np.power(a.astype(np.float64), b).astype(np.int64))
+
+
+def _clip(c: Call) -> tuple[Array, ...]:
+    x, low, high = c.array(0), c.optional(1), c.optional(2)
+    x = x if low is None else np.maximum(x, low)
+    return (x if high is None else np.minimum(x, high),)
+
+
+def _fold(function: Callable[[Array, Array], Any]) -> "Operator":
+    def apply(c: Call) -> tuple[Array, ...]:
+        values = [c.array(i) for i in range(len(c.inputs))]
+        check_size(np.broadcast_shapes(*(v.shape for v in values)))
+        return (functools.reduce(function, values),)
+
+    return apply
+
+
+def _where(c: Call) -> tuple[Array, ...]:
+    parts = c.array(0), c.array(1), c.array(2)
+    check_size(np.broadcast_shapes(*(p.shape for p in parts)))
+    return (np.where(parts[0].astype(np.bool_), parts[1], parts[2]),)
+
+
+_FLOAT_CODES = (1, 10, 11, 16)
+_INT_CODES = (2, 3, 4, 5, 6, 7, 12, 13)
+
+
+def _cast(c: Call) -> tuple[Array, ...]:
+    code = c.integer("to", 1)
+    if code in _FLOAT_CODES:
+        return (c.array(0).astype(np.float64),)
+    if code in _INT_CODES:
+        return (c.array(0).astype(np.int64),)
+    if code == 9:
+        return (c.array(0).astype(np.bool_),)
+    raise ValueError(f"attribute to is {code}; legal: float, integer and bool types")
+
+
+# Products ----------------------------------------------------------------------
+
+
+def matmul_shape(a: Shape, b: Shape) -> Shape:
+    """Shape of a matrix product of at least 1-D operands, with numpy's broadcasting."""
+    if not a or not b or a[-1] != b[-2 if len(b) > 1 else 0]:
+        raise ValueError(f"shapes {a} and {b} do not multiply")
+    left, right = (a[:-2], a[-2:-1]) if len(a) > 1 else ((), ()), (b[:-2], b[-1:]) if len(b) > 1 else ((), ())
+    return check_size((*np.broadcast_shapes(left[0], right[0]), *left[1], *right[1]))
+
+
+def _matmul(c: Call) -> tuple[Array, ...]:
+    a, b = c.array(0), c.array(1)
+    matmul_shape(a.shape, b.shape)
+    return (np.matmul(a, b),)
+
+
+def _gemm_operands(c: Call) -> tuple[Array, Array]:
+    a, b = c.array(0), c.array(1)
+    if a.ndim != 2 or b.ndim != 2:
+        raise ValueError(f"shapes {a.shape} and {b.shape}; legal: two matrices")
+    return (a.T if c.integer("transA", 0) else a), (b.T if c.integer("transB", 0) else b)
+
+
+def _gemm(c: Call) -> tuple[Array, ...]:
+    a, b = _gemm_operands(c)
+    shape = matmul_shape(a.shape, b.shape)
+    result, addend = c.real("alpha", 1.0) * (a @ b), c.optional(2)
+    if addend is not None and np.broadcast_shapes(shape, addend.shape) != shape:
+        raise ValueError(f"shape {addend.shape} of C does not broadcast to {shape}")
+    return (result if addend is None else result + c.real("beta", 1.0) * addend,)
+
+
+def _conv_geometry(c: Call, x: Shape, w: Shape) -> tuple[tuple[int, ...], ...]:
+    """Strides, leading pads, trailing pads, dilations and output size of a convolution."""
+    dims = len(x) - 2
+    if dims < 1 or len(w) != dims + 2 or w[1] != x[1] or c.integer("group", 1) != 1:
+        raise ValueError(f"input {x} and weights {w}; legal: [1, C, ...] and [D, C, ...], group 1")
+    if c.text("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        raise ValueError("automatic padding; legal: explicit pads")
+    strides, dilations = (c.integers(name, (1,) * dims) for name in ("strides", "dilations"))
+    pads = c.integers("pads", (0,) * 2 * dims)
+    if len(strides) != dims or len(dilations) != dims or len(pads) != 2 * dims:
+        raise ValueError(f"strides {strides}, dilations {dilations}, pads {pads}; legal: one per axis")
+    if min(*strides, *dilations) < 1 or min(pads) < 0:
+        raise ValueError(f"strides {strides}, dilations {dilations}, pads {pads}; legal: positive")
+    spans = [(w[i + 2] - 1) * dilations[i] + 1 for i in range(dims)]
+    size = tuple((x[i + 2] + pads[i] + pads[dims + i] - spans[i]) // strides[i] + 1 for i in range(dims))
+    if min(size) < 1:
+        raise ValueError(f"kernel {w[2:]} is larger than the padded input {x[2:]}")
+    return strides, pads[:dims], dilations, size
+
+
+def conv_shape(c: Call, x: Shape, w: Shape) -> Shape:
+    """Output shape of a convolution of ``[N, C, ...]`` with ``[D, C, ...]``."""
+    return check_size((x[0], w[0], *_conv_geometry(c, x, w)[3]))
+
+
+def conv_windows(c: Call, x: Shape, w: Shape) -> Ints:
+    """Which element of one flat sample ``[C, ...]`` each product takes.
+
+    Returns:
+        int64 ``[positions, C * kernel size]``, channel outermost as in flat weights; -1 is padding.
+    """
+    strides, before, dilations, size = _conv_geometry(c, x, w)
+    check_size((math.prod(size), math.prod(w[1:])))
+    index, inside = np.arange(x[1], dtype=np.int64)[None, :, None], np.ones((1, 1, 1), np.bool_)
+    for axis, out in enumerate(size):
+        step = np.arange(out)[:, None] * strides[axis] - before[axis] + np.arange(w[axis + 2]) * dilations[axis]
+        index = (index[:, None, :, :, None] * x[axis + 2] + step[None, :, None, None, :]).reshape(
+            index.shape[0] * out, x[1], -1
+        )
+        good = ((step >= 0) & (step < x[axis + 2]))[None, :, None, None, :]
+        inside = (inside[:, None, :, :, None] & good).reshape(inside.shape[0] * out, 1, -1)
+    return np.where(inside, index, -1).reshape(math.prod(size), -1)
+
+
+def _conv(c: Call) -> tuple[Array, ...]:
+    x, w, bias = c.array(0), c.array(1), c.optional(2)
+    shape, windows = conv_shape(c, x.shape, w.shape), conv_windows(c, x.shape, w.shape)
+    flat = np.concatenate([x.reshape(len(x), -1), np.zeros((len(x), 1))], axis=1)
+    result = (flat[:, windows] @ w.reshape(len(w), -1).T).swapaxes(1, 2).reshape(shape)
+    return (result if bias is None else result + bias.reshape(-1, *(1,) * (len(shape) - 2)),)
+
+
+# Reductions and norms ----------------------------------------------------------
+
+
+def _reduce(function: Callable[..., Any]) -> "Operator":
+    def apply(c: Call) -> tuple[Array, ...]:
+        axes = c.axes(1)
+        if not axes and c.integer("noop_with_empty_axes", 0):
+            return (c.array(0),)
+        return (np.asarray(function(c.array(0), axis=axes or None, keepdims=bool(c.integer("keepdims", 1)))),)
+
+    return apply
+
+
+def _softmax(c: Call) -> tuple[Array, ...]:
+    x, axis = c.array(0), c.integer("axis", -1)
+    top = x.max(axis=axis, keepdims=True)
+    e = np.exp(x - np.where(np.isfinite(top), top, 0.0))
+    return (e / e.sum(axis=axis, keepdims=True),)
+
+
+def _normalized(c: Call, rms: bool) -> Array:
+    x = c.array(0)
+    axis = c.integer("axis", -1)
+    axes = tuple(range(axis % x.ndim, x.ndim))
+    d = x if rms else x - x.mean(axis=axes, keepdims=True)
+    return np.asarray(d / np.sqrt((d * d).mean(axis=axes, keepdims=True) + c.real("epsilon", 1e-5)))
+
+
+def _norm(rms: bool) -> "Operator":
+    def apply(c: Call) -> tuple[Array, ...]:
+        if c.outputs != 1:
+            raise ValueError(f"{c.outputs} outputs; legal: 1")
+        y, bias = _normalized(c, rms) * c.array(1), c.optional(2)
+        return (y if bias is None else y + bias,)
+
+    return apply
+
+
+def _batch_norm(c: Call) -> tuple[Array, ...]:
+    if c.outputs != 1 or c.integer("training_mode", 0):
+        raise ValueError("training mode; legal: inference")
+    x = c.array(0)
+    scale, bias, mean, var = (c.array(i).reshape(-1, *(1,) * (x.ndim - 2)) for i in range(1, 5))
+    return ((x - mean) / np.sqrt(var + c.real("epsilon", 1e-5)) * scale + bias,)
+
+
+# Layout ------------------------------------------------------------------------
+
+
+def _reshape(c: Call) -> tuple[Array, ...]:
+    x, target = c.array(0), _whole(c.array(1))
+    if not c.integer("allowzero", 0):
+        target = [x.shape[i] if n == 0 else n for i, n in enumerate(target)]
+    return (x.reshape(target),)
+
+
+def _transpose(c: Call) -> tuple[Array, ...]:
+    x = c.array(0)
+    return (x.transpose(c.integers("perm", tuple(range(x.ndim))[::-1])),)
+
+
+def _concat(c: Call) -> tuple[Array, ...]:
+    values = [c.array(i) for i in range(len(c.inputs))]
+    check_size((sum(v.size for v in values),))
+    return (np.concatenate(values, axis=c.integer("axis", 0)),)
+
+
+def _slice(c: Call) -> tuple[Array, ...]:
+    x, starts, ends = c.array(0), _whole(c.array(1)), _whole(c.array(2))
+    axes = c.optional(3)
+    chosen = list(range(len(starts))) if axes is None else _whole(axes)
+    given = c.optional(4)
+    steps = [1] * len(starts) if given is None else _whole(given)
+    index = [slice(None)] * x.ndim
+    for axis, start, end, step in zip(chosen, starts, ends, steps, strict=True):
+        floor = None if step < 0 and end < -x.shape[axis] else end
+        index[axis] = slice(start, floor, step)
+    return (x[tuple(index)],)
+
+
+def _split(c: Call) -> tuple[Array, ...]:
+    x, axis, sizes = c.array(0), c.integer("axis", 0), c.optional(1)
+    whole = x.shape[axis]
+    if sizes is None:
+        part = -(-whole // c.outputs)
+        parts = [part] * (c.outputs - 1) + [whole - part * (c.outputs - 1)]
+    else:
+        parts = _whole(sizes)
+    if sum(parts) != whole or min(parts, default=0) < 0 or len(parts) != c.outputs:
+        raise ValueError(f"sizes {parts} for {c.outputs} outputs; legal: sizes that add up to {whole}")
+    return tuple(np.split(x, np.cumsum(parts)[:-1], axis=axis))
+
+
+def _gather(c: Call) -> tuple[Array, ...]:
+    x, index, axis = c.array(0), c.array(1), c.integer("axis", 0)
+    _whole(index)
+    check_size((x.size // max(x.shape[axis], 1) * index.size,))
+    return (np.take(x, index, axis=axis),)
+
+
+def _squeeze(c: Call) -> tuple[Array, ...]:
+    return (np.squeeze(c.array(0), axis=c.axes(1)),)
+
+
+def _unsqueeze(c: Call) -> tuple[Array, ...]:
+    axes = c.axes(1)
+    if axes is None:
+        raise ValueError("input 1 is missing; legal: the axes")
+    return (np.expand_dims(c.array(0), axes),)
+
+
+def _flatten(c: Call) -> tuple[Array, ...]:
+    x, axis = c.array(0), c.integer("axis", 1)
+    return (x.reshape(math.prod(x.shape[: axis % (x.ndim + 1) if axis < 0 else axis]), -1),)
+
+
+def _expand(c: Call) -> tuple[Array, ...]:
+    x = c.array(0)
+    return (np.broadcast_to(x, check_size(np.broadcast_shapes(x.shape, tuple(_whole(c.array(1)))))),)
+
+
+def _shape(c: Call) -> tuple[Array, ...]:
+    x = c.array(0)
+    end = c.integer("end", x.ndim)
+    return (np.array(x.shape[c.integer("start", 0) : end], np.int64),)
+
+
+def _constant(c: Call) -> tuple[Array, ...]:
+    for name in ("value", "value_float", "value_int", "value_floats", "value_ints"):
+        if name in c.attributes:
+            value = np.asarray(c.attributes[name])
+            if value.dtype.kind not in "fiub":
+                raise TypeError(f"attribute {name} holds {value.dtype}; legal: numbers")
+            return (value,)
+    raise ValueError("no value; legal: a tensor, a number or a list of numbers")
+
+
+def _constant_of_shape(c: Call) -> tuple[Array, ...]:
+    value = c.attributes.get("value", np.zeros(1))
+    if not isinstance(value, np.ndarray) or value.size != 1:
+        raise TypeError("attribute value is not a tensor of one element")
+    return (np.full(check_size(_whole(c.array(0))), value.ravel()[0]),)
+
+
+def _range(c: Call) -> tuple[Array, ...]:
+    start, limit, step = (c.array(i).ravel()[0] for i in range(3))
+    if not step:
+        raise ValueError("step 0; legal: any other")
+    check_size((max(0, math.ceil((limit - start) / step)),))
+    return (np.arange(start, limit, step),)
+
+
+def _trilu(c: Call) -> tuple[Array, ...]:
+    x, k = c.array(0), c.optional(1)
+    keep = np.triu if c.integer("upper", 1) else np.tril
+    return (keep(x, 0 if k is None else _whole(k)[0]),)
+
+
+# Quantizers --------------------------------------------------------------------
+
+
+def quant_range(c: Call) -> tuple[int, int]:
+    """Smallest and largest integer of a QONNX ``Quant`` node; ValueError for what has no exact meaning here."""
+    bits = float(c.array(3).ravel()[0])
+    if c.array(3).size != 1 or bits != math.floor(bits) or not 1 <= bits <= 32:
+        raise ValueError(f"bit width {bits:g}; legal: one whole number in 1..32")
+    if c.text("rounding_mode", "ROUND").upper() not in ("ROUND", "HALF_EVEN"):
+        raise ValueError(f"rounding mode {c.text('rounding_mode', 'ROUND')}; legal: ROUND (half to even)")
+    signed, narrow = bool(c.integer("signed", 1)), bool(c.integer("narrow", 0))
+    low, high = limits(int(bits), signed, narrow and signed)
+    return low, high - 1 if narrow and not signed else high
+
+
+def _quant(c: Call) -> tuple[Array, ...]:
+    x, scale, zero = c.array(0), c.array(1), c.array(2)
+    low, high = quant_range(c)
+    if not np.all(scale > 0) or not np.all(np.isfinite(scale)):
+        raise ValueError(f"scale {scale.ravel()[0]}; legal: positive and finite")
+    return ((quantize(x / scale + zero, 1.0, low=low, high=high) - zero) * scale,)
+
+
+def _per_axis(parameter: Array, x: Array, axis: int) -> Array:
+    """Scale or zero point along one axis of x, or one for all."""
+    if parameter.size == 1:
+        return parameter.reshape(())
+    if parameter.ndim != 1 or not -x.ndim <= axis < x.ndim or len(parameter) != x.shape[axis]:
+        raise ValueError(f"{parameter.shape} scales along axis {axis} of {x.shape}; legal: one, or one per index")
+    return parameter.reshape(-1, *(1,) * (x.ndim - 1 - axis % x.ndim))
+
+
+def _scales(c: Call) -> tuple[Array, Array | int]:
+    x, axis, zero = c.array(0), c.integer("axis", 1), c.optional(2)
+    scale = _per_axis(c.array(1), x, axis)
+    if not np.all(scale > 0) or not np.all(np.isfinite(scale)):
+        raise ValueError(f"scale {scale.ravel()[0]}; legal: positive and finite")
+    return scale, 0 if zero is None else _per_axis(zero, x, axis)
+
+
+def _quantize_linear(c: Call) -> tuple[Array, ...]:
+    scale, zero = _scales(c)
+    low, high = c.integers("range", (0, 255))
+    return (saturate(quantize(c.array(0) / scale, 1.0, 53) + zero, low, high),)
+
+
+def _dequantize_linear(c: Call) -> tuple[Array, ...]:
+    scale, zero = _scales(c)
+    return ((c.array(0) - zero) * scale,)
+
+
+Operator: TypeAlias = Callable[[Call], tuple[Array, ...]]
+
+
+@functools.cache
+def elementwise() -> Mapping[str, Operator]:
+    """Operators that compute each element of the result from one element of each input."""
+    return {
+        "Abs": _unary(np.abs),
+        "Add": _binary(np.add),
+        "Clip": _clip,
+        "Div": _binary(_div),
+        "Erf": _unary(_erf),
+        "Exp": _unary(np.exp),
+        "Gelu": _gelu,
+        "Max": _fold(np.maximum),
+        "Min": _fold(np.minimum),
+        "Mul": _binary(np.multiply),
+        "Neg": _unary(np.negative),
+        "Pow": _binary(_pow),
+        "Reciprocal": _unary(lambda x: 1.0 / x),
+        "Relu": _unary(lambda x: np.maximum(x, 0)),
+        "Sigmoid": _unary(_sigmoid),
+        "Softplus": _unary(lambda x: np.logaddexp(x, 0.0)),
+        "Sqrt": _unary(np.sqrt),
+        "Sub": _binary(np.subtract),
+        "Tanh": _unary(np.tanh),
+    }
+
+
+@functools.cache
+def layout() -> Mapping[str, Operator]:
+    """Operators that only move elements; what they move is their first input (all inputs for Concat)."""
+    return {
+        "Concat": _concat,
+        "Dropout": _unary(lambda x: x),
+        "Expand": _expand,
+        "Flatten": _flatten,
+        "Gather": _gather,
+        "Identity": _unary(lambda x: x),
+        "Reshape": _reshape,
+        "Slice": _slice,
+        "Split": _split,
+        "Squeeze": _squeeze,
+        "Transpose": _transpose,
+        "Unsqueeze": _unsqueeze,
+    }
+
+
+@functools.cache
+def operators() -> Mapping[str, Operator]:
+    """Every operator by its ONNX (or QONNX) name."""
+    return {
+        **elementwise(),
+        **layout(),
+        "And": _binary(np.logical_and),
+        "BatchNormalization": _batch_norm,
+        "Cast": _cast,
+        "Constant": _constant,
+        "ConstantOfShape": _constant_of_shape,
+        "Conv": _conv,
+        "DequantizeLinear": _dequantize_linear,
+        "Equal": _binary(np.equal),
+        "Gemm": _gemm,
+        "Greater": _binary(np.greater),
+        "GreaterOrEqual": _binary(np.greater_equal),
+        "IsNaN": _unary(np.isnan),
+        "LayerNormalization": _norm(rms=False),
+        "Less": _binary(np.less),
+        "LessOrEqual": _binary(np.less_equal),
+        "MatMul": _matmul,
+        "Not": _unary(np.logical_not),
+        "Or": _binary(np.logical_or),
+        "Quant": _quant,
+        "QuantizeLinear": _quantize_linear,
+        "RMSNormalization": _norm(rms=True),
+        "Range": _range,
+        "ReduceMax": _reduce(np.max),
+        "ReduceMean": _reduce(np.mean),
+        "ReduceSum": _reduce(np.sum),
+        "Shape": _shape,
+        "Size": lambda c: (np.array(c.array(0).size, np.int64),),
+        "Softmax": _softmax,
+        "Trilu": _trilu,
+        "Where": _where,
+    }
+
+
+def evaluate(op: str, call: Call) -> tuple[Array, ...]:
+    """Apply an operator of `operators`; overflow and division by zero follow IEEE 754 silently.
+
+    >>> evaluate("Add", Call({}, [np.array([1.0]), np.array([2.0])]))[0].tolist()
+    [3.0]
+    """
+    with np.errstate(all="ignore"):
+        return operators()[op](call)

@@ -1,0 +1,247 @@
+"""The attention kernel: streaming softmax(q k^T) v, its command, golden and formulas.
+
+A *job* is one head of one group of ``n_a`` query rows; groups are the outer loop. Three stages
+run side by side on neighbouring jobs: the queries of the next job are loaded, the scores of the
+present one are computed and the values of the previous one are summed. They advance together,
+in slots of ``db`` passes; a pass lasts as long as the longest of the three needs per block of
+``t_a`` columns: the keys of the present job, the keys of the previous one, or ``n_a`` rows.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from codesign import nonlinear
+from codesign.hw.memory import READ_LATENCY, bram36
+from codesign.hw.multiply import PackedDot, Requantizer
+from codesign.hw.stream import operands
+from codesign.kernel import Kernel, Number, Params, Resources, Work, ceil_div, larger
+from codesign.network import MASKS, Attention
+from codesign.number import IntArray, IntLike
+
+OPERANDS = operands(
+    rows=16, keys=16, heads=8, db=8, query_offset=16, q_base=24, k_base=24, v_base=24, o_base=24,
+    mask=8, window=16, score_multiplier=24, score_shift=8, out_multiplier=24, out_shift=8,
+)  # fmt: skip
+"""Command of the engine.
+
+rows, keys: query rows and keys; heads: heads; db: words per head and row, ceil(head_dim / t_a);
+query_offset: index of query row 0 as the mask counts it; bases: first word in the memory concerned;
+mask: index into `codesign.network.MASKS`; window: of the sliding mask; multipliers and shifts: see
+`codesign.nonlinear.attention`.
+"""
+
+MAX_HEAD_DIM = 128
+MAX_KEYS = 2048
+"""More keys do not fit the 27-bit accumulators: 128 * 255 * 2048 < 2**26."""
+
+_CHAIN = 4
+"""Products per packed dot; both operands use the full int8 range."""
+_EXP_LATENCY = 2
+_DIVIDER_LATENCY = 19
+_FULL, _CAUSAL, _SLIDING = range(len(MASKS))
+
+
+@dataclass(frozen=True)
+class AttentionKernel(Kernel):
+    """Design parameters of the attention engine.
+
+    Attributes:
+        t_a: columns of a head per cycle, a power of two, 1 to 32.
+        n_a: query rows in parallel, even, 2 to 32.
+        max_keys: keys the score buffer holds, a power of two, at most 2048.
+        db_max: blocks of ``t_a`` columns a head may have; ``t_a * db_max`` is at most 128.
+    """
+
+    op: ClassVar[str] = "attention"
+
+    t_a: int
+    n_a: int
+    max_keys: int
+    db_max: int
+
+    def __post_init__(self) -> None:
+        if not self.legal(self.params):
+            raise ValueError(
+                f"{self}; legal: t_a a power of two to 32, n_a even from 2 to 32, max_keys a power of two from 2"
+                f" to {MAX_KEYS}, db_max at least 1 and t_a * db_max at most {MAX_HEAD_DIM}"
+            )
+
+    @property
+    def score_bits(self) -> int:
+        """Signed width that holds any dot product of a head: |s| <= 2**14 * t_a * db_max."""
+        return 16 + (self.t_a * self.db_max - 1).bit_length()
+
+    @property
+    def total_bits(self) -> int:
+        """Unsigned width of a row's sum of exponentials, at most 255 * max_keys."""
+        return 7 + self.max_keys.bit_length()
+
+    @property
+    def acc_bits(self) -> int:
+        """Signed width of the weighted sums, at most 128 * 255 * max_keys in magnitude."""
+        return self.total_bits + 8
+
+    @property
+    def max_out_shift(self) -> int:
+        """Largest ``out_shift``: the requantizer shifts by up to that plus total_bits - 1."""
+        return 64 - self.total_bits
+
+    @classmethod
+    def supports(cls, layer: object) -> str | None:
+        """None if some design can run the layer, else the reason why not."""
+        if not isinstance(layer, Attention):
+            return f"a {type(layer).__name__} is not an attention layer"
+        limits = {"head_dim": MAX_HEAD_DIM, "keys": MAX_KEYS, "heads": 255, "rows": 0xFFFF, "window": 0xFFFF}
+        over = [f"{name} {getattr(layer, name)} > {most}" for name, most in limits.items() if getattr(layer, name) > most]
+        return f"{layer.name}: {', '.join(over)}" if over else None
+
+    @classmethod
+    def legal(cls, params: Params) -> Number:
+        """Truth of the parameters being a legal design; see the class."""
+        t_a, n_a, keys, db = (params[name] for name in ("t_a", "n_a", "max_keys", "db_max"))
+        return (
+            _power_of_two(t_a) * (t_a <= 32) * (n_a % 2 == 0) * (n_a >= 2) * (n_a <= 32)
+            * _power_of_two(keys) * (keys >= 2) * (keys <= MAX_KEYS) * (db >= 1) * (t_a * db <= MAX_HEAD_DIM)
+        )  # fmt: skip
+
+    @staticmethod
+    def golden(layer: Attention, q: IntLike, k: IntLike, v: IntLike, query_offset: int = 0) -> IntArray:
+        """The layer on int8 matrices; ``query_offset`` is the index of the first row of ``q``."""
+        rows = query_offset + len(np.asarray(q))
+        lo, hi = nonlinear.mask_interval(layer.mask, rows, layer.keys, layer.window)
+        return nonlinear.attention(
+            q, k, v, heads=layer.heads, score_multiplier=layer.score_multiplier, score_shift=layer.score_shift,
+            out_multiplier=layer.out_multiplier, out_shift=layer.out_shift, lo=lo[query_offset:], hi=hi[query_offset:],
+        )  # fmt: skip
+
+    @classmethod
+    def cycles(cls, params: Params, work: Work) -> Number:
+        """Clock cycles from accepting a command to its done pulse.
+
+        Every job is a slot; one slot before them loads the first queries and one after them sums
+        the last values. The pass length rises and falls at most once over the groups, so the
+        slots between two groups of unequal keys add up to one more slot of the longest pass.
+
+        Args:
+            params: t_a, n_a.
+            work: rows, keys, heads, head_dim, mask (index into MASKS), window, query_offset.
+        """
+        groups = _Groups(params["n_a"], work)
+        passes = params["n_a"] + work["heads"] * groups.total() + groups.longest()
+        blocks = ceil_div(work["head_dim"], params["t_a"])
+        return _latency(params["t_a"]) + blocks * passes + groups.last_rows()
+
+    @classmethod
+    def resources(cls, params: Params) -> Resources:
+        """DSP and block RAM exact from the structure, LUT and FF estimated."""
+        t_a, n_a, keys, db = (params[name] for name in ("t_a", "n_a", "max_keys", "db_max"))
+        score_bits, total_bits = 16 + _clog2(t_a * db), 8 + _clog2(keys)
+        dsp = n_a * t_a // 2 + n_a * ceil_div(t_a, 2) + n_a + t_a + 1
+        scores = bram36(n_a * (score_bits + 1), 2 * keys)
+        queries = bram36(72 * ceil_div(n_a * t_a, 8), 2 * (1 << _clog2(db)) if isinstance(db, int) else 2 ** (1 + _clog2(db)))
+        sums = n_a * t_a * (total_bits + 8)
+        return Resources(
+            dsp=dsp,
+            bram36=scores + queries + ceil_div(n_a, 4),
+            lut=2 * sums + n_a * (4 * score_bits + 150) + t_a * 150 + 17 * total_bits + 1200,
+            ff=2 * sums + n_a * (3 * score_bits + 160) + t_a * 160 + 51 * total_bits + 1200,
+        )
+
+    @classmethod
+    def traffic(cls, params: Params, work: Work) -> Number:
+        """Zero bytes: queries, keys, values and results are on chip."""
+        return 0 * work["rows"]
+
+
+def _latency(t_a: Number) -> Number:
+    """Cycles of a command that are no slots and no rows of the last group."""
+    setup = 2 * Requantizer.latency() + 9
+    dot = PackedDot.latency(0) + _smaller(t_a, _CHAIN) + (t_a > 4) + (t_a > 8) + (t_a > 16)
+    score = 2 * READ_LATENCY + dot + 1
+    weight = READ_LATENCY + Requantizer.latency() + _EXP_LATENCY
+    value = PackedDot.latency(1) + 1
+    return setup + score + weight + value + _DIVIDER_LATENCY + Requantizer.latency()
+
+
+class _Groups:
+    """Pass lengths of the groups of query rows, summed without a loop over them.
+
+    Group ``g`` starts at row ``x = offset + g * n`` and has ``r`` rows (n but for the last). Its keys
+    are ``min(x + r, keys) - max(0, x - window + 1)``, its pass length m the larger of that and n.
+    A causal mask is a sliding one with a window past all rows; a full mask a causal one past all keys.
+    """
+
+    def __init__(self, n_a: Number, work: Work) -> None:
+        self.n, self.rows, self.keys = n_a, work["rows"], work["keys"]
+        full, sliding = work["mask"] == _FULL, work["mask"] == _SLIDING
+        self.offset = _choose(full, self.keys, work["query_offset"])
+        self.window = _choose(sliding, work["window"], self.offset + self.rows)
+        self.count = ceil_div(self.rows, n_a)
+        self.most = larger(_smaller(n_a + self.window - 1, self.keys), n_a)
+
+    def last_rows(self) -> Number:
+        """Rows of the last group."""
+        return self.rows - (self.count - 1) * self.n
+
+    def passes(self, group: Number) -> Number:
+        """Pass length of one group."""
+        first = self.offset + group * self.n
+        end = _smaller(first + _smaller(self.n, self.rows - group * self.n), self.keys)
+        return larger(end - larger(first - self.window + 1, 0), self.n)
+
+    def total(self) -> Number:
+        """Sum of the pass lengths: ``most`` each, less the rise, less the fall; the last apart."""
+        others = self.count - 1
+        reach = self.keys + self.window - 1
+        rise = _ramp(self.most - self.n - self.offset, self.n, others)
+        last = self.offset + (others - 1) * self.n
+        fall = _ramp(last - reach + self.most, self.n, others) - _ramp(last - reach + self.n, self.n, others)
+        return others * self.most - rise - fall + self.passes(others)
+
+    def longest(self) -> Number:
+        """The largest pass length: where the rise ends, one before, or the last group."""
+        last = self.count - 1
+        top = _smaller(larger(ceil_div(self.most - self.n - self.offset, self.n), 0), last)
+        best = larger(self.passes(top), self.passes(larger(top - 1, 0)))
+        return larger(best, self.passes(last))
+
+
+def _ramp(start: Number, step: Number, count: Number) -> Number:
+    """``sum(max(0, start - g * step) for g in range(count))``.
+
+    >>> _ramp(7, 3, 5), _ramp(7, 3, 2), _ramp(-1, 3, 2)
+    (12, 11, 0)
+    """
+    terms = _smaller(larger(ceil_div(start, step), 0), count)
+    return terms * start - step * (terms * (terms - 1) // 2)
+
+
+def _smaller(a: Number, b: Number) -> Number:
+    return -larger(-a, -b)
+
+
+def _choose(condition: Number, a: Number, b: Number) -> Number:
+    """``a`` where the condition holds, else ``b``; keeps Python integers."""
+    if isinstance(condition, bool):
+        return a if condition else b
+    return np.where(condition, a, b)
+
+
+def _clog2(x: Number) -> Number:
+    """Bits of ``x - 1`` for 1 <= x <= 2**16."""
+    return sum(((x > (1 << bit)) * 1 for bit in range(16)), 0 * x)
+
+
+def _power_of_two(x: Number) -> Number:
+    return (x > 0) * ((x & (x - 1)) == 0)
+
+
+def work_of(command: Mapping[str, int], t_a: int) -> dict[str, int]:
+    """The work of a command, as `AttentionKernel.cycles` takes it."""
+    return {
+        **{name: command[name] for name in ("rows", "keys", "heads", "mask", "window", "query_offset")},
+        "head_dim": command["db"] * t_a,
+    }

@@ -1,0 +1,580 @@
+"""The linear engine in Amaranth: loader, multiplier array, drain.
+
+Three parts run side by side. The *loader* copies the rows of the next row group into
+private double buffers. The *array* walks the tiles of the loaded group: one tile is
+``t_out`` columns of all its rows, one weight word per cycle from the ring. The *drain*
+requantizes finished tiles, one row of ``t_out`` columns per cycle.
+"""
+
+from dataclasses import dataclass
+
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, signed
+from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from codesign.hw.memory import READ_LATENCY, ReadPort, RowMemory, WritePort, address_bits
+from codesign.hw.multiply import MAX_CHAIN, PackedDot, Requantizer, delay
+from codesign.hw.stream import operands
+from codesign.hw.verilog import SharedComponent
+
+ACC_BITS = 27
+SLOTS = 4
+OPERANDS = operands(
+    rows=16, source=8, target=8, kw=16, ib=16, ob=16, flags=8, table=8,
+    source_base=24, source_stride=24, target_base=24, target_stride=24, addend_base=24, addend_stride=24,
+    low=16, high=16, addend=8,
+)  # fmt: skip
+"""Command: rows; source, target: memory numbers; kw: words per source row; ib: weight words per tile
+(K / t_in); ob: tiles per row group (N / t_out); flags; table: number of the 8-bit table; bases and strides in
+words of their port; low, high: limits; addend: memory number, 0 for none."""
+RELEASE, USE_TABLE = 1, 2
+"""Flags. RELEASE frees the weights behind the last row group; without it the next command uses them
+again. USE_TABLE sends the result through the 8-bit table."""
+
+
+def array_latency(t_in: int) -> int:
+    """Cycles from a tile's last issue to the first in which its accumulators are complete."""
+    return READ_LATENCY + PackedDot.latency(min(t_in, MAX_CHAIN)) + (t_in > MAX_CHAIN) + 1
+
+
+DRAIN_LATENCY = Requantizer.latency() + 5
+"""Cycles from complete accumulators to the done pulse, less the rows drained."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Hardware parameters of the engine.
+
+    Attributes:
+        t_in, t_out, n_l: inputs, outputs and rows per cycle.
+        word_bytes: width of an activation memory word.
+        kw_max: longest source row in words, a power of two.
+        ring_words: depth of the weight ring in words of ``t_in * t_out`` bytes, a power of two.
+        table_words: depth of the requantization ring in words of ``8 * t_out`` bytes, a power of two.
+        tables: number of 8-bit tables, a power of two.
+    """
+
+    t_in: int
+    t_out: int
+    n_l: int
+    word_bytes: int
+    kw_max: int
+    ring_words: int
+    table_words: int
+    tables: int
+
+    @property
+    def ib_max(self) -> int:
+        """Most weight words per tile."""
+        return max(1, self.kw_max * self.word_bytes // self.t_in)
+
+
+class RowLanes(SharedComponent):
+    """The multipliers and accumulators of one row: ``t_in`` inputs by ``t_out`` outputs per cycle.
+
+    ``valid`` and ``first`` belong to the sum that enters the accumulator now, `sum_latency`
+    cycles after its operands.
+    """
+
+    def __init__(self, t_in: int, t_out: int) -> None:
+        self.t_in, self.t_out = t_in, t_out
+        width = ACC_BITS * t_out
+        super().__init__(
+            {"x": In(8 * t_in), "w": In(8 * t_in * t_out), "first": In(1), "valid": In(1), "acc": Out(width)}
+        )
+
+    @property
+    def module_name(self) -> str:
+        """Verilog name; equal names mean equal hardware."""
+        return f"row_lanes_{self.t_in}x{self.t_out}"
+
+    def build(self, platform: object) -> Module:
+        """``t_out / 2`` groups of packed dot products, summed and accumulated."""
+        m = Module()
+        for pair in range(self.t_out // 2):
+            for column, total in zip((2 * pair, 2 * pair + 1), self._pair(m, pair), strict=True):
+                acc = Signal(signed(ACC_BITS), name=f"acc{column}", reset_less=True)
+                with m.If(self.valid):
+                    m.d.sync += acc.eq(Mux(self.first, 0, acc) + total)
+                m.d.comb += self.acc.word_select(column, ACC_BITS).eq(acc)
+        return m
+
+    def _pair(self, m: Module, pair: int) -> tuple[Value, Value]:
+        """The sums over ``t_in`` inputs of two neighbouring columns."""
+        chain = min(self.t_in, MAX_CHAIN)
+        dots = []
+        for start in range(0, self.t_in, chain):
+            m.submodules[f"dot{pair}_{start}"] = dot = PackedDot(chain)
+            m.d.comb += [
+                dot.x.eq(self.x[8 * start :][: 8 * chain]),
+                dot.w0.eq(self._weights(2 * pair, start, chain)),
+                dot.w1.eq(self._weights(2 * pair + 1, start, chain)),
+            ]
+            dots.append(dot)
+        return _tree(m, [dot.y0 for dot in dots]), _tree(m, [dot.y1 for dot in dots])
+
+    def _weights(self, column: int, start: int, count: int) -> Value:
+        return self.w[8 * (column * self.t_in + start) :][: 8 * count]
+
+
+def _tree(m: Module, terms: list[Value]) -> Value:
+    """The sum of the chains, registered once if there is more than one."""
+    if len(terms) == 1:
+        return terms[0]
+    total = Signal(signed(ACC_BITS), reset_less=True)
+    m.d.sync += total.eq(sum(terms[1:], terms[0]))
+    return total
+
+
+class Linear(wiring.Component):
+    """``target = requantize(source @ weights + bias)``, with table or residual add, on the fly.
+
+    Ports:
+        command, done, busy, error: as of every engine.
+        source, source_select: rows of int8, read from one of several memories.
+        weights, table: the rings' read ports; ``arrived`` counts weight words written to the ring,
+            ``freed`` says that ``freed_words`` weight words and one table word are free again.
+        addend, addend_select: int16 rows added to the result.
+        out, out_select: results, ``t_out`` times 16 bits; an int8 memory takes the low byte of each.
+        lut: write port of the 8-bit tables, one byte per write.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        self.shape = s = shape
+        super().__init__(
+            {
+                "command": In(stream.Signature(OPERANDS)),
+                "done": Out(1),
+                "busy": Out(1),
+                "error": Out(1),
+                "source": Out(ReadPort(24, 8 * s.word_bytes)),
+                "source_select": Out(8),
+                "weights": Out(ReadPort(address_bits(s.ring_words), 8 * s.t_in * s.t_out)),
+                "table": Out(ReadPort(address_bits(s.table_words), 64 * s.t_out)),
+                "arrived": In(1),
+                "freed": Out(1),
+                "freed_words": Out(16),
+                "addend": Out(ReadPort(24, 16 * s.t_out)),
+                "addend_select": Out(8),
+                "out": Out(WritePort(24, 16 * s.t_out)),
+                "out_select": Out(8),
+                "lut": In(WritePort(address_bits(256 * s.tables), 8)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Wires loader, array and drain together; a small register file keeps the commands in flight."""
+        m = Module()
+        s = self.shape
+        m.submodules.slots = slots = memory.Memory(shape=OPERANDS, depth=SLOTS, init=[])
+        m.submodules.loader = loader = _Loader(s)
+        m.submodules.array = array = _Array(s)
+        m.submodules.drain = drain = _Drain(s)
+        self._commands(m, slots, loader)
+        array_slot, drain_slot = slots.read_port(domain="comb"), slots.read_port(domain="comb")
+        m.d.comb += [
+            array_slot.addr.eq(array.slot),
+            array.operands.eq(array_slot.data),
+            array.loaded.eq(loader.loaded),
+            loader.released.eq(array.released),
+            array.arrived.eq(self.arrived),
+            drain_slot.addr.eq(drain.slot),
+            drain.operands.eq(drain_slot.data),
+            drain.tile.eq(array.tile),
+            drain.valid.eq(array.valid),
+            drain.accs.eq(array.accs),
+            array.buffer_write.eq(loader.buffer_write),
+            self.done.eq(drain.done),
+            self.freed.eq(drain.freed),
+            self.freed_words.eq(drain.freed_words),
+            self.source.addr.eq(loader.source_addr),
+            self.source_select.eq(loader.source_select),
+            loader.source_data.eq(self.source.data),
+            self.weights.addr.eq(array.weights_addr),
+            array.weights_data.eq(self.weights.data),
+        ]
+        for name in ("table", "addend", "out", "lut"):
+            wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(drain, name))
+        m.d.comb += [self.addend_select.eq(drain.addend_select), self.out_select.eq(drain.out_select)]
+        return m
+
+    def _commands(self, m: Module, slots: memory.Memory, loader: "_Loader") -> None:
+        """Accepts a command when the loader is idle and a slot is free; refuses illegal ones."""
+        s = self.shape
+        op = self.command.payload
+        in_flight = Signal(range(SLOTS + 1))
+        tail = Signal(range(SLOTS))
+        write = slots.write_port()
+        block = Signal(32)
+        m.d.comb += block.eq(op.ib * op.ob)
+        kept = (op.rows > s.n_l) | ~op.flags[0]
+        legal = (
+            (op.rows != 0) & (op.kw != 0) & (op.kw <= s.kw_max) & (op.ib != 0) & (op.ib <= s.ib_max) & (op.ob != 0)
+            & (op.ib <= s.ring_words) & (~kept | ((block <= s.ring_words) & (op.ob <= s.table_words))) & (op.table < s.tables)
+        )  # fmt: skip
+        taken = Signal()
+        m.d.comb += [
+            self.command.ready.eq(loader.idle & (in_flight != SLOTS)),
+            taken.eq(self.command.valid & self.command.ready & legal),
+            self.error.eq(self.command.valid & self.command.ready & ~legal),
+            write.en.eq(taken),
+            write.addr.eq(tail),
+            write.data.eq(op),
+            loader.start.eq(taken),
+            loader.operands.eq(op),
+            self.busy.eq(in_flight != 0),
+        ]
+        m.d.sync += [tail.eq(tail + taken), in_flight.eq(in_flight + taken - self.done)]
+
+
+class _BufferWrite(data.StructLayout):
+    """A word on its way into the private buffers."""
+
+    def __init__(self, s: Shape) -> None:
+        super().__init__(
+            {"en": 1, "lane": range(max(2, s.n_l)), "addr": address_bits(2 * s.kw_max), "data": 8 * s.word_bytes}
+        )
+
+
+class _Loader(wiring.Component):
+    """Copies row groups into the buffers, one word per cycle, while a buffer is free."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.shape = s = shape
+        super().__init__(
+            {
+                "start": In(1),
+                "operands": In(OPERANDS),
+                "idle": Out(1),
+                "loaded": Out(1),
+                "released": In(1),
+                "source_addr": Out(24),
+                "source_select": Out(8),
+                "source_data": In(8 * s.word_bytes),
+                "buffer_write": Out(_BufferWrite(s)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Walks words, rows and groups of one command."""
+        m = Module()
+        s = self.shape
+        rows, row_addr, stride = Signal(16), Signal(24), Signal(24)
+        word, last_word = Signal(16), Signal(16)
+        lane = Signal(range(max(2, s.n_l)))
+        buffer, in_use = Signal(), Signal(2)
+        first, issue, row_end, group_end = Signal(), Signal(), Signal(), Signal()
+        m.d.comb += [
+            self.idle.eq(rows == 0),
+            first.eq((word == 0) & (lane == 0)),
+            issue.eq((rows != 0) & (~first | (in_use != 2))),
+            row_end.eq(issue & (word == last_word)),
+            group_end.eq(row_end & ((lane == s.n_l - 1) | (rows == 1))),
+            self.source_addr.eq(row_addr + word),
+        ]
+        with m.If(issue):
+            m.d.sync += word.eq(word + 1)
+        with m.If(row_end):
+            m.d.sync += [word.eq(0), rows.eq(rows - 1), row_addr.eq(row_addr + stride), lane.eq(lane + 1)]
+        with m.If(group_end):
+            m.d.sync += [lane.eq(0), buffer.eq(~buffer)]
+        m.d.sync += in_use.eq(in_use + (issue & first) - self.released)
+        with m.If(self.start):
+            op = self.operands
+            m.d.sync += [rows.eq(op.rows), row_addr.eq(op.source_base), stride.eq(op.source_stride)]
+            m.d.sync += [last_word.eq(op.kw - 1), self.source_select.eq(op.source)]
+        self._write(m, Cat(issue, lane, Cat(word[: address_bits(s.kw_max)], buffer), group_end))
+        return m
+
+    def _write(self, m: Module, issued: Value) -> None:
+        """What was issued, when its data is there."""
+        s = self.shape
+        word_bits = address_bits(s.kw_max)
+        late = delay(m, issued, READ_LATENCY, "issued", reset_less=False)
+        lane_bits = len(self.buffer_write.lane)
+        word, buffer = late[1 + lane_bits :][:word_bits], late[1 + lane_bits + word_bits]
+        m.d.comb += [
+            self.buffer_write.en.eq(late[0]),
+            self.buffer_write.lane.eq(late[1:][:lane_bits]),
+            self.buffer_write.addr.eq(Cat(word, buffer) if s.kw_max > 1 else buffer),
+            self.buffer_write.data.eq(self.source_data),
+            self.loaded.eq(late[-1]),
+        ]
+
+
+class _Tile(data.StructLayout):
+    """What the drain must know of a tile."""
+
+    def __init__(self, s: Shape) -> None:
+        super().__init__(
+            {
+                "slot": range(SLOTS),
+                "rows": range(s.n_l + 1),
+                "column": 16,
+                "first": 1,
+                "new_group": 1,
+                "last": 1,
+                "release": 1,
+                "table_addr": address_bits(s.table_words),
+            }
+        )
+
+
+class _Array(wiring.Component):
+    """Walks the tiles of loaded row groups; a tile starts when its weights are in the ring and then never stalls."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.shape = s = shape
+        super().__init__(
+            {
+                "slot": Out(range(SLOTS)),
+                "operands": In(OPERANDS),
+                "loaded": In(1),
+                "released": Out(1),
+                "arrived": In(1),
+                "buffer_write": In(_BufferWrite(s)),
+                "weights_addr": Out(address_bits(s.ring_words)),
+                "weights_data": In(8 * s.t_in * s.t_out),
+                "tile": Out(_Tile(s)),
+                "valid": Out(1),
+                "accs": Out(ACC_BITS * s.t_out * s.n_l),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Tile control, then buffers and lanes."""
+        m = Module()
+        valid, first, read_addr = self._control(m)
+        self._lanes(m, valid, first, read_addr)
+        return m
+
+    def _control(self, m: Module) -> tuple[Value, Value, Value]:
+        s, op = self.shape, self.operands
+        groups, buffer = Signal(2), Signal()
+        active, fresh = Signal(), Signal(init=1)
+        ib, ob, rows_left = Signal(16), Signal(16), Signal(16)
+        base, offset, available = (Signal(range(2 * s.ring_words), name=n) for n in ("base", "offset", "available"))
+        table_base = Signal(address_bits(s.table_words))
+        rows, last_group, release = Signal(16), Signal(), Signal()
+        issue, tile_end, group_end, next_ready = Signal(), Signal(), Signal(), Signal()
+        m.d.comb += [
+            last_group.eq(rows_left <= s.n_l),
+            rows.eq(Mux(last_group, rows_left, s.n_l)),
+            release.eq(last_group & op.flags[0]),
+            issue.eq(active & (ib < op.ib)),
+            tile_end.eq(active & (ib + 1 >= op.ib) & (ib + 1 >= s.n_l)),
+            group_end.eq(tile_end & (ob == op.ob - 1)),
+            next_ready.eq(offset + op.ib <= available),
+            self.released.eq(group_end),
+        ]
+        freed = Mux(tile_end & release, op.ib, 0)
+        m.d.sync += [
+            groups.eq(groups + self.loaded - group_end),
+            available.eq(available + self.arrived - freed),
+            base.eq((base + freed) & (s.ring_words - 1)),
+        ]
+        pending = Signal()
+        start_group = ~active & ~pending & (groups != 0) & (op.ib <= available)
+        with m.If(start_group):
+            m.d.sync += [active.eq(1), ib.eq(0), ob.eq(0), offset.eq(op.ib)]
+            m.d.sync += rows_left.eq(Mux(fresh, op.rows, rows_left))
+        with m.If(active):
+            m.d.sync += ib.eq(ib + 1)
+        with m.If(tile_end & ~group_end):
+            m.d.sync += [ib.eq(0), ob.eq(ob + 1), active.eq(next_ready), pending.eq(~next_ready)]
+            m.d.sync += offset.eq(Mux(release, offset, offset + op.ib))
+        with m.If(pending & (offset <= available)):
+            m.d.sync += [active.eq(1), pending.eq(0)]
+        with m.If(group_end):
+            m.d.sync += [active.eq(0), buffer.eq(~buffer), fresh.eq(last_group), rows_left.eq(rows_left - rows)]
+            with m.If(last_group):
+                m.d.sync += self.slot.eq(self.slot + 1)
+        with m.If(tile_end & release):
+            m.d.sync += table_base.eq(table_base + 1)
+        first_group = Signal()
+        with m.If(start_group):
+            m.d.sync += first_group.eq(fresh)
+        table_at = Mux(release, table_base, table_base + ob)
+        m.d.comb += [
+            self.weights_addr.eq(base + offset - op.ib + ib),
+            self.valid.eq(issue & (ib == op.ib - 1)),
+            self.tile.slot.eq(self.slot),
+            self.tile.rows.eq(rows),
+            self.tile.column.eq(ob),
+            self.tile.first.eq(first_group & (ob == 0)),
+            self.tile.new_group.eq(ob == 0),
+            self.tile.last.eq(last_group & (ob == op.ob - 1)),
+            self.tile.release.eq(release),
+            self.tile.table_addr.eq(table_at),
+        ]
+        read_addr = Cat(ib[: address_bits(s.ib_max)], buffer) if s.ib_max > 1 else buffer
+        return issue, issue & (ib == 0), read_addr
+
+    def _lanes(self, m: Module, valid: Value, first: Value, read_addr: Value) -> None:
+        s = self.shape
+        late = delay(m, Cat(valid, first), array_latency(s.t_in) - 1, "flags", reset_less=False)
+        for lane in range(s.n_l):
+            m.submodules[f"buffer{lane}"] = buffer = RowMemory(
+                bits=16 * s.kw_max * max(s.word_bytes, s.t_in),
+                write_bits=8 * s.word_bytes,
+                read_bits=(8 * s.t_in,),
+            )
+            m.submodules[f"lane{lane}"] = lanes = RowLanes(s.t_in, s.t_out)
+            m.d.comb += [
+                buffer.write.en.eq(self.buffer_write.en & (self.buffer_write.lane == lane)),
+                buffer.write.addr.eq(self.buffer_write.addr),
+                buffer.write.data.eq(self.buffer_write.data),
+                buffer.read0.addr.eq(read_addr),
+                lanes.x.eq(buffer.read0.data),
+                lanes.w.eq(self.weights_data),
+                lanes.valid.eq(late[0]),
+                lanes.first.eq(late[1]),
+                self.accs.word_select(lane, ACC_BITS * s.t_out).eq(lanes.acc),
+            ]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One row leaving the hold register."""
+
+    accs: Value
+    valid: Value
+    last: Value
+    out: Value
+    addend: Value
+
+
+class _Drain(wiring.Component):
+    """Requantizes a complete tile, one row per cycle, and writes it."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.shape = s = shape
+        super().__init__(
+            {
+                "slot": Out(range(SLOTS)),
+                "operands": In(OPERANDS),
+                "tile": In(_Tile(s)),
+                "valid": In(1),
+                "accs": In(ACC_BITS * s.t_out * s.n_l),
+                "table": Out(ReadPort(address_bits(s.table_words), 64 * s.t_out)),
+                "addend": Out(ReadPort(24, 16 * s.t_out)),
+                "addend_select": Out(8),
+                "out": Out(WritePort(24, 16 * s.t_out)),
+                "out_select": Out(8),
+                "lut": In(WritePort(address_bits(256 * s.tables), 8)),
+                "done": Out(1),
+                "freed": Out(1),
+                "freed_words": Out(16),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Row sequencing, then the pipeline from accumulators to the write port."""
+        m = Module()
+        s = self.shape
+        ahead = delay(m, self.tile.as_value(), array_latency(s.t_in) - 2, "tile")
+        valid_ahead = delay(m, self.valid, array_latency(s.t_in) - 2, "tile_valid", reset_less=False)
+        with m.If(valid_ahead):
+            m.d.sync += self.table.addr.eq(data.View(_Tile(s), ahead).table_addr)
+        valid = delay(m, valid_ahead, 2, "tile_late_valid", reset_less=False)
+        row = self._rows(m, valid, data.View(_Tile(s), delay(m, ahead, 2, "tile_late")))
+        self._pipeline(m, row)
+        return m
+
+    def _rows(self, m: Module, valid: Value, tile: data.View) -> _Row:
+        """Steps through the rows of the tile."""
+        s, op = self.shape, self.operands
+        width = ACC_BITS * s.t_out
+        left, lane = Signal(range(s.n_l + 1)), Signal(range(max(2, s.n_l)))
+        hold = Signal(width * s.n_l, reset_less=True)
+        current = Signal(_Tile(s), reset_less=True)
+        next_out, next_add = Signal(24), Signal(24)
+        group_out, group_add = Signal(24), Signal(24)
+        with m.If(left != 0):
+            m.d.sync += [left.eq(left - 1), lane.eq(lane + 1)]
+            m.d.sync += [next_out.eq(next_out + op.target_stride), next_add.eq(next_add + op.addend_stride)]
+        with m.If(valid):
+            m.d.sync += [hold.eq(self.accs), current.eq(tile), left.eq(tile.rows), lane.eq(0)]
+        start = Signal()
+        m.d.sync += start.eq(valid)
+        base_out, base_add = Signal(24), Signal(24)
+        m.d.comb += [
+            self.slot.eq(current.slot),
+            base_out.eq(Mux(current.first, op.target_base, Mux(current.new_group, next_out, group_out))),
+            base_add.eq(Mux(current.first, op.addend_base, Mux(current.new_group, next_add, group_add))),
+        ]
+        with m.If(start):
+            m.d.sync += [group_out.eq(base_out), group_add.eq(base_add)]
+            m.d.sync += [next_out.eq(base_out + op.target_stride), next_add.eq(base_add + op.addend_stride)]
+        m.d.comb += [
+            self.freed.eq(start & current.release),
+            self.freed_words.eq(op.ib),
+        ]
+        rows = Array(hold.word_select(index, width) for index in range(s.n_l))
+        return _Row(
+            accs=rows[lane],
+            valid=left != 0,
+            last=(left == 1) & current.last,
+            out=(Mux(start, base_out, next_out) + current.column)[:24],
+            addend=(Mux(start, base_add, next_add) + current.column)[:24],
+        )
+
+    def _pipeline(self, m: Module, row: _Row) -> None:
+        """Bias, requantizer, table or residual add, write."""
+        s, op = self.shape, self.operands
+        control = Signal(data.StructLayout({"out": 24, "add": 24, "target": 8, "addend": 8, "use": 1, "table": 8}))
+        control_now = Cat(row.out, row.addend, op.target, op.addend, op.flags[1], op.table)
+        m.d.sync += control.eq(control_now)
+        latency = Requantizer.latency()
+        at_add = data.View(control.shape(), delay(m, control.as_value(), latency - READ_LATENCY, "control"))
+        at_y = data.View(control.shape(), delay(m, at_add.as_value(), READ_LATENCY, "control_y"))
+        at_end = data.View(control.shape(), delay(m, at_y.as_value(), READ_LATENCY, "control_end"))
+        m.d.comb += [self.addend.addr.eq(at_add.add), self.addend_select.eq(at_add.addend)]
+        results = [self._column(m, index, row.accs, at_y, at_end) for index in range(s.t_out)]
+        late = delay(m, Cat(row.valid, row.last), latency + 1 + READ_LATENCY, "valid", reset_less=False)
+        late_valid, late_last = late[0], late[1]
+        clean = Signal(2)
+        m.d.sync += [
+            clean.eq(Cat(late_valid, late_valid & late_last)),
+            self.out.addr.eq(at_end.out),
+            self.out_select.eq(at_end.target),
+            self.out.data.eq(Cat(*results)),
+            self.done.eq(clean[1]),
+        ]
+        m.d.comb += self.out.en.eq(clean[0])
+
+    def _column(
+        self, m: Module, index: int, row: Value, at_y: data.View, at_end: data.View
+    ) -> Value:
+        """One output column: 16 bits, `Requantizer.latency` + 2 + `READ_LATENCY` cycles after its row."""
+        op = self.operands
+        entry = self.table.data.word_select(index, 64)
+        m.submodules[f"requantize{index}"] = quantizer = Requantizer(ACC_BITS, 16)
+        biased = Signal(signed(ACC_BITS), name=f"biased{index}", reset_less=True)
+        scale = Signal(23, name=f"scale{index}", reset_less=True)
+        limits = Signal(32, name=f"limits{index}", reset_less=True)
+        m.d.sync += [
+            biased.eq(row.word_select(index, ACC_BITS).as_signed() + entry[:32].as_signed()),
+            scale.eq(entry[32:55]),
+            limits.eq(Cat(op.low, op.high)),
+        ]
+        m.d.comb += [
+            quantizer.acc.eq(biased),
+            quantizer.multiplier.eq(scale[:17]),
+            quantizer.shift.eq(scale[17:]),
+            quantizer.low.eq(limits[:16]),
+            quantizer.high.eq(limits[16:]),
+        ]
+        m.submodules[f"lut{index}"] = lut = RowMemory(bits=2048 * self.shape.tables, write_bits=8, read_bits=(8,))
+        m.d.comb += [
+            lut.write.en.eq(self.lut.en),
+            lut.write.addr.eq(self.lut.addr),
+            lut.write.data.eq(self.lut.data),
+            lut.read0.addr.eq(Cat(quantizer.y[:8], at_y.table)),
+        ]
+        total, added = Signal(signed(18)), Signal(signed(16), name=f"added{index}", reset_less=True)
+        term = self.addend.data.word_select(index, 16).as_signed()
+        m.d.comb += total.eq(quantizer.y + Mux(at_y.addend != 0, term, 0))
+        m.d.sync += added.eq(Mux(total < -(1 << 15), -(1 << 15), Mux(total > (1 << 15) - 1, (1 << 15) - 1, total)))
+        direct = delay(m, added, READ_LATENCY - 1, f"direct{index}")
+        return Mux(at_end.use, lut.read0.data, direct[:16])

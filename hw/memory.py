@@ -1,0 +1,128 @@
+"""On-chip memories with a fixed read latency, and the count of block RAMs they take."""
+
+from amaranth.hdl import Module, Signal, unsigned
+from amaranth.lib import memory, wiring
+from amaranth.lib.wiring import In, Out
+
+from codesign.hw.verilog import SharedComponent
+from codesign.kernel import Number, ceil_div, larger
+
+READ_LATENCY = 2
+"""Cycles from an address to its data, for every memory."""
+
+_BRAM36_SHAPES = ((512, 72), (1024, 36), (2048, 18), (4096, 9), (8192, 4), (16384, 2), (32768, 1))
+_LUTRAM_DEPTH = 64
+
+
+class ReadPort(wiring.Signature):
+    """The user's side of a read port: address out, data in after `READ_LATENCY` cycles."""
+
+    def __init__(self, addr_bits: int, data_bits: int) -> None:
+        super().__init__({"addr": Out(addr_bits), "data": In(data_bits)})
+
+
+class WritePort(wiring.Signature):
+    """The user's side of a write port; ``mask`` has one bit per equal slice of the data."""
+
+    def __init__(self, addr_bits: int, data_bits: int, mask_bits: int = 0) -> None:
+        members = {"en": Out(1), "addr": Out(addr_bits), "data": Out(data_bits)}
+        if mask_bits:
+            members["mask"] = Out(mask_bits)
+        super().__init__(members)
+
+
+def address_bits(depth: int) -> int:
+    """Bits of an address below ``depth``, at least one."""
+    return max(1, (depth - 1).bit_length())
+
+
+class RowMemory(SharedComponent):
+    """A memory with one write port and one or more read ports of other widths.
+
+    Every reader has a physical copy of its own, so no two engines ever share a port.
+    A read returns after `READ_LATENCY` cycles what was written at least one cycle before
+    its address was given.
+
+    Args:
+        bits: capacity.
+        write_bits, read_bits: widths of the write port and of each read port; the larger of
+            two is a power of two times the smaller.
+        mask_bits: equal slices of the write word with an enable of their own, 0 for none.
+    """
+
+    def __init__(self, *, bits: int, write_bits: int, read_bits: tuple[int, ...], mask_bits: int = 0) -> None:
+        self.bits, self.write_bits, self.read_bits, self.mask_bits = bits, write_bits, read_bits, mask_bits
+        widths = (write_bits, *read_bits)
+        if any(max(widths) % w or bits % max(widths) for w in widths):
+            raise ValueError(f"memory of {bits} bits with ports {widths}: capacity and widest port must be multiples")
+        members: dict[str, wiring.Member] = {
+            "write": In(WritePort(address_bits(bits // write_bits), write_bits, mask_bits))
+        }
+        for index, width in enumerate(read_bits):
+            members[f"read{index}"] = In(ReadPort(address_bits(bits // width), width))
+        super().__init__(members)
+
+    @property
+    def module_name(self) -> str:
+        """Verilog name; equal names mean equal hardware."""
+        widths = "_".join(str(width) for width in self.read_bits)
+        return f"row_memory_{self.bits}_w{self.write_bits}m{self.mask_bits}_r{widths}"
+
+    def build(self, platform: object) -> Module:
+        """One physical memory per reader, all written alike."""
+        m = Module()
+        for index, width in enumerate(self.read_bits):
+            self._copy(m, index, width)
+        return m
+
+    def _copy(self, m: Module, index: int, read_bits: int) -> None:
+        word = max(self.write_bits, read_bits)
+        depth = self.bits // word
+        style = "block" if depth > _LUTRAM_DEPTH else "distributed"
+        ram = memory.Memory(shape=unsigned(word), depth=depth, init=[], attrs={"ram_style": style})
+        m.submodules[f"ram{index}"] = ram
+        self._connect_write(m, ram, word)
+        port = getattr(self, f"read{index}")
+        read = ram.read_port(domain="sync")
+        slices = word // read_bits
+        if slices == 1:
+            m.d.comb += read.addr.eq(port.addr)
+            m.d.sync += port.data.eq(read.data)
+            return
+        low = slices.bit_length() - 1
+        select = Signal(low, reset_less=True)
+        m.d.comb += read.addr.eq(port.addr[low:])
+        m.d.sync += [select.eq(port.addr[:low]), port.data.eq(read.data.word_select(select, read_bits))]
+
+    def _connect_write(self, m: Module, ram: memory.Memory, word: int) -> None:
+        slices = word // self.write_bits
+        granules = max(1, self.mask_bits)
+        port = ram.write_port(granularity=self.write_bits // granules)
+        mask = Signal(granules)
+        m.d.comb += mask.eq(self.write.mask if self.mask_bits else 1)
+        if slices == 1:
+            m.d.comb += [port.addr.eq(self.write.addr), port.data.eq(self.write.data)]
+            with m.If(self.write.en):
+                m.d.comb += port.en.eq(mask)
+            return
+        low = slices.bit_length() - 1
+        m.d.comb += [port.addr.eq(self.write.addr[low:]), port.data.eq(self.write.data.replicate(slices))]
+        with m.If(self.write.en):
+            m.d.comb += port.en.word_select(self.write.addr[:low], granules).eq(mask)
+
+
+def bram36(width_bits: Number, depth: Number) -> Number:
+    """Block RAMs (36 Kbit) of one simple dual-port memory, in the best of the device's shapes.
+
+    Memories of at most 64 words are LUT RAM and take none. Source: AMD UG573.
+    """
+    best: Number = ceil_div(width_bits, 72) * ceil_div(depth, 512)
+    for words, bits in _BRAM36_SHAPES[1:]:
+        best = _smaller(best, ceil_div(width_bits, bits) * ceil_div(depth, words))
+    return best * (depth > _LUTRAM_DEPTH)
+
+
+def _smaller(a: Number, b: Number) -> Number:
+    return -larger(-a, -b)
+
+

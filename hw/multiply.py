@@ -1,0 +1,205 @@
+"""Multipliers: two int8 products per DSP48E2, and the one-DSP requantizer.
+
+A DSP48E2 multiplies 27 by 18 bits. With ``(w1 << 18) + w0`` on the wide side and ``x`` on
+the narrow one, a cascade adds up two dot products in one 48-bit accumulator: the low lane
+is the low 18 bits, the high lane the next 18 plus the borrow of the low one. A lane holds
+8 products of int8 with [-127, 127], or 4 of uint8 with int8. Source: AMD WP486 and UG579.
+"""
+
+from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Mux, Signal, Value, signed
+from amaranth.lib.wiring import In, Out
+
+from codesign.hw.verilog import SharedComponent, Target
+
+LANE_BITS = 18
+MAX_CHAIN = 8
+_DSP_STAGES = 4
+
+
+def delay(m: Module, value: Value, cycles: int, name: str = "delay", *, reset_less: bool = True) -> Value:
+    """``value`` as it was ``cycles`` clock edges ago; without reset it packs into shift registers."""
+    for stage in range(cycles):
+        register = Signal.like(value, name=f"{name}_{stage}", reset_less=reset_less)
+        m.d.sync += register.eq(value)
+        value = register
+    return value
+
+
+class PackedDot(SharedComponent):
+    """Two dot products of int8 vectors that share one operand; ``length`` DSPs in cascade.
+
+    ``y0 = sum(x[i] * w0[i])``, ``y1 = sum(x[i] * w1[i])``, one input per cycle, all elements in
+    the same cycle; the result appears `latency` cycles later.
+
+    Args:
+        length: elements, 1 to 8 if ``w`` is in [-127, 127], 1 to 4 for full range or unsigned ``x``.
+        x_signed: ``x`` is int8, else uint8.
+    """
+
+    def __init__(self, length: int, *, x_signed: bool = True) -> None:
+        if not 1 <= length <= (MAX_CHAIN if x_signed else MAX_CHAIN // 2):
+            raise ValueError(f"dot of {length} elements; legal: 1 to 8, or 1 to 4 with unsigned x")
+        self.length, self.x_signed = length, x_signed
+        super().__init__(
+            {
+                "x": In(8 * length),
+                "w0": In(8 * length),
+                "w1": In(8 * length),
+                "y0": Out(signed(LANE_BITS)),
+                "y1": Out(signed(LANE_BITS)),
+            }
+        )
+
+    @property
+    def module_name(self) -> str:
+        """Verilog name; equal names mean equal hardware."""
+        return f"packed_dot_{self.length}_{'s' if self.x_signed else 'u'}"
+
+    @staticmethod
+    def latency(length: int) -> int:
+        """Cycles from the operands to ``y0`` and ``y1``."""
+        return _DSP_STAGES + length
+
+    def build(self, platform: object) -> Module:
+        """The DSP cascade, or its behavioural model with the same latency."""
+        m = Module()
+        if isinstance(platform, Target) and platform.primitives:
+            total = self._cascade(m)
+            low, high = total[:LANE_BITS], total[LANE_BITS : 2 * LANE_BITS]
+            m.d.sync += [self.y0.eq(low), self.y1.eq(high.as_signed() + low[-1])]
+            return m
+        sums = Signal(2 * LANE_BITS, reset_less=True)
+        m.d.sync += sums.eq(Cat(self._sum(self.w0), self._sum(self.w1)))
+        last = delay(m, sums, self.latency(self.length) - 1, "lane")
+        m.d.comb += [self.y0.eq(last[:LANE_BITS]), self.y1.eq(last[LANE_BITS:])]
+        return m
+
+    def _x(self, index: int) -> Value:
+        x = self.x.word_select(index, 8)
+        return x.as_signed() if self.x_signed else x
+
+    def _sum(self, w: Signal) -> Value:
+        total: Value = Const(0, 1)
+        for index in range(self.length):
+            total = total + self._x(index) * w.word_select(index, 8).as_signed()
+        return total[:LANE_BITS]
+
+    def _cascade(self, m: Module) -> Value:
+        carry = None
+        for index in range(self.length):
+            operands = Cat(self.x.word_select(index, 8), self.w0.word_select(index, 8), self.w1.word_select(index, 8))
+            late = delay(m, operands, index, f"skew{index}")
+            x = late[:8].as_signed() if self.x_signed else late[:8]
+            carry = _dsp48e2(m, f"dsp{index}", late[16:24].as_signed() << LANE_BITS, late[8:16].as_signed(), x, carry)
+        return carry[0]
+
+
+def _dsp48e2(
+    m: Module, name: str, a: Value, d: Value, b: Value, cascade: tuple[Signal, Signal] | None
+) -> tuple[Signal, Signal]:
+    """One fully pipelined DSP48E2: ``P = (a + d) * b + PCIN``; returns P and PCOUT. Source: AMD UG579."""
+    p, pcout = Signal(48, name=f"{name}_p"), Signal(48, name=f"{name}_pcout")
+    wide_a, wide_d, wide_b = Signal(signed(30)), Signal(signed(27)), Signal(signed(18))
+    m.d.comb += [wide_a.eq(a), wide_d.eq(d), wide_b.eq(b)]
+    clock = {f"i_CE{port}": Const(1) for port in ("A1", "A2", "AD", "B1", "B2", "D", "M", "P")}
+    m.submodules[name] = Instance(
+        "DSP48E2",
+        p_AMULTSEL="AD", p_BMULTSEL="B", p_A_INPUT="DIRECT", p_B_INPUT="DIRECT", p_USE_MULT="MULTIPLY", p_USE_SIMD="ONE48",
+        p_AREG=1, p_ACASCREG=1, p_BREG=2, p_BCASCREG=2, p_DREG=1, p_ADREG=1, p_MREG=1, p_PREG=1, p_CREG=0,
+        p_INMODEREG=0, p_OPMODEREG=0, p_ALUMODEREG=0, p_CARRYINREG=0, p_CARRYINSELREG=0,
+        i_A=wide_a, i_B=wide_b, i_C=Const(0, 48), i_D=wide_d, i_PCIN=cascade[1] if cascade else Const(0, 48),
+        i_OPMODE=Const(0b000010101 if cascade else 0b000000101, 9), i_ALUMODE=Const(0, 4), i_INMODE=Const(0b00100, 5),
+        i_CARRYIN=Const(0), i_CARRYINSEL=Const(0, 3), i_CLK=ClockSignal(), **clock, o_P=p, o_PCOUT=pcout,
+    )  # fmt: skip
+    return p, pcout
+
+
+class Requantizer(SharedComponent):
+    """``y = clamp(round_half_even(acc * multiplier / 2**shift), low, high)``, one DSP, one per cycle.
+
+    Args:
+        acc_bits: signed accumulator, at most 27.
+        out_bits: signed result and limits.
+    """
+
+    def __init__(self, acc_bits: int, out_bits: int) -> None:
+        if not 2 <= acc_bits <= 27:
+            raise ValueError(f"accumulator of {acc_bits} bits; legal: 2 to 27 for one DSP per requantizer")
+        self.acc_bits, self.out_bits = acc_bits, out_bits
+        super().__init__(
+            {
+                "acc": In(signed(acc_bits)),
+                "multiplier": In(17),
+                "shift": In(6),
+                "low": In(signed(out_bits)),
+                "high": In(signed(out_bits)),
+                "y": Out(signed(out_bits)),
+            }
+        )
+
+    @property
+    def module_name(self) -> str:
+        """Verilog name; equal names mean equal hardware."""
+        return f"requantizer_{self.acc_bits}_{self.out_bits}"
+
+    @staticmethod
+    def latency() -> int:
+        """Cycles from the accumulator to ``y``."""
+        return _DSP_STAGES + 4
+
+    def build(self, platform: object) -> Module:
+        """Product in the DSP, then coarse shift, fine shift with remainder, rounding, clamping."""
+        m = Module()
+        product = self._product(m, platform)
+        shift = delay(m, self.shift, _DSP_STAGES, "shift")
+        coarse, fine_shift = Signal(signed(45), reset_less=True), Signal(3, reset_less=True)
+        lost, rounded_off = Signal(8, reset_less=True), Signal(reset_less=True)
+        groups = Cat(*(self._sticky(product, group) for group in range(8)))
+        m.d.sync += [
+            coarse.eq(product >> (shift[3:] << 3)),
+            fine_shift.eq(shift[:3]),
+            lost.eq(Mux(shift[3:] == 0, 0, self._byte_below(product, shift[3:]))),
+            rounded_off.eq(groups.bit_select(shift[3:], 1)),
+        ]
+        floor, up = self._floor(m, coarse, lost, rounded_off, fine_shift)
+        rounded = Signal(signed(46), reset_less=True)
+        m.d.sync += rounded.eq(floor + up)
+        stages = self.latency() - 1
+        low, high = delay(m, self.low, stages, "low"), delay(m, self.high, stages, "high")
+        m.d.sync += self.y.eq(Mux(rounded < low, low, Mux(rounded > high, high, rounded)))
+        return m
+
+    def _product(self, m: Module, platform: object) -> Value:
+        product = Signal(signed(44))
+        if isinstance(platform, Target) and platform.primitives:
+            wide, _ = _dsp48e2(m, "dsp", self.acc, Const(0, 1), self.multiplier, None)
+            m.d.comb += product.eq(wide)
+        else:
+            first = Signal(signed(44), reset_less=True)
+            m.d.sync += first.eq(self.acc * self.multiplier)
+            m.d.comb += product.eq(delay(m, first, _DSP_STAGES - 1, "product"))
+        return product
+
+    @staticmethod
+    def _sticky(product: Value, group: int) -> Value:
+        """Any bit set below the byte that a coarse shift by ``8 * group`` drops last."""
+        return product[: max(0, 8 * group - 8)].any() if group > 1 else Const(0, 1)
+
+    @staticmethod
+    def _byte_below(product: Value, group: Value) -> Value:
+        """The byte just below the bits that a coarse shift keeps."""
+        wide = Cat(Const(0, 8), product, product[-1].replicate(20))
+        return wide.word_select(group, 8)
+
+    @staticmethod
+    def _floor(m: Module, coarse: Signal, lost: Signal, sticky: Signal, shift: Signal) -> tuple[Signal, Signal]:
+        """Fine shift by 0 to 7; returns the floor and whether half-to-even rounds it up."""
+        extended = Cat(lost, coarse)
+        moved = extended.as_signed() >> shift
+        below = Cat(Const(0, 8), lost, coarse[:8]).bit_select(shift + 8, 8)
+        floor, up = Signal(signed(45), reset_less=True), Signal(reset_less=True)
+        dropped = Cat(Const(0, 8), lost).bit_select(shift, 8)
+        half, rest = below[7], below[:7].any() | dropped.any() | sticky
+        kept = moved[8:]
+        m.d.sync += [floor.eq(kept.as_signed()), up.eq(half & (rest | kept[0]))]
+        return floor, up

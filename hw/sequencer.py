@@ -1,0 +1,175 @@
+"""The sequencer: reads commands from DRAM, queues them per engine, and lets tokens order them.
+
+A command is 64 bytes: word 0 holds the engine's number in its low byte, word 1 four bits per
+producer that say how many tokens the command takes from it, word 2 four bits per consumer
+that say how many tokens it gives when done; the other words are the engine's operands.
+Tokens are counting semaphores per (producer, consumer) pair.
+"""
+
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from codesign.hw.dma import ADDR_BITS, Bus, BurstMaker, COMMANDS, _Request
+from codesign.hw.stream import OPERAND_BITS, Fifo
+
+COMMAND_BYTES = 64
+COMMAND_QUEUE = 16
+"""Commands read ahead of dispatch."""
+ENGINE_QUEUE = 8
+"""Commands waiting per engine."""
+FLIGHT_QUEUE = 8
+"""Commands of one engine that may be accepted and not done."""
+TOKEN_BITS = 8
+HEADER_BITS = 512 - OPERAND_BITS
+
+ERROR_ENGINE, ERROR_WATCHDOG, ERROR_BUS, ERROR_ILLEGAL = 1, 2, 3, 16
+"""Error codes: unknown engine, no progress, AXI error answer; 16 + engine for an illegal command."""
+
+
+class Sequencer(wiring.Component):
+    """Runs one command list per start.
+
+    Args:
+        bus: shape of the off-chip interface; a bus word is at most a command.
+        engines: number of engines.
+
+    Ports:
+        start, base, count: begin a list of ``count`` commands at byte address ``base``.
+        watchdog: cycles without progress after which the run is given up, 0 for never.
+        running, finished, error, error_index, cycles: state; ``cycles`` counts from start to finish.
+        request, valid, data: the read path.
+        bus_failed: an AXI answer was an error.
+        command0..: to the engines, raw operands; done0.., error0..: from them.
+    """
+
+    def __init__(self, bus: Bus, engines: int) -> None:
+        if COMMAND_BYTES % bus.word_bytes:
+            raise ValueError(f"bus word of {bus.word_bytes} bytes; legal: a divisor of {COMMAND_BYTES}")
+        self.bus, self.engines = bus, engines
+        members: dict[str, wiring.Member] = {
+            "start": In(1), "base": In(ADDR_BITS), "count": In(24), "watchdog": In(32),
+            "running": Out(1), "finished": Out(1), "error": Out(8), "error_index": Out(16), "cycles": Out(48),
+            "request": Out(stream.Signature(_Request())), "valid": In(1), "data": In(8 * bus.word_bytes),
+            "bus_failed": In(1), "waiting": Out(engines),
+        }  # fmt: skip
+        for e in range(engines):
+            members |= {f"command{e}": Out(stream.Signature(OPERAND_BITS)), f"done{e}": In(1), f"error{e}": In(1)}
+        super().__init__(members)
+
+    def elaborate(self, platform: object) -> Module:
+        """Fetch, dispatch, issue, and the run's state."""
+        m = Module()
+        m.submodules.commands = commands = Fifo(512, COMMAND_QUEUE)
+        self._fetch(m, commands)
+        queues = [Fifo(512 + 16, ENGINE_QUEUE) for _ in range(self.engines)]
+        flights = [Fifo(32, FLIGHT_QUEUE) for _ in range(self.engines)]
+        for e, (queue, flight) in enumerate(zip(queues, flights, strict=True)):
+            m.submodules[f"queue{e}"], m.submodules[f"flight{e}"] = queue, flight
+        dispatched, unknown = self._dispatch(m, commands, queues)
+        progress, illegal = self._issue(m, queues, flights)
+        empty = ~Cat(*(q.r.valid for q in queues), *(f.r.valid for f in flights)).any()
+        self._state(m, dispatched, empty, progress, unknown, illegal)
+        return m
+
+    def _fetch(self, m: Module, commands: Fifo) -> None:
+        """Reads the list while there is room for it."""
+        bus = self.bus
+        per = COMMAND_BYTES // bus.word_bytes
+        m.submodules.bursts = bursts = BurstMaker(bus)
+        space = Signal(24, init=COMMAND_QUEUE * per)
+        asked = Mux(self.request.valid & self.request.ready, self.request.payload.words, 0)
+        taken = Mux(commands.r.valid & commands.r.ready, per, 0)
+        m.d.sync += space.eq(space + taken - asked)
+        m.d.comb += [
+            bursts.start.eq(self.start & ~self.running),
+            bursts.addr.eq(self.base),
+            bursts.words.eq(self.count * per),
+            bursts.space.eq(space),
+        ]
+        wiring.connect(m, bursts.request, wiring.flipped(self.request))
+        m.d.comb += self.request.payload.to.eq(COMMANDS)
+        if per == 1:
+            m.d.comb += [commands.w.valid.eq(self.valid), commands.w.payload.eq(self.data)]
+            return
+        held, part = Signal(512 - len(self.data), reset_less=True), Signal(range(per))
+        with m.If(self.valid):
+            m.d.sync += [held.eq(Cat(held, self.data)[len(self.data) :]), part.eq(part + 1)]
+        m.d.comb += [commands.w.valid.eq(self.valid & (part == per - 1)), commands.w.payload.eq(Cat(held, self.data))]
+
+    def _dispatch(self, m: Module, commands: Fifo, queues: list[Fifo]) -> tuple[Value, Value]:
+        """One command per cycle to its engine's queue; returns how many, and a pulse for an unknown engine."""
+        done = Signal(24)
+        engine = commands.r.payload[:8]
+        unknown = commands.r.valid & (engine >= self.engines)
+        ready: Value = Signal()
+        for e, queue in enumerate(queues):
+            mine = commands.r.valid & (engine == e)
+            m.d.comb += [queue.w.valid.eq(mine & (self.error == 0)), queue.w.payload.eq(Cat(commands.r.payload, done[:16]))]
+            ready = ready | (mine & queue.w.ready)
+        m.d.comb += commands.r.ready.eq(ready | (self.error != 0))
+        with m.If(ready & (self.error == 0)):
+            m.d.sync += done.eq(done + 1)
+        with m.If(self.start & ~self.running):
+            m.d.sync += done.eq(0)
+        return done, unknown
+
+    def _issue(self, m: Module, queues: list[Fifo], flights: list[Fifo]) -> tuple[Value, list[Value]]:
+        """Offers the head of each queue when its tokens are there; gives tokens when a command is done."""
+        tokens = [[Signal(TOKEN_BITS, name=f"tokens_{p}_{c}") for c in range(self.engines)] for p in range(self.engines)]
+        progress: Value = Signal()
+        accepted_all, posts_all, illegal = [], [], []
+        for e, (queue, flight) in enumerate(zip(queues, flights, strict=True)):
+            port = getattr(self, f"command{e}")
+            word = queue.r.payload
+            needs = [word[32 + 4 * p :][:4] for p in range(self.engines)]
+            enough = Cat(*(tokens[p][e] >= needs[p] for p in range(self.engines))).all()
+            valid, accepted = Signal(name=f"valid{e}"), Signal(name=f"accepted{e}")
+            failed = getattr(self, f"error{e}")
+            m.d.comb += [
+                valid.eq(queue.r.valid & enough & flight.w.ready & (self.error == 0)),
+                port.valid.eq(valid),
+                port.payload.eq(word[HEADER_BITS:512]),
+                accepted.eq(valid & port.ready),
+                queue.r.ready.eq(accepted | (self.error != 0)),
+                flight.w.valid.eq(accepted & ~failed),
+                flight.w.payload.eq(word[64:96]),
+                flight.r.ready.eq(getattr(self, f"done{e}") | (self.error != 0)),
+                self.waiting[e].eq(queue.r.valid & ~accepted),
+            ]
+            done = getattr(self, f"done{e}")
+            accepted_all.append([Mux(accepted, need, 0) for need in needs])
+            posts_all.append([Mux(done, flight.r.payload[4 * c :][:4], 0) for c in range(self.engines)])
+            illegal.append((accepted & failed, word[512:]))
+            progress = progress | accepted | done
+        for p in range(self.engines):
+            for c in range(self.engines):
+                m.d.sync += tokens[p][c].eq(tokens[p][c] + posts_all[p][c] - accepted_all[c][p])
+                with m.If(self.start & ~self.running):
+                    m.d.sync += tokens[p][c].eq(0)
+        return progress, illegal
+
+    def _state(
+        self, m: Module, dispatched: Value, empty: Value, progress: Value, unknown: Value, illegal: list[tuple[Value, Value]]
+    ) -> None:
+        """Running, finished, errors, cycle counter and watchdog."""
+        quiet = Signal(32)
+        m.d.sync += quiet.eq(Mux(progress | ~self.running, 0, quiet + 1))
+        with m.If(self.running):
+            m.d.sync += self.cycles.eq(self.cycles + 1)
+        ending = self.running & (dispatched == self.count) & empty
+        with m.If(ending | (self.error != 0)):
+            m.d.sync += self.running.eq(0)
+        m.d.comb += self.finished.eq(ending)
+        with m.If(self.running & (self.error == 0)):
+            with m.If((self.watchdog != 0) & (quiet == self.watchdog)):
+                m.d.sync += self.error.eq(ERROR_WATCHDOG)
+            with m.If(self.bus_failed):
+                m.d.sync += self.error.eq(ERROR_BUS)
+            with m.If(unknown):
+                m.d.sync += [self.error.eq(ERROR_ENGINE), self.error_index.eq(dispatched)]
+            for e, (pulse, index) in enumerate(illegal):
+                with m.If(pulse):
+                    m.d.sync += [self.error.eq(ERROR_ILLEGAL + e), self.error_index.eq(index)]
+        with m.If(self.start & ~self.running):
+            m.d.sync += [self.running.eq(1), self.error.eq(0), self.error_index.eq(0), self.cycles.eq(0), quiet.eq(0)]

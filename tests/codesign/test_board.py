@@ -1,0 +1,194 @@
+import pickle
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from codesign.board import Available, Board, Memory, boards
+from codesign.errors import InputError
+
+TEXT = """
+name = "toy"
+part = "xc-toy"
+family = "ultrascale+"
+clock_hz = 100_000_000
+
+[resources]
+dsp = 10
+bram36 = 20
+uram = 0
+lut = 3000
+ff = 6000
+
+[memory]
+ports = 2
+port_bits = 64
+bytes_per_second = 1_500_000_000
+burst_bytes = 256
+read_latency = 30
+write_latency = 10
+outstanding = 4
+
+[sources]
+"resources" = "https://example.org/parts"
+
+[assumptions]
+"memory.read_latency" = "not measured"
+"""
+
+
+def write(folder: Path, text: str | bytes) -> Path:
+    path = folder / "toy.toml"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def test_a_file_is_loaded_as_it_stands(tmp_path: Path) -> None:
+    board = Board.load(write(tmp_path, TEXT))
+    assert board == Board(
+        name="toy",
+        part="xc-toy",
+        family="ultrascale+",
+        clock_hz=100_000_000,
+        resources=Available(dsp=10, bram36=20, uram=0, lut=3000, ff=6000),
+        memory=Memory(100_000_000, 2, 64, 1_500_000_000, 256, 30, 10, 4),
+        sources={"resources": "https://example.org/parts"},
+        assumptions={"memory.read_latency": "not measured"},
+    )
+    assert (board.memory.bytes_numerator, board.memory.bytes_denominator) == (15, 1)
+
+
+def test_a_board_can_be_hashed_and_pickled(tmp_path: Path) -> None:
+    board = Board.load(write(tmp_path, TEXT))
+    assert pickle.loads(pickle.dumps(board)) == board
+    assert hash(board) == hash(Board.load(str(tmp_path / "toy.toml")))
+
+
+def test_figures_name_every_number_once(tmp_path: Path) -> None:
+    figures = Board.load(write(tmp_path, TEXT)).figures()
+    assert len(figures) == 13
+    assert figures["clock_hz"] == 100_000_000
+    assert figures["resources.lut"] == 3000
+    assert figures["memory.outstanding"] == 4
+    assert "memory.clock_hz" not in figures
+
+
+def test_whole_floats_are_numbers(tmp_path: Path) -> None:
+    text = TEXT.replace("100_000_000", "100e6")
+    assert Board.load(write(tmp_path, text)).clock_hz == 100_000_000
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('name = "toy"', "name = toy", "Invalid value"),
+        ('name = "toy"', "name = 3", "name is 3; legal: text"),
+        ('name = "toy"', 'name = " "', "legal: printable text"),
+        ('name = "toy"', "", "key 'name' is missing"),
+        ('"ultrascale+"', '"spartan"', "family is 'spartan'; legal: ultrascale+ or versal"),
+        ("clock_hz = 100_000_000", "clock_hz = 0", "clock_hz is 0"),
+        ("clock_hz = 100_000_000", "clock_hz = true", "clock_hz is True"),
+        ("clock_hz = 100_000_000", 'clock_hz = "fast"', "clock_hz is 'fast'"),
+        ("clock_hz = 100_000_000", "clock_hz = 1.5", "clock_hz is 1.5"),
+        ("clock_hz = 100_000_000", "clock_hz = inf", "clock_hz is inf"),
+        ("clock_hz = 100_000_000", "clock_hz = nan", "clock_hz is nan"),
+        ("clock_hz = 100_000_000", f"clock_hz = {'9' * 5000}", "board"),
+        ("dsp = 10", "dsp = -10", "resources.dsp is -10"),
+        ("dsp = 10", "dsps = 10", "unknown key 'resources.dsps'"),
+        ("dsp = 10", "", "key 'resources.dsp' is missing"),
+        ("uram = 0", "uram = -1", "resources.uram is -1"),
+        ("ports = 2", "ports = 0", "memory.ports is 0"),
+        ("ports = 2", "ports = 65", "memory.ports is 65"),
+        ("port_bits = 64", "port_bits = 96", "memory.port_bits is 96; legal: a power of two"),
+        ("burst_bytes = 256", "burst_bytes = 8192", "memory.burst_bytes is 8192"),
+        ("burst_bytes = 256", "burst_bytes = 4", "memory.burst_bytes is 4"),
+        ("read_latency = 30", "read_latency = 0", "memory.read_latency is 0"),
+        ("outstanding = 4", "outstanding = 0", "memory.outstanding is 0"),
+        ("outstanding = 4", "outstanding = 4\nclock_hz = 1", "unknown key 'memory.clock_hz'"),
+        ("[memory]", "[memory.deep]", "unknown key 'memory.deep'"),
+        ("[resources]", "[[resources]]", "legal: a table [resources]"),
+        ("[sources]", "[source]", "unknown key 'source'"),
+        ('"resources" =', '"resources.luts" =', "sources names 'resources.luts'"),
+        ("https://", "http://", "legal: an address that starts with https://"),
+        ('"memory.read_latency"', "memory.read_latency", "assumptions.'memory' is"),
+        ('"not measured"', "80", "legal: text"),
+        ('"not measured"', '""', "legal: text"),
+    ],
+)
+def test_illegal_files_end_in_one_line(tmp_path: Path, old: str, new: str, says: str) -> None:
+    assert TEXT.count(old) == 1
+    with pytest.raises(InputError) as caught:
+        Board.load(write(tmp_path, TEXT.replace(old, new)))
+    message = str(caught.value)
+    assert says in message
+    assert message.startswith(f"board {tmp_path}")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\xff\xfe", b"\x00", b"[" * 100_000, b"a = " + b"[" * 5000, b"#" * (1 << 21)],
+    ids=["empty", "not-utf8", "nul", "brackets", "deep", "large"],
+)
+def test_garbage_files_end_in_one_line(tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(InputError) as caught:
+        Board.load(write(tmp_path, data))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["missing.toml", "."])
+def test_unreadable_files_say_so(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder.toml").mkdir()
+    for path in (tmp_path / name / "x.toml", tmp_path / "folder.toml"):
+        with pytest.raises(InputError, match="cannot read board file"):
+            Board.load(path)
+
+
+@pytest.mark.parametrize("name", ["", "zcu", "../zcu102", "zcu102/", "__init__"])
+def test_unknown_names_list_the_known(name: str) -> None:
+    with pytest.raises(InputError, match=r"unknown board .*; known: .*zcu102.*"):
+        Board.load(name)
+
+
+def test_overrides_are_marked_and_leave_the_original(tmp_path: Path) -> None:
+    board = Board.load(write(tmp_path, TEXT))
+    changed = board.with_overrides(["memory.read_latency=80", "resources.dsp=2e2"])
+    assert changed.memory.read_latency == 80
+    assert changed.resources.dsp == 200
+    assert set(changed.assumptions) == {"memory.read_latency", "resources.dsp"}
+    assert "80" in changed.assumptions["memory.read_latency"]
+    assert board.memory.read_latency == 30
+    assert "resources.dsp" not in board.assumptions
+    assert board.with_overrides([]) == board
+
+
+def test_bytes_per_cycle_follow_the_clock() -> None:
+    board = Board.load("zcu102").with_overrides(["clock_hz=200e6"])
+    ratio = Fraction(board.memory.bytes_numerator, board.memory.bytes_denominator)
+    assert ratio == Fraction(15_360_000_000, 200_000_000)
+    assert (board.memory.bytes_numerator, board.memory.bytes_denominator) == (384, 5)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *("dsp=3", "=3", "name=other", "sources=1", "memory.clock_hz=1", "memory.ports=-1", "memory.ports=1e3"),
+        *("clock_hz", "clock_hz=", "clock_hz=fast", "clock_hz=1.5", "clock_hz=nan", "clock_hz=0", "clock_hz=1e300"),
+    ],
+)
+def test_illegal_overrides_end_in_one_line(setting: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Board.load("zcu102").with_overrides([setting])
+    assert "--set" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_memory_runs_at_the_clock_of_the_board() -> None:
+    with pytest.raises(ValueError, match=r"memory\.clock_hz"):
+        replace(Board.load("zcu102"), clock_hz=1)
+
+
+def test_boards_are_sorted_names() -> None:
+    assert list(boards()) == sorted(boards())
+    assert "zcu102" in boards()

@@ -1,0 +1,174 @@
+import inspect
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from codesign import cli, flow
+from codesign.cli import Answer, Option, Verb, main
+from codesign.errors import BundleError, CheckError, CodesignError, InputError, NothingFits, ToolError
+
+
+def verb(call: object, **settings: object) -> Verb:
+    assert callable(call)
+    return Verb("toy", "a toy", call, lambda value: Answer({"value": value}, f"value: {value}"), **settings)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    monkeypatch.setattr(cli, "VERBS", (verb(lambda: 3),))
+    return monkeypatch
+
+
+@pytest.mark.parametrize("entry", cli.VERBS, ids=lambda entry: entry.name)
+def test_a_verb_is_a_thin_call_of_the_function_of_its_name(entry: Verb) -> None:
+    assert entry.call is getattr(flow, entry.name)
+    names = [option.flag.lstrip("-").replace("-", "_") for option in entry.options]
+    assert names == list(inspect.signature(entry.call).parameters)
+
+
+@pytest.mark.usefixtures("toy")
+def test_text_and_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["toy"]) == 0
+    assert capsys.readouterr().out == "value: 3\n"
+    assert main(["toy", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"value": 3}
+
+
+def test_options_reach_the_function_by_name(toy: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    options = (Option("model", "a name"), Option("--clock-mhz", "a clock", {"type": float, "default": 300.0}))
+    toy.setattr(cli, "VERBS", (verb(lambda model, clock_mhz: [model, clock_mhz], options=options),))
+    assert main(["toy", "net", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"value": ["net", 300.0]}
+    assert main(["toy", "net", "--clock-mhz", "250", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"value": ["net", 250.0]}
+
+
+def test_a_failed_check_sets_the_exit_code(toy: pytest.MonkeyPatch) -> None:
+    toy.setattr(cli, "VERBS", (Verb("toy", "a toy", lambda: None, lambda _: Answer({}, "failed", 1)),))
+    assert main(["toy"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (CodesignError("it failed"), 1),
+        (CheckError("it failed"), 1),
+        (NothingFits("it failed"), 1),
+        (InputError("it\nfailed"), 2),
+        (BundleError("it failed"), 2),
+        (ToolError("it failed"), 3),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+@pytest.mark.parametrize("flags", [[], ["--json"], ["--quiet"]])
+def test_failures_are_one_line(
+    toy: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: CodesignError, code: int, flags: list[str]
+) -> None:
+    def fail() -> None:
+        raise error
+
+    toy.setattr(cli, "VERBS", (verb(fail),))
+    assert main(["toy", *flags]) == code
+    printed = capsys.readouterr()
+    assert printed.err == "codesign: error: it failed\n"
+    assert printed.out == ""
+
+
+def test_a_tool_s_failure_shows_command_directory_and_log(
+    toy: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise ToolError("it failed", ("c++", "x.cpp"), Path("obj"), "x.cpp:1: error\n")
+
+    toy.setattr(cli, "VERBS", (verb(fail),))
+    assert main(["toy"]) == 3
+    printed = capsys.readouterr().err
+    assert printed == "codesign: error: it failed\ncommand: c++ x.cpp\ndirectory: obj\nx.cpp:1: error\n"
+
+
+def test_an_interrupt_ends_with_130(toy: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    toy.setattr(cli, "VERBS", (verb(interrupt),))
+    assert main(["toy"]) == 130
+    assert capsys.readouterr().err == "codesign: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("quiet", "expected"), [([], "progress\nwarning\n"), (["--quiet"], "warning\n")], ids=["talking", "quiet"]
+)
+def test_logs_go_to_stderr(
+    toy: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], quiet: list[str], expected: str
+) -> None:
+    def log() -> int:
+        logging.getLogger("codesign.toy").info("progress")
+        logging.getLogger("codesign.toy").warning("warning")
+        return 1
+
+    toy.setattr(cli, "VERBS", (verb(log),))
+    assert main(["toy", "--json", *quiet]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == expected
+    assert json.loads(printed.out) == {"value": 1}
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["none"],
+        ["--json"],
+        ["boards", "extra"],
+        ["boards", "--js"],
+        ["boards", "--unknown"],
+        ["doctor", "--json=1"],
+    ],
+)
+def test_wrong_usage_is_one_line(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("codesign: error: ")
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["boards", "-h"]])
+def test_help_is_no_failure(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv) == 0
+    assert "usage: codesign" in capsys.readouterr().out
+
+
+def test_boards(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["boards"]) == 0
+    heading, *rows = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["name", "part", "family", "MHz", "dsp", "bram36", "uram", "lut", "ff", "GB/s"]
+    zcu102 = ["zcu102", "xczu9eg-ffvb1156-2-e", "ultrascale+", "300", "2520", "912", "0", "274080", "548160", "15.36"]
+    assert zcu102 in [row.split() for row in rows]
+
+
+def test_boards_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["boards", "--json"]) == 0
+    found = {board["name"]: board for board in json.loads(capsys.readouterr().out)["boards"]}
+    assert found["zcu102"]["resources"]["dsp"] == 2520
+    assert "clock_hz" in found["zcu102"]["assumptions"]
+
+
+def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    text = capsys.readouterr().out
+    assert main(["doctor", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    for tool in data["tools"]:
+        assert tool["name"] in text
+        assert (f"to get {tool['name']}: {tool['get']}" in text) == (tool["found"] is None)
+
+
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "codesign", "none"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("codesign: error: ")

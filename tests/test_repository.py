@@ -1,0 +1,81 @@
+"""The layout holds together: one package from four folders, and the house rules."""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MAPPED = ("boards", "hw", "quant", "sim")
+LONGEST_FUNCTION = 60  # lines
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+FORBIDDEN = ("# no" + "qa", "TO" + "DO", "FIX" + "ME", "x" + "fail(")
+
+
+def sources() -> Iterator[Path]:
+    for folder in ("codesign", *MAPPED, "tests"):
+        yield from (path for path in (ROOT / folder).rglob("*.py") if "codesign/" + path.parent.name not in str(path))
+
+
+@pytest.mark.parametrize("name", MAPPED)
+def test_the_links_are_relative(name: str) -> None:
+    assert os.readlink(ROOT / "codesign" / name) == f"../{name}"
+
+
+@pytest.mark.parametrize("name", MAPPED)
+def test_a_mapped_folder_cannot_be_imported_twice(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", f"import {name}"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert f"ImportError: import this package as codesign.{name}, not {name}" in done.stderr
+
+
+@pytest.mark.parametrize("name", MAPPED)
+def test_a_mapped_folder_is_flat_and_wholly_packaged(name: str) -> None:
+    patterns = ["*.py", *PROJECT["tool"]["setuptools"]["package-data"].get(f"codesign.{name}", [])]
+    for path in (ROOT / name).iterdir():
+        if path.name != "__pycache__":
+            assert path.is_file(), path
+            assert any(fnmatch(path.name, pattern) for pattern in patterns), path
+
+
+def test_tests_are_named_after_modules() -> None:
+    for folder in ("codesign", *MAPPED):
+        for path in (ROOT / "tests" / folder).iterdir():
+            assert path.suffix != ".py" or path.name.startswith(("test_", "__init__", "conftest", "helpers")), path
+
+
+@pytest.mark.parametrize("path", sorted(sources()), ids=lambda path: str(path.relative_to(ROOT)))
+def test_house_rules(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert not [word for word in FORBIDDEN if word in text]
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            lines = (node.end_lineno or 0) - node.lineno + 1
+            assert lines <= LONGEST_FUNCTION, f"{node.name} has {lines} lines"
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_every_module(tmp_path: Path) -> None:
+    copy = tmp_path / "source"
+    unwanted = shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__", "tests", "notebooks")
+    shutil.copytree(ROOT, copy, symlinks=True, ignore=unwanted)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(copy)]
+    subprocess.run(command, check=True, timeout=300)
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        packed = {name for name in wheel.namelist() if name.startswith("codesign/")}
+        assert {name.partition("/")[0] for name in wheel.namelist()} == {"codesign", "codesign-0.1.0.dist-info"}
+    expected = {f"codesign/{path.name}" for path in (ROOT / "codesign").glob("*.py")} | {"codesign/py.typed"}
+    expected |= {f"codesign/data/{path.name}" for path in (ROOT / "codesign" / "data").glob("*")}
+    expected |= {
+        f"codesign/{name}/{path.name}" for name in MAPPED for path in (ROOT / name).iterdir() if path.is_file()
+    }
+    assert packed == expected

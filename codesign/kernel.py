@@ -8,7 +8,7 @@ same expression serves one design and a million of them.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import ClassVar
+from typing import ClassVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,10 @@ class Resources:
         return Resources(**{name: value * count for name, value in vars(self).items()})
 
 
+@overload
+def ceil_div(a: int, b: int) -> int: ...
+@overload
+def ceil_div(a: Number, b: Number) -> Number: ...
 def ceil_div(a: Number, b: Number) -> Number:
     """Integer ceiling of ``a / b`` for scalars and arrays.
 

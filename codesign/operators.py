@@ -123,6 +123,18 @@ def _sigmoid(x: Array) -> Array:
     return np.asarray(np.where(x >= 0, 1.0, small) / (1.0 + small))
 
 
+def _hard_sigmoid(x: Array, alpha: float, beta: float) -> Array:
+    return np.clip(alpha * x + beta, 0.0, 1.0)
+
+
+def _mod(c: Call) -> tuple[Array, ...]:
+    a, b = c.array(0), c.array(1)
+    check_size(np.broadcast_shapes(a.shape, b.shape))
+    if not np.all(b):
+        raise ValueError("a remainder of a division by 0; legal: any other divisor")
+    return (np.fmod(a, b) if c.integer("fmod", 0) else np.mod(a, b),)
+
+
 def _gelu(c: Call) -> tuple[Array, ...]:
     x, form = c.array(0), c.text("approximate", "none")
     if form == "tanh":
@@ -377,7 +389,7 @@ def _unsqueeze(c: Call) -> tuple[Array, ...]:
 
 def _flatten(c: Call) -> tuple[Array, ...]:
     x, axis = c.array(0), c.integer("axis", 1)
-    return (x.reshape(math.prod(x.shape[: axis % (x.ndim + 1) if axis < 0 else axis]), -1),)
+    return (x.reshape(math.prod(x.shape[: axis + x.ndim if axis < 0 else axis]), -1),)
 
 
 def _expand(c: Call) -> tuple[Array, ...]:
@@ -485,8 +497,12 @@ def elementwise() -> Mapping[str, Operator]:
         "Clip": _clip,
         "Div": _binary(_div),
         "Erf": _unary(_erf),
+        "Elu": lambda c: (np.where(c.array(0) > 0, c.array(0), c.real("alpha", 1.0) * np.expm1(c.array(0))),),
         "Exp": _unary(np.exp),
         "Gelu": _gelu,
+        "HardSigmoid": lambda c: (_hard_sigmoid(c.array(0), c.real("alpha", 0.2), c.real("beta", 0.5)),),
+        "HardSwish": _unary(lambda x: x * _hard_sigmoid(x, 1 / 6, 0.5)),
+        "LeakyRelu": lambda c: (np.where(c.array(0) > 0, 1.0, c.real("alpha", 0.01)) * c.array(0),),
         "Max": _fold(np.maximum),
         "Min": _fold(np.minimum),
         "Mul": _binary(np.multiply),
@@ -498,6 +514,7 @@ def elementwise() -> Mapping[str, Operator]:
         "Softplus": _unary(lambda x: np.logaddexp(x, 0.0)),
         "Sqrt": _unary(np.sqrt),
         "Sub": _binary(np.subtract),
+        "Swish": lambda c: (c.array(0) * _sigmoid(c.real("alpha", 1.0) * c.array(0)),),
         "Tanh": _unary(np.tanh),
     }
 
@@ -543,6 +560,7 @@ def operators() -> Mapping[str, Operator]:
         "Less": _binary(np.less),
         "LessOrEqual": _binary(np.less_equal),
         "MatMul": _matmul,
+        "Mod": _mod,
         "Not": _unary(np.logical_not),
         "Or": _binary(np.logical_or),
         "Quant": _quant,

@@ -9,7 +9,7 @@ in slots of ``db`` passes; a pass lasts as long as the longest of the three need
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -95,17 +95,20 @@ class AttentionKernel(Kernel):
         if not isinstance(layer, Attention):
             return f"a {type(layer).__name__} is not an attention layer"
         limits = {"head_dim": MAX_HEAD_DIM, "keys": MAX_KEYS, "heads": 255, "rows": 0xFFFF, "window": 0xFFFF}
-        over = [f"{name} {getattr(layer, name)} > {most}" for name, most in limits.items() if getattr(layer, name) > most]
+        over = [
+            f"{name} {getattr(layer, name)} > {most}" for name, most in limits.items() if getattr(layer, name) > most
+        ]
         return f"{layer.name}: {', '.join(over)}" if over else None
 
     @classmethod
     def legal(cls, params: Params) -> Number:
         """Truth of the parameters being a legal design; see the class."""
-        t_a, n_a, keys, db = (params[name] for name in ("t_a", "n_a", "max_keys", "db_max"))
-        return (
+        t_a, n_a, keys, db = _values(params, "t_a", "n_a", "max_keys", "db_max")
+        result: Number = (
             _power_of_two(t_a) * (t_a <= 32) * (n_a % 2 == 0) * (n_a >= 2) * (n_a <= 32)
             * _power_of_two(keys) * (keys >= 2) * (keys <= MAX_KEYS) * (db >= 1) * (t_a * db <= MAX_HEAD_DIM)
         )  # fmt: skip
+        return result
 
     @staticmethod
     def golden(layer: Attention, q: IntLike, k: IntLike, v: IntLike, query_offset: int = 0) -> IntArray:
@@ -129,22 +132,23 @@ class AttentionKernel(Kernel):
             params: t_a, n_a.
             work: rows, keys, heads, head_dim, mask (index into MASKS), window, query_offset.
         """
-        groups = _Groups(params["n_a"], work)
-        passes = params["n_a"] + work["heads"] * groups.total() + groups.longest()
-        blocks = ceil_div(work["head_dim"], params["t_a"])
-        return _latency(params["t_a"]) + blocks * passes + groups.last_rows()
+        t_a, n_a = _values(params, "t_a", "n_a")
+        groups = _Groups(n_a, work)
+        passes = n_a + work["heads"] * groups.total() + groups.longest()
+        blocks = ceil_div(work["head_dim"], t_a)
+        result: Number = _latency(t_a) + blocks * passes + groups.last_rows()
+        return result
 
     @classmethod
     def resources(cls, params: Params) -> Resources:
         """DSP and block RAM exact from the structure, LUT and FF estimated."""
-        t_a, n_a, keys, db = (params[name] for name in ("t_a", "n_a", "max_keys", "db_max"))
+        t_a, n_a, keys, db = _values(params, "t_a", "n_a", "max_keys", "db_max")
         score_bits, total_bits = 16 + _clog2(t_a * db), 8 + _clog2(keys)
-        dsp = n_a * t_a // 2 + n_a * ceil_div(t_a, 2) + n_a + t_a + 1
         scores = bram36(n_a * (score_bits + 1), 2 * keys)
-        queries = bram36(72 * ceil_div(n_a * t_a, 8), 2 * (1 << _clog2(db)) if isinstance(db, int) else 2 ** (1 + _clog2(db)))
+        queries = bram36(72 * ceil_div(n_a * t_a, 8), 2 * 2 ** _clog2(db))
         sums = n_a * t_a * (total_bits + 8)
         return Resources(
-            dsp=dsp,
+            dsp=n_a * t_a // 2 + n_a * ceil_div(t_a, 2) + n_a + t_a + 1,
             bram36=scores + queries + ceil_div(n_a, 4),
             lut=2 * sums + n_a * (4 * score_bits + 150) + t_a * 150 + 17 * total_bits + 1200,
             ff=2 * sums + n_a * (3 * score_bits + 160) + t_a * 160 + 51 * total_bits + 1200,
@@ -156,7 +160,12 @@ class AttentionKernel(Kernel):
         return 0 * work["rows"]
 
 
-def _latency(t_a: Number) -> Number:
+def _values(source: Mapping[str, Number], *names: str) -> tuple[Any, ...]:
+    """Some values of a mapping; the type of arithmetic on integers or arrays is beyond the checker."""
+    return tuple(source[name] for name in names)
+
+
+def _latency(t_a: Any) -> Any:
     """Cycles of a command that are no slots and no rows of the last group."""
     setup = 2 * Requantizer.latency() + 9
     dot = PackedDot.latency(0) + _smaller(t_a, _CHAIN) + (t_a > 4) + (t_a > 8) + (t_a > 16)
@@ -174,25 +183,25 @@ class _Groups:
     A causal mask is a sliding one with a window past all rows; a full mask a causal one past all keys.
     """
 
-    def __init__(self, n_a: Number, work: Work) -> None:
-        self.n, self.rows, self.keys = n_a, work["rows"], work["keys"]
-        full, sliding = work["mask"] == _FULL, work["mask"] == _SLIDING
-        self.offset = _choose(full, self.keys, work["query_offset"])
-        self.window = _choose(sliding, work["window"], self.offset + self.rows)
-        self.count = ceil_div(self.rows, n_a)
-        self.most = larger(_smaller(n_a + self.window - 1, self.keys), n_a)
+    def __init__(self, n_a: Any, work: Work) -> None:
+        rows, keys, mask, window, offset = _values(work, "rows", "keys", "mask", "window", "query_offset")
+        self.n, self.rows, self.keys = n_a, rows, keys
+        self.offset = _choose(mask == _FULL, keys, offset)
+        self.window = _choose(mask == _SLIDING, window, self.offset + rows)
+        self.count = ceil_div(rows, n_a)
+        self.most = larger(_smaller(n_a + self.window - 1, keys), n_a)
 
-    def last_rows(self) -> Number:
+    def last_rows(self) -> Any:
         """Rows of the last group."""
         return self.rows - (self.count - 1) * self.n
 
-    def passes(self, group: Number) -> Number:
+    def passes(self, group: Any) -> Any:
         """Pass length of one group."""
         first = self.offset + group * self.n
         end = _smaller(first + _smaller(self.n, self.rows - group * self.n), self.keys)
         return larger(end - larger(first - self.window + 1, 0), self.n)
 
-    def total(self) -> Number:
+    def total(self) -> Any:
         """Sum of the pass lengths: ``most`` each, less the rise, less the fall; the last apart."""
         others = self.count - 1
         reach = self.keys + self.window - 1
@@ -201,7 +210,7 @@ class _Groups:
         fall = _ramp(last - reach + self.most, self.n, others) - _ramp(last - reach + self.n, self.n, others)
         return others * self.most - rise - fall + self.passes(others)
 
-    def longest(self) -> Number:
+    def longest(self) -> Any:
         """The largest pass length: where the rise ends, one before, or the last group."""
         last = self.count - 1
         top = _smaller(larger(ceil_div(self.most - self.n - self.offset, self.n), 0), last)
@@ -209,39 +218,37 @@ class _Groups:
         return larger(best, self.passes(last))
 
 
-def _ramp(start: Number, step: Number, count: Number) -> Number:
+def _ramp(start: Any, step: Any, count: Any) -> Any:
     """``sum(max(0, start - g * step) for g in range(count))``.
 
     >>> _ramp(7, 3, 5), _ramp(7, 3, 2), _ramp(-1, 3, 2)
     (12, 11, 0)
     """
-    terms = _smaller(larger(ceil_div(start, step), 0), count)
+    terms: Any = _smaller(larger(ceil_div(start, step), 0), count)
     return terms * start - step * (terms * (terms - 1) // 2)
 
 
-def _smaller(a: Number, b: Number) -> Number:
+def _smaller(a: Any, b: Any) -> Any:
     return -larger(-a, -b)
 
 
-def _choose(condition: Number, a: Number, b: Number) -> Number:
+def _choose(condition: Any, a: Any, b: Any) -> Any:
     """``a`` where the condition holds, else ``b``; keeps Python integers."""
     if isinstance(condition, bool):
         return a if condition else b
     return np.where(condition, a, b)
 
 
-def _clog2(x: Number) -> Number:
+def _clog2(x: Any) -> Any:
     """Bits of ``x - 1`` for 1 <= x <= 2**16."""
     return sum(((x > (1 << bit)) * 1 for bit in range(16)), 0 * x)
 
 
-def _power_of_two(x: Number) -> Number:
+def _power_of_two(x: Any) -> Any:
     return (x > 0) * ((x & (x - 1)) == 0)
 
 
 def work_of(command: Mapping[str, int], t_a: int) -> dict[str, int]:
     """The work of a command, as `AttentionKernel.cycles` takes it."""
-    return {
-        **{name: command[name] for name in ("rows", "keys", "heads", "mask", "window", "query_offset")},
-        "head_dim": command["db"] * t_a,
-    }
+    fields = ("rows", "keys", "heads", "mask", "window", "query_offset")
+    return {**{name: command[name] for name in fields}, "head_dim": command["db"] * t_a}

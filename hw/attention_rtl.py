@@ -304,11 +304,16 @@ class _Slots(wiring.Component):
 class _RowWalk(wiring.Component):
     """Addresses of rows, block by block: from ``base`` at start, one word further at each turn."""
 
-    start: In(1)
-    turn: In(1)
-    base: In(POINTER_BITS)
-    stride: In(17)
-    address: Out(POINTER_BITS)
+    def __init__(self) -> None:
+        super().__init__(
+            {
+                "start": In(1),
+                "turn": In(1),
+                "base": In(POINTER_BITS),
+                "stride": In(17),
+                "address": Out(POINTER_BITS),
+            }
+        )
 
     def elaborate(self, platform: object) -> Module:
         """The address and the one at which the next block begins."""
@@ -404,11 +409,11 @@ class ScorePair(SharedComponent):
         """Packed chains of at most four, an adder tree, two accumulators."""
         m = Module()
         chain = min(self.t_a, 4)
-        products = [[], []]  # type: tuple[list[Value], list[Value]]
+        products: tuple[list[Value], list[Value]] = ([], [])
         for part in range(self.t_a // chain):
             m.submodules[f"dot{part}"] = dot = PackedDot(chain)
-            for side in ("x", "w0", "w1"):
-                m.d.comb += getattr(dot, side).eq(getattr(self, side).word_select(part, 8 * chain))
+            for name in ("x", "w0", "w1"):
+                m.d.comb += getattr(dot, name).eq(getattr(self, name).word_select(part, 8 * chain))
             products[0].append(dot.y0)
             products[1].append(dot.y1)
         for side, score in enumerate((self.s0, self.s1)):
@@ -421,10 +426,15 @@ class ScorePair(SharedComponent):
 class ExpTable(SharedComponent):
     """The exponential table with two readers, one 18-Kbit block RAM; see `EXP_LATENCY`."""
 
-    u0: In(10)
-    u1: In(10)
-    e0: Out(8)
-    e1: Out(8)
+    def __init__(self) -> None:
+        super().__init__(
+            {
+                "u0": In(10),
+                "u1": In(10),
+                "e0": Out(8),
+                "e1": Out(8),
+            }
+        )
 
     @property
     def module_name(self) -> str:
@@ -655,8 +665,11 @@ class _Drain(wiring.Component):
 
 @dataclass(frozen=True)
 class _Scores:
-    """What the score stage tells of a key: values per pair of rows, is it complete, the job's first, where
-    in the buffer it belongs, and which rows may see it.
+    """What the score stage tells of a key.
+
+    Attributes:
+        pairs: its scores, per pair of rows; complete: they are ready.
+        first: it is its job's first; place: its word of the buffer; allowed: the rows that see it.
     """
 
     pairs: list[tuple[Value, Value]]

@@ -52,6 +52,13 @@ class Bus:
         return BURST_BYTES // self.word_bytes
 
 
+def next_burst(bus: Bus, addr: Value, left: Value) -> Value:
+    """Bus words of the next burst: up to the next multiple of 256 bytes, so that it never crosses a page."""
+    low = (bus.word_bytes - 1).bit_length()
+    room = bus.burst_words - addr[low : (BURST_BYTES - 1).bit_length()]
+    return Mux(left > room, room, left)
+
+
 class AxiRead(wiring.Signature):
     """Read half of an AXI4 master, without the constant signals that the top adds."""
 
@@ -103,18 +110,17 @@ class BurstMaker(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Counts down the words that are left."""
         m = Module()
-        full = self.bus.burst_words
         addr, left = Signal(ADDR_BITS), Signal(24)
         words = Signal(8)
         m.d.comb += [
-            words.eq(Mux(left > full, full, left)),
+            words.eq(next_burst(self.bus, addr, left)),
             self.idle.eq(left == 0),
             self.request.valid.eq((left != 0) & (self.space >= words)),
             self.request.payload.addr.eq(addr),
             self.request.payload.words.eq(words),
         ]
         with m.If(self.request.valid & self.request.ready):
-            m.d.sync += [addr.eq(addr + BURST_BYTES), left.eq(left - words)]
+            m.d.sync += [addr.eq(addr + (words << (self.bus.word_bytes - 1).bit_length())), left.eq(left - words)]
         with m.If(self.start):
             m.d.sync += [addr.eq(self.addr), left.eq(self.words)]
         return m
@@ -130,6 +136,7 @@ class ReadPath(wiring.Component):
         request0..2: bursts wanted.
         axi0..: the AXI ports.
         failed: a read was answered with an error.
+        stop: no more bursts are issued. idle: no burst is under way.
         valid, to, data: one bus word per cycle and its destination.
     """
 
@@ -141,7 +148,8 @@ class ReadPath(wiring.Component):
             f"request{i}": In(stream.Signature(_Request())) for i in range(self.CLIENTS)
         }
         members |= {f"axi{p}": Out(AxiRead(8 * bus.port_bytes)) for p in range(bus.ports)}
-        members |= {"failed": Out(1), "valid": Out(1), "to": Out(2), "data": Out(8 * bus.word_bytes)}
+        members |= {"stop": In(1), "idle": Out(1), "failed": Out(1)}
+        members |= {"valid": Out(1), "to": Out(2), "data": Out(8 * bus.word_bytes)}
         super().__init__(members)
 
     def elaborate(self, platform: object) -> Module:
@@ -156,6 +164,7 @@ class ReadPath(wiring.Component):
             self._axi(m, getattr(self, f"axi{index}"), port)
         axis = [getattr(self, f"axi{p}") for p in range(bus.ports)]
         m.d.comb += self.failed.eq(Cat(*(axi.rvalid & (axi.rresp != 0) for axi in axis)).any())
+        m.d.comb += self.idle.eq(~order.r.valid)
         self._issue(m, order, ports)
         self._deliver(m, order, ports)
         return m
@@ -174,12 +183,13 @@ class ReadPath(wiring.Component):
         turn = Signal(range(max(2, len(ports))))
         free = Array(port.free for port in ports)[turn]
         chosen = Signal(_Request())
-        valid, taken = Signal(), Signal()
-        m.d.comb += [valid.eq(Cat(*(c.valid for c in clients)).any()), taken.eq(valid & free & order.w.ready)]
+        may, valid, taken = Signal(), Signal(), Signal()
+        m.d.comb += [may.eq(free & order.w.ready & ~self.stop), taken.eq(valid & may)]
+        m.d.comb += valid.eq(Cat(*(c.valid for c in clients)).any())
         earlier: Value = Signal()
         for client in clients:
             with m.If(client.valid & ~earlier):
-                m.d.comb += [chosen.eq(client.payload), client.ready.eq(free & order.w.ready)]
+                m.d.comb += [chosen.eq(client.payload), client.ready.eq(may)]
             earlier = earlier | client.valid
         with m.If(taken):
             m.d.sync += turn.eq(Mux(turn == len(ports) - 1, 0, turn + 1))
@@ -429,6 +439,7 @@ class StoreEngine(wiring.Component):
         source, source_select: read port of the memory chosen by the command.
         axi0..: the AXI ports.
         failed: a write was answered with an error.
+        stop: no more bursts are begun. idle: no burst is under way.
     """
 
     def __init__(self, bus: Bus, memories: int) -> None:
@@ -436,6 +447,7 @@ class StoreEngine(wiring.Component):
         members: dict[str, wiring.Member] = {
             "command": In(stream.Signature(STORE_OPERANDS)), "done": Out(1), "busy": Out(1), "error": Out(1),
             "source": Out(ReadPort(24, 8 * bus.word_bytes)), "source_select": Out(8), "failed": Out(1),
+            "stop": In(1), "idle": Out(1),
         }  # fmt: skip
         members |= {f"axi{p}": Out(AxiWrite(8 * bus.port_bytes)) for p in range(bus.ports)}
         super().__init__(members)
@@ -455,15 +467,16 @@ class StoreEngine(wiring.Component):
             self.command.ready.eq(~self.busy),
             taken.eq(self.command.valid & self.command.ready & legal),
             self.error.eq(self.command.valid & self.command.ready & ~legal),
-            words.eq(Mux(left > bus.burst_words, bus.burst_words, left)),
-            read.eq((left != 0) & ((count != 0) | free)),
+            words.eq(next_burst(bus, dram, left)),
+            read.eq((left != 0) & ((count != 0) | (free & ~self.stop))),
+            self.idle.eq((count == 0) & (unanswered == 0)),
             last.eq(read & (count == words - 1)),
             self.source.addr.eq(address),
         ]
         with m.If(read):
             m.d.sync += [address.eq(address + 1), count.eq(count + 1)]
         with m.If(last):
-            m.d.sync += [count.eq(0), left.eq(left - words), dram.eq(dram + BURST_BYTES)]
+            m.d.sync += [count.eq(0), left.eq(left - words), dram.eq(dram + (words << (bus.word_bytes - 1).bit_length()))]
             m.d.sync += turn.eq(Mux(turn == bus.ports - 1, 0, turn + 1))
         answers = sum((port.answered for port in ports[1:]), ports[0].answered)
         ending = Signal()

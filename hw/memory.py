@@ -11,6 +11,7 @@ READ_LATENCY = 2
 """Cycles from an address to its data, for every memory."""
 
 _BRAM36_SHAPES = ((512, 72), (1024, 36), (2048, 18), (4096, 9), (8192, 4), (16384, 2), (32768, 1))
+_BRAM18_SHAPES = ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1))
 _LUTRAM_DEPTH = 64
 
 
@@ -75,6 +76,49 @@ class RowMemory(SharedComponent):
             self._copy(m, index, width)
         return m
 
+    def verilog(self) -> str:
+        """The same memory as text: block RAM of any size at no cost of elaboration."""
+        word = max(self.write_bits, *self.read_bits)
+        slice_bits = self.write_bits // max(1, self.mask_bits)
+        mask = f"input [{self.mask_bits - 1}:0] write_mask,\n  " if self.mask_bits else ""
+        reads = "".join(
+            f",\n  input [{address_bits(self.bits // w) - 1}:0] read{i}_addr,\n  output reg [{w - 1}:0] read{i}_data"
+            for i, w in enumerate(self.read_bits)
+        )
+        copies = "".join(self._copy_text(i, w, slice_bits) for i, w in enumerate(self.read_bits))
+        return (
+            f"// Memory of {self.bits} bits, widest word {word} bits; reads take {READ_LATENCY} cycles.\n"
+            f"module {self.module_name}(\n  input clk,\n  input rst,\n  input write_en,\n"
+            f"  input [{address_bits(self.bits // self.write_bits) - 1}:0] write_addr,\n  {mask}"
+            f"input [{self.write_bits - 1}:0] write_data{reads}\n);\n{copies}endmodule\n"
+        )
+
+    def _copy_text(self, index: int, read_bits: int, slice_bits: int) -> str:
+        """One physical memory in Verilog."""
+        word, ram = max(self.write_bits, read_bits), f"ram{index}"
+        depth, slices, parts = self.bits // word, word // read_bits, word // self.write_bits
+        style = "block" if depth > _LUTRAM_DEPTH else "distributed"
+        low, part = slices.bit_length() - 1, parts.bit_length() - 1
+        at = f"write_addr[{address_bits(self.bits // self.write_bits) - 1}:{part}]" if depth > 1 else "0"
+        lane = f"write_addr[{part - 1}:0] * {self.write_bits} + " if parts > 1 else ""
+        writes = "".join(
+            f"      if (write_mask[{i}]) {ram}[{at}][{lane}{i * slice_bits} +: {slice_bits}]"
+            f" <= write_data[{i * slice_bits} +: {slice_bits}];\n"
+            for i in range(self.mask_bits)
+        ) or (
+            f"      {ram}[{at}][{lane}0 +: {self.write_bits}] <= write_data;\n" if parts > 1 else f"      {ram}[{at}] <= write_data;\n"
+        )
+        row = f"read{index}_addr[{address_bits(self.bits // read_bits) - 1}:{low}]" if depth > 1 else "0"
+        take = f"word{index}[select{index} * {read_bits} +: {read_bits}]" if slices > 1 else f"word{index}"
+        select = f"  reg [{low - 1}:0] select{index};\n" if slices > 1 else ""
+        follow = f"    select{index} <= read{index}_addr[{low - 1}:0];\n" if slices > 1 else ""
+        return (
+            f'  (* ram_style = "{style}" *) reg [{word - 1}:0] {ram} [0:{depth - 1}];\n'
+            f"  reg [{word - 1}:0] word{index};\n{select}"
+            f"  always @(posedge clk) begin\n    if (write_en) begin\n{writes}    end\n"
+            f"    word{index} <= {ram}[{row}];\n{follow}    read{index}_data <= {take};\n  end\n"
+        )
+
     def _copy(self, m: Module, index: int, read_bits: int) -> None:
         word = max(self.write_bits, read_bits)
         depth = self.bits // word
@@ -115,14 +159,25 @@ def bram36(width_bits: Number, depth: Number) -> Number:
     """Block RAMs (36 Kbit) of one simple dual-port memory, in the best of the device's shapes.
 
     Memories of at most 64 words are LUT RAM and take none. Source: AMD UG573.
+
+    >>> bram36(72, 4096), bram36(64, 64)
+    (8, 0)
     """
-    best: Number = ceil_div(width_bits, 72) * ceil_div(depth, 512)
-    for words, bits in _BRAM36_SHAPES[1:]:
-        best = _smaller(best, ceil_div(width_bits, bits) * ceil_div(depth, words))
+    return _blocks(width_bits, depth, _BRAM36_SHAPES)
+
+
+def bram18(width_bits: Number, depth: Number) -> Number:
+    """Halves of a block RAM (18 Kbit) likewise; two of them are one block RAM of the device.
+
+    >>> bram18(8, 256), bram18(32, 1024)
+    (1, 2)
+    """
+    return _blocks(width_bits, depth, _BRAM18_SHAPES)
+
+
+def _blocks(width_bits: Number, depth: Number, shapes: tuple[tuple[int, int], ...]) -> Number:
+    counts = [ceil_div(width_bits, bits) * ceil_div(depth, words) for words, bits in shapes]
+    best = counts[0]
+    for count in counts[1:]:
+        best = -larger(-best, -count)
     return best * (depth > _LUTRAM_DEPTH)
-
-
-def _smaller(a: Number, b: Number) -> Number:
-    return -larger(-a, -b)
-
-

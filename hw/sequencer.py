@@ -173,3 +173,34 @@ class Sequencer(wiring.Component):
                     m.d.sync += [self.error.eq(ERROR_ILLEGAL + e), self.error_index.eq(index)]
         with m.If(self.start & ~self.running):
             m.d.sync += [self.running.eq(1), self.error.eq(0), self.error_index.eq(0), self.cycles.eq(0), quiet.eq(0)]
+
+
+class Restart(wiring.Component):
+    """Turns the host's start into the sequencer's, after an error by way of a reset.
+
+    Ports:
+        wanted: pulse, the host starts. failed: the run has failed, and no more bursts are begun.
+        settled: no burst is under way.
+        start: pulse to the sequencer, without an error in the same cycle.
+        clear: resets every part for one cycle; start follows in the next.
+        pending: wanted after an error and not started yet.
+    """
+
+    wanted: In(1)
+    failed: In(1)
+    settled: In(1)
+    start: Out(1)
+    clear: Out(1)
+    pending: Out(1)
+
+    def elaborate(self, platform: object) -> Module:
+        """Waiting, cleared."""
+        m = Module()
+        waiting, cleared = Signal(), Signal()
+        m.d.comb += [
+            self.clear.eq(waiting & self.settled),
+            self.pending.eq(waiting | cleared),
+            self.start.eq((self.wanted & ~self.failed & ~waiting) | cleared),
+        ]
+        m.d.sync += [waiting.eq((waiting | (self.wanted & self.failed)) & ~self.clear), cleared.eq(self.clear)]
+        return m

@@ -12,11 +12,16 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from codesign.hw import linear_rtl
+from codesign.hw.attention import AttentionKernel
+from codesign.hw.attention_rtl import AttentionEngine
 from codesign.hw.axi import AxiLite, Registers
 from codesign.hw.dma import COMMANDS, LOAD, TABLE, WEIGHTS, AxiRead, AxiWrite, Bus, FetchEngine, LoadEngine, ReadPath, StoreEngine
 from codesign.hw.memory import READ_LATENCY, RowMemory
 from codesign.hw.multiply import delay
-from codesign.hw.sequencer import Sequencer
+from codesign.hw.sequencer import Restart, Sequencer
+from codesign.hw.vector import VectorKernel
+from codesign.hw.vector_rtl import VectorEngine
+from codesign.hw.verilog import Resettable
 
 ENGINES = ("load", "store", "fetch", "linear", "attention", "vector")
 """Engines in the order of their numbers in a command."""
@@ -33,7 +38,12 @@ WIDE = ("residual", "position")
 ID, CONTROL, STATUS, ERROR, CYCLES_LOW, CYCLES_HIGH = 0x00, 0x20, 0x24, 0x28, 0x2C, 0x30
 LIST_LOW, LIST_HIGH, LIST_COUNT, WATCHDOG, INTERRUPT = 0x34, 0x38, 0x3C, 0x40, 0x44
 BUSY, WAIT = 0x80, 0xA0
-"""Register offsets. ID: eight words of the design's hash; BUSY and WAIT: cycles per engine."""
+"""Register offsets. ID: eight words of the design's hash; BUSY and WAIT: cycles per engine.
+
+CONTROL: writing bit 0 starts a run; after an error this also resets every part, as soon as all bursts
+on the AXI ports have ended. STATUS: bit 0 running, 1 finished, 2 failed (see ERROR), 3 busy: an engine
+works, or after an error a burst has not ended. INTERRUPT: any write takes the interrupt back; for a
+finished run it takes back the status bit too."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +59,8 @@ class Shape:
 
     bus: Bus
     linear: linear_rtl.Shape
-    attention: object | None
-    vector: object | None
+    attention: AttentionKernel | None
+    vector: VectorKernel | None
     memories: Mapping[str, int]
     identity: bytes = bytes(32)
 
@@ -70,24 +80,27 @@ class Top(wiring.Component):
         """Parts first, then the wires between them."""
         m = Module()
         s = self.shape
-        m.submodules.sequencer = sequencer = Sequencer(s.bus, len(ENGINES))
-        m.submodules.reads = reads = ReadPath(s.bus)
-        m.submodules.load = load = LoadEngine(s.bus, len(LOADS))
-        m.submodules.store = store = StoreEngine(s.bus, len(STORES))
-        m.submodules.fetch = fetch = self._fetch_engine()
-        m.submodules.linear = linear = linear_rtl.Linear(s.linear)
+        sequencer, reads = Sequencer(s.bus, len(ENGINES)), ReadPath(s.bus)
+        load, store = LoadEngine(s.bus, len(LOADS)), StoreEngine(s.bus, len(STORES))
+        fetch, linear = self._fetch_engine(), linear_rtl.Linear(s.linear)
         engines: dict[str, wiring.Component] = {"load": load, "store": store, "fetch": fetch, "linear": linear}
         if s.attention:
-            m.submodules.attention = engines["attention"] = attention_rtl.Attention(s.attention)
+            engines["attention"] = self._attention_engine(s.attention)
         if s.vector:
-            m.submodules.vector = engines["vector"] = vector_rtl.Vector(s.vector)
+            engines["vector"] = self._vector_engine(s.vector)
+        m.submodules.restart = restart = Restart()
+        for name, part in {"sequencer": sequencer, "reads": reads, **engines}.items():
+            m.submodules[name] = Resettable(name, part, restart.clear)
         self._axi(m, reads, store)
         self._read_path(m, reads, sequencer, load, fetch)
         self._rings(m, fetch, linear)
         self._memories(m, engines)
         self._commands(m, sequencer, engines)
         m.d.comb += sequencer.bus_failed.eq(reads.failed | store.failed)
-        self._shell(m, sequencer, engines)
+        failed = sequencer.error != 0
+        m.d.comb += [reads.stop.eq(failed), store.stop.eq(failed)]
+        m.d.comb += [restart.failed.eq(failed), restart.settled.eq(reads.idle & store.idle)]
+        self._shell(m, sequencer, engines, restart)
         return m
 
     def _fetch_engine(self) -> FetchEngine:
@@ -99,6 +112,15 @@ class Top(wiring.Component):
             table_bytes=8 * lin.t_out,
             table_words=lin.table_words,
         )
+
+    def _attention_engine(self, kernel: AttentionKernel) -> AttentionEngine:
+        q, k, v, o = (self.shape.memories[name] // kernel.t_a for name in ("query", "key", "value", "context"))
+        return AttentionEngine(kernel, q_depth=q, k_depth=k, v_depth=v, o_depth=o)
+
+    def _vector_engine(self, kernel: VectorKernel) -> VectorEngine:
+        widths = {"residual": 2, "affine": 8, "normed": 1}
+        r, g, x = (self.shape.memories[name] // (width * kernel.t_v) for name, width in widths.items())
+        return VectorEngine(kernel, r_depth=r, g_depth=g, x_depth=x)
 
     def _axi(self, m: Module, reads: ReadPath, store: StoreEngine) -> None:
         """AXI ports, with the signals that never change."""
@@ -183,7 +205,9 @@ class Top(wiring.Component):
                 error.eq(engine.error),
             ]
 
-    def _shell(self, m: Module, sequencer: Sequencer, engines: Mapping[str, wiring.Component]) -> None:
+    def _shell(
+        self, m: Module, sequencer: Sequencer, engines: Mapping[str, wiring.Component], restart: Restart
+    ) -> None:
         """Registers and interrupt."""
         reads = (ID, ID + 4, ID + 8, ID + 12, ID + 16, ID + 20, ID + 24, ID + 28, STATUS, ERROR, CYCLES_LOW, CYCLES_HIGH)
         counters = [base + 4 * e for base in (BUSY, WAIT) for e in range(len(ENGINES))]
@@ -192,22 +216,25 @@ class Top(wiring.Component):
             writes=writes, strobes=(CONTROL, INTERRUPT), reads=(*reads, *counters)
         )
         wiring.connect(m, wiring.flipped(self.s_axil), regs.bus)
-        start = getattr(regs, f"strobe_{CONTROL:x}") & regs.strobe_data[0]
-        finished, failed = Signal(), sequencer.error != 0
-        busy = Cat(*(engine.busy for engine in engines.values())).any()
+        start = restart.start & ~sequencer.running
+        finished, seen, failed = Signal(), Signal(), restart.failed & ~restart.pending
+        busy = Mux(restart.failed, ~restart.settled, Cat(*(engine.busy for engine in engines.values())).any())
         m.d.comb += [
+            restart.wanted.eq(getattr(regs, f"strobe_{CONTROL:x}") & regs.strobe_data[0]),
             sequencer.start.eq(start),
             sequencer.base.eq(Cat(_value(regs, LIST_LOW), _value(regs, LIST_HIGH))),
             sequencer.count.eq(_value(regs, LIST_COUNT)),
             sequencer.watchdog.eq(_value(regs, WATCHDOG)),
-            self.irq.eq(finished | failed),
+            self.irq.eq(finished | (failed & ~seen)),
         ]
+        acknowledged = getattr(regs, f"strobe_{INTERRUPT:x}")
         with m.If(sequencer.finished):
             m.d.sync += finished.eq(1)
-        with m.If(start | getattr(regs, f"strobe_{INTERRUPT:x}")):
+        with m.If(start | acknowledged):
             m.d.sync += finished.eq(0)
+        m.d.sync += seen.eq(failed & (seen | acknowledged))
         status = {
-            STATUS: Cat(sequencer.running, finished, failed, busy),
+            STATUS: Cat(sequencer.running | restart.pending, finished, failed, busy),
             ERROR: Cat(sequencer.error, Const(0, 8), sequencer.error_index),
             CYCLES_LOW: sequencer.cycles[:32],
             CYCLES_HIGH: sequencer.cycles[32:],

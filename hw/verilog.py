@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from amaranth.back import verilog
-from amaranth.hdl import ClockSignal, Elaboratable, Instance, Module, ResetSignal, ValueCastable
+from amaranth.hdl import ClockSignal, Elaboratable, Instance, Module, ResetInserter, ResetSignal, Signal, ValueCastable
 from amaranth.lib import wiring
 
 
@@ -18,7 +18,7 @@ class Target:
     """
 
     primitives: bool = False
-    modules: dict[str, "SharedComponent"] = field(default_factory=dict)
+    modules: dict[str, "SharedComponent | Resettable"] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -52,27 +52,67 @@ class SharedComponent(wiring.Component):
         """The hardware itself."""
         raise NotImplementedError(f"{type(self).__name__} must describe its hardware")
 
+    def verilog(self) -> str | None:
+        """Verilog text of the module where it is written by hand; None to convert `build`."""
+        return None
+
     def elaborate(self, platform: object) -> Elaboratable:
         """In place, or as an instance of the shared module."""
         if not isinstance(platform, Target):
             return self.build(platform)
         platform.modules.setdefault(self.module_name, self)
         m = Module()
-        connections = {f"{flow}_{name}": value for name, flow, value in _ports(self)}
-        m.submodules.shared = Instance(
-            self.module_name, i_clk=ClockSignal(), i_rst=ResetSignal(), **connections
-        )
+        m.submodules.shared = _instance(self.module_name, self, ResetSignal())
+        return m
+
+    @property
+    def interface(self) -> wiring.Component:
+        """Whose members are the module's ports."""
+        return self
+
+
+class Resettable(Elaboratable):
+    """A component as a module of its own that ``clear`` resets too, with all that is inside.
+
+    Args:
+        name: Verilog name, unique in the design.
+        component: what is reset; its members stay the way to it.
+        clear: resets for as long as it is high.
+    """
+
+    def __init__(self, name: str, component: wiring.Component, clear: Signal) -> None:
+        self.module_name, self.interface, self._clear = name, component, clear
+
+    def build(self, platform: object) -> Elaboratable:
+        """The hardware itself."""
+        return self.interface
+
+    def verilog(self) -> None:
+        """None: `build` is converted."""
+
+    def elaborate(self, platform: object) -> Elaboratable:
+        """In place, or as an instance of the module."""
+        if not isinstance(platform, Target):
+            return ResetInserter(self._clear)(self.interface)
+        platform.modules[self.module_name] = self
+        m = Module()
+        m.submodules.unit = _instance(self.module_name, self.interface, ResetSignal() | self._clear)
         return m
 
 
+def _instance(name: str, interface: wiring.Component, reset: ValueCastable) -> Instance:
+    connections = {f"{flow}_{port}": value for port, flow, value in _ports(interface)}
+    return Instance(name, i_clk=ClockSignal(), i_rst=reset, **connections)
+
+
 class _Body(Elaboratable):
-    """The body of a shared component, to be converted as a module of its own."""
+    """The body of a module that is converted on its own."""
 
-    def __init__(self, component: SharedComponent) -> None:
-        self._component = component
+    def __init__(self, unit: SharedComponent | Resettable) -> None:
+        self._unit = unit
 
-    def elaborate(self, platform: object) -> Module:
-        return self._component.build(platform)
+    def elaborate(self, platform: object) -> Elaboratable:
+        return self._unit.build(platform)
 
 
 def _ports(component: wiring.Component) -> list[tuple[str, str, ValueCastable]]:
@@ -98,7 +138,7 @@ def generate(component: wiring.Component, name: str, target: Target | None = Non
     while pending := sorted(set(target.modules) - done):
         for module in pending:
             shared = target.modules[module]
-            files[f"{module}.v"] = _convert(_Body(shared), shared, module, target)
+            files[f"{module}.v"] = shared.verilog() or _convert(_Body(shared), shared.interface, module, target)
             done.add(module)
     ports = {"clk": (1, "i"), "rst": (1, "i")}
     for port, flow, value in _ports(component):

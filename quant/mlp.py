@@ -29,11 +29,11 @@ class QuantMlp(nn.Module):
                 layers += [nn.ReLU(), _quantizer()]
             weight = Int8WeightPerTensorFixedPoint
             layers.append(qnn.QuantLinear(inputs, outputs, bias=False, weight_quant=weight))
-        self.layers = nn.Sequential(*layers, _quantizer())
+        self.layers, self.logits = nn.Sequential(*layers), _quantizer()
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits [batch, classes] of images [batch, ...]."""
-        out: Tensor = self.layers(image)
+        out: Tensor = self.logits(self.layers(image))
         return out
 
 

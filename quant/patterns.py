@@ -8,96 +8,18 @@ on how a file spells it, and nothing names a model.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from codesign.errors import InputError
-from codesign.number import quantize
 from codesign.onnx_file import Node
-from codesign.operators import Array, Call, Ints, conv_windows, elementwise, evaluate, layout, quant_range
+from codesign.operators import Array, Call, elementwise, layout
+from codesign.quant.graph import Graph
+from codesign.quant.views import Affine, Floats, shifted
 from codesign.workload import Workload
-
-Floats = NDArray[np.float64]
 
 _LINEAR = ("Add", "Sub", "Mul", "Div", "Neg")
 _FLOAT_TYPES = (1, 10, 11, 16)
-
-
-@dataclass(frozen=True, eq=False)
-class Affine:
-    """``tensor.flat[e] = factor.flat[e] * origin.flat[index.flat[e]] + offset.flat[e]``.
-
-    Attributes:
-        origin: name of the tensor the values come from, before its own bias or gain; "" for constants.
-        index: of the tensor's shape; -1 where the element is the constant ``offset``.
-        factor, offset: likewise.
-    """
-
-    origin: str
-    index: Ints
-    factor: Floats
-    offset: Floats
-
-    @property
-    def plain(self) -> bool:
-        """Whether the tensor is its origin, element by element, in any order."""
-        return self.pure and self.index.size == np.unique(self.index).size
-
-    @property
-    def pure(self) -> bool:
-        """Whether every element is one of the origin's, unscaled."""
-        return bool(np.all(self.index >= 0) and np.all(self.factor == 1) and not np.any(self.offset))
-
-
-@dataclass(frozen=True)
-class Quantizer:
-    """``scale * saturate(rint(x / scale), low, high)``."""
-
-    scale: float
-    low: int
-    high: int
-
-    @property
-    def bits(self) -> int:
-        """8 or 16 or more: the narrowest of the machine's signed types that holds the range."""
-        return next(b for b in (8, 16, 64) if -(1 << (b - 1)) <= self.low and self.high < 1 << (b - 1))
-
-
-@dataclass(frozen=True, eq=False)
-class Product:
-    """A matrix product with constant weights.
-
-    Attributes:
-        node: where it comes from.
-        source: the tensor that is multiplied.
-        demand: which element of the source each factor is, ``[rows, k]``; -1 is zero.
-        weights: ``[n, k]``.
-        grid: the same as (integers, scale of each) where the file quantizes them.
-        by_column: whether the flat result has all rows of a column together.
-    """
-
-    node: Node
-    source: str
-    demand: Ints
-    weights: Floats
-    grid: tuple[Ints, Floats] | None
-    by_column: bool = False
-
-    def coordinates(self, element: Ints) -> tuple[Ints, Ints]:
-        """Row and column of flat elements of the result."""
-        if self.by_column:
-            return element % len(self.demand), element // len(self.demand)
-        return element // len(self.weights), element % len(self.weights)
-
-    def elements(self) -> Ints:
-        """The flat element of the result at each ``[row, column]``."""
-        rows, columns = len(self.demand), len(self.weights)
-        flat = np.arange(rows * columns, dtype=np.int64)
-        return flat.reshape(columns, rows).T if self.by_column else flat.reshape(rows, columns)
 
 
 @dataclass(frozen=True)
@@ -109,19 +31,16 @@ class Norm:
     rms: bool
 
 
-class Patterns:
+class Patterns(Graph):
     """Recognises structure in a workload.
 
     Attributes:
-        workload: the graph.
-        values: every tensor that depends on constants alone, quantized weights included.
         kinds: per computed tensor one of input, quant, product, matmul, softmax, norm, function, sum,
             moved (an affine rearrangement), integer (inside a quantizer pair) or unknown.
     """
 
     def __init__(self, workload: Workload) -> None:
-        self.workload = workload
-        self.values: dict[str, Array] = dict(workload.constants)
+        super().__init__(workload)
         self.kinds: dict[str, str] = dict.fromkeys(workload.inputs, "input")
         self._origins: dict[str, str] = {n: n for n in workload.inputs}
         self._bases: dict[str, tuple[str, bool]] = {}
@@ -129,14 +48,6 @@ class Patterns:
         self._absorbed: set[str] = set()
         for node in workload.nodes:
             self._classify(node)
-
-    @cached_property
-    def _makers(self) -> Mapping[str, Node]:
-        return self.workload.producers
-
-    def node(self, name: str) -> Node:
-        """The node that makes a tensor that is neither input nor constant."""
-        return self._makers[name]
 
     def kind(self, name: str) -> str:
         """See `kinds`; "constant" for what depends on constants alone."""
@@ -148,13 +59,13 @@ class Patterns:
         lost = [n for n in made if not self._absorbed.intersection(n.outputs)]
         return [(n, _reason(n)) for n in lost]
 
-    # Classification ------------------------------------------------------------
+    # Classification
 
     def _classify(self, node: Node) -> None:
         names = [n for n in node.inputs if n]
         if all(n in self.values for n in names):
             arguments = [self.values[n] if n else None for n in node.inputs]
-            self.values.update(zip(node.outputs, self._evaluate(node, arguments), strict=False))
+            self.values.update(zip(node.outputs, self.evaluate(node, arguments), strict=False))
             return
         kind = self._kind(node)
         origin = self._common_origin(node) if kind == "moved" else None
@@ -163,12 +74,6 @@ class Patterns:
         for name in node.outputs:
             self.kinds[name] = kind
             self._origins[name] = name if origin is None else origin
-
-    def _evaluate(self, node: Node, arguments: list[Array | None]) -> tuple[Array, ...]:
-        try:
-            return evaluate(node.op, Call(node.attributes, arguments, len(node.outputs)))
-        except (ValueError, TypeError, IndexError) as error:
-            raise InputError(f"{self.workload.name}: node {node}: {' '.join(str(error).split())}") from error
 
     def _kind(self, node: Node) -> str:
         if node.op in ("MatMul", "Gemm", "Conv"):
@@ -215,9 +120,11 @@ class Patterns:
 
     def _is_nan_guard(self, node: Node) -> bool:
         """Whether a Where replaces the NaN of fully masked rows, which do not occur."""
-        maker = self._makers.get(node.inputs[0])
-        guard = maker is not None and maker.op == "IsNaN" and maker.inputs[0] == node.inputs[2]
-        return guard and node.inputs[1] in self.values
+        maker = self.makers.get(node.inputs[0])
+        if maker is None or maker.op != "IsNaN" or maker.inputs[0] != node.inputs[2]:
+            return False
+        self._absorbed.add(node.inputs[0])
+        return node.inputs[1] in self.values
 
     def _common_origin(self, node: Node) -> str | None:
         """The one origin of what a node moves, "" if there is none yet, None if there are several."""
@@ -243,7 +150,7 @@ class Patterns:
         shapes = {self.workload.shapes[n] for n in moving}
         return "sum" if node.op == "Add" and len(moving) == 2 and len(shapes) == 1 else "unknown"
 
-    # Functions of one variable ---------------------------------------------------
+    # Functions of one variable
 
     def _pointwise(self, node: Node, moving: list[str]) -> bool:
         """Record whether a node is a function of one earlier tensor; True if it is not just affine."""
@@ -273,10 +180,10 @@ class Patterns:
         if name not in done:
             node = self.node(name)
             arguments = [self._run(n, done) if n else None for n in node.inputs]
-            done[name] = self._evaluate(node, arguments)[0]
+            done[name] = self.evaluate(node, arguments)[0]
         return done[name]
 
-    # Norms -----------------------------------------------------------------------
+    # Norms
 
     def norm(self, name: str) -> Norm:
         """The norm that makes a tensor of kind norm."""
@@ -306,7 +213,7 @@ class Patterns:
     def _root_of_mean_square(self, d: str, root: str, power: float) -> float | None:
         """Return eps if ``root == (mean(d * d) + eps) ** power``."""
         inside = self._under_root(root, power)
-        added = self._maker(inside, "Add")
+        added = self.maker(inside, "Add")
         eps = next((n for n in added.inputs if n in self.values), None) if added else None
         if added is None or eps is None or self.values[eps].size != 1:
             return None
@@ -319,22 +226,22 @@ class Patterns:
 
     def _under_root(self, name: str | None, power: float) -> str | None:
         """The tensor whose power (0.5 or -0.5) a tensor is, however it is written."""
-        node = self._makers.get(name or "")
+        node = self.makers.get(name or "")
         if node is None:
             return None
         if node.op == "Sqrt" and power > 0:
             return node.inputs[0]
-        if node.op == "Pow" and self._scalar(node.inputs[1]) == power:
+        if node.op == "Pow" and self.scalar(node.inputs[1]) == power:
             return node.inputs[0]
         if power < 0 and node.op == "Reciprocal":
             return self._under_root(node.inputs[0], -power)
-        if power < 0 and node.op == "Div" and self._scalar(node.inputs[0]) == 1:
+        if power < 0 and node.op == "Div" and self.scalar(node.inputs[0]) == 1:
             return self._under_root(node.inputs[1], -power)
         return None
 
     def _mean_of(self, name: str) -> str | None:
         """The tensor whose mean over the last axis, kept as an axis, a tensor is."""
-        node = self._maker(name, "ReduceMean")
+        node = self.maker(name, "ReduceMean")
         if node is None or node.attributes.get("keepdims", 1) != 1:
             return None
         given = self.values.get(node.inputs[1]) if len(node.inputs) > 1 else node.attributes.get("axes")
@@ -342,28 +249,20 @@ class Patterns:
         return node.inputs[0] if axes in ([-1], [len(self.workload.shapes[name]) - 1]) else None
 
     def _is_square(self, name: str, d: str) -> bool:
-        power, product = self._maker(name, "Pow"), self._maker(name, "Mul")
+        power, product = self.maker(name, "Pow"), self.maker(name, "Mul")
         if power is not None:
-            return power.inputs[0] == d and self._scalar(power.inputs[1]) == 2
+            return power.inputs[0] == d and self.scalar(power.inputs[1]) == 2
         return product is not None and set(product.inputs) == {d}
 
     def _centred(self, d: str, eps: float) -> Norm:
         """A layer norm if d is its source minus its mean, else an RMS norm of d."""
-        node = self._maker(d, "Sub")
+        node = self.maker(d, "Sub")
         if node is not None and self._mean_of(node.inputs[1]) == node.inputs[0]:
             self._absorbed.update((d, node.inputs[1]))
             return Norm(node.inputs[0], eps, rms=False)
         return Norm(d, eps, rms=True)
 
-    def _maker(self, name: str | None, op: str) -> Node | None:
-        node = self._makers.get(name or "")
-        return node if node is not None and node.op == op else None
-
-    def _scalar(self, name: str) -> float | None:
-        value = self.values.get(name)
-        return float(value.ravel()[0]) if value is not None and value.size == 1 else None
-
-    # Affine views ------------------------------------------------------------------
+    # Affine views
 
     def affine(self, name: str) -> Affine:
         """How a tensor follows from its origin."""
@@ -385,21 +284,17 @@ class Patterns:
         shape = self.workload.shapes[name]
         index = np.arange(math.prod(shape), dtype=np.int64).reshape(shape)
         view = Affine(name, index, np.broadcast_to(1.0, shape), np.broadcast_to(0.0, shape))
-        node = self._makers.get(name)
+        node = self.makers.get(name)
         if node is None:
             return view
         if node.op == "Gemm":
             alpha, beta = Call(node.attributes, []).real("alpha", 1.0), Call(node.attributes, []).real("beta", 1.0)
-            return _shifted(view, np.float64(alpha), beta * self._optional(node, 2))
+            return shifted(view, np.float64(alpha), beta * self.optional(node, 2))
         if node.op == "Conv":
-            return _shifted(view, np.float64(1), self._optional(node, 2).reshape(-1, *(1,) * (len(shape) - 2)))
+            return shifted(view, np.float64(1), self.optional(node, 2).reshape(-1, *(1,) * (len(shape) - 2)))
         if node.op in ("LayerNormalization", "RMSNormalization"):
-            return _shifted(view, self.values[node.inputs[1]], self._optional(node, 2))
+            return shifted(view, self.values[node.inputs[1]], self.optional(node, 2))
         return view
-
-    def _optional(self, node: Node, position: int) -> Array:
-        name = node.inputs[position] if len(node.inputs) > position else ""
-        return self.values[name] if name else np.zeros(1)
 
     def _move(self, node: Node, name: str) -> Affine:
         inner = self.affine(node.inputs[0])
@@ -407,13 +302,13 @@ class Patterns:
             return inner
         rest = [self.values[n] if n else None for n in node.inputs[1:]]
         which = node.outputs.index(name)
-        parts = [self._evaluate(node, [x, *rest])[which] for x in (inner.index, inner.factor, inner.offset)]
+        parts = [self.evaluate(node, [x, *rest])[which] for x in (inner.index, inner.factor, inner.offset)]
         return Affine(inner.origin, *parts)
 
     def _join(self, node: Node) -> Affine:
         views = [self.affine(n) for n in node.inputs]
         index, factor, offset = (
-            self._evaluate(node, [getattr(v, part) for v in views])[0] for part in ("index", "factor", "offset")
+            self.evaluate(node, [getattr(v, part) for v in views])[0] for part in ("index", "factor", "offset")
         )
         return Affine(next(v.origin for v in views if v.origin), index, factor, offset)
 
@@ -432,163 +327,25 @@ class Patterns:
             return self._batch_norm(node)
         inner = self.affine(next(n for n in node.inputs if n not in self.values))
         if node.op == "Neg":
-            return _shifted(inner, np.float64(-1), np.float64(0))
+            return shifted(inner, np.float64(-1), np.float64(0))
         constant = self.values[next(n for n in node.inputs if n in self.values)]
         if node.op in ("Mul", "Div"):
             factor = constant if node.op == "Mul" else 1.0 / constant
-            return _shifted(inner, factor, np.float64(0))
+            return shifted(inner, factor, np.float64(0))
         if node.op == "Add":
-            return _shifted(inner, np.float64(1), constant)
+            return shifted(inner, np.float64(1), constant)
         first = node.inputs[0] in self.values
-        return _shifted(inner, np.float64(-1 if first else 1), constant if first else -constant)
+        return shifted(inner, np.float64(-1 if first else 1), constant if first else -constant)
 
     def _batch_norm(self, node: Node) -> Affine:
         inner = self.affine(node.inputs[0])
         rest = [self.values[n] for n in node.inputs[1:]]
-        one, zero = (self._evaluate(node, [np.full(inner.index.shape, x), *rest])[0] for x in (1.0, 0.0))
-        return _shifted(inner, one - zero, zero)
-
-    # Constants and quantizers --------------------------------------------------------
-
-    def quantizer(self, name: str) -> Quantizer:
-        """The quantizer that makes a tensor of kind quant.
-
-        Raises:
-            InputError: it has a zero point, several scales, or a range that no layer has.
-        """
-        reason = self.quantizer_fault(self.node(name))
-        if reason:
-            raise InputError(f"{self.workload.name}: node {self.node(name)}: {reason}")
-        low, high = self._range(self.node(name))
-        return Quantizer(float(self.values[self.node(name).inputs[1]].ravel()[0]), low, high)
-
-    def quantizer_fault(self, node: Node) -> str | None:
-        """Why an activation quantizer cannot be a layer's output, or None."""
-        scale, zero = self.values[node.inputs[1]], self._optional(node, 2)
-        if scale.size != 1:
-            return f"{scale.size} activation scales; legal: one per tensor"
-        if np.any(zero):
-            return f"zero point {zero.ravel()[0]:g}; legal: 0, activations are symmetric"
-        low, high = self._range(node)
-        if low >= -128 and high > 127 and high <= 255:
-            return f"range {low} to {high}; legal: within -128 to 127, signed 8 bit"
-        if low < -(1 << 15) or high >= 1 << 15 or low >= high:
-            return f"range {low} to {high}; legal: within signed 8 or 16 bit"
-        return self._pair_fault(node)
-
-    def _pair_fault(self, node: Node) -> str | None:
-        """Whether the two halves of a QDQ pair disagree."""
-        if node.op != "DequantizeLinear":
-            return None
-        first = self.node(self._quantized(node))
-        if not np.array_equal(self.values[first.inputs[1]], self.values[node.inputs[1]]) or np.any(
-            self._optional(first, 2)
-        ):
-            return "its scale or zero point is not that of its QuantizeLinear; legal: the same"
-        return None
-
-    def _range(self, node: Node) -> tuple[int, int]:
-        if node.op == "Quant":
-            return quant_range(Call(node.attributes, [None, *(self.values[n] for n in node.inputs[1:])]))
-        low, high, name = -(1 << 62), 1 << 62, node.inputs[0]
-        while (inner := self.node(name)).op == "Clip":
-            bounds = [self._scalar(n) if n else None for n in (*inner.inputs[1:], "", "")[:2]]
-            low = low if bounds[0] is None else max(low, int(bounds[0]))
-            high = high if bounds[1] is None else min(high, int(bounds[1]))
-            name = inner.inputs[0]
-        first, last = Call(inner.attributes, []).integers("range")
-        return max(low, first), min(high, last)
-
-    def _quantized(self, node: Node) -> str:
-        """The output of the QuantizeLinear that a DequantizeLinear belongs to."""
-        name = node.inputs[0]
-        while self.node(name).op == "Clip":
-            name = self.node(name).inputs[0]
-        return name
-
-    def quantized(self, name: str) -> str:
-        """The tensor that goes into the quantizer that makes a tensor of kind quant."""
-        node = self.node(name)
-        return node.inputs[0] if node.op == "Quant" else self.node(self._quantized(node)).inputs[0]
-
-    def grid(self, name: str) -> tuple[Ints, Floats] | None:
-        """Integers and scales of a constant that a quantizer makes, both of the constant's shape."""
-        node = self._makers.get(name)
-        if node is None:
-            return None
-        if node.op in ("Quant", "DequantizeLinear"):
-            return self._grid_of(node)
-        if node.op not in layout() or node.op == "Concat":
-            return self.grid(node.inputs[0]) if node.op == "Cast" else None
-        inner = self.grid(node.inputs[0])
-        if inner is None:
-            return None
-        rest = [self.values[n] if n else None for n in node.inputs[1:]]
-        which = node.outputs.index(name)
-        integers, scales = (self._evaluate(node, [x, *rest])[which] for x in inner)
-        return integers, scales
-
-    def _grid_of(self, node: Node) -> tuple[Ints, Floats]:
-        value, scale = self.values[node.outputs[0]], self.values[node.inputs[1]]
-        if node.op == "DequantizeLinear" and scale.size > 1:
-            axis = Call(node.attributes, []).integer("axis", 1) % value.ndim
-            scale = scale.reshape(-1, *(1,) * (value.ndim - 1 - axis))
-        scales = np.broadcast_to(scale.reshape(()) if scale.size == 1 else scale, value.shape)
-        return quantize(value / scales, 1.0, 53), scales
-
-    # Products --------------------------------------------------------------------------
-
-    def product(self, name: str) -> Product:
-        """The matrix product that makes a tensor of kind product."""
-        node = self.node(name)
-        if node.op == "Conv":
-            return self._convolution(node)
-        left = node.inputs[0] in self.values
-        source, weight = node.inputs[:2][::-1] if left else node.inputs[:2]
-        shape = self.workload.shapes[source]
-        index = np.arange(math.prod(shape), dtype=np.int64).reshape(shape)
-        call = Call(node.attributes, [])
-        if left:
-            index = index.reshape(shape[-2:]).T
-        elif node.op == "Gemm" and call.integer("transA", 0):
-            index = index.T
-        as_rows = left or (node.op == "Gemm" and bool(call.integer("transB", 0)))
-        found = self._weights(weight, as_rows)
-        return replace(found, node=node, source=source, demand=index.reshape(-1, index.shape[-1]), by_column=left)
-
-    def _weights(self, name: str, as_rows: bool) -> Product:
-        """The weights ``[n, k]`` of a product, its other fields still empty."""
-        grid = self.grid(name)
-        arrays = [self.values[name], *(grid or ())]
-        matrices = [a.reshape(a.shape[-2:]) if as_rows else a.reshape(a.shape[-2:]).T for a in arrays]
-        empty = Node("", "", (), (), {})
-        pair = (matrices[1], matrices[2]) if grid else None
-        return Product(empty, "", np.zeros((0, 0), np.int64), matrices[0], pair)
-
-    def _convolution(self, node: Node) -> Product:
-        weight = self.values[node.inputs[1]]
-        shape = self.workload.shapes[node.inputs[0]]
-        demand = conv_windows(Call(node.attributes, []), shape, weight.shape)
-        grid = self.grid(node.inputs[1])
-        flat = len(weight), -1
-        pair = (grid[0].reshape(flat), grid[1].reshape(flat)) if grid else None
-        return Product(node, node.inputs[0], demand, weight.reshape(flat), pair, by_column=True)
+        one, zero = (self.evaluate(node, [np.full(inner.index.shape, x), *rest])[0] for x in (1.0, 0.0))
+        return shifted(inner, one - zero, zero)
 
 
 def _ones(x: Array) -> Floats:
     return np.broadcast_to(1.0, x.shape)
-
-
-def _shifted(view: Affine, factor: Array | np.float64, offset: Array | np.float64) -> Affine:
-    """``factor * view + offset``, where both broadcast and may enlarge the shape."""
-    shape = np.broadcast_shapes(view.index.shape, np.shape(factor), np.shape(offset))
-    index = np.broadcast_to(view.index, shape)
-    return Affine(
-        view.origin,
-        index,
-        np.broadcast_to(view.factor * factor, shape),
-        np.broadcast_to(view.offset * factor + offset, shape),
-    )
 
 
 def _reason(node: Node) -> str:

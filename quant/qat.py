@@ -52,9 +52,7 @@ def integer_matmul(a: Tensor, b: Tensor) -> Tensor:
     return (a.to(torch.float64) @ b.to(torch.float64)).to(torch.int64)
 
 
-def integer_softmax_weights(
-    scores: Tensor, valid: Tensor, requantize: Requantizer
-) -> tuple[Tensor, Tensor]:
+def integer_softmax_weights(scores: Tensor, valid: Tensor, requantize: Requantizer) -> tuple[Tensor, Tensor]:
     """Return (e, sum of e) as `nonlinear.softmax_weights` does."""
     table = torch.as_tensor(np.array(nonlinear.exp_table()), device=scores.device)
     lowest = torch.full_like(scores, -(1 << 24))
@@ -74,9 +72,7 @@ def integer_normalize(acc: Tensor, total: Tensor, requantize: Requantizer) -> Te
     return round_half_even(acc * quotient, places + requantize[1]).clamp(-128, 127)
 
 
-def integer_norm(
-    r: Tensor, gain: Tensor, bias: Tensor, shift: int, eps: int, rms: bool = False
-) -> Tensor:
+def integer_norm(r: Tensor, gain: Tensor, bias: Tensor, shift: int, eps: int, rms: bool = False) -> Tensor:
     """Return `nonlinear.norm` over the last axis of `r`."""
     width = r.shape[-1]
     s1 = torch.zeros_like(r[..., :1]) if rms else r.sum(dim=-1, keepdim=True)

@@ -3,9 +3,10 @@
 ``python -m codesign.quant.train_digits --out DIR`` writes
 
 * ``digits-vit.onnx`` (QONNX): a vision transformer with power-of-two scales;
-* ``digits-vit-logits.npz``: its exact integer logits of the test images;
 * ``digits-mlp.onnx`` (QONNX) and ``digits-mlp-qcdq.onnx`` (QCDQ): a small ReLU network;
-* ``digits-heldout.npz``: the test images, named like the models' input, and labels.
+* ``digits-heldout.npz``: the test images, named like the models' input, and labels;
+* ``digits-logits.npz``: the exact integer logits, as torch computes them, of these images
+  (arrays ``vit`` and ``mlp``).
 
 Data are the 1797 digits of scikit-learn, split once by a fixed seed: 1197 to train,
 200 to choose by (epochs, scales), 400 to test. The test part is read once, at the end.
@@ -42,7 +43,6 @@ from codesign.quant.vit import (
 
 SPLIT_SEED = 0
 TRAIN, VALIDATION, TEST = 1197, 200, 400
-INPUT, OUTPUT = "image", "logits"
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ def quantized_mlp(data: Digits, recipe: Recipe) -> QuantMlp:
     return model
 
 
-def integer_logits(model: VisionTransformer, images: Tensor) -> npt.NDArray[np.int16]:
+def integer_logits(model: VisionTransformer | QuantMlp, images: Tensor) -> npt.NDArray[np.int16]:
     """Return the integer logits of each image, shape [n, classes]."""
     model.eval()
     with torch.no_grad():
@@ -231,11 +231,10 @@ def integer_logits(model: VisionTransformer, images: Tensor) -> npt.NDArray[np.i
 def write(folder: Path, data: Digits, vit: VisionTransformer, mlp: QuantMlp) -> None:
     """Write the files named at the top of this module."""
     images, labels = data.test.images, data.test.labels
-    held_out = {INPUT: images.numpy(), "label": labels.numpy()}
-    np.savez_compressed(folder / "digits-heldout.npz", **held_out)
-    logits = integer_logits(vit, images)
-    np.savez_compressed(folder / "digits-vit-logits.npz", **{OUTPUT: logits})
-    names = {"inputs": INPUT, "outputs": OUTPUT}
+    np.savez_compressed(folder / "digits-heldout.npz", image=images.numpy(), label=labels.numpy())
+    logits = [integer_logits(model, images) for model in (vit, mlp)]
+    np.savez_compressed(folder / "digits-logits.npz", vit=logits[0], mlp=logits[1])
+    names = {"inputs": "image", "outputs": "logits"}
     with float_functions(vit):
         export_model(vit, images[:1], folder / "digits-vit.onnx", form="qonnx", **names)
     export_model(mlp, images[:1], folder / "digits-mlp.onnx", form="qonnx", **names)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import brevitas.nn as qnn
 import torch
@@ -154,7 +154,8 @@ def _constant(bits: int, scale: float) -> type[Int8ActPerTensorFixedPoint]:
         "scaling_init": scale * 2.0 ** (bits - 1),
     }
     base = Int8ActPerTensorFixedPoint
-    return type(base)(f"Int{bits}ActConstantFixedPoint", (base,), members)
+    made: type[Int8ActPerTensorFixedPoint] = type(base)(f"Int{bits}ActFixed", (base,), members)
+    return made
 
 
 def scale_of(quantizer: nn.Module) -> float:
@@ -199,8 +200,8 @@ class Block(nn.Module):
         """Let the non-linear functions compute integers at the quantizers' scales."""
         self.norm1.freeze(residual_scale, scale_of(self.norm1_out))
         self.norm2.freeze(residual_scale, scale_of(self.norm2_out))
-        inputs = [scale_of(x) for x in (self.q_out, self.k_out, self.v_out)]
-        self.attention.freeze(*inputs, scale_of(self.attention_out))
+        q, k, v = (scale_of(x) for x in (self.q_out, self.k_out, self.v_out))
+        self.attention.freeze(q, k, v, scale_of(self.attention_out))
         self.table.freeze(scale_of(self.fc1_out), scale_of(self.table_out))
 
 

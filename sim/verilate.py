@@ -27,13 +27,18 @@ from codesign.errors import ToolError
 
 OPTIMIZE = ("-O0", "-O1", "-O2", "-O3")
 LIBRARY = "design.so"
+PROGRAM = "simulator"
 _PORTS = "ports.json"
 _PREFIX = "Vtop"
 _HARNESS = ("dram.h", "harness.h", "harness.cpp", "model.cpp")
 _RUNTIME = ("verilated.cpp", "verilated_threads.cpp")
+_WAVES = ("verilated_vcd_c.cpp",)
+_INTERFACE = ("verilated_vpi.cpp", "verilated_dpi.cpp")
 _COMPILERS = ("c++", "g++", "clang++")
 _FLAGS = ("-std=c++17", "-w", "-fPIC", "-fvisibility=hidden", "-DVL_USER_FATAL", "-DVM_COVERAGE=0", "-DVM_SC=0")
 _TRANSLATE = ("--cc", "-O3", "-Wno-fatal", "--no-timing", "--x-assign", "fast", "--x-initial", "fast")
+_VISIBLE = ("-fvisibility=default",)
+_PUBLIC = ("--vpi", "--timescale", "1ns/1ps")
 _DECLARATION = re.compile(r"\bVL_(IN|OUT|INOUT)(?:8|16|64|W|)\(&(\w+),(\d+),(\d+)(?:,\d+)?\);")
 _SMALL = 100_000  # bytes of code that runs once, below which a unit of its own costs more than it saves
 _ESCAPE = re.compile(r"__0([0-9A-Fa-f]{2})")
@@ -192,20 +197,64 @@ def build(
     """
     _check(sources, top, optimize)
     cache = cache if cache is not None else default_cache()
-    harness = _harness()
-    objects = (_runtime(tools, waves, cache), _compiled_harness(tools, harness, waves, cache))
+    harness = {name: _harness(name) for name in _HARNESS}
+    objects = (*_runtime(tools, waves, cache), _compiled_harness(tools, harness, cache))
     names = [folder.name for folder in objects]
     key = _digest("design", top, optimize, str(waves), *_TRANSLATE, *names, *_flat(sources), *_flat(harness))
 
     def make(work: Path) -> None:
         _write(work, {**sources, **harness})
-        _translate(work, [name for name in sources if not name.endswith("h")], top, tools, waves)
+        _translate(work, _modules(sources), top, tools, waves)
         _compile_design(work, tools, optimize, waves)
-        _link(work, tools, objects)
+        _link(work, LIBRARY, tools, objects, ("-shared",))
 
     folder = _publish(cache, f"design-{key}", make)
     ports = json.loads((folder / _PORTS).read_text(encoding="utf-8"))
     return Built(folder / LIBRARY, {name: Port(width, direction) for name, width, direction in ports})
+
+
+def build_program(
+    sources: Mapping[str, str],
+    top: str,
+    *,
+    tools: Tools,
+    main: Path,
+    libraries: Sequence[Path],
+    internals: bool = False,
+    waves: bool = False,
+    cache: Path | None = None,
+) -> Path:
+    """Compiles Verilog with somebody else's ``main`` into a stand-alone simulator, or finds it in the cache.
+
+    Args:
+        sources: as in `build`.
+        top: as in `build`.
+        tools: from `find_tools`.
+        main: C++ file that drives the model ``Vtop`` through the Verilog procedural interface.
+        libraries: shared libraries that it needs.
+        internals: make all signals visible to it, not only the ports, which makes it slower.
+        waves: whether it can write waves.
+        cache: folder for finished programs; None is `default_cache`.
+
+    Raises:
+        ToolError, ValueError: as in `build`.
+    """
+    _check(sources, top, "-O1")
+    cache = cache if cache is not None else default_cache()
+    objects = (*_runtime(tools, waves, cache), _objects("interface", tools, _INTERFACE, cache, _VISIBLE))
+    own = {"program.cpp": _harness("program.cpp"), "main.cpp": main.read_text(encoding="utf-8")}
+    names = [folder.name for folder in objects]
+    options = (top, str(internals), str(waves), *_TRANSLATE, *_PUBLIC, *map(str, libraries))
+
+    def make(work: Path) -> None:
+        _write(work, {**sources, **own})
+        _translate_public(work, sources, top, tools, internals, waves)
+        for source in _units(work, "main.cpp", "program.cpp"):
+            _compile(tools, source, work, "-O0" if source.stem == "slow" else "-O1", _tracing(waves))
+        paths = [f"-Wl,-rpath,{path.parent}" for path in libraries]
+        _link(work, PROGRAM, tools, objects, (*map(str, libraries), *paths))
+
+    return _publish(cache, f"program-{_digest(*options, *names, *_flat(sources), *_flat(own))}", make) / PROGRAM
 
 
 def parse_ports(header: str) -> list[tuple[str, str, Port]]:
@@ -235,9 +284,12 @@ def _check(sources: Mapping[str, str], top: str, optimize: str) -> None:
         raise ValueError(f"top module {top!r}; legal: a Verilog identifier")
 
 
-def _harness() -> dict[str, str]:
-    folder = resources.files("codesign.sim")
-    return {name: (folder / name).read_text(encoding="utf-8") for name in _HARNESS}
+def _harness(name: str) -> str:
+    return (resources.files("codesign.sim") / name).read_text(encoding="utf-8")
+
+
+def _modules(sources: Mapping[str, str]) -> list[str]:
+    return [name for name in sources if not name.endswith("h")]
 
 
 def _flat(texts: Mapping[str, str]) -> Iterator[str]:
@@ -251,25 +303,28 @@ def _digest(*parts: str) -> str:
     return hashlib.sha256(joined.encode()).hexdigest()[:32]
 
 
-def _runtime(tools: Tools, waves: bool, cache: Path) -> Path:
-    """Folder with the translator's own objects; compiled once per machine."""
-    names = (*_RUNTIME, "verilated_vcd_c.cpp") if waves else _RUNTIME
+def _runtime(tools: Tools, waves: bool, cache: Path) -> tuple[Path, ...]:
+    """Folders with the translator's own objects; compiled once per machine."""
+    base = _objects("runtime", tools, _RUNTIME, cache)
+    return (base, _objects("waves", tools, _WAVES, cache)) if waves else (base,)
 
+
+def _objects(kind: str, tools: Tools, names: Sequence[str], cache: Path, flags: Sequence[str] = ()) -> Path:
     def make(work: Path) -> None:
         for name in names:
-            _compile(tools, tools.root / "include" / name, work, "-O2", waves)
+            _compile(tools, tools.root / "include" / name, work, "-O2", flags)
 
-    return _publish(cache, f"runtime-{_digest(tools.identity, str(waves), *_FLAGS)}", make)
+    return _publish(cache, f"{kind}-{_digest(tools.identity, *_FLAGS, *flags, *names)}", make)
 
 
-def _compiled_harness(tools: Tools, harness: Mapping[str, str], waves: bool, cache: Path) -> Path:
+def _compiled_harness(tools: Tools, harness: Mapping[str, str], cache: Path) -> Path:
     """Folder with the harness' object, which does not depend on the design."""
 
     def make(work: Path) -> None:
         _write(work, harness)
-        _compile(tools, work / "harness.cpp", work, "-O2", waves)
+        _compile(tools, work / "harness.cpp", work, "-O2")
 
-    return _publish(cache, f"harness-{_digest(tools.identity, str(waves), *_FLAGS, *_flat(harness))}", make)
+    return _publish(cache, f"harness-{_digest(tools.identity, *_FLAGS, *_flat(harness))}", make)
 
 
 def _compile_design(work: Path, tools: Tools, optimize: str, waves: bool) -> None:
@@ -278,16 +333,16 @@ def _compile_design(work: Path, tools: Tools, optimize: str, waves: bool) -> Non
     (work / "ports.inc").write_text("\n".join(lines) + "\n", encoding="utf-8")
     listed = [(name, port.width, port.direction) for name, _, port in ports]
     (work / _PORTS).write_text(json.dumps(listed), encoding="utf-8")
-    for source in _units(work):
-        _compile(tools, source, work, "-O0" if source.stem == "slow" else optimize, waves)
+    for source in _units(work, "model.cpp"):
+        _compile(tools, source, work, "-O0" if source.stem == "slow" else optimize, _tracing(waves))
 
 
-def _link(work: Path, tools: Tools, objects: Sequence[Path]) -> None:
-    """Joins all objects to the library and leaves only it and its list of ports in the folder."""
+def _link(work: Path, result: str, tools: Tools, objects: Sequence[Path], options: Sequence[str]) -> None:
+    """Joins all objects to the result and leaves only it and the list of ports in the folder."""
     files = [str(path) for folder in (work, *objects) for path in sorted(folder.glob("*.o"))]
-    run((*tools.compiler, "-shared", "-o", LIBRARY, *files, "-lpthread"), work, tools.timeout_s)
+    run((*tools.compiler, "-o", result, *files, *options, "-lpthread"), work, tools.timeout_s)
     for path in work.iterdir():
-        if path.name not in (LIBRARY, _PORTS):
+        if path.name not in (result, _PORTS):
             path.unlink()
 
 
@@ -295,32 +350,51 @@ def _quoted(name: str) -> str:
     return name.replace("\\", "\\\\").replace('"', '\\"')
 
 
-def _translate(work: Path, files: Sequence[str], top: str, tools: Tools, waves: bool) -> None:
+def _translate(
+    work: Path, files: Sequence[str], top: str, tools: Tools, waves: bool, extra: Sequence[str] = ()
+) -> None:
     trace = ("--trace-vcd",) if waves else ()
-    options = (*_TRANSLATE, *trace, "--prefix", _PREFIX, "--Mdir", ".", "--top-module", top)
+    options = (*_TRANSLATE, *trace, *extra, "--prefix", _PREFIX, "--Mdir", ".", "--top-module", top)
     env = {**os.environ, "VERILATOR_ROOT": str(tools.root)}
     run((str(tools.translator), *options, *files), work, tools.timeout_s, env)
 
 
-def _units(work: Path) -> list[Path]:
-    """Joins the translated files: one unit, or for a large design a second one for what runs only once."""
-    files = sorted(work.glob(f"{_PREFIX}*.cpp"))
-    once = [path for path in files if path.name.endswith("__Slow.cpp")]
-    small = sum(path.stat().st_size for path in once) < _SMALL
-    units = {"fast": [path for path in files if small or path not in once], "slow": [] if small else once}
-    units["fast"].append(work / "model.cpp")
-    written = []
+def _translate_public(
+    work: Path, sources: Mapping[str, str], top: str, tools: Tools, internals: bool, waves: bool
+) -> None:
+    """Translates with the ports, or all signals, visible at run time; the ports are known from a first run."""
+    files = _modules(sources)
+    if internals:
+        return _translate(work, files, top, tools, waves, (*_PUBLIC, "--public-flat-rw"))
+    _translate(work, files, top, tools, waves=False)
+    ports = parse_ports((work / f"{_PREFIX}.h").read_text(encoding="utf-8"))
+    for path in work.glob(f"{_PREFIX}*"):
+        path.unlink()
+    lines = [f'public_flat_rw -module "{top}" -var "{name}"' for name, _, _ in ports]
+    (work / "ports.vlt").write_text("\n".join(["`verilator_config", *lines, ""]), encoding="utf-8")
+    return _translate(work, ["ports.vlt", *files], top, tools, waves, _PUBLIC)
+
+
+def _units(work: Path, *own: str) -> list[Path]:
+    """Joins translated and own files: one unit, or for a large design a second one for what runs only once."""
+    files = sorted(path.name for path in work.glob(f"{_PREFIX}*.cpp"))
+    once = [name for name in files if name.endswith("__Slow.cpp")]
+    if sum((work / name).stat().st_size for name in once) < _SMALL:
+        once = []
+    units = {"fast": [*(name for name in files if name not in once), *own], "slow": once}
     for unit, members in units.items():
-        if members:
-            written.append(work / f"{unit}.cpp")
-            written[-1].write_text("".join(f'#include "{path.name}"\n' for path in members), encoding="utf-8")
-    return written
+        (work / f"{unit}.cpp").write_text("".join(f'#include "{name}"\n' for name in members), encoding="utf-8")
+    return [work / f"{unit}.cpp" for unit, members in units.items() if members]
 
 
-def _compile(tools: Tools, source: Path, work: Path, optimize: str, waves: bool) -> None:
+def _compile(tools: Tools, source: Path, work: Path, optimize: str, extra: Sequence[str] = ()) -> None:
     include = (f"-I{work}", f"-I{tools.root / 'include'}", f"-I{tools.root / 'include' / 'vltstd'}")
-    flags = (*_FLAGS, optimize, f"-DVM_TRACE={int(waves)}", f"-DVM_TRACE_VCD={int(waves)}")
-    run((*tools.compiler, *flags, *include, "-c", str(source), "-o", f"{source.stem}.o"), work, tools.timeout_s)
+    command = (*tools.compiler, *_FLAGS, optimize, *extra, *include)
+    run((*command, "-c", str(source), "-o", f"{source.stem}.o"), work, tools.timeout_s)
+
+
+def _tracing(waves: bool) -> tuple[str, ...]:
+    return (f"-DVM_TRACE={int(waves)}", f"-DVM_TRACE_VCD={int(waves)}")
 
 
 def _write(folder: Path, texts: Mapping[str, str]) -> None:

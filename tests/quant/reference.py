@@ -34,7 +34,8 @@ class Quantizer:
         return self.values
 
 
-def _read_quantizers(model: onnx.ModelProto) -> dict[str, Quantizer]:
+def read_quantizers(model: onnx.ModelProto) -> dict[str, Quantizer]:
+    """Every Quant node by the name of its module; checks that scales are powers of two."""
     constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     result = {}
     for node in model.graph.node:
@@ -59,38 +60,47 @@ class IntegerVit:
 
     def __init__(self, path: Path, heads: int, blocks: int) -> None:
         model = onnx.load(path)
-        self.quantizers = _read_quantizers(model)
+        self.quantizers = read_quantizers(model)
         self.constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
         self.nodes = {node.name: node for node in model.graph.node}
         self.heads, self.blocks = heads, blocks
-        self.residual_scale = float(self.quantizers["residual"].scale)
+        self.residual_scale = self.scale("residual")
+        self.linears: dict[str, tuple[Ints, ...]] = {}
+        self.norms: dict[str, tuple[Ints, Ints, int, int]] = {}
+        self.tables: dict[str, Ints] = {}
 
     def scale(self, name: str) -> float:
         return float(self.quantizers[name].scale)
 
     def linear(self, name: str, source: str, scale_out: float, x: Ints, bits: int = 8) -> Ints:
         """Requantized linear layer with integer bias, per output channel."""
-        weight = self.quantizers[f"{name}.weight_quant"]
-        matrix = weight.constant.reshape(len(weight.constant), -1)
-        unit = self.scale(source) * weight.scale.ravel()
-        acc = number.matmul(x, matrix.T)
-        if f"{name}.bias_quant" in self.quantizers:
-            bias = self.quantizers[f"{name}.bias_quant"]
-            assert np.array_equal(np.broadcast_to(bias.scale, unit.shape), unit)
-            acc = acc + bias.constant
-        pairs = [number.requantizer(u / scale_out) for u in unit.tolist()]
-        multiplier, shift = np.array(pairs).T
-        assert set(multiplier.tolist()) == {1 << 16}
+        if name not in self.linears:
+            self.linears[name] = self._prepare(name, self.scale(source), scale_out)
+        matrix, bias, multiplier, shift = self.linears[name]
+        acc = number.matmul(x, matrix.T) + bias
         return number.requantize(acc, multiplier, shift, *number.limits(bits))
 
+    def _prepare(self, name: str, scale_in: float, scale_out: float) -> tuple[Ints, ...]:
+        """Weights [n, k], bias, multiplier and shift [n] of a linear layer."""
+        weight = self.quantizers[f"{name}.weight_quant"]
+        matrix = weight.constant.reshape(len(weight.constant), -1)
+        unit, bias = scale_in * weight.scale.ravel(), np.zeros(len(matrix), np.int64)
+        if f"{name}.bias_quant" in self.quantizers:
+            quantizer = self.quantizers[f"{name}.bias_quant"]
+            assert np.array_equal(np.broadcast_to(quantizer.scale, unit.shape), unit)
+            bias = quantizer.constant
+        pairs = np.array([number.requantizer(u / scale_out) for u in unit.tolist()])
+        assert set(pairs[:, 0].tolist()) == {1 << 16}
+        return matrix, bias, pairs[:, 0], pairs[:, 1]
+
     def norm(self, name: str, target: str, r: Ints) -> Ints:
-        node = self.nodes[f"{name}/LayerNormalization"]
-        gamma, beta = (self.constants[i] for i in node.input[1:])
-        eps = next(a.f for a in node.attribute if a.name == "epsilon")
-        parameters = nonlinear.norm_parameters(
-            gamma, beta, eps, self.residual_scale, self.scale(target), r.shape[1]
-        )
-        return nonlinear.norm(r, *parameters)
+        if name not in self.norms:
+            node = self.nodes[f"{name}/LayerNormalization"]
+            gamma, beta = (self.constants[i] for i in node.input[1:])
+            eps = next(a.f for a in node.attribute if a.name == "epsilon")
+            scales = self.residual_scale, self.scale(target)
+            self.norms[name] = nonlinear.norm_parameters(gamma, beta, eps, *scales, r.shape[1])
+        return nonlinear.norm(r, *self.norms[name])
 
     def attention(self, block: str, q: Ints, k: Ints, v: Ints) -> Ints:
         scale_q, scale_k, scale_v = (self.scale(f"{block}.{x}_out") for x in "qkv")
@@ -118,16 +128,15 @@ class IntegerVit:
     def feed_forward(self, block: str, r: Ints) -> Ints:
         x = self.norm(f"{block}.norm2", f"{block}.norm2_out", r)
         x = self.linear(f"{block}.fc1", f"{block}.norm2_out", self.scale(f"{block}.fc1_out"), x)
-        scales = self.scale(f"{block}.fc1_out"), self.scale(f"{block}.table_out")
-        x = nonlinear.lookup(nonlinear.table("gelu", *scales), x)
+        if block not in self.tables:
+            scales = self.scale(f"{block}.fc1_out"), self.scale(f"{block}.table_out")
+            self.tables[block] = nonlinear.table("gelu", *scales).astype(np.int64)
+        x = nonlinear.lookup(self.tables[block], x)
         return self.linear(f"{block}.fc2", f"{block}.table_out", self.residual_scale, x, 16)
 
     def block(self, block: str, r: Ints) -> Ints:
         x = self.norm(f"{block}.norm1", f"{block}.norm1_out", r)
-        q, k, v = (
-            self.linear(f"{block}.{n}", f"{block}.norm1_out", self.scale(f"{block}.{n}_out"), x)
-            for n in "qkv"
-        )
+        q, k, v = (self.linear(f"{block}.{n}", f"{block}.norm1_out", self.scale(f"{block}.{n}_out"), x) for n in "qkv")
         x = self.attention(block, q, k, v)
         x = self.linear(f"{block}.proj", f"{block}.attention_out", self.residual_scale, x, 16)
         r = number.saturate_bits(r + x, 16)
@@ -139,4 +148,4 @@ class IntegerVit:
         for index in range(self.blocks):
             r = self.block(f"blocks.{index}", r)
         x = self.norm("norm", "norm_out", r[:1])
-        return self.linear("head", "norm_out", self.scale("logits"), x, 16)[0]
+        return np.asarray(self.linear("head", "norm_out", self.scale("logits"), x, 16)[0])

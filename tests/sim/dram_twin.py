@@ -1,6 +1,6 @@
 """The off-chip memory a second time, written plainly from its definition, to compare the harness with."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 
 from codesign.sim.simulator import MemoryPorts
 
@@ -40,7 +40,7 @@ class DramTwin:
         self.requests: list[list[Request]] = [[] for _ in range(2 * memory.ports)]
         self.shown: list[dict[str, int]] = [dict.fromkeys(_CHANNELS, 0) for _ in range(memory.ports)]
 
-    def _open(self, who: int) -> Iterable[Request]:
+    def _open(self, who: int) -> Iterator[Request]:
         return (r for r in self.requests[who] if not r.answered)
 
     def _moving(self, who: int, t: int, latency: int) -> Request | None:

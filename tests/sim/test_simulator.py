@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from codesign.errors import CheckError, ToolError
 from codesign.sim.simulator import CHANNELS, EVENT, Library, MemoryPorts, Simulator, _load, compile_design
 from codesign.sim.verilate import Port
+from tests.sim import masters as designs
 from tests.sim.dram_twin import DramTwin
-from tests.sim.masters import PAGE_BITS, RandomMasters, Wires, convert
+from tests.sim.masters import PAGE_BITS, random_masters
 
 PLAIN = """
 module plain(input clk, input rst, input [7:0] small__part, input [99:0] wide, input signed [39:0] middle,
@@ -86,7 +87,7 @@ def registers() -> Library:
 
 @pytest.fixture(scope="module")
 def wires() -> Library:
-    return compile_design(convert(Wires(16), "wires"), "wires", memory=SMALL)
+    return compile_design(designs.wires(16), "wires", memory=SMALL)
 
 
 @pytest.fixture
@@ -270,7 +271,7 @@ RATES = [(256, 256, 256, 256), (256, 0, 0, 256), (0, 256, 256, 256), (60, 50, 12
 
 @pytest.fixture(scope="module")
 def masters() -> Callable[[int, int], Library]:
-    return lambda ports, port_bytes: compile_design(convert(RandomMasters(ports, port_bytes), "top"), "top")
+    return lambda ports, port_bytes: compile_design(random_masters(ports, port_bytes), "top")
 
 
 def _as_ints(values: NDArray[np.unsignedinteger]) -> list[int]:
@@ -320,7 +321,7 @@ class TestMemoryTiming:
                 seed = int(rng.integers(1 << 32))
                 sim.stall(seed, stalls)
                 twin = DramTwin(memory, sim.dram.tobytes(), seed, stalls)
-                beats = _follow(sim, twin, _pace(rates, seed), 1200)
+                beats = _follow(sim, twin, _pace(rates, seed), 800)
                 assert sim.dram.tobytes() == bytes(twin.content)
                 assert (beats > 50) == (rates[0] > 0)
 
@@ -500,7 +501,7 @@ class TestBus:
         ("fixed", "why"), [({"arsize": 3}, "size is not the port's"), ({"arburst": 0}, "not an incrementing")]
     )
     def test_size_and_burst_are_checked_where_they_exist(self, fixed: dict[str, int], why: str) -> None:
-        library = compile_design(convert(Wires(16, fixed), "wires"), "wires", memory=SMALL)
+        library = compile_design(designs.wires(16, fixed), "wires", memory=SMALL)
         with library.start() as simulator, pytest.raises(CheckError, match=why):
             self.send(simulator, "ar", 0, 1)
 

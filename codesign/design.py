@@ -1,0 +1,52 @@
+"""A design: one point of the design space on a board, as plain numbers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from codesign.board import Board
+
+Params = Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Design:
+    """Parameters of every engine and memory of an accelerator.
+
+    Attributes:
+        board: where it runs.
+        engines: parameters by engine: ``linear`` (t_in, t_out, n_l, kw_max, ring_words, table_words,
+            tables), ``attention`` (t_a, n_a, max_keys, db_max) and ``vector`` (t_v, max_d); the last
+            two may be missing.
+        memories: bytes of each on-chip memory.
+        row_group: most rows per command; larger layers are cut, so that engines overlap.
+    """
+
+    board: Board
+    engines: Mapping[str, Params]
+    memories: Mapping[str, int] = field(default_factory=dict)
+    row_group: int = 1 << 15
+
+    @property
+    def word_bytes(self) -> int:
+        """Bytes of a bus word, and of a word of the activation memories."""
+        return self.board.memory.ports * self.board.memory.port_bits // 8
+
+    @property
+    def linear(self) -> Params:
+        """Parameters of the linear engine."""
+        return self.engines["linear"]
+
+    @property
+    def multipliers(self) -> int:
+        """int8 multipliers of the linear engine."""
+        return self.linear["t_in"] * self.linear["t_out"] * self.linear["n_l"]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; the board by name."""
+        return {
+            "board": self.board.name,
+            "engines": {name: dict(params) for name, params in self.engines.items()},
+            "memories": dict(self.memories),
+            "row_group": self.row_group,
+        }

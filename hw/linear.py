@@ -1,0 +1,177 @@
+"""The linear kernel: int8 matrix products with inline requantization, table and residual add.
+
+Rows are cut into groups of ``n_l``. A loader copies a group into one of two private buffers while
+the array works on the other; the array walks the group tile by tile, ``t_out`` columns each, one
+weight word per cycle; the drain requantizes a finished tile while the next one is summed up.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from codesign import network
+from codesign.hw.linear_rtl import ACC_BITS, DRAIN_LATENCY, Shape
+from codesign.hw.memory import READ_LATENCY, bram18, bram36
+from codesign.hw.multiply import MAX_CHAIN, PackedDot
+from codesign.kernel import Kernel, Number, Params, Resources, Work, ceil_div, larger
+from codesign.number import IntArray, IntLike, accumulator_range, integers, limits
+
+MAX_LANES = 32
+_MAX_COUNT = 0xFFFF
+"""Rows, words per row and tiles are 16-bit operands."""
+_LOADED = 2
+"""Cycles from the load of a group's last word to the start of its first tile, less the load itself."""
+
+
+@dataclass(frozen=True)
+class Linear(Kernel):
+    """Design parameters of the linear engine.
+
+    Attributes:
+        t_in, t_out, n_l: inputs, outputs and rows per cycle; powers of two, t_out even; n_l 1 to 32.
+        kw_max: longest source row in words, a power of two; a row is at least ``t_in`` bytes.
+        ring_words: depth of the weight ring in words of ``t_in * t_out`` bytes, a power of two.
+        table_words: depth of the requantization ring in words of ``8 * t_out`` bytes, a power of two.
+        tables: number of 8-bit tables, a power of two.
+        word_bytes: a word of the bus and of the activation memories, a power of two; weight words and
+            requantization words are multiples of it.
+    """
+
+    op: ClassVar[str] = "linear"
+
+    t_in: int
+    t_out: int
+    n_l: int
+    kw_max: int
+    ring_words: int
+    table_words: int
+    tables: int
+    word_bytes: int
+
+    def __post_init__(self) -> None:
+        if not self.legal(self.params):
+            raise ValueError(
+                f"{self}; legal: t_in a power of two to 256, t_out one from 2, n_l 1 to {MAX_LANES}, t_in * t_out"
+                " and 8 * t_out multiples of word_bytes, kw_max * word_bytes at least t_in, ring_words and"
+                " table_words powers of two from 2, kw_max, tables and word_bytes powers of two"
+            )
+
+    @property
+    def shape(self) -> Shape:
+        """The same parameters as the hardware takes them."""
+        return Shape(**self.params)
+
+    @classmethod
+    def supports(cls, layer: object) -> str | None:
+        """None if some design can run the layer, else the reason why not."""
+        if not isinstance(layer, network.Linear):
+            return f"a {type(layer).__name__} is not a linear layer"
+        over = [f"{name} {getattr(layer, name)} > {_MAX_COUNT}" for name in ("rows", "k", "n") if getattr(layer, name) > _MAX_COUNT]
+        if over:
+            return f"{layer.name}: {', '.join(over)}"
+        return _range_fault(layer)
+
+    @classmethod
+    def legal(cls, params: Params) -> Number:
+        """Truth of the parameters being a legal design; see the class."""
+        t_in, t_out, n_l, word = (params[name] for name in ("t_in", "t_out", "n_l", "word_bytes"))
+        powers = 1
+        for name in ("t_in", "t_out", "kw_max", "ring_words", "table_words", "tables", "word_bytes"):
+            powers = powers * _power_of_two(params[name])
+        return (
+            powers * (t_in <= 256) * (t_out >= 2) * (n_l >= 1) * (n_l <= MAX_LANES)
+            * (t_in * t_out >= word) * (8 * t_out >= word) * (params["kw_max"] * word >= t_in)
+            * (params["kw_max"] <= 1 << 15) * (params["ring_words"] >= 2) * (params["table_words"] >= 2)
+        )  # fmt: skip
+
+    @staticmethod
+    def golden(layer: network.Linear, x: IntLike, addend: IntLike | None = None) -> IntArray:
+        """The layer on the int8 source ``[at least first_row + rows, k]`` and the int16 addend ``[rows, n]``.
+
+        Int64 throughout; matrix products run in float64 where every partial sum is proven exact.
+        """
+        term = None if addend is None else integers("addend", addend)
+        return network.linear_golden(layer, integers("x", x), term)
+
+    @classmethod
+    def cycles(cls, params: Params, work: Work) -> Number:
+        """Clock cycles from accepting a command to its done pulse.
+
+        Holds when the engine is idle before and all weights are in the ring.
+
+        Args:
+            params: t_in, t_out, n_l, word_bytes.
+            work: rows, k, n.
+        """
+        t_in, n_l = params["t_in"], params["n_l"]
+        sums, tiles = ceil_div(work["k"], t_in), ceil_div(work["n"], params["t_out"])
+        tile = larger(sums, n_l)
+        groups = ceil_div(work["rows"], n_l)
+        last_rows = work["rows"] - (groups - 1) * n_l
+        row = ceil_div(work["k"], params["word_bytes"])
+        start = _last_start(groups, n_l * row, last_rows * row, tiles * tile + 1)
+        return 1 + start + (tiles - 1) * tile + sums + _array_latency(t_in) + DRAIN_LATENCY + last_rows
+
+    @classmethod
+    def resources(cls, params: Params) -> Resources:
+        """DSP and memories of the engine and of its two rings; LUT and FF estimated."""
+        t_in, t_out, n_l, word = (params[name] for name in ("t_in", "t_out", "n_l", "word_bytes"))
+        buffers = n_l * bram36(8 * larger(word, t_in), 2 * params["kw_max"])
+        rings = bram36(8 * t_in * t_out, params["ring_words"]) + bram36(64 * t_out, params["table_words"])
+        lookups = ceil_div(t_out * bram18(8, 256 * params["tables"]), 2)
+        chains = ceil_div(t_in, MAX_CHAIN)
+        sums = n_l * t_out * ACC_BITS
+        skew = n_l * t_out // 2 * chains * 24 * (_smaller(t_in, MAX_CHAIN) - 1)
+        return Resources(
+            dsp=t_in * t_out * n_l // 2 + t_out,
+            bram36=buffers + rings + lookups,
+            lut=sums * (chains + 1) + sums // 2 + skew // 2 + 330 * t_out + 900,
+            ff=sums * (2 + (chains > 1)) + n_l * t_out * chains * 18 + skew // 3 + 420 * t_out + 8 * word + 1400,
+        )
+
+    @classmethod
+    def traffic(cls, params: Params, work: Work) -> Number:
+        """Bytes of the command's weights and requantization table, padded as they are fetched."""
+        tiles = ceil_div(work["n"], params["t_out"])
+        return tiles * params["t_out"] * (8 + params["t_in"] * ceil_div(work["k"], params["t_in"]))
+
+
+def _array_latency(t_in: Number) -> Number:
+    """Cycles from a tile's last issue to its complete accumulators, as the hardware has it."""
+    return READ_LATENCY + PackedDot.latency(0) + _smaller(t_in, MAX_CHAIN) + (t_in > MAX_CHAIN) + 1
+
+
+def _last_start(groups: Number, load: Number, last_load: Number, period: Number) -> Number:
+    """Cycles from the first load of a command to the start of its last group's tiles.
+
+    Group ``g`` starts ``load + 2`` cycles after its load begins and ``period`` after group g - 1
+    started; its load begins ``load`` after that of g - 1, and ``period`` after group g - 2 started.
+    That is a longest path. A path through the array (``period`` per group) and the loader (``load``
+    per group) takes the slower of the two for every group; each detour array -> loader -> array
+    covers two groups in ``period + load + 2`` and so pays where the two are within one of each other.
+    The last group has ``last_load <= load``: the path ends in its load, or in the array before it.
+    """
+    slower = larger(load, period)
+    gain = 2 - abs(load - period)
+    detour = larger(gain, 0)
+    loaded = (groups - 1) * load
+    detoured = (groups - 1) * slower + (groups - 1) // 2 * detour - larger(-gain, 0)
+    by_load = larger(loaded, detoured) + last_load + _LOADED
+    by_array = (groups - 2) * slower + (groups - 2) // 2 * detour + load + _LOADED + period
+    return larger(by_load, (groups > 1) * by_array)
+
+
+def _range_fault(layer: network.Linear) -> str | None:
+    """Why the accumulators do not hold every sum the layer can reach; None if they do."""
+    low, high = accumulator_range(layer.weights, layer.bias, *limits(8))
+    bottom, top = limits(ACC_BITS)
+    if low < bottom or high > top:
+        return f"{layer.name}: sums from {low} to {high}; legal: {ACC_BITS} bits, {bottom} to {top}"
+    return None
+
+
+def _smaller(a: Number, b: Number) -> Number:
+    return -larger(-a, -b)
+
+
+def _power_of_two(x: Number) -> Number:
+    return (x > 0) * ((x & (x - 1)) == 0)

@@ -1,0 +1,152 @@
+"""The vector kernel: layer norm and RMS norm of int16 rows, its command, golden and formulas.
+
+Rows follow each other at a fixed distance, the larger of their words and the cycles of one digit
+recurrence. A row is loaded and its sums are taken; then its variance, square root and reciprocal
+follow in units of their own, each busy with another row; then it is read again and normalised.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from codesign import nonlinear
+from codesign.hw.memory import READ_LATENCY, bram36
+from codesign.hw.multiply import Requantizer
+from codesign.hw.stream import operands
+from codesign.kernel import Kernel, Number, Params, Resources, Work, ceil_div, larger
+from codesign.network import Norm
+from codesign.nonlinear import MAX_NORM_WIDTH
+from codesign.number import IntArray, IntLike
+
+OPERANDS = operands(
+    rows=16, d=16, r_base=24, r_stride=16, g_base=24, x_base=24, x_stride=16, shift=8, flags=8, eps=48,
+)  # fmt: skip
+"""Command of the engine.
+
+rows, d: rows and columns; bases: first word in the memory concerned; strides: words from row to row;
+shift, eps: see `codesign.nonlinear.norm`; flags: bit 0 RMS norm, the others zero.
+"""
+
+RMS = 1
+"""Flag: no mean is subtracted."""
+
+_DIGITS = 17
+"""Result bits of the square root and of the reciprocal, one per cycle."""
+_PRODUCT = 3
+"""Cycles of one multiply-add."""
+
+
+@dataclass(frozen=True)
+class VectorKernel(Kernel):
+    """Design parameters of the vector engine.
+
+    Attributes:
+        t_v: columns per cycle, a power of two, 1 to 64.
+        max_d: longest row, 2 to 1024.
+    """
+
+    op: ClassVar[str] = "vector"
+
+    t_v: int
+    max_d: int
+
+    def __post_init__(self) -> None:
+        if not self.legal(self.params):
+            raise ValueError(f"{self}; legal: t_v a power of two to 64, max_d from 2 to {MAX_NORM_WIDTH}")
+
+    @property
+    def max_words(self) -> int:
+        """Words of the longest row."""
+        return -(-self.max_d // self.t_v)
+
+    @property
+    def ring_words(self) -> int:
+        """Words of the memory that holds rows between their two uses, a power of two."""
+        return int(_ring_words(self.max_words, self.t_v))
+
+    @classmethod
+    def supports(cls, layer: object) -> str | None:
+        """None if some design can run the layer, else the reason why not."""
+        if not isinstance(layer, Norm):
+            return f"a {type(layer).__name__} is not a norm"
+        if not 2 <= layer.d <= MAX_NORM_WIDTH:
+            return f"{layer.name}: {layer.d} columns; legal: 2 to {MAX_NORM_WIDTH}"
+        return f"{layer.name}: {layer.rows} rows; legal: at most 65535" if layer.rows > 0xFFFF else None
+
+    @classmethod
+    def legal(cls, params: Params) -> Number:
+        """Truth of the parameters being a legal design; see the class."""
+        t_v, max_d = _values(params, "t_v", "max_d")
+        result: Number = (t_v >= 1) * (t_v <= 64) * ((t_v & (t_v - 1)) == 0) * (max_d >= 2) * (max_d <= MAX_NORM_WIDTH)
+        return result
+
+    @staticmethod
+    def golden(layer: Norm, r: IntLike) -> IntArray:
+        """The layer on int16 rows."""
+        return nonlinear.norm(r, layer.gain, layer.bias, layer.shift, layer.eps, layer.rms)
+
+    @classmethod
+    def cycles(cls, params: Params, work: Work) -> Number:
+        """Clock cycles from accepting a command to its done pulse.
+
+        Args:
+            params: t_v.
+            work: rows, d.
+        """
+        (t_v,), (rows, d) = _values(params, "t_v"), _values(work, "rows", "d")
+        words = ceil_div(d, t_v)
+        result: Number = rows * larger(words, _DIGITS + 1) + words + _latency(t_v)
+        return result
+
+    @classmethod
+    def resources(cls, params: Params) -> Resources:
+        """DSP and block RAM exact from the structure, LUT and FF estimated."""
+        t_v, max_d = _values(params, "t_v", "max_d")
+        words = ceil_div(max_d, t_v)
+        return Resources(
+            dsp=4 * t_v + 2, bram36=bram36(16 * t_v, _ring_words(words, t_v)), lut=480 * t_v + 900, ff=560 * t_v + 1100
+        )
+
+    @classmethod
+    def traffic(cls, params: Params, work: Work) -> Number:
+        """Zero bytes: rows, gains, biases and results are on chip."""
+        return 0 * work["rows"]
+
+
+def _values(source: Mapping[str, Number], *names: str) -> tuple[Any, ...]:
+    """Some values of a mapping; the type of arithmetic on integers or arrays is beyond the checker."""
+    return tuple(source[name] for name in names)
+
+
+def _latency(t_v: Any) -> Any:
+    """Cycles of a command that are neither rows nor the words of the last."""
+    setup = _PRODUCT + 5
+    normalise = READ_LATENCY + 2 * _PRODUCT + Requantizer.latency() + 4
+    return setup + _row_latency(t_v) + normalise
+
+
+def _row_latency(t_v: Any) -> Any:
+    """Cycles from a row's last load to the start of its normalisation."""
+    statistics = READ_LATENCY + _PRODUCT + _clog2(t_v)
+    variance = 2 * _PRODUCT + 5
+    return statistics + variance + 2 * (_DIGITS + 1)
+
+
+def _ring_words(words: Any, t_v: Any) -> Any:
+    """Depth of the ring, a power of two.
+
+    A word is read ``row + _row_latency + 2`` cycles after it was written (two less than that of the
+    first load). In that time come at most as many words, and no more than those of six rows.
+    """
+    window = larger(words, _DIGITS + 1) + _row_latency(t_v) + 2
+    return 2 ** _clog2(-larger(-window, -6 * words))
+
+
+def _clog2(x: Any) -> Any:
+    """Bits of ``x - 1`` for 1 <= x <= 2**16."""
+    return sum(((x > (1 << bit)) * 1 for bit in range(16)), 0 * x)
+
+
+def work_of(command: Mapping[str, int]) -> dict[str, int]:
+    """The work of a command, as `VectorKernel.cycles` takes it."""
+    return {"rows": command["rows"], "d": command["d"]}

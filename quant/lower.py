@@ -1,0 +1,419 @@
+"""From a float graph with quantizers to the integer network, exact where the file is exact.
+
+Scales come from the file's quantizers; where a matrix operand has none, from calibration data.
+With power-of-two scales every integer between two non-linear functions is the one that the file's
+own quantizers produce.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign.errors import InputError
+from codesign.network import Linear, Network, Output
+from codesign.number import accumulator_range, quantize, requantize, saturate_bits, signed_bits
+from codesign.operators import Array, Ints
+from codesign.quant.emitter import WIDE, Finish, Operand, Source, Target
+from codesign.quant.graph import Product, Quantizer
+from codesign.quant.operands import Operands
+from codesign.quant.patterns import Patterns
+from codesign.quant.views import Affine, Floats, compose, pick
+from codesign.workload import Workload, sample_shape
+
+ACCUMULATOR_BITS = 27
+"""Signed width that every sum of products, bias included, must provably fit."""
+
+
+@dataclass(frozen=True, eq=False)
+class Lowered:
+    """A network, and for each of its tensors the float values that it stands for."""
+
+    network: Network
+    sources: Mapping[str, Source]
+
+
+def lower(workload: Workload, *, calibration: Mapping[str, Array] | None = None) -> Network:
+    """Turn a workload into integer layers.
+
+    Args:
+        workload: float, or with quantizers.
+        calibration: samples per model input, samples first, for matrix operands without a quantizer in
+            the file; their scale then is the largest magnitude seen.
+
+    Raises:
+        InputError: what has no integer layer (all nodes at once), tensors without a scale, weights or
+            quantizers that no layer can hold, or an accumulator that may overflow.
+    """
+    return lower_traced(workload, calibration=calibration).network
+
+
+def lower_traced(workload: Workload, *, calibration: Mapping[str, Array] | None = None) -> Lowered:
+    """Like `lower`, and keep which values of the file each integer tensor stands for."""
+    seen = maxima(workload, calibration) if calibration is not None else None
+    try:
+        return _Lowering(workload, Patterns(workload), seen).run()
+    except RecursionError as error:
+        raise InputError(f"{workload.name}: layers are nested too deeply; legal: about 100 in a row") from error
+
+
+def maxima(workload: Workload, calibration: Mapping[str, Array]) -> dict[str, float]:
+    """Largest magnitude of every tensor over all samples.
+
+    Args:
+        workload: what to evaluate.
+        calibration: an array per model input, samples first, equally many of each.
+    """
+    names = sorted(workload.inputs)
+    if sorted(calibration) != names:
+        raise InputError(f"{workload.name}: calibration arrays {sorted(calibration)}; legal: {names}")
+    arrays = {name: np.asarray(calibration[name]) for name in names}
+    counts = {len(a) if a.ndim else 0 for a in arrays.values()}
+    if len(counts) != 1 or counts == {0}:
+        raise InputError(f"{workload.name}: calibration has {sorted(counts)} samples; legal: equally many, at least 1")
+    found: dict[str, float] = {}
+    for i in range(counts.pop()):
+        for name, value in workload.tensors({n: a[i] for n, a in arrays.items()}):
+            if value.dtype.kind == "f" and value.size:
+                found[name] = max(found.get(name, 0.0), float(np.abs(value).max()))
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Chain:
+    """A 16-bit tensor, seen through its quantizers.
+
+    Attributes:
+        last: the affine view inside all quantizers.
+        inner: for each element of the tensor the element of ``last``; -1 is a constant.
+        table: constants that are added after the first quantizer.
+        quantized: whether there is one.
+    """
+
+    last: Affine
+    inner: Ints
+    table: Floats
+    quantized: bool
+
+    @property
+    def element(self) -> Ints:
+        """For each element of the tensor the element of the origin; -1 is a constant."""
+        return pick(self.last.index, self.inner)
+
+    def offset(self) -> Floats:
+        """What the view inside the quantizers adds."""
+        chosen = self.last.offset.reshape(-1)[np.maximum(self.inner, 0)]
+        return np.where(self.inner < 0, 0.0, chosen)
+
+    def factor(self) -> Floats:
+        """What the view inside the quantizers multiplies with."""
+        return np.asarray(self.last.factor.reshape(-1)[np.maximum(self.inner, 0)])
+
+
+@dataclass
+class _Lowering(Operands):
+    """The residual stream, the model's outputs, and the proofs."""
+
+    def run(self) -> Lowered:
+        self.check_structure()
+        try:
+            self.residual = self.residual_scale()
+            for name in [n for n, kind in self.patterns.kinds.items() if kind == "sum"]:
+                self.wide(name)
+            outputs = tuple(self.output(name) for name in self.workload.outputs)
+        except (InputError, ValueError) as error:
+            self.check_scales()
+            raise error if isinstance(error, InputError) else self.fail(str(error)) from error
+        self.check_scales()
+        self.check_accumulators()
+        network = Network(
+            name=self.workload.name,
+            tensors=self.tensors,
+            layers=tuple(self.layers),
+            inputs=tuple(self.inputs),
+            outputs=outputs,
+            constants=self.constants,
+            notes=tuple(dict.fromkeys(self.notes)),
+        )
+        return Lowered(network, self.sources)
+
+    # Proofs
+
+    def check_structure(self) -> None:
+        """Name everything without an integer layer at once."""
+        faults = [(node, reason) for node, reason in self.patterns.unknown()]
+        for name, kind in self.patterns.kinds.items():
+            if kind == "quant" and (reason := self.patterns.quantizer_fault(self.patterns.node(name))):
+                faults.append((self.patterns.node(name), reason))
+        if faults:
+            text = "; ".join(f"{node}: {reason}" for node, reason in faults)
+            raise self.fail(f"{len(faults)} nodes have no integer layer: {text}")
+
+    def check_scales(self) -> None:
+        """Name every tensor that lacks a scale."""
+        if self.missing:
+            names = ", ".join(dict.fromkeys(self.missing))
+            raise self.fail(f"no quantizer for {names}; legal: a quantized model, or calibration data (--calibrate)")
+
+    def check_accumulators(self) -> None:
+        """Prove that no partial sum leaves `ACCUMULATOR_BITS`."""
+        bad = []
+        for layer in self.layers:
+            if isinstance(layer, Linear):
+                low, high = accumulator_range(layer.weights, layer.bias, *self.ranges[layer.source])
+                width = signed_bits(low, high)
+                bad += [f"{layer.name} needs {width}"] if width > ACCUMULATOR_BITS else []
+        if bad:
+            raise self.fail(f"accumulators: {', '.join(bad)} bits; legal: at most {ACCUMULATOR_BITS}")
+
+    # The scale of the residual stream
+
+    def residual_scale(self) -> float:
+        """One scale for the whole residual stream."""
+        kinds = self.patterns.kinds
+        streams = [n for n, kind in kinds.items() if kind == "sum"]
+        streams += [self.patterns.norm(n).source for n, kind in kinds.items() if kind == "norm"]
+        quantizers = [q for s in streams for q in self.stream_quantizers(s)]
+        found = {q.scale for q in quantizers if q.bits == 16}
+        if len(found) > 1:
+            self.notes.append(f"residual scales {sorted(found)} differ in the file; the largest serves all of them")
+        if found or not streams:
+            return max(found, default=1.0)
+        return self.residual_from_bytes(quantizers) if quantizers else self.residual_from_data(streams)
+
+    def stream_quantizers(self, name: str) -> list[Quantizer]:
+        """Quantizers of a residual tensor and, for a sum, of its two parts."""
+        found, view = [], self.patterns.affine(name)
+        while self.kind(view) == "quant":
+            found.append(self.patterns.quantizer(view.origin))
+            view = self.patterns.affine(self.patterns.quantized(view.origin))
+        if self.kind(view) == "sum":
+            views = [self.patterns.affine(n) for n in self.patterns.node(view.origin).inputs]
+            found += [self.patterns.quantizer(v.origin) for v in views if self.kind(v) == "quant"]
+        return found
+
+    def residual_from_bytes(self, quantizers: list[Quantizer]) -> float:
+        """A scale for a stream that the file quantizes to 8 bit: finer, and with headroom for sums."""
+        scale = min(q.scale for q in quantizers) / 16
+        self.notes.append(f"residual scale {scale:g} is a sixteenth of the file's finest 8-bit scale there")
+        return scale
+
+    def residual_from_data(self, streams: list[str]) -> float:
+        """The smallest power of two with which 16 bits hold everything that calibration showed."""
+        if self.seen is None:
+            self.missing += streams
+            return 1.0
+        parts = [n for s in streams if self.patterns.kind(s) == "sum" for n in self.patterns.node(s).inputs]
+        top = max(self.seen.get(n, 0.0) for n in (*streams, *parts)) or 1.0
+        scale = 2.0 ** math.ceil(math.log2(top / WIDE[1]))
+        self.notes.append(f"residual scale {scale:g} is the smallest power of two that holds the calibrated {top:g}")
+        return scale
+
+    # The 16-bit residual stream
+
+    def stream(self, name: str) -> tuple[str, int]:
+        """The 16-bit tensor, and its first row, that holds the rows of a tensor."""
+        view = self.patterns.affine(name)
+        width = self.workload.shapes[name][-1]
+        if view.pure and self.workload.shapes[view.origin][-1] == width:
+            elements = view.index.reshape(-1, width)
+            rows, columns = self.lines(name, elements // width, elements % width)
+            if np.array_equal(columns, np.arange(width)):
+                return self.wide(view.origin), int(rows[0])
+        return self.wide(name), 0
+
+    def wide(self, name: str) -> str:
+        """Make a whole tensor available as signed 16 bit at the residual scale, one row per last axis."""
+        memo = (name, b"wide")
+        if memo not in self.made:
+            chain = self.chain(name)
+            kind = self.kind(chain.last)
+            if kind == "sum":
+                self.made[memo] = self.sum(name, chain)
+            elif kind == "product":
+                self.made[memo] = self.wide_product(name, chain, None)
+            else:
+                raise self.refuse(chain.last.origin, _unsummable(kind))
+        return self.made[memo]
+
+    def chain(self, name: str) -> _Chain:
+        """Look through 16-bit quantizers and constant tables."""
+        view = self.patterns.affine(name)
+        element = np.arange(view.index.size, dtype=np.int64)
+        table, quantized = np.zeros(view.index.size), False
+        while self.kind(view) == "quant":
+            quantized = True
+            self.check_stream_quantizer(view)
+            table = table + np.where(element < 0, 0.0, view.offset.reshape(-1)[element])
+            element = pick(view.index, element)
+            view = self.patterns.affine(self.patterns.quantized(view.origin))
+        if not view.origin:
+            raise self.refuse(name, "a constant residual stream; legal: a computed one")
+        return _Chain(view, element, table, quantized)
+
+    def check_stream_quantizer(self, view: Affine) -> None:
+        """Note what becomes of a quantizer that is not the stream's own."""
+        q, node = self.patterns.quantizer(view.origin), self.patterns.node(view.origin)
+        if np.any(view.factor[view.index >= 0] != 1):
+            raise self.refuse(view.origin, "its values are scaled in the residual stream; legal: added only")
+        if (q.scale, q.low, q.high) != (self.residual, *WIDE):
+            before = f"{q.low} to {q.high} with scale {q.scale:g}"
+            self.notes.append(f"quantizer {node.name} ({before}) becomes 16 bit with scale {self.residual:g}")
+
+    def sum(self, name: str, chain: _Chain) -> str:
+        """A residual add: a matrix product onto a 16-bit tensor."""
+        origin = chain.last.origin
+        if not chain.last.pure or not np.array_equal(chain.element, np.arange(chain.element.size)):
+            raise self.refuse(name, "the residual stream is rearranged or scaled; legal: rows are selected after it")
+        if np.any(chain.table):
+            raise self.refuse(name, "a constant is added to a residual sum; legal: to an embedding")
+        if origin != name:
+            made = self.wide(origin)
+            self.sources[made] = Source(name, self.sources[made].index)
+            return made
+        parts = self.patterns.node(origin).inputs
+        chains = [self.chain(part) for part in parts]
+        usable = [i for i, c in enumerate(chains) if self.kind(c.last) == "product" and self.steady(c)]
+        if not usable:
+            kinds = " and ".join(self.kind(c.last) for c in chains)
+            raise self.refuse(origin, f"adds {kinds}; legal: a matrix product onto a residual stream")
+        which = usable[0] if len(usable) == 1 or self.read_elsewhere(parts[1]) else 1
+        return self.wide_product(name, chains[which], self.wide(parts[1 - which]))
+
+    def steady(self, chain: _Chain) -> bool:
+        """Whether a chain is a product with at most a bias per column."""
+        width = len(self.patterns.product(chain.last.origin).weights)
+        if np.any(chain.table) or np.any(chain.element < 0) or chain.element.size % width:
+            return False
+        offsets = chain.offset().reshape(-1, width)
+        return bool(np.all(offsets == offsets[:1]))
+
+    def read_elsewhere(self, name: str) -> bool:
+        """Whether more than one node reads a tensor."""
+        return sum(name in node.inputs for node in self.workload.nodes) > 1
+
+    def wide_product(self, name: str, chain: _Chain, addend: str | None) -> str:
+        """A matrix product as signed 16 bit, onto a tensor or a constant table if there is one.
+
+        A bias that the file quantizes together with the product stays the product's, and rows that are
+        constants give it back; otherwise it is part of the table.
+        """
+        product, width = self.patterns.product(chain.last.origin), self.workload.shapes[name][-1]
+        element, table = chain.element.reshape(-1, width), chain.table.reshape(-1, width)
+        rows, columns = self.embedded_rows(name, product, element)
+        computed, offsets = element >= 0, chain.offset().reshape(-1, width)
+        factor, bias = (_first(x.reshape(-1, width), computed) for x in (chain.factor(), offsets))
+        if np.any(computed & (chain.factor().reshape(-1, width) != factor)):
+            raise self.refuse(name, "a gain differs from row to row; legal: per column")
+        if np.any(computed & (offsets != bias)) or not (chain.quantized or np.all(computed)):
+            bias, table = np.zeros(width), table + offsets
+        else:
+            table = table + np.where(computed, 0.0, offsets)
+        source, made = Source(name, np.arange(element.size).reshape(-1, width)), self.fresh(name)
+        goal = Target(made, source, rows, columns, factor, bias, self.residual, *WIDE, 16, self.residual, None, addend)
+        if addend is None and (np.any(table) or not np.all(computed)):
+            goal = replace(goal, addend=self.table(name, table))
+        self.emit(product, goal)
+        self.correct_table(goal, computed)
+        return made
+
+    def embedded_rows(self, name: str, product: Product, element: Ints) -> tuple[Ints, Ints]:
+        """Row of the product for each row (-1: a constant row), and the columns."""
+        rows, columns = product.coordinates(element)
+        used = np.flatnonzero(np.any(element >= 0, axis=1))
+        if not used.size or np.any(element[used] < 0):
+            raise self.refuse(name, "constants inside rows of the residual stream; legal: whole rows")
+        if np.any(rows[used] != rows[used][:, :1]) or np.any(columns[used] != columns[used][:1]):
+            raise self.refuse(name, "rows and columns of the residual stream are mixed; legal: tokens as rows")
+        result = np.full(len(element), -1, np.int64)
+        result[used] = rows[used][:, 0]
+        return result, columns[used[0]]
+
+    def table(self, name: str, values: Floats) -> str:
+        """Record a constant table of the residual stream; its name."""
+        made = self.fresh(f"{name}.table")
+        integers = quantize(values, self.residual, 32)
+        if np.any(saturate_bits(integers, 16) != integers):
+            raise self.refuse(name, f"constants up to {np.abs(values).max():g} exceed 16 bits at {self.residual:g}")
+        self.constants[made] = integers.astype(np.int16)
+        return made
+
+    def correct_table(self, goal: Target, computed: NDArray[np.bool_]) -> None:
+        """Take the bias back out of rows that are constants: their products are zero, their bias is not."""
+        layer = self.layers[-1]
+        if not isinstance(layer, Linear) or goal.addend not in self.constants:
+            return
+        bias = requantize(layer.bias, layer.multiplier, layer.shift, layer.low, layer.high)
+        table = self.constants[goal.addend].astype(np.int64)
+        fixed = np.where(computed, table, table - bias)
+        if np.any(saturate_bits(fixed, 16) != fixed):
+            raise self.refuse(goal.name, "a constant row minus the bias exceeds 16 bits")
+        self.constants[goal.addend] = fixed.astype(np.int16)
+
+    # Outputs
+
+    def output(self, name: str) -> Output:
+        """What a model output is."""
+        view = self.patterns.affine(name)
+        if not view.origin:
+            raise self.fail(f"output {name} is constant; legal: a computed one")
+        shape = self.workload.shapes[name]
+        demand = np.arange(math.prod(shape), dtype=np.int64).reshape(-1, shape[-1] if shape else 1)
+        source = self.output_tensor(name, view, demand)
+        if self.tensors[source].shape != demand.shape:
+            raise self.refuse(name, "the model's output is a part of a layer; legal: all of it")
+        return Output(name, sample_shape(shape), source)
+
+    def output_tensor(self, name: str, view: Affine, demand: Ints) -> str:
+        """The tensor that holds an output, row by row."""
+        kind = self.kind(view)
+        if kind == "product":
+            return self.output_product(name, view, demand)
+        if kind == "quant" and self.patterns.quantizer(view.origin).bits == 16:
+            inner = compose(self.patterns.affine(self.patterns.quantized(view.origin)), view.index)
+            if view.pure and self.kind(inner) == "product":
+                finish = Finish(self.patterns.quantizer(view.origin), inner)
+                return self.whole(name, self.product_rows(name, demand, True, finish))
+            return self.wide(name)
+        if kind == "sum":
+            return self.wide(name)
+        found = self.operand(name, demand, exact=True)
+        if found.scale != self.tensors[found.tensor].scale:
+            raise self.refuse(name, "a scaled quantized output; legal: quantized last")
+        return self.whole(name, found)
+
+    def whole(self, name: str, found: Operand) -> str:
+        """The tensor of an operand that is all of it."""
+        if not found.whole(self.tensors[found.tensor]):
+            raise self.refuse(name, "the model's output is a part of a layer; legal: all of it")
+        return found.tensor
+
+    def output_product(self, name: str, view: Affine, demand: Ints) -> str:
+        """A matrix product without a quantizer: 16 bit, with a scale that provably holds it."""
+        product = self.patterns.product(view.origin)
+        rows, columns = self.separated(name, product, pick(view.index, demand))
+        scale = self.operand(product.source, product.demand[rows]).scale
+        factor, offset = (x.reshape(-1)[demand[0]] for x in (view.factor, view.offset))
+        weights = np.abs(product.weights[columns] * factor[:, None])
+        error = 0.0 if product.grid is not None else weights.shape[1] * weights.max(axis=1) / 127
+        reach = float(((weights.sum(axis=1) + error) * 128 * scale + np.abs(offset)).max())
+        step = 2.0 ** math.ceil(math.log2(max(reach, 1e-30) * 1.001 / WIDE[1]))
+        self.notes.append(f"output {name} is signed 16 bit with scale {step:g}, which holds every result")
+        return self.whole(name, self.product_rows(name, demand, True, Finish(Quantizer(step, *WIDE), view)))
+
+
+def _first(x: Floats, used: NDArray[np.bool_]) -> Floats:
+    """The first row of which every element is used."""
+    return np.asarray(x[int(used.all(axis=1).argmax())], np.float64)
+
+
+def _unsummable(kind: str) -> str:
+    reasons = {
+        "input": "a model input as residual stream; legal: an embedding of it",
+        "norm": "a norm's output in the residual stream (post-norm); legal: pre-norm",
+        "function": "a function's output in the residual stream; legal: a matrix product's",
+        "matmul": "attention's output in the residual stream; legal: a projection of it",
+    }
+    return reasons.get(kind, f"{kind} values in the residual stream; legal: a matrix product's")

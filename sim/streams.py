@@ -1,0 +1,202 @@
+"""Drivers for cocotb benches: sources, sinks and monitors of streams (payload, valid, ready).
+
+Everything here runs inside the simulator. Drivers write just after the rising edge and look at the
+falling edge, when all has settled; so a handshake seen there is the one that the next edge makes.
+"""
+
+import random
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import cocotb
+from cocotb.clock import Clock
+from cocotb.triggers import ClockCycles, FallingEdge, RisingEdge
+
+Pace = Callable[[], bool]
+
+
+def always() -> bool:
+    """The pace without gaps."""
+    return True
+
+
+def sometimes(probability: float, rng: random.Random) -> Pace:
+    """A pace that moves on with a probability in each cycle.
+
+    Raises:
+        ValueError: ``probability`` is not above 0 and at most 1.
+    """
+    if not 0 < probability <= 1:
+        raise ValueError(f"probability is {probability}; legal: above 0, at most 1")
+    return lambda: rng.random() < probability
+
+
+def bursts(longest: int, rng: random.Random) -> Pace:
+    """A pace that alternates runs and pauses of random lengths, each 1 to ``longest`` cycles."""
+    left, moving = 0, False
+
+    def pace() -> bool:
+        nonlocal left, moving
+        if left == 0:
+            left, moving = rng.randint(1, longest), not moving
+        left -= 1
+        return moving
+
+    return pace
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """The handles of one stream port.
+
+    Attributes:
+        name: for messages.
+        clock: its clock.
+        payload, valid, ready: the signals.
+    """
+
+    name: str
+    clock: Any
+    payload: Any
+    valid: Any
+    ready: Any
+
+    @classmethod
+    def of(cls, dut: Any, name: str, clock: str = "clk") -> "Stream":
+        """The stream ``name`` of a design, whose ports are ``name_valid`` or ``name__valid`` and so on.
+
+        Raises:
+            ValueError: the design has no such ports.
+        """
+        for between in ("_", "__"):
+            if hasattr(dut, f"{name}{between}valid"):
+                pins = {pin: getattr(dut, f"{name}{between}{pin}") for pin in ("payload", "valid", "ready")}
+                return cls(name, getattr(dut, clock), **pins)
+        raise ValueError(f"no stream {name!r}; legal: ports {name}_payload, {name}_valid, {name}_ready")
+
+    def moves(self) -> bool:
+        """Whether the coming edge transfers a payload; to be asked at a falling edge."""
+        return bool(self.valid.value) and bool(self.ready.value)
+
+
+async def start(dut: Any, *, period_ns: int = 10, reset_cycles: int = 2) -> None:
+    """Starts the clock ``clk``, holds ``rst`` for some cycles and releases it."""
+    dut.rst.value = 1
+    Clock(dut.clk, period_ns, "ns").start()
+    await ClockCycles(dut.clk, reset_cycles)
+    dut.rst.value = 0
+
+
+class Source:
+    """Drives a stream into the design; a payload once shown stays until it is taken.
+
+    Args:
+        stream: from `Stream.of`.
+        pace: asked in each cycle in which a new payload could be shown.
+    """
+
+    def __init__(self, stream: Stream, pace: Pace = always) -> None:
+        self.stream = stream
+        self.waiting: deque[int] = deque()
+        self.sent: list[int] = []
+        self._pace = pace
+        stream.valid.value = 0
+        cocotb.start_soon(self._run())
+
+    def put(self, payloads: Iterable[int]) -> None:
+        """Adds payloads to those waiting."""
+        self.waiting.extend(payloads)
+
+    async def drained(self) -> None:
+        """Returns when all payloads have been taken."""
+        while self.waiting:
+            await RisingEdge(self.stream.clock)
+
+    async def _run(self) -> None:
+        shown = False
+        while True:
+            await RisingEdge(self.stream.clock)
+            if not shown and self.waiting and self._pace():
+                self.stream.payload.value = self.waiting[0]
+                shown = True
+            self.stream.valid.value = int(shown)
+            await FallingEdge(self.stream.clock)
+            if self.stream.moves():
+                self.sent.append(self.waiting.popleft())
+                shown = False
+
+
+class Sink:
+    """Takes a stream from the design and keeps the payloads.
+
+    Args:
+        stream: from `Stream.of`.
+        pace: asked in each cycle whether to be ready.
+    """
+
+    def __init__(self, stream: Stream, pace: Pace = always) -> None:
+        self.stream = stream
+        self.received: list[int] = []
+        self._pace = pace
+        stream.ready.value = 0
+        cocotb.start_soon(self._run())
+
+    async def count(self, wanted: int) -> list[int]:
+        """Returns the payloads when there are so many."""
+        while len(self.received) < wanted:
+            await RisingEdge(self.stream.clock)
+        return self.received
+
+    async def _run(self) -> None:
+        while True:
+            await RisingEdge(self.stream.clock)
+            self.stream.ready.value = int(self._pace())
+            await FallingEdge(self.stream.clock)
+            if self.stream.moves():
+                self.received.append(int(self.stream.payload.value))
+
+
+class Monitor:
+    """Watches a stream and fails the test when its protocol is broken.
+
+    The rule: once valid, valid and payload stay until ready. Nothing is asked of ready.
+
+    Args:
+        stream: from `Stream.of`.
+        reset: the signal during which nothing is checked, or None.
+    """
+
+    def __init__(self, stream: Stream, reset: Any = None) -> None:
+        self.stream = stream
+        self.cycle = 0
+        self.transfers: list[tuple[int, int]] = []
+        self.stalled_cycles = 0
+        self._reset = reset
+        cocotb.start_soon(self._run())
+
+    async def _run(self) -> None:
+        held: int | None = None
+        while True:
+            await FallingEdge(self.stream.clock)
+            self.cycle += 1
+            if self._reset is not None and bool(self._reset.value):
+                held = None
+                continue
+            held = self._look(held)
+
+    def _look(self, held: int | None) -> int | None:
+        """Checks one cycle; returns the payload that must stay, if any."""
+        if not bool(self.stream.valid.value):
+            assert held is None, f"{self.stream.name}, cycle {self.cycle}: valid fell before ready"
+            return None
+        payload = int(self.stream.payload.value)
+        assert held in (None, payload), (
+            f"{self.stream.name}, cycle {self.cycle}: payload changed before ready, {held:#x} to {payload:#x}"
+        )
+        if not bool(self.stream.ready.value):
+            self.stalled_cycles += 1
+            return payload
+        self.transfers.append((self.cycle, payload))
+        return None

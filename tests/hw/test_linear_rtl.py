@@ -1,0 +1,128 @@
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from codesign.hw.linear import Linear
+from tests.hw.linear_bench import Driver, Job, build, random_job
+
+#        t_in t_out n_l kw_max ring table tables word
+QUICK = [
+    Linear(1, 2, 1, 64, 256, 32, 1, 2),
+    Linear(4, 4, 3, 16, 64, 16, 2, 16),
+    Linear(8, 8, 4, 8, 64, 8, 1, 16),
+    Linear(8, 2, 5, 32, 128, 32, 4, 16),
+    Linear(2, 8, 2, 16, 128, 16, 1, 16),
+    Linear(16, 4, 2, 16, 32, 16, 2, 8),
+]
+BIG = [
+    Linear(16, 16, 8, 16, 128, 16, 2, 64),
+    Linear(32, 8, 4, 16, 64, 32, 1, 64),
+    Linear(4, 2, 7, 64, 256, 64, 1, 8),
+    Linear(1, 8, 6, 32, 256, 16, 1, 8),
+    Linear(64, 2, 3, 8, 32, 32, 1, 16),
+    Linear(8, 16, 16, 16, 128, 16, 8, 32),
+]
+KINDS = ("one", "ragged", "ragged", "ragged", "longest", "exact", "many", "balanced")
+Shape = tuple[int, int, int]
+
+
+def name(kernel: Linear) -> str:
+    return f"{kernel.t_in}x{kernel.t_out}x{kernel.n_l}"
+
+
+def fits(kernel: Linear, shape: Shape) -> bool:
+    rows, k, n = shape
+    sums, tiles, words = -(-k // kernel.t_in), -(-n // kernel.t_out), -(-k // kernel.word_bytes)
+    return (
+        words <= kernel.kw_max and sums * tiles <= kernel.ring_words and tiles <= kernel.table_words
+        and rows * (words + 2) <= 1024 and rows * (tiles + 2) <= 1024
+    )  # fmt: skip
+
+
+def draw(rng: np.random.Generator, kernel: Linear, kind: str) -> Shape:
+    """A shape of the kind that the rings hold whole."""
+    longest = kernel.kw_max * kernel.word_bytes
+    if kind == "one":
+        return 1, 1, 1
+    if kind == "longest":
+        return kernel.n_l + 1, longest, max(1, kernel.ring_words // (longest // kernel.t_in)) * kernel.t_out
+    found = [shape for shape in (_any(rng, kernel, kind) for _ in range(3000)) if fits(kernel, shape)]
+    if kind == "balanced":
+        return min(found, key=lambda shape: imbalance(kernel, shape))
+    return found[0]
+
+
+def _any(rng: np.random.Generator, kernel: Linear, kind: str) -> Shape:
+    groups = int(rng.integers(5, 12)) if kind in ("many", "balanced") else int(rng.integers(1, 5))
+    sums = int(rng.integers(1, 1 + min(24, kernel.kw_max * kernel.word_bytes // kernel.t_in)))
+    tiles = int(rng.integers(1, 2 + min(12, kernel.table_words) // (2 if kind == "many" else 1)))
+    whole = groups * kernel.n_l, sums * kernel.t_in, tiles * kernel.t_out
+    if kind != "ragged":
+        return whole
+    parts = (kernel.n_l, kernel.t_in, kernel.t_out)
+    less = [int(rng.integers(1, part)) if part > 1 else 0 for part in parts]
+    return whole[0] - less[0], whole[1] - less[1], whole[2] - less[2]
+
+
+def imbalance(kernel: Linear, shape: Shape) -> int:
+    """How far apart loading and computing a row group are."""
+    _, k, n = shape
+    load = kernel.n_l * -(-k // kernel.word_bytes)
+    return abs(load - 1 - -(-n // kernel.t_out) * max(kernel.n_l, -(-k // kernel.t_in)))
+
+
+@pytest.fixture(scope="module", params=QUICK, ids=name)
+def driver(request: pytest.FixtureRequest) -> Iterator[Driver]:
+    made = Driver(build(request.param), request.param)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module", params=QUICK + BIG, ids=name)
+def any_driver(request: pytest.FixtureRequest) -> Iterator[Driver]:
+    made = Driver(build(request.param), request.param)
+    yield made
+    made.close()
+
+
+def limit(driver: Driver, jobs: list[Job]) -> int:
+    return 2000 + 4 * sum(int(Linear.cycles(driver.kernel.params, job.work())) + 2 * 1024 for job in jobs)
+
+
+def check_cycles(rng: np.random.Generator, driver: Driver, shape: Shape) -> None:
+    """One command on an idle engine with its weights on chip: the closed form, and the bits."""
+    job = random_job(rng, driver, shape)
+    driver.fill()
+    driver.push(job.fields)
+    trace = driver.run(1, limit(driver, [job]))
+    (accepted,), (done,) = trace.cycles("accepted"), trace.cycles("done")
+    assert done - accepted == Linear.cycles(driver.kernel.params, job.work()), shape
+    assert done == trace.cycles("out_en")[-1] + 1
+    assert np.array_equal(trace.cycles("busy"), np.arange(accepted + 1, done + 1))
+    job.check(trace.writes(), driver.kernel)
+
+
+def check_bits(rng: np.random.Generator, driver: Driver, shape: Shape) -> None:
+    """Commands back to back while their weights arrive with gaps; one uses the weights of the one before."""
+    jobs = [random_job(rng, driver, shape, keep=True)]
+    jobs.append(random_job(rng, driver, shape, reuse=jobs[0].block))
+    jobs.append(random_job(rng, driver, draw(rng, driver.kernel, "ragged")))
+    for job in jobs:
+        driver.push(job.fields)
+    gate = (rng.random(20_000) < rng.choice([0.1, 0.5, 0.9])).astype(np.uint8)
+    trace = driver.run(len(jobs), limit(driver, jobs) + 20_000, gate)
+    writes = trace.writes()
+    for job in jobs:
+        count = len(job.x) * job.fields["ob"]
+        job.check(writes[:count], driver.kernel)
+        writes = writes[count:]
+    assert not writes
+
+
+@pytest.mark.rtl
+@pytest.mark.parametrize("index", range(len(KINDS)))
+def test_cycles_and_bits(driver: Driver, index: int, rng: np.random.Generator) -> None:
+    shape = draw(rng, driver.kernel, KINDS[index])
+    check_cycles(rng, driver, shape)
+    check_bits(rng, driver, shape)

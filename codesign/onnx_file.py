@@ -172,6 +172,8 @@ class _Reader:
             return f"operators of domain {node.domain!r} are not known"
         if any(a.type in (kinds.GRAPH, kinds.GRAPHS) for a in node.attribute):
             return "control flow has no fixed schedule"
+        if any(a.name == "block_size" and a.i for a in node.attribute):
+            return "scales per block"
         if node.op_type not in operators() or node.op_type == "Quant":
             return "no integer or reference implementation"
         return None

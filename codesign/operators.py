@@ -296,20 +296,14 @@ def _softmax(c: Call) -> tuple[Array, ...]:
     return (e / e.sum(axis=axis, keepdims=True),)
 
 
-def _normalized(c: Call, rms: bool) -> Array:
-    x = c.array(0)
-    axis = c.integer("axis", -1)
-    axes = tuple(range(axis % x.ndim, x.ndim))
-    d = x if rms else x - x.mean(axis=axes, keepdims=True)
-    return np.asarray(d / np.sqrt((d * d).mean(axis=axes, keepdims=True) + c.real("epsilon", 1e-5)))
-
-
 def _norm(rms: bool) -> "Operator":
     def apply(c: Call) -> tuple[Array, ...]:
-        if c.outputs != 1:
-            raise ValueError(f"{c.outputs} outputs; legal: 1")
-        y, bias = _normalized(c, rms) * c.array(1), c.optional(2)
-        return (y if bias is None else y + bias,)
+        x, bias = c.array(0), c.optional(2)
+        axes = tuple(range(c.integer("axis", -1) % x.ndim, x.ndim))
+        mean = np.zeros(1) if rms else x.mean(axis=axes, keepdims=True)
+        root = np.sqrt(((x - mean) ** 2).mean(axis=axes, keepdims=True) + c.real("epsilon", 1e-5))
+        y = (x - mean) / root * c.array(1)
+        return y if bias is None else y + bias, mean, 1.0 / root
 
     return apply
 

@@ -238,6 +238,8 @@ class _Folder:
             shapes: tuple[Shape, ...] = (self.product_shape(node),)
         elif node.op in elementwise():
             shapes = (self.broadcast_shape(node),)
+        elif node.op in QUANTIZERS and not all(n in self.constants for n in node.inputs[1:] if n):
+            shapes = (self.shapes[node.inputs[0]],)
         else:
             shapes = tuple(v.shape for v in _apply(self.graph.name, node, self.arguments(node)))
         for name, shape in zip(node.outputs, shapes, strict=False):

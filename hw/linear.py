@@ -109,7 +109,7 @@ class Linear(Kernel):
         last_rows = work["rows"] - (groups - 1) * n_l
         row = ceil_div(work["k"], params["word_bytes"])
         start = _last_start(groups, n_l * row, last_rows * row, tiles * tile + 1)
-        return 1 + start + (tiles - 1) * tile + sums + _array_latency(t_in) + DRAIN_LATENCY + last_rows
+        return 1 + start + tiles * tile + _array_latency(t_in) + DRAIN_LATENCY + last_rows
 
     @classmethod
     def resources(cls, params: Params) -> Resources:

@@ -79,7 +79,7 @@ class PackedDot(SharedComponent):
         return x.as_signed() if self.x_signed else x
 
     def _sum(self, w: Signal) -> Value:
-        total: Value = Const(0, 1)
+        total: Value = Const(0, signed(LANE_BITS))
         for index in range(self.length):
             total = total + self._x(index) * w.word_select(index, 8).as_signed()
         return total[:LANE_BITS]

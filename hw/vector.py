@@ -135,10 +135,10 @@ def _row_latency(t_v: Any) -> Any:
 def _ring_words(words: Any, t_v: Any) -> Any:
     """Depth of the ring, a power of two.
 
-    A word is read ``row + _row_latency + 2`` cycles after it was written (two less than that of the
-    first load). In that time come at most as many words, and no more than those of six rows.
+    From the write of a word to its read pass the cycles of a row and `_row_latency`, less one. In
+    that time come at most as many words, and no more than those of six rows.
     """
-    window = larger(words, _DIGITS + 1) + _row_latency(t_v) + 2
+    window = larger(words, _DIGITS + 1) + _row_latency(t_v)
     return 2 ** _clog2(-larger(-window, -6 * words))
 
 

@@ -20,6 +20,10 @@ WIDE = (-(1 << 15), (1 << 15) - 1)
 """Range of the residual stream."""
 
 
+class OutOfRange(InputError):
+    """A number that follows from scales does not fit; with a scale missing it means nothing."""
+
+
 @dataclass(frozen=True, eq=False)
 class Source:
     """Where an integer tensor comes from: element ``index[r, c]`` of a tensor of the file; -1 is none."""
@@ -167,7 +171,7 @@ class Emitter(ABC):
         try:
             return requantizer(scale)
         except ValueError as error:
-            raise self.refuse(name, str(error)) from error
+            raise OutOfRange(str(self.refuse(name, str(error)))) from error
 
     # Rows and columns
 

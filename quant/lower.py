@@ -16,7 +16,7 @@ from codesign.errors import InputError
 from codesign.network import Linear, Network, Output
 from codesign.number import accumulator_range, quantize, requantize, saturate_bits, signed_bits
 from codesign.operators import Array, Ints
-from codesign.quant.emitter import WIDE, Finish, Operand, Source, Target
+from codesign.quant.emitter import WIDE, Finish, Operand, OutOfRange, Source, Target
 from codesign.quant.graph import Product, Quantizer
 from codesign.quant.operands import Operands
 from codesign.quant.patterns import Patterns
@@ -123,7 +123,7 @@ class _Lowering(Operands):
             for name in [n for n, kind in self.patterns.kinds.items() if kind == "sum"]:
                 self.wide(name)
             outputs = tuple(self.output(name) for name in self.workload.outputs)
-        except (InputError, ValueError) as error:
+        except (OutOfRange, ValueError) as error:
             self.check_scales()
             raise error if isinstance(error, InputError) else self.fail(str(error)) from error
         self.check_scales()
@@ -175,6 +175,7 @@ class _Lowering(Operands):
         kinds = self.patterns.kinds
         streams = [n for n, kind in kinds.items() if kind == "sum"]
         streams += [self.patterns.norm(n).source for n, kind in kinds.items() if kind == "norm"]
+        streams += [n for n in self.workload.outputs if self.ends_wide(self.patterns.affine(n))]
         quantizers = [q for s in streams for q in self.stream_quantizers(s)]
         found = {q.scale for q in quantizers if q.bits == 16}
         if len(found) > 1:
@@ -336,7 +337,8 @@ class _Lowering(Operands):
         made = self.fresh(f"{name}.table")
         integers = quantize(values, self.residual, 32)
         if np.any(saturate_bits(integers, 16) != integers):
-            raise self.refuse(name, f"constants up to {np.abs(values).max():g} exceed 16 bits at {self.residual:g}")
+            top = f"constants up to {np.abs(values).max():g} exceed 16 bits at scale {self.residual:g}"
+            raise OutOfRange(str(self.refuse(name, top)))
         self.constants[made] = integers.astype(np.int16)
         return made
 
@@ -349,7 +351,7 @@ class _Lowering(Operands):
         table = self.constants[goal.addend].astype(np.int64)
         fixed = np.where(computed, table, table - bias)
         if np.any(saturate_bits(fixed, 16) != fixed):
-            raise self.refuse(goal.name, "a constant row minus the bias exceeds 16 bits")
+            raise OutOfRange(str(self.refuse(goal.name, "a constant row minus the bias exceeds 16 bits")))
         self.constants[goal.addend] = fixed.astype(np.int16)
 
     # Outputs
@@ -371,18 +373,23 @@ class _Lowering(Operands):
         kind = self.kind(view)
         if kind == "product":
             return self.output_product(name, view, demand)
+        if kind == "sum" or self.ends_wide(view):
+            return self.wide(name)
         if kind == "quant" and self.patterns.quantizer(view.origin).bits == 16:
             inner = compose(self.patterns.affine(self.patterns.quantized(view.origin)), view.index)
-            if view.pure and self.kind(inner) == "product":
-                finish = Finish(self.patterns.quantizer(view.origin), inner)
-                return self.whole(name, self.product_rows(name, demand, True, finish))
-            return self.wide(name)
-        if kind == "sum":
-            return self.wide(name)
+            finish = Finish(self.patterns.quantizer(view.origin), inner)
+            return self.whole(name, self.product_rows(name, demand, True, finish))
         found = self.operand(name, demand, exact=True)
         if found.scale != self.tensors[found.tensor].scale:
             raise self.refuse(name, "a scaled quantized output; legal: quantized last")
         return self.whole(name, found)
+
+    def ends_wide(self, view: Affine) -> bool:
+        """Whether a 16-bit quantizer ends the residual stream, and not just a product."""
+        if self.kind(view) != "quant" or self.patterns.quantizer(view.origin).bits != 16:
+            return False
+        inner = self.patterns.affine(self.patterns.quantized(view.origin))
+        return not (view.pure and self.kind(inner) == "product" and bool(np.all(inner.index >= 0)))
 
     def whole(self, name: str, found: Operand) -> str:
         """The tensor of an operand that is all of it."""

@@ -10,13 +10,16 @@ from codesign.network import MASKS, Attention, Input, Norm, Tensor
 from codesign.nonlinear import mask_interval, norm_parameters
 from codesign.number import dequantize, quantize
 from codesign.operators import Ints, Shape
-from codesign.quant.emitter import Emitter, Finish, Operand, Source
+from codesign.quant.emitter import Emitter, Finish, Operand, OutOfRange, Source
 from codesign.quant.graph import Quantizer
 from codesign.quant.views import Affine, Floats, compose, pick
 from codesign.workload import sample_shape
 
 _MASKED = -1e3
 """Scores below this are what masks add."""
+
+_READABLE = ("input", "product", "function", "norm", "matmul")
+"""Kinds of tensors that a layer's output can be."""
 
 _LEFT = (-128.0, -160.0, -192.0, -256.0, -512.0, -1e3, -1e4, -1e6)
 _RIGHT = (127.0, 128.0, 192.0, 256.0, 512.0, 1e3, 1e4)
@@ -41,6 +44,8 @@ class Operands(Emitter):
                 raise self.refuse(view.origin, "16-bit values where a layer reads 8; legal: an 8-bit quantizer")
             found = self.quantized(view.origin, quantizer, inside, pick(view.index, demand), exact)
             return replace(found, scale=found.scale * self.uniform(name, view, demand))
+        if self.kind(view) not in _READABLE:
+            raise self.refuse(view.origin or name, _unreadable(self.kind(view)))
         bare = view.origin and view.plain and self.patterns.affine(view.origin).pure
         place, chosen = (view.origin, pick(view.index, demand)) if bare else (name, demand)
         return self.quantized(place, self.calibrated(place), place, chosen, exact)
@@ -49,18 +54,15 @@ class Operands(Emitter):
         """Make part of tensor ``name``, quantized by q and then known as ``key``, available."""
         inner = self.patterns.affine(name)
         kind = self.kind(inner)
-        if kind == "input":
-            return self.input_matrix(key, q, name, inner, demand)
         if kind == "product":
             return self.product_rows(key, demand, exact, Finish(q, inner))
         if kind == "function":
             return self.function(key, q, name, inner, demand, exact)
-        if kind == "norm":
-            return self.norm(key, q, name, inner, demand)
-        if kind == "matmul":
-            return self.attention(key, q, name, inner, demand)
         if kind == "quant":
             return self.requantized(q, name, inner, demand, exact)
+        if kind in _READABLE:
+            makers = {"input": self.input_matrix, "norm": self.norm, "matmul": self.attention}
+            return makers[kind](key, q, name, inner, demand)
         raise self.refuse(inner.origin or name, _unreadable(kind))
 
     def requantized(self, q: Quantizer, name: str, inner: Affine, demand: Ints, exact: bool) -> Operand:
@@ -159,7 +161,7 @@ class Operands(Emitter):
         try:
             parameters = norm_parameters(gamma, beta, info.eps, self.residual, q.scale, width)
         except ValueError as error:
-            raise self.refuse(inner.origin, str(error)) from error
+            raise OutOfRange(str(self.refuse(inner.origin, str(error)))) from error
         name = self.layer_name(self.patterns.node(inner.origin).name)
         self.layers.append(Norm(name, source, target, len(elements), *parameters, info.rms, first_row))
         self.narrowed(key, q)

@@ -55,7 +55,9 @@ class Patterns(Graph):
 
     def unknown(self) -> list[tuple[Node, str]]:
         """Nodes that no pattern covers, each with the reason."""
-        made = [n for n in self.workload.nodes if any(self.kinds.get(o) == "unknown" for o in n.outputs)]
+        read = {*self.workload.outputs, *(name for node in self.workload.nodes for name in node.inputs)}
+        bad = {name for name, kind in self.kinds.items() if kind == "unknown" and name in read}
+        made = [n for n in self.workload.nodes if bad.intersection(n.outputs)]
         lost = [n for n in made if not self._absorbed.intersection(n.outputs)]
         return [(n, _reason(n)) for n in lost]
 
@@ -71,8 +73,8 @@ class Patterns(Graph):
         origin = self._common_origin(node) if kind == "moved" else None
         if kind == "moved" and origin is None:
             kind = "unknown"
-        for name in node.outputs:
-            self.kinds[name] = kind
+        for i, name in enumerate(node.outputs):
+            self.kinds[name] = "unknown" if i and node.op != "Split" else kind
             self._origins[name] = name if origin is None else origin
 
     def _kind(self, node: Node) -> str:

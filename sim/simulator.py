@@ -1,9 +1,5 @@
 """Cycle-exact simulation of generated designs: ports, clock, off-chip memory, host, waves.
 
->>> import numpy as np
->>> np.dtype(EVENT).itemsize
-24
-
 A design is compiled once into a `Library`; each `Library.start` gives an independent `Simulator`.
 Cycle ``c`` lasts from one rising edge of ``clk`` to the next: values set during ``c`` are seen by the
 edge that ends it, and values read are those after the design has settled on the inputs of ``c``.
@@ -18,13 +14,12 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from codesign.errors import CheckError, ToolError
+from codesign.errors import CheckError
+from codesign.sim.binding import EVENT, DramConfig, Lane, TrafficCounts, Values, empty, load, pack, unpack
 from codesign.sim.verilate import Built, Port, build, find_tools
 
 CHANNELS = ("AR", "R", "AW", "W", "B", "read grant", "write grant")
-EVENT = [("cycle", "<u8"), ("address", "<u8"), ("port", "<u4"), ("channel", "<u4")]
 _HOST_LIMIT = 10_000
-_STORAGE: dict[int, type[np.unsignedinteger]] = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,50 +66,6 @@ class Traffic:
     write_bytes: int
     reads: int
     writes: int
-
-
-class _DramConfig(ctypes.Structure):
-    _fields_ = [
-        ("bytes", ctypes.c_uint64),
-        ("num", ctypes.c_uint64),
-        ("den", ctypes.c_uint64),
-        ("ports", ctypes.c_uint32),
-        ("port_bytes", ctypes.c_uint32),
-        ("burst_bytes", ctypes.c_uint32),
-        ("read_latency", ctypes.c_uint32),
-        ("write_latency", ctypes.c_uint32),
-        ("outstanding", ctypes.c_uint32),
-    ]
-
-
-class _Traffic(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_uint64) for name in ("read_bytes", "write_bytes", "reads", "writes")]
-
-
-class _Lane(ctypes.Structure):
-    _fields_ = [("port", ctypes.c_uint32), ("bytes", ctypes.c_uint32), ("values", ctypes.c_void_p)]
-
-
-_H, _I64, _U32, _U64 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_uint32, ctypes.c_uint64
-_PU32 = ctypes.POINTER(ctypes.c_uint32)
-_SIGNATURES = {
-    "open": (_H, (ctypes.POINTER(_DramConfig), _H, ctypes.c_char_p, _U64)),
-    "close": (None, (_H,)),
-    "error": (ctypes.c_char_p, (_H,)),
-    "cycle": (_U64, (_H,)),
-    "set": (None, (_H, _U32, ctypes.c_char_p)),
-    "get": (_I64, (_H, _U32, ctypes.c_char_p)),
-    "step": (_I64, (_H, _U64)),
-    "run_until": (_I64, (_H, _U32, _U64, _U64)),
-    "sequence": (_I64, (_H, _U64, ctypes.POINTER(_Lane), _U32, ctypes.POINTER(_Lane), _U32)),
-    "axil_write": (_I64, (_H, _U32, _U32, _U32, _U64, _PU32)),
-    "axil_read": (_I64, (_H, _U32, _U64, _PU32, _PU32)),
-    "stall": (None, (_H, _U64, _U64)),
-    "record": (None, (_H, _U64)),
-    "events": (_U64, (_H, ctypes.POINTER(ctypes.c_void_p))),
-    "traffic": (_U64, (_H, ctypes.POINTER(ctypes.POINTER(_Traffic)))),
-    "waves": (_I64, (_H, ctypes.c_char_p)),
-}
 
 
 def compile_design(
@@ -200,14 +151,14 @@ class Simulator:
         self._ports = library.ports
         self._index = {name: index for index, name in enumerate(library.ports)}
         self._dram = np.zeros(dram_bytes if memory is not None else 0, np.uint8)
-        self._call = _load(library.built.path)
+        self._call = load(library.built.path)
         self._handle: int | None = self._open()
 
     def _open(self) -> int:
         m = self.memory
         config = None
         if m is not None:
-            config = _DramConfig(
+            config = DramConfig(
                 self._dram.size, m.num, m.den, m.ports, m.port_bytes, m.burst_bytes,
                 m.read_latency, m.write_latency, m.outstanding,
             )  # fmt: skip
@@ -319,7 +270,7 @@ class Simulator:
 
     def write_sequence(
         self, inputs: Mapping[str, ArrayLike], record: Sequence[str] = (), cycles: int | None = None
-    ) -> dict[str, NDArray[np.unsignedinteger]]:
+    ) -> dict[str, Values]:
         """Runs one cycle per element: drives the inputs, lets them settle, records, ends the cycle.
 
         Args:
@@ -335,17 +286,17 @@ class Simulator:
             ValueError: a name, length or value is not legal.
             CheckError: the design broke a protocol.
         """
-        packed = {name: _pack(name, self._input(name), np.asarray(values)) for name, values in inputs.items()}
+        packed = {name: pack(name, self._input(name), np.asarray(values)) for name, values in inputs.items()}
         counts = {len(values) for values in packed.values()} | ({cycles} if cycles is not None else set())
         if len(counts) != 1:
             raise ValueError(f"sequences of {sorted(counts)} cycles; legal: one common length")
         count = counts.pop()
         self._clocked(count)
-        shown = {name: _empty(self._port(name), count) for name in record}
+        shown = {name: empty(self._port(name), count) for name in record}
         self._ran(self._call["sequence"](
             self._live(), count, self._lanes(packed), len(packed), self._lanes(shown), len(shown)
         ))  # fmt: skip
-        return {name: _unpack(self._ports[name], values) for name, values in shown.items()}
+        return {name: unpack(self._ports[name], values) for name, values in shown.items()}
 
     def axil_write(self, address: int, value: int, *, strobe: int = 15, limit: int = _HOST_LIMIT) -> int:
         """Writes a register over ``s_axil_*``; returns the cycles that it took.
@@ -385,7 +336,7 @@ class Simulator:
         self._call["record"](self._live(), limit)
 
     def memory_events(self) -> NDArray[np.void]:
-        """Recorded handshakes and grants in order, with the fields of `EVENT`; channels as in `CHANNELS`."""
+        """Recorded handshakes and grants in order, with cycle, address, port and channel; channels as in `CHANNELS`."""
         self._needs_memory()
         pointer = ctypes.c_void_p()
         count = self._call["events"](self._live(), pointer)
@@ -396,14 +347,14 @@ class Simulator:
     def traffic(self) -> tuple[Traffic, ...]:
         """What passed through each memory port since the start."""
         ports = self._needs_memory().ports
-        pointer = ctypes.POINTER(_Traffic)()
+        pointer = ctypes.POINTER(TrafficCounts)()
         self._call["traffic"](self._live(), pointer)
         return tuple(Traffic(t.read_bytes, t.write_bytes, t.reads, t.writes) for t in pointer[:ports])
 
     def starved_cycles(self) -> int:
         """Cycles since the start in which a request waited for the memory's bandwidth."""
         self._needs_memory()
-        return int(self._call["traffic"](self._live(), ctypes.POINTER(_Traffic)()))
+        return int(self._call["traffic"](self._live(), ctypes.POINTER(TrafficCounts)()))
 
     def waves(self, path: Path | None) -> None:
         """Writes waves (VCD) to a file from the current cycle on; None ends the file.
@@ -461,54 +412,6 @@ class Simulator:
         if not 0 <= value < 1 << 32:
             raise ValueError(f"register value {value}; legal: 0 to 2**32 - 1")
 
-    def _lanes(self, arrays: Mapping[str, NDArray[np.unsignedinteger]]) -> ctypes.Array[_Lane]:
-        lanes = [_Lane(self._index[name], self._ports[name].storage, a.ctypes.data) for name, a in arrays.items()]
-        return (_Lane * len(lanes))(*lanes)
-
-
-def _load(path: Path) -> dict[str, "ctypes._NamedFuncPointer"]:
-    try:
-        library = ctypes.CDLL(str(path))
-        calls = {name: library[f"codesign_{name}"] for name in _SIGNATURES}
-    except (OSError, AttributeError) as reason:
-        raise ToolError(f"compiled design {path} does not load: {reason}; delete its folder") from None
-    for name, (result, arguments) in _SIGNATURES.items():
-        calls[name].restype = result
-        calls[name].argtypes = arguments
-    return calls
-
-
-def _empty(port: Port, count: int) -> NDArray[np.unsignedinteger]:
-    if port.width > 64:
-        return np.zeros((count, port.storage), np.uint8)
-    return np.zeros(count, _STORAGE[port.storage])
-
-
-def _pack(name: str, port: Port, values: NDArray[np.generic]) -> NDArray[np.unsignedinteger]:
-    """Values as the model stores them, one row per cycle."""
-    if values.dtype.kind not in "iub":
-        raise ValueError(f"values of {name} are {values.dtype}; legal: integers")
-    if port.width > 64:
-        return _pack_wide(name, port, values)
-    if values.ndim != 1:
-        raise ValueError(f"values of {name} have shape {values.shape}; legal: [cycles]")
-    low, high = int(values.min(initial=0)), int(values.max(initial=0))
-    if not -(1 << port.width >> 1) <= low <= high < 1 << port.width:
-        raise ValueError(f"values of {name} from {low} to {high} do not fit its {port.width} bits")
-    mask = np.uint64((1 << port.width) - 1)
-    return np.ascontiguousarray((values.astype(np.uint64) & mask).astype(_STORAGE[port.storage]))
-
-
-def _pack_wide(name: str, port: Port, values: NDArray[np.generic]) -> NDArray[np.unsignedinteger]:
-    used = -(-port.width // 8)
-    if values.dtype != np.uint8 or values.ndim != 2 or values.shape[1] != used:
-        raise ValueError(f"values of {name} are {values.dtype} {values.shape}; legal: uint8 [cycles, {used}]")
-    packed = np.zeros((len(values), port.storage), np.uint8)
-    packed[:, :used] = values
-    if port.width % 8 and int(packed[:, used - 1].max(initial=0)) >> (port.width % 8):
-        raise ValueError(f"values of {name} do not fit its {port.width} bits")
-    return packed
-
-
-def _unpack(port: Port, values: NDArray[np.unsignedinteger]) -> NDArray[np.unsignedinteger]:
-    return values[:, : -(-port.width // 8)] if port.width > 64 else values
+    def _lanes(self, arrays: Mapping[str, Values]) -> ctypes.Array[Lane]:
+        lanes = [Lane(self._index[name], self._ports[name].storage, a.ctypes.data) for name, a in arrays.items()]
+        return (Lane * len(lanes))(*lanes)

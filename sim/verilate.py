@@ -6,8 +6,6 @@ that decides what a library does (sources, options, harness, tools) goes into th
 in the cache, so that a second call with the same content compiles nothing.
 """
 
-import fcntl
-import hashlib
 import importlib.metadata
 import importlib.util
 import json
@@ -16,14 +14,13 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 from codesign.errors import ToolError
+from codesign.sim.cache import default_cache, digest, publish
 
 OPTIMIZE = ("-O0", "-O1", "-O2", "-O3")
 LIBRARY = "design.so"
@@ -35,7 +32,16 @@ _RUNTIME = ("verilated.cpp", "verilated_threads.cpp")
 _WAVES = ("verilated_vcd_c.cpp",)
 _INTERFACE = ("verilated_vpi.cpp", "verilated_dpi.cpp")
 _COMPILERS = ("c++", "g++", "clang++")
-_FLAGS = ("-std=c++17", "-w", "-fPIC", "-fvisibility=hidden", "-DVL_USER_FATAL", "-DVM_COVERAGE=0", "-DVM_SC=0")
+_FLAGS = (
+    "-std=c++17",
+    "-w",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-DVL_USER_FATAL",
+    "-DVM_COVERAGE=0",
+    "-DVM_SC=0",
+    "-fno-sanitize=undefined",
+)
 _TRANSLATE = ("--cc", "-O3", "-Wno-fatal", "--no-timing", "--x-assign", "fast", "--x-initial", "fast")
 _VISIBLE = ("-fvisibility=default",)
 _PUBLIC = ("--vpi", "--timescale", "1ns/1ps")
@@ -98,13 +104,6 @@ class Built:
 
     path: Path
     ports: Mapping[str, Port]
-
-
-def default_cache() -> Path:
-    """The folder for compiled designs where the caller names none: the user's cache folder."""
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "codesign"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "codesign"
 
 
 def find_translator() -> Path:
@@ -200,7 +199,7 @@ def build(
     harness = {name: _harness(name) for name in _HARNESS}
     objects = (*_runtime(tools, waves, cache), _compiled_harness(tools, harness, cache))
     names = [folder.name for folder in objects]
-    key = _digest("design", top, optimize, str(waves), *_TRANSLATE, *names, *_flat(sources), *_flat(harness))
+    key = digest("design", top, optimize, str(waves), *_TRANSLATE, *names, *_flat(sources), *_flat(harness))
 
     def make(work: Path) -> None:
         _write(work, {**sources, **harness})
@@ -208,7 +207,7 @@ def build(
         _compile_design(work, tools, optimize, waves)
         _link(work, LIBRARY, tools, objects, ("-shared",))
 
-    folder = _publish(cache, f"design-{key}", make)
+    folder = publish(cache, f"design-{key}", make)
     ports = json.loads((folder / _PORTS).read_text(encoding="utf-8"))
     return Built(folder / LIBRARY, {name: Port(width, direction) for name, width, direction in ports})
 
@@ -254,7 +253,7 @@ def build_program(
         paths = [f"-Wl,-rpath,{path.parent}" for path in libraries]
         _link(work, PROGRAM, tools, objects, (*map(str, libraries), *paths))
 
-    return _publish(cache, f"program-{_digest(*options, *names, *_flat(sources), *_flat(own))}", make) / PROGRAM
+    return publish(cache, f"program-{digest(*options, *names, *_flat(sources), *_flat(own))}", make) / PROGRAM
 
 
 def parse_ports(header: str) -> list[tuple[str, str, Port]]:
@@ -297,12 +296,6 @@ def _flat(texts: Mapping[str, str]) -> Iterator[str]:
         yield from (name, text)
 
 
-def _digest(*parts: str) -> str:
-    """Hash of a sequence of texts that no other sequence shares."""
-    joined = "".join(f"{len(part)}:{part}" for part in parts)
-    return hashlib.sha256(joined.encode()).hexdigest()[:32]
-
-
 def _runtime(tools: Tools, waves: bool, cache: Path) -> tuple[Path, ...]:
     """Folders with the translator's own objects; compiled once per machine."""
     base = _objects("runtime", tools, _RUNTIME, cache)
@@ -314,7 +307,7 @@ def _objects(kind: str, tools: Tools, names: Sequence[str], cache: Path, flags: 
         for name in names:
             _compile(tools, tools.root / "include" / name, work, "-O2", flags)
 
-    return _publish(cache, f"{kind}-{_digest(tools.identity, *_FLAGS, *flags, *names)}", make)
+    return publish(cache, f"{kind}-{digest(tools.identity, *_FLAGS, *flags, *names)}", make)
 
 
 def _compiled_harness(tools: Tools, harness: Mapping[str, str], cache: Path) -> Path:
@@ -324,7 +317,7 @@ def _compiled_harness(tools: Tools, harness: Mapping[str, str], cache: Path) -> 
         _write(work, harness)
         _compile(tools, work / "harness.cpp", work, "-O2")
 
-    return _publish(cache, f"harness-{_digest(tools.identity, *_FLAGS, *_flat(harness))}", make)
+    return publish(cache, f"harness-{digest(tools.identity, *_FLAGS, *_flat(harness))}", make)
 
 
 def _compile_design(work: Path, tools: Tools, optimize: str, waves: bool) -> None:
@@ -400,38 +393,3 @@ def _tracing(waves: bool) -> tuple[str, ...]:
 def _write(folder: Path, texts: Mapping[str, str]) -> None:
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
-
-
-def _publish(cache: Path, name: str, make: Callable[[Path], None]) -> Path:
-    """Folder ``name`` of the cache; if it is not there, ``make`` fills it, in one process at a time.
-
-    The folder appears whole or not at all.
-    """
-    target = cache / name
-    if target.is_dir():
-        return target
-    with _locked(cache, name):
-        if not target.is_dir():
-            with tempfile.TemporaryDirectory(prefix=".build-", dir=cache) as temporary:
-                work = Path(temporary) / name
-                work.mkdir()
-                make(work)
-                work.rename(target)
-    return target
-
-
-@contextmanager
-def _locked(cache: Path, name: str) -> Iterator[None]:
-    """Holds the lock of one name among all processes that use the cache.
-
-    Raises:
-        ToolError: the cache folder cannot be written.
-    """
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        file = (cache / f".{name}.lock").open("w", encoding="utf-8")
-    except OSError as reason:
-        raise ToolError(f"cannot write to the cache folder {cache}: {reason.strerror}; name another one") from None
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -34,7 +34,7 @@ def _half(arrays: dict[str, NDArray[np.generic]]) -> bool:
 
 
 def test_the_conformance_suite_of_onnx_passes_wherever_the_model_is_accepted() -> None:
-    passed, operators = 0, set()
+    passed, operators = 0, set[str]()
     for folder in sorted(_NODE_TESTS.iterdir()):
         workload, data = _readable(folder), folder / "test_data_set_0"
         if workload is None or not data.exists():

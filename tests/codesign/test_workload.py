@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from codesign.errors import InputError
 from codesign.workload import Workload, from_proto, load_onnx, sample_shape, supported
@@ -16,7 +18,9 @@ Change = Callable[[Model], None]
 
 
 def _tensor(name: str, value: object, dtype: type = np.float32) -> TensorProto:
-    return numpy_helper.from_array(np.asarray(value, dtype), name)
+    tensor = TensorProto()
+    tensor.CopyFrom(numpy_helper.from_array(np.asarray(value, dtype), name))
+    return tensor
 
 
 def _model(*nodes: onnx.NodeProto, shape: tuple[int | str | None, ...] = (1, 4), **constants: object) -> Model:
@@ -38,7 +42,8 @@ def _dense() -> Model:
 
 
 def _weights(model: Model) -> TensorProto:
-    return model.graph.initializer[0]
+    tensor: TensorProto = model.graph.initializer[0]
+    return tensor
 
 
 # Reading what is right ----------------------------------------------------------------
@@ -99,12 +104,10 @@ def test_html_is_escaped() -> None:
 
 
 def test_the_evaluator_equals_onnx_own_reference() -> None:
-    from onnx.reference import ReferenceEvaluator
-
     for norm, embedding, activation in (("whole", "conv", "gelu"), ("decomposed", "reshape", "erf")):
         model = build(Recipe(form="float", norm=norm, embedding=embedding, activation=activation, mask="causal"))
         x = np.random.default_rng(1).random((1, 1, 6, 6)).astype(np.float32)
-        expected = ReferenceEvaluator(model).run(None, {"image": x})[0]
+        expected = np.asarray(ReferenceEvaluator(model).run(None, {"image": x})).reshape(1, -1)
         got = next(iter(from_proto(model).evaluate({"image": x}).values()))
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
@@ -346,8 +349,6 @@ def _refusal(path: Path) -> str:
 
 @pytest.mark.parametrize("case", _BAD)
 def test_bad_models_are_refused_in_one_line(case: str, tmp_path: Path) -> None:
-    import re
-
     change, expected = _BAD[case]
     model = _dense()
     change(model)
@@ -402,12 +403,18 @@ def test_random_damage_never_ends_in_another_error(tmp_path: Path, rng: np.rando
         spots = rng.integers(0, len(damaged), size=int(rng.integers(1, 12)))
         damaged[spots] = rng.integers(0, 256, size=len(spots))
         path.write_bytes(damaged.tobytes())
-        try:
-            load_onnx(path)
-        except InputError as error:
-            refused += 1
-            assert "\n" not in str(error)
+        message = _message(path)
+        refused += bool(message)
+        assert "\n" not in message
     assert refused > 10
+
+
+def _message(path: Path) -> str:
+    try:
+        load_onnx(path)
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def test_all_unsupported_operators_are_named_at_once() -> None:
@@ -431,14 +438,14 @@ def test_constants_that_fold_to_nan_are_refused() -> None:
 
 
 def test_products_of_huge_constants_are_refused_quickly() -> None:
-    size = _tensor("n", [1 << 13, 1 << 13], np.int64)
+    size = _tensor("n", [1 << 11, 1 << 11], np.int64)
     nodes = [
         helper.make_node("ConstantOfShape", ["n"], ["a"], "a"),
         helper.make_node("MatMul", ["a", "a"], ["b"], "square"),
         helper.make_node("MatMul", ["x", "b"], ["y"]),
     ]
-    with pytest.raises(InputError, match="square .*multiplies constants"):
-        from_proto(_model(*nodes, shape=(1, 1 << 13), n=size))
+    with pytest.raises(InputError, match=r"square .*multiplies constants"):
+        from_proto(_model(*nodes, shape=(1, 1 << 11), n=size))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """An engine between memories that a test fills and reads: the smallest whole around a kernel."""
 
+import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,8 +11,8 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from numpy.typing import NDArray
 
-from codesign.hw.memory import READ_LATENCY, ReadPort, RowMemory, WritePort, address_bits
-from codesign.hw.verilog import generate
+from codesign.hw.memory import READ_LATENCY, ReadPort, RowMemory, WritePort, address_bits, bram36
+from codesign.hw.verilog import Target, generate
 from codesign.sim.simulator import Library, Simulator, compile_design
 
 Words = NDArray[np.uint8]
@@ -150,3 +152,41 @@ def encode(layout: data.StructLayout, values: Mapping[str, int]) -> int:
         assert 0 <= values[name] < 1 << field.width
         word |= values[name] << field.offset
     return word
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What generated Verilog instantiates: multipliers, block RAMs of row memories, other shared modules."""
+
+    dsp: int
+    bram36: int
+    modules: Counter[str]
+
+
+def hardware(engine: wiring.Component) -> Hardware:
+    """Counts the primitives and the shared modules below an engine."""
+    target = Target(primitives=True)
+    files = generate(engine, "counted", target).files
+    modules = _instances(files, "counted", list(target.modules))
+    dsp = sum(files[f"{name}.v"].count("DSP48E2 #(") * count for name, count in modules.items())
+    memories = ((target.modules.get(name), count) for name, count in modules.items())
+    blocks = sum(_blocks(ram) * count for ram, count in memories if isinstance(ram, RowMemory))
+    return Hardware(dsp, blocks, modules)
+
+
+def _instances(files: Mapping[str, str], top: str, shared: list[str]) -> Counter[str]:
+    """How often each shared module occurs below and including ``top``."""
+    total = Counter([top])
+    for name in shared:
+        times = len(re.findall(rf"^ +{name} \S+ \($", files[f"{top}.v"], re.MULTILINE))
+        if times:
+            below = _instances(files, name, shared)
+            total.update({module: times * count for module, count in below.items()})
+    return total
+
+
+def _blocks(ram: RowMemory) -> int:
+    """Block RAMs of a row memory; a byte with an enable of its own takes nine bits."""
+    width, (read,) = ram.write_bits, ram.read_bits
+    assert width == read
+    return int(bram36(width * 9 // 8 if ram.mask_bits else width, ram.bits // width))

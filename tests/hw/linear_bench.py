@@ -25,6 +25,8 @@ SOURCE_WORDS = 2048
 ADDEND_WORDS = 2048
 IMAGE_WORDS = 1024
 COMMANDS = 8
+DRAM_LATENCY = 60
+"""Cycles before what was freed is written again; the drain still reads the freed requantization word."""
 _RECORD = ("accepted", "done", "error", "busy", "out_en", "out_addr", "out_select", "out_data")
 
 
@@ -117,7 +119,8 @@ class LinearBench(wiring.Component):
                 ring.write.en.eq(go & mine), ring.write.addr.eq(at), ring.write.data.eq(image.r.payload),
                 ring.read0.addr.eq(port.addr), port.data.eq(ring.read0.data),
             ]  # fmt: skip
-            m.d.sync += free.eq(free - (go & mine) + Mux(engine.freed, back * ratio, 0))
+            returned = delay(m, Mux(engine.freed, back * ratio, 0), DRAM_LATENCY, f"{name}_back", reset_less=False)
+            m.d.sync += free.eq(free - (go & mine) + returned)
             with m.If(go & mine):
                 m.d.sync += at.eq(Mux(at == words * ratio - 1, 0, at + 1))
             room[name] = free != 0

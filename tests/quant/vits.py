@@ -32,6 +32,7 @@ class Recipe:
         scaling: where 1/sqrt(d) is: scores_mul, scores_div, query or both.
         argument: whether the activation's input is quantized.
         parts: whether both sides of a residual add are quantized, not only the sum.
+        stream_bits: of the residual stream's quantizers.
     """
 
     seed: int = 0
@@ -57,6 +58,7 @@ class Recipe:
     parts: bool = True
     conv_bias: bool = False
     symbolic_batch: bool = False
+    stream_bits: int = 16
 
     @property
     def tokens(self) -> int:
@@ -162,7 +164,6 @@ class _Builder:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
         self.sites: list[str] = []
-        self.wide_sites: list[int] = []
         self.scale_of: dict[str, float] = {}
         self.residual = 2.0 * _ceil_po2(max(top.values(), default=1.0)) / 32768
 
@@ -200,7 +201,7 @@ class _Builder:
         return made
 
     def wide(self, x: str) -> str:
-        return self.quant(x, 16, self.residual)
+        return self.quant(x, 16, self.residual) if self.r.stream_bits == 16 else self.quant(x)
 
     def quantizer(self, x: str, scale: np.float32, bits: int) -> str:
         if self.r.form == "quant":

@@ -1,15 +1,13 @@
-import ctypes
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from codesign.errors import CheckError, ToolError
-from codesign.sim.simulator import CHANNELS, EVENT, Library, MemoryPorts, Simulator, _load, compile_design
+from codesign.errors import CheckError
+from codesign.sim.simulator import CHANNELS, Library, MemoryPorts, Simulator, compile_design
 from codesign.sim.verilate import Port
 from tests.sim import masters as designs
 from tests.sim.dram_twin import DramTwin
@@ -533,16 +531,3 @@ def test_a_small_design_runs_a_million_cycles_per_second(plain: Library) -> None
 def test_illegal_memories(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} is"):
         replace(SMALL, **wrong)
-
-
-def test_events_have_the_layout_of_the_harness() -> None:
-    assert np.dtype(EVENT).itemsize == 24
-    assert len(CHANNELS) == 7
-
-
-def test_a_library_that_does_not_load(tmp_path: Path) -> None:
-    path = tmp_path / "design.so"
-    path.write_bytes(b"nothing")
-    with pytest.raises(ToolError, match="does not load"):
-        _load(path)
-    assert ctypes.sizeof(ctypes.c_void_p) == 8

@@ -1,7 +1,4 @@
-import multiprocessing
-import os
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -85,41 +82,6 @@ def test_illegal_arguments(tmp_path: Path, sources: dict[str, str], top: str, op
     tools = Tools(tmp_path, ("false",), "none")
     with pytest.raises(ValueError, match=why):
         build(sources, top, tools=tools, optimize=optimize, cache=tmp_path)
-
-
-def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(ToolError, match=r"cannot write to the cache folder .*name another"):
-        verilate._publish(tmp_path / "file" / "cache", "x", lambda work: None)
-
-
-def test_what_failed_is_not_published(tmp_path: Path) -> None:
-    def fail(work: Path) -> None:
-        (work / "half").write_text("", encoding="utf-8")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        verilate._publish(tmp_path, "x", fail)
-    assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
-
-
-def _publish_slowly(cache: Path) -> None:
-    def make(work: Path) -> None:
-        time.sleep(0.3)
-        (work / f"made-by-{os.getpid()}").write_text("", encoding="utf-8")
-
-    verilate._publish(cache, "x", make)
-
-
-def test_processes_that_want_the_same_make_it_once(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_publish_slowly, args=(tmp_path,)) for _ in range(3)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0, 0, 0]
-    assert len(list((tmp_path / "x").iterdir())) == 1
 
 
 @pytest.mark.rtl

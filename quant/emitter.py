@@ -249,7 +249,7 @@ class Emitter(ABC):
             target=target.name,
             rows=x.rows,
             weights=self.spread(product, weights, x),
-            bias=quantize(target.offset / unit, 1.0, 53),
+            bias=self.bias(product, target, unit),
             multiplier=np.array([m for m, _ in pairs], np.int64),
             shift=np.array([s for _, s in pairs], np.int64),
             low=target.low,
@@ -261,6 +261,14 @@ class Emitter(ABC):
         self.layers.append(layer)
         tensor = Tensor(target.name, layer.rows, layer.n, target.bits, target.scale_out)
         self.add(tensor, target.source, *target.range)
+
+    def bias(self, product: Product, target: Target, unit: Floats) -> Ints:
+        """The bias in units of one product; note where these are coarser than the result."""
+        bias = quantize(target.offset / unit, 1.0, 53)
+        error = float(np.abs(target.offset - bias * unit).max(initial=0.0))
+        if error > target.scale:
+            self.notes.append(f"the bias of {product.node.name} is off by {error:g}: its products are coarser")
+        return bias
 
     def weights(self, product: Product, target: Target, scale: float) -> tuple[Ints, Floats]:
         """Integer weights of the target's columns, and the scale of each column."""

@@ -102,7 +102,7 @@ class Graph:
         """Apply a node's operator; what it objects to becomes an InputError with the node's name."""
         try:
             return evaluate(node.op, Call(node.attributes, arguments, len(node.outputs)))
-        except (ValueError, TypeError, IndexError) as error:
+        except (ValueError, TypeError, IndexError, ArithmeticError) as error:
             raise InputError(f"{self.workload.name}: node {node}: {' '.join(str(error).split())}") from error
 
     # Quantizers

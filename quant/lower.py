@@ -404,11 +404,12 @@ class _Lowering(Operands):
         scale = self.operand(product.source, product.demand[rows]).scale
         factor, offset = (x.reshape(-1)[demand[0]] for x in (view.factor, view.offset))
         weights = np.abs(product.weights[columns] * factor[:, None])
-        error = 0.0 if product.grid is not None else weights.shape[1] * weights.max(axis=1) / 127
+        step = np.abs(factor) * product.grid[1][columns, 0] if product.grid else weights.max(axis=1) / 127
+        error = step / 256 if product.grid else step * weights.shape[1]
         reach = float(((weights.sum(axis=1) + error) * 128 * scale + np.abs(offset)).max())
-        step = 2.0 ** math.ceil(math.log2(max(reach, 1e-30) * 1.001 / WIDE[1]))
-        self.notes.append(f"output {name} is signed 16 bit with scale {step:g}, which holds every result")
-        return self.whole(name, self.product_rows(name, demand, True, Finish(Quantizer(step, *WIDE), view)))
+        q = Quantizer(2.0 ** math.ceil(math.log2(max(reach, 1e-30) * 1.001 / WIDE[1])), *WIDE)
+        self.notes.append(f"output {name} is signed 16 bit with scale {q.scale:g}, which holds every result")
+        return self.whole(name, self.product_rows(name, demand, True, Finish(q, view)))
 
 
 def _first(x: Floats, used: NDArray[np.bool_]) -> Floats:

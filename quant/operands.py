@@ -164,7 +164,7 @@ class Operands(Emitter):
             raise OutOfRange(str(self.refuse(inner.origin, str(error)))) from error
         name = self.layer_name(self.patterns.node(inner.origin).name)
         self.layers.append(Norm(name, source, target, len(elements), *parameters, info.rms, first_row))
-        self.narrowed(key, q)
+        self.full_range(key, q)
         self.add(Tensor(target, len(elements), width, 8, q.scale), Source(key, elements), -128, 127)
 
     def placed(self, key: str, inner: Affine, shape: Shape) -> Ints:
@@ -175,9 +175,11 @@ class Operands(Emitter):
             raise self.refuse(key, "quantizes a part of a norm or of attention; legal: all of it")
         return back.reshape(shape)
 
-    def narrowed(self, key: str, q: Quantizer) -> None:
-        """Note that norms and attention always use the full 8-bit range."""
-        if (q.low, q.high) != (-128, 127):
+    def full_range(self, key: str, q: Quantizer) -> None:
+        """Norms and attention use all 8 bits; note or refuse a quantizer that does not."""
+        if q.low > -127 or q.high < 127:
+            raise self.refuse(key, f"range {q.low} to {q.high} after a norm or attention; legal: -128 to 127")
+        if q.low != -128:
             self.notes.append(f"{key} saturates at -128 and 127, in the file at {q.low} and {q.high}")
 
     # Attention
@@ -225,7 +227,7 @@ class Operands(Emitter):
         )
         self.layers.append(layer)
         index = self.placed(key, inner, shape).transpose(1, 0, 2).reshape(shape[1], -1)
-        self.narrowed(key, q)
+        self.full_range(key, q)
         self.add(Tensor(target, shape[1], shape[0] * shape[2], 8, q.scale), Source(key, index), -128, 127)
 
     def parts(self, scores: Affine, values: str, shape: Shape) -> tuple[Operand, Operand, Operand, int]:

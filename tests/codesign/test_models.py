@@ -74,7 +74,8 @@ def test_a_matrix_product_uses_the_range_of_its_weights_and_of_its_output() -> N
     [
         "gemm:0x4x4", "gemm:4x-1x4", "gemm:4x4", "gemm:", "gemm:axbxc", "gemm:4x4x4:fp32", "gemm:4x4x4:",
         "gemm:65537x1x1", "gemm:65536x65536x1", "gemm:99999999999999999x1x1", "gemm:1e3x1x1", " gemm:1x1x1",
-        "gemm:٣x1x1", "gemm:9999999999999999999999x1x1", "no-such-model", "none.onnx", "", "a\0b", "x" * 5000, ".", "digits_vit",
+        "gemm:٣x1x1", "gemm:9999999999999999999999x1x1",
+        "no-such-model", "none.onnx", "", "a\0b", "x" * 5000, ".", "digits_vit",
     ],
 )  # fmt: skip
 def test_what_is_no_model_is_refused_in_one_line(name: str) -> None:

@@ -1,12 +1,15 @@
 """An engine between memories that a test fills and reads: the smallest whole around a kernel."""
 
+import gc
 import re
+import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from amaranth.hdl import Module, Signal
+import pytest
+from amaranth.hdl import Module, Signal, UnusedElaboratable
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from numpy.typing import NDArray
@@ -152,6 +155,15 @@ def encode(layout: data.StructLayout, values: Mapping[str, int]) -> int:
         assert 0 <= values[name] < 1 << field.width
         word |= values[name] << field.offset
     return word
+
+
+def refuses(make: Callable[[], wiring.Component], match: str) -> None:
+    """The component must not be made; Amaranth's warning that what was begun of it is unused is not wanted."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnusedElaboratable)
+        with pytest.raises(ValueError, match=match):
+            make()
+        gc.collect()
 
 
 @dataclass(frozen=True)

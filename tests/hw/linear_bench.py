@@ -27,6 +27,7 @@ IMAGE_WORDS = 1024
 COMMANDS = 8
 DRAM_LATENCY = 60
 """Cycles before what was freed is written again; the drain still reads the freed requantization word."""
+_CHUNK = 512
 _RECORD = ("accepted", "done", "error", "busy", "out_en", "out_addr", "out_select", "out_data")
 
 
@@ -179,7 +180,7 @@ class Job:
     Attributes:
         fields: operands.
         x: int8 ``[rows, k]``.
-        block: weights; ``fetch`` says that they are fetched for it, else those of the job before are used.
+        block: weights and requantization.
         table: 8-bit table, if used.
         addend: int16 ``[rows, n]``, if used.
     """
@@ -187,7 +188,6 @@ class Job:
     fields: Mapping[str, int]
     x: Ints
     block: Block
-    fetch: bool
     table: Ints | None
     addend: Ints | None
 
@@ -225,9 +225,13 @@ class Job:
 
 
 def random_job(
-    rng: np.random.Generator, driver: "Driver", shape: tuple[int, int, int], *, reuse: Block | None = None, keep: bool = False
-) -> Job:
-    """A command of the shape (rows, k, n) with everything else drawn, its operands already in the memories."""
+    rng: np.random.Generator, driver: "Driver", shape: tuple[int, int, int], *, reuse: Block | None = None,
+    keep: bool = False, alike: bool = False,
+) -> Job:  # fmt: skip
+    """A command of the shape (rows, k, n) with everything else drawn, its operands already in the memories.
+
+    ``alike`` makes all rows equal, one word row with stride 0, so that they may be many.
+    """
     k = driver.kernel
     rows, width, n = shape
     block = reuse or random_block(rng, n, width)
@@ -240,16 +244,21 @@ def random_job(
         "source": int(rng.integers(2)), "target": int(rng.integers(6)), "addend": int(mode == "addend"),
         "target_base": int(rng.integers(1 << 20)), "target_stride": ob + int(rng.integers(3)),
     }  # fmt: skip
-    x = rng.integers(-128, 128, (rows, width)) if rng.random() < 0.8 else rng.choice([-128, 127], (rows, width))
+    distinct = 1 if alike else rows
+    x = rng.integers(-128, 128, (distinct, width)) if rng.random() < 0.8 else rng.choice([-128, 127], (distinct, width))
     fields |= driver.place_source(rng, fields["source"], x)
     addend = None
     if mode == "addend":
-        addend = rng.integers(-(1 << 15), 1 << 15, (rows, n))
+        addend = rng.integers(-(1 << 15), 1 << 15, (distinct, n))
         fields |= driver.place_addend(rng, addend)
+    if alike:
+        fields |= {name: 0 for name in ("source_stride", "addend_stride")}
+        x = np.repeat(x, rows, axis=0)
+        addend = None if addend is None else np.repeat(addend, rows, axis=0)
     table = driver.tables[fields["table"]] if mode == "table" else None
     if reuse is None:
         driver.feed(block.image(k))
-    return Job(fields, x, block, reuse is None, table, addend)
+    return Job(fields, x, block, table, addend)
 
 
 def _limits(rng: np.random.Generator) -> tuple[int, int]:
@@ -352,13 +361,13 @@ class Driver:
         ran = ended = 0
         while ended < ends:
             assert ran < limit, f"{ended} of {ends} commands ended in {ran} cycles"
-            open_now = np.ones(256, np.uint8)
+            open_now = np.ones(_CHUNK, np.uint8)
             if gate is not None:
-                part = gate[ran : ran + 256]
+                part = gate[ran : ran + _CHUNK]
                 open_now[: len(part)] = part
             chunks.append(self.sim.write_sequence({"gate": open_now}, _RECORD))
             ended += int(chunks[-1]["done"].sum() + chunks[-1]["error"].sum())
-            ran += 256
+            ran += _CHUNK
         return Trace({name: np.concatenate([chunk[name] for chunk in chunks]) for name in _RECORD})
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from codesign.hw.linear import Linear
+from codesign.hw.linear_rtl import RELEASE
 from tests.hw.linear_bench import Driver, Job, build, random_job
 
 #        t_in t_out n_l kw_max ring table tables word
@@ -126,3 +127,55 @@ def test_cycles_and_bits(driver: Driver, index: int, rng: np.random.Generator) -
     shape = draw(rng, driver.kernel, KINDS[index])
     check_cycles(rng, driver, shape)
     check_bits(rng, driver, shape)
+
+
+@pytest.mark.rtl
+def test_illegal_commands_are_refused_and_the_engine_goes_on(driver: Driver, rng: np.random.Generator) -> None:
+    k = driver.kernel
+    longest = k.kw_max * k.word_bytes // k.t_in
+    good = {"rows": k.n_l + 1, "kw": 1, "ib": 1, "ob": 1, "flags": RELEASE}
+    wrong = [
+        {"rows": 0}, {"kw": 0}, {"ib": 0}, {"ob": 0}, {"kw": k.kw_max + 1}, {"ib": longest + 1}, {"table": k.tables},
+        {"ob": k.ring_words + 1}, {"ob": k.table_words + 1}, {"rows": 1, "ob": k.table_words + 1},
+        {"rows": 1, "flags": 0, "ob": k.ring_words // 2 + 1, "ib": 2},
+        {"kw": 0xFFFF, "ib": 0xFFFF, "ob": 0xFFFF},
+    ]  # fmt: skip
+    for change in wrong:
+        driver.push(good | change)
+        trace = driver.run(1, 1000)
+        assert np.array_equal(trace.cycles("error"), trace.cycles("accepted")), change
+        assert len(trace.cycles("error")) == 1, change
+        assert not any(trace.seen[name].any() for name in ("done", "busy", "out_en")), change
+    check_cycles(rng, driver, draw(rng, k, "ragged"))
+
+
+@pytest.mark.rtl
+def test_a_block_longer_than_the_weight_ring_runs_if_it_is_used_once(driver: Driver, rng: np.random.Generator) -> None:
+    k = driver.kernel
+    job = random_job(rng, driver, (k.n_l, (k.ring_words // 8 + 1) * k.t_in, 8 * k.t_out))
+    driver.push(job.fields)
+    job.check(driver.run(1, limit(driver, [job]) + 100_000).writes(), k)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("index", range(18))
+def test_more_cycles_and_bits(any_driver: Driver, index: int, rng: np.random.Generator) -> None:
+    shape = draw(rng, any_driver.kernel, KINDS[1:][index % (len(KINDS) - 1)])
+    check_cycles(rng, any_driver, shape)
+    check_bits(rng, any_driver, shape)
+
+
+@pytest.mark.slow
+def test_long_commands(any_driver: Driver, rng: np.random.Generator) -> None:
+    kernel = any_driver.kernel
+    _, k, n = draw(rng, kernel, "ragged")
+    one, two = (int(Linear.cycles(kernel.params, {"rows": g * kernel.n_l, "k": k, "n": n})) for g in (3, 5))
+    rows = kernel.n_l * (2 * 100_000 // (two - one) + 1) + 1
+    assert rows < 1 << 16
+    job = random_job(rng, any_driver, (rows, k, n), alike=True)
+    any_driver.fill()
+    any_driver.push(job.fields)
+    trace = any_driver.run(1, 300_000)
+    (accepted,), (done,) = trace.cycles("accepted"), trace.cycles("done")
+    assert done - accepted == Linear.cycles(kernel.params, job.work()) > 100_000
+    job.check(trace.writes(), kernel)

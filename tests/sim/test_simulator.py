@@ -319,7 +319,7 @@ class TestMemoryTiming:
                 seed = int(rng.integers(1 << 32))
                 sim.stall(seed, stalls)
                 twin = DramTwin(memory, sim.dram.tobytes(), seed, stalls)
-                beats = _follow(sim, twin, _pace(rates, seed), 800)
+                beats = _follow(sim, twin, _pace(rates, seed), 500)
                 assert sim.dram.tobytes() == bytes(twin.content)
                 assert (beats > 50) == (rates[0] > 0)
 

@@ -105,12 +105,12 @@ class _Clock:
                 if amount >= 0:
                     apply[kind](t, argument, amount)
                 elif poked.get((kind, argument)) == t:
+                    del poked[kind, argument]
                     due.append((rank[kind], kind, argument))
             if len(due) > 1:
                 due.sort()
             for _, kind, argument in due:
-                if poked.pop((kind, argument), None) is not None:
-                    decide[kind](t, argument)
+                decide[kind](t, argument)
 
 
 @dataclass(slots=True)
@@ -133,6 +133,12 @@ class _Dram:
         self.full = BURST_BYTES * self.unit
         self.credit, self.at, self.turn = self.full, 0, 0
         self.queues: list[deque[tuple[int, int, _Burst]]] = [deque() for _ in range(2 * memory.ports)]
+        self.waiting = 0
+
+    def request(self, queue: int, ready: int, beats: int, burst: _Burst) -> None:
+        """A burst that can be granted from cycle ``ready`` on."""
+        self.queues[queue].append((ready, beats, burst))
+        self.waiting += 1
 
     def grant(self, t: int) -> tuple[int, _Burst | None]:
         """What cycle ``t`` grants: requester and burst; or when to look again and None."""
@@ -152,6 +158,7 @@ class _Dram:
             if need > 0:
                 return min(soonest, t - -need // self.gain), None
             queue.popleft()
+            self.waiting -= 1
             self.credit = -need
             self.turn = (index + 1) % count
             return index, burst
@@ -210,7 +217,7 @@ class _Machine:
         self.order: deque[_Burst] = deque()
         self.returns: list[deque[int]] = [deque() for _ in range(ports)]
         self.in_flight = [0] * ports
-        self.turn, self.next_issue, self.last_delivery = 0, 0, 0
+        self.turn, self.next_issue, self.last_delivery, self.blocked = 0, 0, 0, False
         self.load_left, self.load_lut = 0, False
         self.store_left, self.store_offset, self.store_next, self.store_turn = 0, 0, 0, 0
         self.unanswered, self.last_answer = 0, 0
@@ -348,7 +355,8 @@ class _Machine:
         while returns and returns[0] <= t:
             returns.popleft()
             self.in_flight[port] -= 1
-        if self.in_flight[port] == self.memory.outstanding:
+        self.blocked = self.in_flight[port] == self.memory.outstanding
+        if self.blocked:
             if returns:
                 self.clock.poke(returns[0], _ISSUE)
             return
@@ -358,10 +366,11 @@ class _Machine:
         burst = _Burst(_WEIGHTS if client == 2 and self.in_weights else client, words, port)
         self.order.append(burst)
         self.in_flight[port] += 1
-        self.dram.queues[2 * port].append((t + 2, words * self.memory.ports, burst))
+        self.dram.request(2 * port, t + 2, words * self.memory.ports, burst)
         self.turn, self.next_issue = (port + 1) % self.memory.ports, t + 1
         self.clock.poke(t + 2, _GRANT)
-        self.clock.poke(t + 1, _ISSUE)
+        if any(other.left for other in self.clients):
+            self.clock.poke(t + 1, _ISSUE)
         self._issued(t, client, words)
 
     def _choose(self, t: int) -> tuple[int, int]:
@@ -407,7 +416,8 @@ class _Machine:
             if index < _NEVER:
                 self.clock.poke(index, _GRANT)
             return
-        self.clock.poke(t + 1, _GRANT)
+        if self.dram.waiting:
+            self.clock.poke(t + 1, _GRANT)
         beats = burst.words * self.memory.ports
         if index % 2:
             self._granted_write(t, index // 2, beats)
@@ -425,7 +435,8 @@ class _Machine:
             first = max(burst.complete, self.last_delivery + 1)
             self.last_delivery = first + burst.words - 1
             self.returns[burst.port].append(self.last_delivery + 1)
-            self.clock.poke(max(self.last_delivery + 1, t + 1), _ISSUE)
+            if self.blocked and burst.port == self.turn:
+                self.clock.poke(self.returns[burst.port][0], _ISSUE)
             if burst.client == 0:
                 self._command_words(first + 1, burst.words)
             elif burst.client == 1:
@@ -616,7 +627,7 @@ class _Machine:
         if len(port.answers) == self.memory.outstanding:
             accepted = port.answers[0] + 1
         port.busy = True
-        self.dram.queues[2 * index + 1].append((accepted + 1, words * len(self.ports), _Burst(-1, words, index)))
+        self.dram.request(2 * index + 1, accepted + 1, words * len(self.ports), _Burst(-1, words, index))
         self.clock.poke(accepted + 1, _GRANT)
 
     def _granted_write(self, t: int, index: int, beats: int) -> None:

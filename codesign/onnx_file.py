@@ -87,14 +87,24 @@ def graph_of(model: "onnx.ModelProto", name: str, folder: Path | None = None) ->
     Raises:
         InputError: see `read_graph`.
     """
+    shown = _printable(name)
     try:
-        return _Reader(model, name, folder).read()
+        return _Reader(model, shown, folder).read()
     except (UnicodeError, OverflowError, RecursionError) as error:
-        raise InputError(f"{name}: not a usable ONNX model ({_first_line(error)})") from error
+        raise InputError(f"{shown}: not a usable ONNX model ({_first_line(error)})") from error
 
 
 def _first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _is_printable(name: object) -> bool:
+    """Also False for bytes, which is how protocol buffers return text that is not UTF-8."""
+    return isinstance(name, str) and name.isprintable()
+
+
+def _printable(name: object) -> str:
+    return "".join(c if c.isprintable() else "?" for c in str(name))
 
 
 def _parse(path: Path) -> "onnx.ModelProto":
@@ -105,12 +115,14 @@ def _parse(path: Path) -> "onnx.ModelProto":
         size = path.stat().st_size if path.is_file() else -1
         if not 0 < size <= MAX_FILE_BYTES:
             what = "is not a file" if size < 0 else f"has {size} bytes"
-            raise InputError(f"model {path} {what}; legal: an ONNX file of 1 to {MAX_FILE_BYTES} bytes")
+            raise InputError(f"model {_printable(path)} {what}; legal: an ONNX file of 1 to {MAX_FILE_BYTES} bytes")
         return onnx.load_model_from_string(path.read_bytes())
     except decode_error as error:
-        raise InputError(f"{path.name}: not an ONNX file ({_first_line(error)}); legal: a whole ONNX model") from error
+        name = _printable(path.name)
+        raise InputError(f"{name}: not an ONNX file ({_first_line(error)}); legal: a whole ONNX model") from error
     except OSError as error:
-        raise InputError(f"model {path} cannot be read ({error.strerror}); legal: a readable ONNX file") from error
+        what = f"cannot be read ({error.strerror})"
+        raise InputError(f"model {_printable(path)} {what}; legal: a readable ONNX file") from error
     except ValueError as error:  # a path with a null byte
         raise InputError(f"model {str(path)!r} is not a path ({_first_line(error)})") from error
 
@@ -125,6 +137,7 @@ class _Reader:
         return InputError(f"{self.name}: {' '.join(text.split())}")
 
     def read(self) -> Graph:
+        self.check_printable()
         self.check_header()
         self.check_operators()
         constants = self.constants()
@@ -135,6 +148,17 @@ class _Reader:
         self.check_infinite(nodes, constants)
         ordered = self.ordered(nodes, {*constants, *inputs}, outputs)
         return Graph(self.name.removesuffix(".onnx"), ordered, constants, inputs, outputs)
+
+    def check_printable(self) -> None:
+        """Names end up in messages and on terminals."""
+        graph = self.graph
+        names = [v.name for v in (*graph.input, *graph.output, *graph.initializer, *graph.node)]
+        names += [n for node in graph.node for n in (node.op_type, *node.input, *node.output)]
+        names += [a.name for node in graph.node for a in node.attribute]
+        names += [n for t in graph.initializer for e in t.external_data for n in (e.key, e.value)]
+        bad = next((n for n in names if not _is_printable(n)), None)
+        if bad is not None:
+            raise self.fail(f"name {bad!r}; legal: characters that print")
 
     def check_header(self) -> None:
         import onnx

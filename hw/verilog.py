@@ -18,6 +18,8 @@ _TIMEOUT_S = 600.0
 _ATTRIBUTES = "-remove generator -remove top -remove src -remove amaranth.hierarchy -remove amaranth.decoding"
 _PASSES = ("proc -nomux -norom", "memory_collect", f"attrmap {_ATTRIBUTES}", f"attrmap -modattr {_ATTRIBUTES}")
 _MODULE = re.compile(r"^module \\?([A-Za-z0-9_]+)", re.MULTILINE)
+_COUNTED = re.compile(r"(dump_module)\$\d+")
+"""A name that Yosys counts up over all modules; it is used once per module, so a file need not depend on others."""
 
 
 @dataclass
@@ -209,7 +211,7 @@ def _translated(texts: Mapping[str, str]) -> dict[str, str]:
     for module in re.findall(r".*?^endmodule$", body, re.MULTILINE | re.DOTALL):
         name = _MODULE.search(module)
         assert name is not None
-        files[name[1]] += module + "\n"
+        files[name[1]] += _COUNTED.sub(r"\1$1", module.lstrip("\n")) + "\n\n"
     return files
 
 

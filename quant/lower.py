@@ -178,6 +178,8 @@ class _Lowering(Operands):
         streams += [n for n in self.workload.outputs if self.ends_wide(self.patterns.affine(n))]
         quantizers = [q for s in streams for q in self.stream_quantizers(s)]
         found = {q.scale for q in quantizers if q.bits == 16}
+        if found and max(found) > 256 * min(found):
+            raise self.fail(f"residual scales {sorted(found)}; legal: one, or within a factor of 256")
         if len(found) > 1:
             self.notes.append(f"residual scales {sorted(found)} differ in the file; the largest serves all of them")
         if found or not streams:

@@ -43,6 +43,7 @@ def publish(cache: Path, name: str, make: Callable[[Path], None]) -> Path:
     Raises:
         ToolError: the cache folder cannot be written.
     """
+    cache = cache.resolve()
     target = cache / name
     if target.is_dir():
         return target

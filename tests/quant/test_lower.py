@@ -3,6 +3,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib import resources
 from typing import Any
 
@@ -17,8 +18,8 @@ from codesign.errors import InputError
 from codesign.network import Attention, Linear, Network, Norm, layer_golden, outputs, run
 from codesign.number import quantize
 from codesign.quant.lower import ACCUMULATOR_BITS, Lowered, lower, lower_traced, maxima
-from codesign.workload import Workload, from_proto, load_onnx
-from tests.quant.vits import Recipe, lowered, random_network, recipe, samples
+from codesign.workload import Workload, from_proto, load_onnx, supported
+from tests.quant.vits import Recipe, build, lowered, random_network, recipe, samples
 
 Floats = NDArray[np.float64]
 SEEDS = range(24)
@@ -503,6 +504,16 @@ def _pos_embedding_too_large(net: _Net) -> str:
     return net.linear(net.quant(net.norm(net.quant(added, 2**-11, bits=16))))
 
 
+def _scales_far_apart(net: _Net) -> str:
+    stream = net.stream()
+    added = net.op("Add", stream, net.quant(net.linear(net.quant(net.norm(stream))), 1.0, bits=16))
+    return net.linear(net.quant(net.norm(added)))
+
+
+def _half_norm(net: _Net) -> str:
+    return net.linear(net.quant(net.norm(net.stream()), bits=4))
+
+
 _Make = Callable[[_Net], str]
 _REFUSED: dict[str, tuple[_Make, str, tuple[int, ...]]] = {
     "asymmetric": (_asymmetric, r"quant0 \(Quant\): zero point 3; legal: 0", ()),
@@ -526,6 +537,8 @@ _REFUSED: dict[str, tuple[_Make, str, tuple[int, ...]]] = {
     "mixed rows": (_mixed, r"rows and columns are mixed by a reshape", ()),
     "accumulator": (_deep_dot, r"accumulators: matmul\d needs 2[89] bits; legal: at most 27", (1, 9000)),
     "batched constant": (_many_rows, r"its constant operand is not a matrix", (1, 6, 8)),
+    "residual scales far apart": (_scales_far_apart, r"residual scales .*legal: one, or within a factor of 256", ()),
+    "norm of four bits": (_half_norm, r"range -8 to 7 after a norm or attention; legal: -128 to 127", ()),
     "large table": (_pos_embedding_too_large, r"constants up to 47000 exceed 16 bits", ()),
 }
 
@@ -573,6 +586,47 @@ def test_bad_calibration_data_is_refused(data: Mapping[str, Floats], expected: s
     workload = net.workload(net.op("MatMul", "x", net.const(net.weights(8, 8))))
     with pytest.raises(InputError, match=expected):
         lower(workload, calibration=data)
+
+
+def test_damaged_graphs_end_in_a_network_or_in_one_line(rng: np.random.Generator) -> None:
+    refused = 0
+    for seed in range(40):
+        chosen = replace(recipe(seed), width=8, heads=2, mlp=8, depth=1)
+        model = build(chosen)
+        for _ in range(int(rng.integers(1, 4))):
+            _damage(model.graph, rng)
+        message = _message(model, samples(chosen, 2))
+        refused += bool(message)
+        assert "\n" not in message
+    assert refused > 10
+
+
+def _damage(graph: onnx.GraphProto, rng: np.random.Generator) -> None:
+    """Change an operator, an input, an attribute or a constant."""
+    node = graph.node[int(rng.integers(len(graph.node)))]
+    names = [name for n in graph.node for name in (*n.input, *n.output)]
+    kind = int(rng.integers(4))
+    if kind == 0:
+        node.op_type = str(rng.choice(supported()))
+    elif kind == 1 and node.input:
+        node.input[int(rng.integers(len(node.input)))] = str(rng.choice([*names, ""]))
+    elif kind == 2 and node.attribute:
+        attribute = node.attribute[int(rng.integers(len(node.attribute)))]
+        attribute.i = int(rng.integers(-3, 6))
+        attribute.ints[:] = [int(rng.integers(-3, 6)) for _ in attribute.ints]
+    elif kind == 3:
+        constant = graph.initializer[int(rng.integers(len(graph.initializer)))]
+        value = numpy_helper.to_array(constant).copy()
+        value.flat[int(rng.integers(value.size))] = rng.choice([0, 1, 7, 100])
+        constant.CopyFrom(numpy_helper.from_array(value, constant.name))
+
+
+def _message(model: onnx.ModelProto, data: Floats) -> str:
+    try:
+        run(lower(from_proto(model), calibration={"image": data}), {"image": data[0]})
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def test_the_accumulator_limit_is_the_width_of_one_dsp() -> None:

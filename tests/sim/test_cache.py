@@ -14,6 +14,11 @@ def test_digests_know_where_a_text_ends() -> None:
     assert len({digest("ab", "c"), digest("a", "bc"), digest("abc"), digest("abc", ""), digest("c", "ab")}) == 5
 
 
+def test_relative_folders_give_absolute_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert publish(Path("here"), "x", lambda work: None) == tmp_path / "here" / "x"
+
+
 @pytest.mark.parametrize(
     ("platform", "variable", "folder"),
     [

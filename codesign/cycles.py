@@ -62,6 +62,8 @@ class Timing:
 def exact(program: Program, design: Design, times: EngineTimes) -> Timing:
     """Cycles of a program without external stalls, equal to the hardware's own count.
 
+    The run begins with the accelerator idle and the memory's bandwidth bucket full.
+
     Raises:
         CheckError: the program deadlocks; the message names the first command that never starts.
     """
@@ -124,14 +126,14 @@ class _Burst:
 
 
 class _Dram:
-    """The memory behind the ports: token bucket, round robin, fixed latency."""
+    """The memory behind the ports: token bucket, fixed latency, round robin that begins anew after an idle cycle."""
 
     def __init__(self, design: Design) -> None:
         memory = design.board.memory
         self.port_bytes = memory.port_bits // 8
         self.gain, self.unit = memory.bytes_numerator, memory.bytes_denominator
         self.full = BURST_BYTES * self.unit
-        self.credit, self.at, self.turn = self.full, 0, 0
+        self.credit, self.at, self.turn, self.idle_from = self.full, 0, 0, 0
         self.queues: list[deque[tuple[int, int, _Burst]]] = [deque() for _ in range(2 * memory.ports)]
         self.waiting = 0
 
@@ -145,6 +147,8 @@ class _Dram:
         credit = min(self.full, self.credit + self.gain * (t - self.at))
         self.credit, self.at = credit, t
         queues, soonest = self.queues, _NEVER
+        if self.idle_from < t and all(not queue or queue[0][0] > self.idle_from for queue in queues):
+            self.turn = 0
         count = len(queues)
         for index in (*range(self.turn, count), *range(self.turn)):
             queue = queues[index]
@@ -160,7 +164,7 @@ class _Dram:
             queue.popleft()
             self.waiting -= 1
             self.credit = -need
-            self.turn = (index + 1) % count
+            self.turn, self.idle_from = (index + 1) % count, t + 1
             return index, burst
         return soonest, None
 

@@ -221,9 +221,9 @@ class _Reader:
         if a.type in plain:
             return plain[a.type]
         if a.type == kinds.STRING:
-            return a.s.decode("utf-8")
+            return _printable(a.s.decode("utf-8"))
         if a.type == kinds.STRINGS:
-            return tuple(s.decode("utf-8") for s in a.strings)
+            return tuple(_printable(s.decode("utf-8")) for s in a.strings)
         raise self.fail(f"node {label}: attribute {a.name} has type {a.type}; legal: numbers, text and tensors")
 
     # Tensors

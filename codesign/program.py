@@ -7,7 +7,7 @@ keeps that pitch; the padding's weights are zero.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import gcd
 
 import numpy as np
@@ -316,6 +316,13 @@ def memory_need(network: Network, design: Design) -> dict[str, int]:
     return need
 
 
+def linear_columns(network: Network, design: Design) -> list[tuple[Linear, int, int]]:
+    """Every linear layer with the columns of its source and of its target as they lie on chip, padded heads included."""
+    columns = _Layout(network, Design(design.board, design.engines, {}, design.row_group)).columns
+    layers = [layer for layer in network if isinstance(layer, Linear)]
+    return [(layer, columns[layer.source].total, columns[layer.target].total) for layer in layers]
+
+
 def _check_memories(layout: _Layout, design: Design) -> None:
     for memory, need in layout.need.items():
         have = design.memories.get(memory, 0)
@@ -376,8 +383,7 @@ def _linear(emit: _Emitter, layer: Linear) -> None:
     ib = ceil_div(layout.columns[layer.source].total, p["t_in"])
     ob = ceil_div(layout.columns[layer.target].total, p["t_out"])
     _check_linear(emit, layer, ib)
-    chunks = [_chunk(layout.regions[name]) for name in (layer.source, layer.target)]
-    groups = list(_groups(layer.rows, min(emit.design.row_group, *chunks)))
+    groups = list(_groups(layer.rows, _common_chunk(emit, layer)))
     whole = ob if layer.rows <= p["n_l"] else min(ob, p["ring_words"] // ib, p["table_words"])
     blocks = [_Block(layer, first, min(whole, ob - first), ib) for first in range(0, ob, whole)]
     packed = _pack_weights(emit, layer, blocks)
@@ -406,6 +412,17 @@ class _Block:
     first: int
     tiles: int
     ib: int
+
+
+def _common_chunk(emit: _Emitter, layer: Linear) -> int:
+    """Most rows of a command; windows shrink to a multiple of it, so that no group crosses the end of one."""
+    regions = emit.layout.regions
+    chunk = min(emit.design.row_group, *(_chunk(regions[name]) for name in (layer.source, layer.target)))
+    for name in (layer.source, layer.target):
+        region = regions[name]
+        if region.window < region.rows:
+            regions[name] = replace(region, window=region.window // chunk * chunk)
+    return chunk
 
 
 def _chunk(region: _Region) -> int:

@@ -30,7 +30,7 @@ TOP = "top"
 _PRIMITIVE = "DSP48E2"
 _MODULE = re.compile(r"^module (\\?\S+?) *\(.*?^endmodule$", re.MULTILINE | re.DOTALL)
 _INSTANCE = re.compile(r"^  (?!module\b)(\\?[\w.$]+) +(?:#\(.*?^  \) )?\\?[\w.$\[\]]+ +\($", re.MULTILINE | re.DOTALL)
-_PRODUCT = re.compile(r" [^ ;]*[a-z_]\w*(?: ?\[[\d:]+\])? \* [^ ;]*[a-z_]\w*(?: ?\[[\d:]+\])?;")
+_PRODUCT = re.compile(r"= [^';]+ \* [^';]+;")
 _LUTRAM_DEPTH = 64
 
 

@@ -137,6 +137,7 @@ class ReadPath(wiring.Component):
         axi0..: the AXI ports.
         failed: a read was answered with an error.
         stop: no more bursts are issued. idle: no burst is under way.
+        restart: the next burst goes to the first port again; only while idle.
         valid, to, data: one bus word per cycle and its destination.
     """
 
@@ -148,7 +149,7 @@ class ReadPath(wiring.Component):
             f"request{i}": In(stream.Signature(_Request())) for i in range(self.CLIENTS)
         }
         members |= {f"axi{p}": Out(AxiRead(8 * bus.port_bytes)) for p in range(bus.ports)}
-        members |= {"stop": In(1), "idle": Out(1), "failed": Out(1)}
+        members |= {"stop": In(1), "restart": In(1), "idle": Out(1), "failed": Out(1)}
         members |= {"valid": Out(1), "to": Out(2), "data": Out(8 * bus.word_bytes)}
         super().__init__(members)
 
@@ -156,7 +157,7 @@ class ReadPath(wiring.Component):
         """Issue, then per-port assembly, then in-order delivery."""
         m = Module()
         bus = self.bus
-        order = Fifo(_Request(), bus.ports * bus.outstanding)
+        order = Fifo(_Request(), max(2, bus.ports * bus.outstanding))
         m.submodules.order = order
         ports = [_ReadPort(bus) for _ in range(bus.ports)]
         for index, port in enumerate(ports):
@@ -193,6 +194,8 @@ class ReadPath(wiring.Component):
             earlier = earlier | client.valid
         with m.If(taken):
             m.d.sync += turn.eq(Mux(turn == len(ports) - 1, 0, turn + 1))
+        with m.If(self.restart):
+            m.d.sync += turn.eq(0)
         m.d.comb += [order.w.valid.eq(taken), order.w.payload.eq(chosen)]
         for index, port in enumerate(ports):
             m.d.comb += [port.issue.eq(taken & (turn == index)), port.addr.eq(chosen.addr), port.words.eq(chosen.words)]
@@ -212,6 +215,8 @@ class ReadPath(wiring.Component):
             m.d.sync += count.eq(count + 1)
         with m.If(last):
             m.d.sync += [count.eq(0), turn.eq(Mux(turn == len(ports) - 1, 0, turn + 1))]
+        with m.If(self.restart):
+            m.d.sync += turn.eq(0)
         for index, port in enumerate(ports):
             m.d.comb += [port.take.eq(go & (turn == index)), port.take_last.eq(last & (turn == index))]
         m.d.sync += [self.valid.eq(go), self.to.eq(head.to), self.data.eq(Array(port.data for port in ports)[turn])]
@@ -440,6 +445,7 @@ class StoreEngine(wiring.Component):
         axi0..: the AXI ports.
         failed: a write was answered with an error.
         stop: no more bursts are begun. idle: no burst is under way.
+        restart: the next burst goes to the first port again; only while idle.
     """
 
     def __init__(self, bus: Bus, memories: int) -> None:
@@ -447,7 +453,7 @@ class StoreEngine(wiring.Component):
         members: dict[str, wiring.Member] = {
             "command": In(stream.Signature(STORE_OPERANDS)), "done": Out(1), "busy": Out(1), "error": Out(1),
             "source": Out(ReadPort(24, 8 * bus.word_bytes)), "source_select": Out(8), "failed": Out(1),
-            "stop": In(1), "idle": Out(1),
+            "stop": In(1), "restart": In(1), "idle": Out(1),
         }  # fmt: skip
         members |= {f"axi{p}": Out(AxiWrite(8 * bus.port_bytes)) for p in range(bus.ports)}
         super().__init__(members)
@@ -478,6 +484,8 @@ class StoreEngine(wiring.Component):
         with m.If(last):
             m.d.sync += [count.eq(0), left.eq(left - words), dram.eq(dram + (words << (bus.word_bytes - 1).bit_length()))]
             m.d.sync += turn.eq(Mux(turn == bus.ports - 1, 0, turn + 1))
+        with m.If(self.restart):
+            m.d.sync += turn.eq(0)
         answers = sum((port.answered for port in ports[1:]), ports[0].answered)
         ending = Signal()
         m.d.comb += ending.eq(self.busy & (left == 0) & (unanswered == 0))

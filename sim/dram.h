@@ -4,6 +4,7 @@
 //   1. credit = min(burst * den, credit + num); a byte costs den.
 //   2. The requesters R0, W0, R1, W1, ... are scanned from `turn`; the first that has a request accepted before t
 //      and not granted yet is granted if the credit covers it, else nobody is (no bypass). At most one grant.
+//      If nobody has one, the next scan starts at R0 again.
 //   3. The AR and AW handshakes of cycle t are queued.
 // A read granted in cycle g drives its first beat in cycle max(g + read latency, last beat before + 1), then one
 // beat per cycle. A write granted in g takes beats from cycle max(g + 1, last beat before + 1); its answer
@@ -84,6 +85,7 @@ public:
     void sample(uint64_t t) {
         credit = std::min(full(), credit + config.num);
         if (waiting != 0) grant(t);
+        else turn = 0;
         for (uint32_t p = 0; p < ports.size(); ++p) sample_port(ports[p], p, t);
     }
 

@@ -6,6 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,10 +77,11 @@ class EngineBench(wiring.Component):
         m.d.comb += self.writes.eq(count)
 
 
-def build(bench: EngineBench, optimize: str = "-O1") -> Library:
-    """Compiles the bench, or finds it compiled."""
-    sources = generate(bench, "bench")
-    return compile_design(dict(sources.files), sources.top, optimize=optimize)
+def build(bench: EngineBench, primitives: bool = False) -> Library:
+    """Compiles the bench, or finds it compiled; with device multipliers on a model of them if wanted."""
+    sources = generate(bench, "bench", Target(primitives=primitives))
+    model = {"dsp48e2.v": Path(__file__).with_name("dsp48e2.v").read_text(encoding="utf-8")} if primitives else {}
+    return compile_design({**sources.files, **model}, sources.top)
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def _draw(rng: np.random.Generator, most: int, ragged: int) -> int:
 
 def extremes(rng: np.random.Generator, kernel: AttentionKernel) -> Iterator[Case]:
     """One of everything, the largest of everything, and the ends of the number ranges."""
-    most, keys = kernel.t_a * kernel.db_max, kernel.max_keys
+    most, keys = kernel.t_a * kernel.db_max, min(kernel.max_keys, DEPTH // kernel.db_max)
     yield case(rng, layer(1, 1, 1, 1))
     yield case(rng, layer(kernel.n_a + 1, 1, 3, 1, "causal"))
     heads = 1 + (keys * kernel.db_max * 2 <= DEPTH)
@@ -234,6 +234,15 @@ def illegal(kernel: AttentionKernel) -> list[dict[str, int]]:
     bounds = [{f"{name}_base": base} for name in "qkvo" for base in (DEPTH - 1, 0xFFFFFF)]
     bounds += [{"rows": 65535, "mask": 0}, {"rows": 65535, "heads": 255, "mask": 1}]
     return [*zero, *limits, *scales, *blind, *bounds]
+
+
+@pytest.mark.rtl
+def test_device_multipliers(rng: np.random.Generator) -> None:
+    """The same with DSP48E2 instances."""
+    driver = Driver(build(bench(KERNELS[3]), primitives=True))
+    for item in (*extremes(rng, KERNELS[3]), *(random_case(rng, KERNELS[3], ragged=True) for _ in range(8))):
+        check(driver, KERNELS[3], item, rng)
+    driver.close()
 
 
 @pytest.mark.slow

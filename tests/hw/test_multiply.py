@@ -13,6 +13,7 @@ from codesign.hw.multiply import LANE_BITS, MAX_CHAIN, PackedDot, Requantizer
 from codesign.hw.verilog import Target, generate
 from codesign.number import requantize
 from codesign.sim.simulator import Library, Simulator, compile_design
+from tests.hw.engine_bench import refuses
 
 Ints = NDArray[np.int64]
 
@@ -172,7 +173,7 @@ def with_limits(columns: Ints, low: int, high: int) -> list[Ints]:
 class TestRequantizer:
     def test_extremes_with_every_shift(self, sim: Simulator, acc_bits: int, out_bits: int) -> None:
         top = 1 << (acc_bits - 1)
-        accs = sorted({-top, -top + 1, -2, -1, 0, 1, top - 1, top // 2, -(top // 2)} & set(range(-top, top)))
+        accs = sorted({-top, -top + 1, max(-2, -top), -1, 0, min(1, top - 1), top - 1, -(top // 2)})
         multipliers = (0, 1, 2, 3, (1 << 16) - 1, 1 << 16, (1 << 16) + 1, (1 << 17) - 1)
         columns = every(accs, multipliers, range(64))
         most = 1 << (out_bits - 1)
@@ -220,10 +221,8 @@ def test_primitives_equal_the_behavioural_model_in_every_cycle(rng: np.random.Ge
 class TestMisuse:
     @pytest.mark.parametrize(("length", "is_signed"), [(0, True), (9, True), (5, False)])
     def test_length(self, length: int, is_signed: bool) -> None:
-        with pytest.raises(ValueError, match="legal: 1 to 8"):
-            PackedDot(length, x_signed=is_signed)
+        refuses(lambda: PackedDot(length, x_signed=is_signed), "legal: 1 to 8")
 
     @pytest.mark.parametrize("bits", [1, 28])
     def test_accumulator(self, bits: int) -> None:
-        with pytest.raises(ValueError, match="legal: 2 to 27"):
-            Requantizer(bits, 8)
+        refuses(lambda: Requantizer(bits, 8), "legal: 2 to 27")

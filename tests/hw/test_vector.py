@@ -231,6 +231,15 @@ def illegal(kernel: VectorKernel) -> list[dict[str, int]]:
     return [*sizes, *numbers, *bases, *strides, {"rows": 65535, "r_stride": 65535}, {"r_stride": DEPTH // 2}]
 
 
+@pytest.mark.rtl
+def test_device_multipliers(rng: np.random.Generator) -> None:
+    """The same with DSP48E2 instances."""
+    driver = Driver(build(bench(KERNELS[1]), primitives=True))
+    for item in (*extremes(rng, KERNELS[1]), *(random_case(rng, KERNELS[1], ragged=True) for _ in range(8))):
+        check(driver, KERNELS[1], item, rng)
+    driver.close()
+
+
 @pytest.mark.slow
 class TestManyShapes:
     """More lanes, more shapes, and runs over 100,000 cycles."""

@@ -89,7 +89,9 @@ class DramTwin:
         self.credit = min(m.burst_bytes * m.den, self.credit + m.num)
         order = [(self.turn + i) % (2 * m.ports) for i in range(2 * m.ports)]
         waiting = [(who, r) for who in order for r in self.requests[who] if r.granted is None and r.accepted < t]
-        if waiting and self.credit >= waiting[0][1].beats * m.port_bytes * m.den:
+        if not waiting:
+            self.turn = 0
+        elif self.credit >= waiting[0][1].beats * m.port_bytes * m.den:
             who, request = waiting[0]
             request.granted = t
             self.credit -= request.beats * m.port_bytes * m.den

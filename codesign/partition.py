@@ -1,0 +1,310 @@
+"""A plain choice of design for a network and a board: a short list per engine, no search.
+
+The linear array is the largest of a short list that fits the budget and that the network's layers
+keep at least two thirds busy. The other engines are the smallest of their lists that cost at most 5 %
+of the time. The weight ring holds all weights if they fit a quarter of the block RAM. The number of
+rows per command is the best of a few by `codesign.cycles.exact`.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+
+from codesign.board import Board
+from codesign.cycles import EngineTimes, exact
+from codesign.design import Design
+from codesign.errors import CheckError, InputError, NothingFits
+from codesign.kernel import Kernel, Resources, ceil_div
+from codesign.network import MASKS, Attention, Linear, Network, Norm
+from codesign.program import compile_network, linear_columns, memory_need
+
+RESOURCES = tuple(f.name for f in fields(Resources))
+"""Names that a budget may use."""
+
+_T_IN = 8
+_ARRAYS = tuple((t_out, n_l) for t_out in (8, 16, 32) for n_l in (1, 2, 4, 8))
+_ATTENTION = tuple((t_a, n_a) for t_a in (8, 16, 32) for n_a in (2, 4, 8, 16))
+_LANES = (4, 8, 16, 32)
+_GROUPS = (1, 2, 4, 8)
+_WHOLE = 1 << 15
+_BRAM_BITS = 36 * 1024
+_RING_SHARE, _TABLE_SHARE = 4, 16
+"""The weight ring takes at most this fraction of the block RAM, and the table ring that one."""
+_DEEP = 64
+"""Words up to which a memory is LUT RAM; a deeper one comes in steps of `_STEP` words."""
+_STEP = 512
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What the choice asks the hardware; handed in, because hardware lies above this module.
+
+    Attributes:
+        kernels: kernel classes by engine name.
+        resources: resources of a design's parts.
+        times: what `codesign.cycles.exact` needs.
+    """
+
+    kernels: Mapping[str, type[Kernel]]
+    resources: Callable[[Design], Mapping[str, Resources]]
+    times: Callable[[Design], EngineTimes]
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """A point of the short lists; see the engines' parameters."""
+
+    t_out: int = 8
+    n_l: int = 1
+    t_a: int = 8
+    n_a: int = 2
+    t_v: int = 4
+    row_group: int = _WHOLE
+    generous: bool = False
+
+
+def parse_budget(text: str | None) -> dict[str, int]:
+    """Limits by resource name, from ``dsp=N,bram36=N,uram=N,lut=N``.
+
+    Raises:
+        InputError: an unknown resource, one twice, or no whole number.
+
+    >>> parse_budget("dsp=500,lut=100000")
+    {'dsp': 500, 'lut': 100000}
+    """
+    found: dict[str, int] = {}
+    for item in text.split(",") if text is not None else ():
+        name, equals, value = item.strip().partition("=")
+        digits = value.strip()
+        if not equals or name not in RESOURCES or name in found or not (digits.isascii() and digits.isdecimal()):
+            raise InputError(f"--budget {item!r}; legal: {', '.join(f'{r}=N' for r in RESOURCES)}, each at most once")
+        found[name] = int(digits[:18])
+    return found
+
+
+def plain(network: Network, board: Board, tools: Tools, *, budget: Mapping[str, int] | None = None) -> Design:
+    """A design that runs the network on the board within the budget.
+
+    Args:
+        network: every layer must have a kernel.
+        board: figures of the device and its memory.
+        tools: the kernels and what the hardware says of a design.
+        budget: limits by resource name below what the board has.
+
+    Raises:
+        NothingFits: a layer has no kernel, or not even the smallest design fits; the message names the binding
+            resource, the need, what there is and the smallest budget that fits.
+    """
+    _check_supported(network, tools.kernels)
+    planner = _Planner(network, board, tools, available(board, budget or {}))
+    start = _Choice()
+    if not planner.fits(start):
+        raise NothingFits(planner.verdict(start))
+    choice = planner.array(start)
+    choice = planner.lean(choice, planner.attention(choice))
+    choice = planner.lean(choice, planner.vector(choice))
+    generous = replace(choice, generous=True)
+    return planner.grouped(generous if planner.fits(generous) else choice)
+
+
+def available(board: Board, budget: Mapping[str, int]) -> Resources:
+    """What a design may use: the board's resources, or less where a budget says so."""
+    return Resources(**{name: min(getattr(board.resources, name), budget.get(name, 1 << 62)) for name in RESOURCES})
+
+
+def _check_supported(network: Network, kernels: Mapping[str, type[Kernel]]) -> None:
+    if not any(isinstance(layer, Linear) for layer in network):
+        raise NothingFits(f"{network.name}: no linear layer; legal: at least one")
+    reasons = []
+    for layer in network:
+        engine = {Linear: "linear", Attention: "attention", Norm: "vector"}[type(layer)]
+        reason = kernels[engine].supports(layer)
+        reasons += [reason] if reason else []
+    if reasons:
+        raise NothingFits(f"{network.name}: no kernel runs {len(reasons)} of its layers: {'; '.join(reasons)}")
+
+
+class _Planner:
+    """Designs of choices, their resources and their time."""
+
+    def __init__(self, network: Network, board: Board, tools: Tools, limit: Resources) -> None:
+        self.network, self.board, self.tools, self.limit = network, board, tools, limit
+        self.attentions = [layer for layer in network if isinstance(layer, Attention)]
+        self.norms = [layer for layer in network if isinstance(layer, Norm)]
+
+    # From a choice to a design.
+
+    def design(self, choice: _Choice) -> Design:
+        """The design of a choice with rings and memories sized for the network."""
+        engines: dict[str, Mapping[str, int]] = {"linear": self._linear(choice, 1, 1, 1)}
+        if self.attentions:
+            engines["attention"] = self._attention(choice)
+        if self.norms:
+            engines["vector"] = {"t_v": choice.t_v, "max_d": max(layer.d for layer in self.norms)}
+        bare = Design(self.board, engines, {}, choice.row_group)
+        sized = replace(bare, engines={**engines, "linear": self._rings(bare, choice)})
+        return replace(sized, memories=self._memories(sized))
+
+    def _attention(self, choice: _Choice) -> dict[str, int]:
+        widest = max(layer.head_dim for layer in self.attentions)
+        keys = max(layer.keys for layer in self.attentions)
+        return {
+            "t_a": choice.t_a, "n_a": choice.n_a, "max_keys": _power(max(keys, 2)),
+            "db_max": ceil_div(widest, choice.t_a),
+        }  # fmt: skip
+
+    def _linear(self, choice: _Choice, kw: int, ring: int, table: int) -> dict[str, int]:
+        tables = {layer.table.tobytes() for layer in self.network if isinstance(layer, Linear) and layer.table is not None}
+        return {
+            "t_in": _T_IN, "t_out": choice.t_out, "n_l": choice.n_l, "kw_max": _power(kw), "ring_words": _power(ring),
+            "table_words": _power(table), "tables": _power(max(1, len(tables))),
+        }  # fmt: skip
+
+    def _rings(self, bare: Design, choice: _Choice) -> dict[str, int]:
+        """The linear engine with rings as deep as all weights ask for, or as their share of the device allows."""
+        sizes = linear_columns(self.network, bare)
+        tiles = [(ceil_div(source, _T_IN), ceil_div(target, choice.t_out)) for _, source, target in sizes]
+        words = max(ceil_div(source, bare.word_bytes) for _, source, _ in sizes)
+        ring = self._depth(sum(ib * ob for ib, ob in tiles), 8 * _T_IN * choice.t_out, _RING_SHARE, choice)
+        table = self._depth(sum(ob for _, ob in tiles), 64 * choice.t_out, _TABLE_SHARE, choice)
+        least = max(ib for ib, _ in tiles)
+        return self._linear(choice, words, max(ring, least, 2), max(table, 2))
+
+    def _depth(self, words: int, bits: int, share: int, choice: _Choice) -> int:
+        """Words of a ring: all, or the power of two that its share of the block RAM holds."""
+        room = int(self.limit.bram36) * _BRAM_BITS // share // bits if choice.generous else 0
+        depth = _power(words)
+        while depth > max(room, 2):
+            depth //= 2
+        return depth
+
+    def _memories(self, sized: Design) -> dict[str, int]:
+        need = memory_need(self.network, sized)
+        rows = {put.target: "input" for put in self.network.inputs} | {out.source: "output" for out in self.network.outputs}
+        windows = dict[str, int]()
+        if len(self.network.layers) == 1:
+            for tensor, memory in rows.items():
+                count = self.network.tensors[tensor].rows
+                if memory in need and 2 * sized.row_group < count:
+                    windows[memory] = need[memory] // count * 2 * sized.row_group
+        return {name: windows.get(name) or _rounded(size, self._widest(name, sized)) for name, size in need.items()}
+
+    def _widest(self, memory: str, design: Design) -> int:
+        """Bytes that every port of the memory divides."""
+        t_v = design.engines.get("vector", {}).get("t_v", 1)
+        return max(design.word_bytes, 2 * design.linear["t_out"], (8 if memory == "affine" else 2) * t_v)
+
+    # What a choice costs.
+
+    def need(self, choice: _Choice) -> Resources:
+        """Resources of a choice, all parts together."""
+        return sum(self.tools.resources(self.design(choice)).values(), Resources())
+
+    def fits(self, choice: _Choice) -> bool:
+        """Whether a choice is legal and within the budget."""
+        design = self.design(choice)
+        word = {"word_bytes": design.word_bytes}
+        if not all(self.tools.kernels[name].legal({**params, **word}) for name, params in design.engines.items()):
+            return False
+        return not _excess(sum(self.tools.resources(design).values(), Resources()), self.limit)
+
+    def verdict(self, choice: _Choice) -> str:
+        """Why a choice does not fit, in one line."""
+        need = self.need(choice)
+        short = _excess(need, self.limit)
+        if not short:
+            return f"{self.network.name}: no legal design; the smallest would be {self.design(choice).engines}"
+        binding = max(short, key=lambda name: getattr(need, name) / max(1, getattr(self.limit, name)))
+        smallest = ",".join(f"{name}={getattr(need, name)}" for name in RESOURCES if getattr(need, name))
+        return (
+            f"{self.network.name}: no design fits; {binding} binds: the smallest design needs {getattr(need, binding)},"
+            f" there are {getattr(self.limit, binding)}; smallest budget that fits: {smallest}"
+        )
+
+    def time(self, choice: _Choice) -> dict[str, int]:
+        """Cycles of every engine if its layers ran one after the other, without transfers."""
+        design = self.design(choice)
+        return {engine: self._busy(design, engine, work) for engine, work in self._work(design).items()}
+
+    def _busy(self, design: Design, engine: str, works: Iterable[Mapping[str, int]]) -> int:
+        params = {**design.engines[engine], "word_bytes": design.word_bytes}
+        return sum(int(self.tools.kernels[engine].cycles(params, work)) for work in works)
+
+    def _work(self, design: Design) -> dict[str, list[dict[str, int]]]:
+        """The kernels' work by engine, one item per layer."""
+        found = {"linear": [{"rows": layer.rows, "k": k, "n": n} for layer, k, n in linear_columns(self.network, design)]}
+        if self.attentions:
+            found["attention"] = [_attention_work(layer) for layer in self.attentions]
+        if self.norms:
+            found["vector"] = [{"rows": layer.rows, "d": layer.d} for layer in self.norms]
+        return found
+
+    # The steps of the choice.
+
+    def array(self, start: _Choice) -> _Choice:
+        """The largest array that fits and is two thirds busy, else the one that is busiest; ties take the fastest."""
+        fitting = [c for c in (replace(start, t_out=t, n_l=n) for t, n in _ARRAYS) if self.fits(c)]
+        macs = sum(layer.rows * layer.n * layer.k for layer in self.network if isinstance(layer, Linear))
+        cycles = {c: self.time(c)["linear"] for c in fitting}
+        busy = {c: macs / (cycles[c] * _T_IN * c.t_out * c.n_l) for c in fitting}
+        useful = [c for c in fitting if 3 * busy[c] >= 2]
+        if not useful:
+            return max(fitting, key=lambda c: busy[c])
+        return max(useful, key=lambda c: (c.t_out * c.n_l, -cycles[c]))
+
+    def attention(self, choice: _Choice) -> Iterator[_Choice]:
+        """Choices of the attention engine; none if there is nothing to attend to."""
+        return (replace(choice, t_a=t, n_a=n) for t, n in _ATTENTION if self.attentions)
+
+    def vector(self, choice: _Choice) -> Iterator[_Choice]:
+        """Choices of the vector engine, no wider than the array."""
+        return (replace(choice, t_v=lanes) for lanes in _LANES if self.norms and lanes <= choice.t_out)
+
+    def lean(self, choice: _Choice, axis: Iterable[_Choice]) -> _Choice:
+        """Of the choices that fit, the one of fewest DSPs among those within 5 % of the fastest."""
+        fitting = [c for c in (choice, *axis) if self.fits(c)]
+        cycles = {c: sum(self.time(c).values()) for c in fitting}
+        best = min(cycles.values())
+        return min((c for c in fitting if 20 * cycles[c] <= 21 * best), key=lambda c: (self.need(c).dsp, cycles[c]))
+
+    def grouped(self, choice: _Choice) -> Design:
+        """The number of rows per command that takes the fewest cycles, and the design for it."""
+        rows = max(layer.rows for layer in self.network)
+        sizes = [_WHOLE, *(choice.n_l * times for times in _GROUPS if choice.n_l * times < rows)]
+        best: tuple[int, Design] | None = None
+        for size in sizes:
+            grouped = replace(choice, row_group=size)
+            if self.fits(grouped) and (cycles := self._cycles(self.design(grouped))) is not None:
+                best = min(best or (cycles, self.design(grouped)), (cycles, self.design(grouped)), key=lambda pair: pair[0])
+        if best is None:
+            raise NothingFits(f"{self.network.name}: no cut into row groups runs on {self.design(choice).to_json()}")
+        return best[1]
+
+    def _cycles(self, design: Design) -> int | None:
+        """Exact cycles; None if the program needs more than the design has or would deadlock."""
+        try:
+            return exact(compile_network(self.network, design), design, self.tools.times(design)).total
+        except (NothingFits, CheckError):
+            return None
+
+
+def _attention_work(layer: Attention) -> dict[str, int]:
+    return {
+        "rows": layer.rows, "keys": layer.keys, "heads": layer.heads, "head_dim": layer.head_dim,
+        "mask": MASKS.index(layer.mask), "window": layer.window, "query_offset": 0,
+    }  # fmt: skip
+
+
+def _excess(need: Resources, limit: Resources) -> list[str]:
+    """Names of the resources of which more is needed than there is."""
+    return [name for name in RESOURCES if getattr(need, name) > getattr(limit, name)]
+
+
+def _power(value: int) -> int:
+    """The smallest power of two that is at least the value."""
+    return 1 << max(0, value - 1).bit_length()
+
+
+def _rounded(size: int, widest: int) -> int:
+    """Bytes of a memory that holds ``size``: a power of two of words, or a multiple of a block RAM's depth."""
+    words = ceil_div(size, widest)
+    return widest * (_power(words) if words <= _DEEP else ceil_div(words, _STEP) * _STEP)

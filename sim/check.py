@@ -1,0 +1,481 @@
+"""Golden = RTL, bit for bit; cycle model = RTL, cycle for cycle; work and bytes counted again.
+
+A `SimulatedAccelerator` runs inferences on generated Verilog. `verify` runs samples back to back
+without reset and compares; a difference is traced to the first layer that has it by running the
+network cut off behind each layer on the same hardware.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign import host
+from codesign.board import Memory
+from codesign.command import COMMAND_BYTES, ENGINES
+from codesign.cycles import EngineTimes, exact
+from codesign.design import Design
+from codesign.errors import CheckError, NothingFits
+from codesign.host import Image
+from codesign.hw import top
+from codesign.network import Attention, Ints, Layer, Linear, Network, Norm, Output, Tensor, run
+from codesign.program import Program, compile_network, homes
+from codesign.sim.simulator import Library, MemoryPorts, Simulator, compile_design
+
+WATCHDOG_CYCLES = 1 << 21
+"""Cycles without progress after which a run is given up."""
+
+_LIMIT = 1 << 34
+_CODES = {1: "unknown engine", 2: "no progress", 3: "an AXI answer was an error"}
+_ILLEGAL = 16
+_ENGINE_OF: Mapping[type[Layer], str] = {Linear: "linear", Attention: "attention", Norm: "vector"}
+_LOG = logging.getLogger(__name__)
+
+Sample = Mapping[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class Inference:
+    """What one run of the accelerator gave.
+
+    Attributes:
+        outputs: integer matrices by tensor name.
+        cycles: from the start to the interrupt, as the hardware counts.
+        busy: cycles in which each engine worked.
+        waiting: cycles in which a command of each engine waited for other engines.
+        read_bytes, write_bytes: what passed the memory ports.
+    """
+
+    outputs: Mapping[str, Ints]
+    cycles: int
+    busy: Mapping[str, int]
+    waiting: Mapping[str, int]
+    read_bytes: int
+    write_bytes: int
+
+
+class SimulatedAccelerator:
+    """Generated Verilog behind a simulated memory, loaded with one program. Use it in a ``with`` statement.
+
+    Args:
+        library: the compiled design.
+        image: the program.
+        identity: what the hardware must say it is; None asks nothing.
+
+    Raises:
+        CheckError: the hardware is not the one that was expected.
+    """
+
+    def __init__(self, library: Library, image: Image, identity: bytes | None = None) -> None:
+        self.image = image
+        self.simulator: Simulator = library.start(dram_bytes=image.dram_bytes)
+        host.load(self.simulator.dram, image)
+        self.simulator.reset(3)
+        if identity is not None:
+            self._check_identity(identity)
+
+    def _check_identity(self, identity: bytes) -> None:
+        words = [self.simulator.axil_read(top.ID + 4 * word) for word in range(8)]
+        found = b"".join(word.to_bytes(4, "little") for word in words)
+        if found != identity:
+            raise CheckError(f"the hardware says it is {found.hex()[:16]}, the design is {identity.hex()[:16]}")
+
+    def __enter__(self) -> "SimulatedAccelerator":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.simulator.close()
+
+    def infer(self, inputs: Mapping[str, Ints]) -> Inference:
+        """Runs the program once, without a reset before it.
+
+        Args:
+            inputs: integer matrix per input tensor.
+
+        Raises:
+            CheckError: the hardware reports an error or breaks a protocol.
+        """
+        s = self.simulator
+        for name, place in self.image.inputs.items():
+            host.put(s.dram, place, inputs[name])
+        for place in self.image.outputs.values():
+            s.dram[place.address : place.address + place.size] = 0x5A
+        before = s.traffic()
+        self._start()
+        s.run_until_irq(_LIMIT)
+        self._check_error()
+        passed = [(b.read_bytes - a.read_bytes, b.write_bytes - a.write_bytes) for a, b in zip(before, s.traffic(), strict=True)]
+        return Inference(
+            outputs={name: host.take(s.dram, place) for name, place in self.image.outputs.items()},
+            cycles=s.axil_read(top.CYCLES_LOW) | s.axil_read(top.CYCLES_HIGH) << 32,
+            busy=self._counters(top.BUSY),
+            waiting=self._counters(top.WAIT),
+            read_bytes=sum(read for read, _ in passed),
+            write_bytes=sum(write for _, write in passed),
+        )
+
+    def _start(self) -> None:
+        for register, value in (
+            (top.INTERRUPT, 1),
+            (top.LIST_LOW, self.image.list_at & 0xFFFFFFFF),
+            (top.LIST_HIGH, self.image.list_at >> 32),
+            (top.LIST_COUNT, self.image.count),
+            (top.WATCHDOG, WATCHDOG_CYCLES),
+            (top.CONTROL, 1),
+        ):
+            self.simulator.axil_write(register, value)
+
+    def _counters(self, base: int) -> dict[str, int]:
+        return {name: self.simulator.axil_read(base + 4 * e) for e, name in enumerate(ENGINES)}
+
+    def _check_error(self) -> None:
+        word = self.simulator.axil_read(top.ERROR)
+        code, index = word & 0xFF, word >> 16
+        if code >= _ILLEGAL:
+            raise CheckError(f"command {index} is illegal for engine {ENGINES[code - _ILLEGAL]}")
+        if code:
+            raise CheckError(f"the run stopped at command {index}: {_CODES.get(code, f'error {code}')}")
+
+
+def memory_ports(memory: Memory) -> MemoryPorts:
+    """The simulated memory of a board."""
+    return MemoryPorts(
+        ports=memory.ports,
+        port_bytes=memory.port_bits // 8,
+        num=memory.bytes_numerator,
+        den=memory.bytes_denominator,
+        read_latency=memory.read_latency,
+        write_latency=memory.write_latency,
+        outstanding=memory.outstanding,
+        burst_bytes=memory.burst_bytes,
+    )
+
+
+def compiled(
+    files: Mapping[str, str], memory: Memory, *, waves: bool = False, optimize: str = "-O1", cache: Path | None = None
+) -> Library:
+    """A generated design as a library that runs behind the board's memory; from the cache if it was compiled before.
+
+    Raises:
+        ToolError: the simulator or the compiler is missing or fails.
+    """
+    return compile_design(files, "top", memory=memory_ports(memory), optimize=optimize, waves=waves, cache=cache)
+
+
+# Verification ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What is verified.
+
+    Attributes:
+        network: the golden model.
+        design: parameters of the hardware.
+        program: what the hardware runs.
+        times: the cycle model's engine times.
+        identity: what the hardware must say it is.
+    """
+
+    network: Network
+    design: Design
+    program: Program
+    times: EngineTimes
+    identity: bytes
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """One element that the hardware computed wrong, in the first layer that shows it.
+
+    Attributes:
+        image: number of the sample.
+        layer: name of the layer; a network output if no single layer could be named.
+        engine: that runs it.
+        tile: (row group, column tile) of the engine.
+        element: (row, column).
+        expected, got: integers.
+        rerun: the command that repeats it with waves.
+    """
+
+    image: int
+    layer: str
+    engine: str
+    tile: tuple[int, int]
+    element: tuple[int, int]
+    expected: int
+    got: int
+    rerun: str
+
+    def __str__(self) -> str:
+        return (
+            f"image {self.image}, layer {self.layer} on {self.engine}, tile {self.tile}, element {self.element}:"
+            f" expected {self.expected}, got {self.got}; repeat with waves: {self.rerun}"
+        )
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was compared, and how it came out.
+
+    Attributes:
+        images: samples run back to back.
+        mismatches: wrong elements, at most one per image.
+        cycles: as the hardware counted, per image.
+        modelled: as the cycle model says.
+        faults: other checks that failed, one sentence each.
+        busy: cycles per engine in the last inference.
+        read_bytes, write_bytes: simulated traffic of the last inference.
+        waves: the file with waves, if any were written.
+    """
+
+    images: int
+    mismatches: tuple[Mismatch, ...]
+    cycles: tuple[int, ...]
+    modelled: int
+    faults: tuple[str, ...]
+    busy: Mapping[str, int]
+    read_bytes: int
+    write_bytes: int
+    waves: Path | None = None
+
+    @property
+    def bit_exact(self) -> bool:
+        """Whether every output element of every image was right."""
+        return not self.mismatches
+
+    @property
+    def cycle_exact(self) -> bool:
+        """Whether every run took the modelled number of cycles."""
+        return set(self.cycles) == {self.modelled}
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything agreed."""
+        return self.bit_exact and self.cycle_exact and not self.faults
+
+
+def verify(
+    subject: Subject, library: Library, samples: Sequence[Sample], *, rerun: str = "", waves: Path | None = None
+) -> Verification:
+    """Runs samples back to back without reset and compares bits, cycles and bytes.
+
+    Args:
+        subject: what is verified.
+        library: its compiled Verilog.
+        samples: an array per model input each.
+        rerun: command that repeats the check with waves, for messages.
+        waves: file for the waves of the whole run; needs a library compiled for it.
+
+    Raises:
+        CheckError: the hardware reports an error, breaks a protocol or is another design.
+    """
+    goldens = [run(subject.network, sample) for sample in samples]
+    runs = list(_inferences(subject, library, goldens, waves))
+    wrong = [(i, g) for i, (r, g) in enumerate(zip(runs, goldens, strict=True)) if not _equal(r.outputs, g)]
+    located = _located(subject, library, wrong, runs)
+    return Verification(
+        images=len(runs),
+        mismatches=tuple(replace(m, rerun=rerun) for m in located),
+        cycles=tuple(r.cycles for r in runs),
+        modelled=exact(subject.program, subject.design, subject.times).total,
+        faults=tuple(_traffic_faults(subject, runs)),
+        busy=runs[-1].busy,
+        read_bytes=runs[-1].read_bytes,
+        write_bytes=runs[-1].write_bytes,
+        waves=waves,
+    )
+
+
+def _inferences(
+    subject: Subject, library: Library, goldens: Sequence[Mapping[str, Ints]], waves: Path | None
+) -> Iterator[Inference]:
+    with SimulatedAccelerator(library, host.image_of(subject.program), subject.identity) as accelerator:
+        if waves is not None:
+            accelerator.simulator.waves(waves)
+        for index, golden in enumerate(goldens):
+            yield accelerator.infer(golden)
+            if (index + 1) % 10 == 0:
+                _LOG.info("simulated %d of %d images", index + 1, len(goldens))
+
+
+def _equal(outputs: Mapping[str, Ints], golden: Mapping[str, Ints]) -> bool:
+    return all(np.array_equal(matrix, golden[name]) for name, matrix in outputs.items())
+
+
+def traffic(program: Program, word_bytes: int) -> tuple[int, int]:
+    """Bytes that a program reads from and writes to DRAM, its own list included."""
+    words = {"load": 0, "fetch": 0, "store": 0}
+    for command in program.commands:
+        if command.engine in words:
+            fields = command.fields
+            words[command.engine] += sum(fields.get(name, 0) for name in ("words", "table_words", "weight_words"))
+    reads = (words["load"] + words["fetch"]) * word_bytes + len(program.commands) * COMMAND_BYTES
+    return reads, words["store"] * word_bytes
+
+
+def _traffic_faults(subject: Subject, runs: Sequence[Inference]) -> Iterator[str]:
+    expected = traffic(subject.program, subject.design.word_bytes)
+    for index, inference in enumerate(runs):
+        found = inference.read_bytes, inference.write_bytes
+        if found != expected:
+            yield f"image {index}: read and wrote {found} bytes; the program says {expected}"
+
+
+# Where a difference begins -------------------------------------------------------------
+
+
+def _located(
+    subject: Subject, library: Library, wrong: Sequence[tuple[int, Mapping[str, Ints]]], runs: Sequence[Inference]
+) -> list[Mismatch]:
+    """One mismatch per wrong image; the first image's is traced to its layer, the others name the output."""
+    found = [_at_output(subject, index, golden, runs[index]) for index, golden in wrong]
+    if found:
+        index, golden = wrong[0]
+        found[0] = _first_layer(subject, library, index, golden) or found[0]
+    return found
+
+
+def _at_output(subject: Subject, image: int, golden: Mapping[str, Ints], inference: Inference) -> Mismatch:
+    name = next(n for n, matrix in inference.outputs.items() if not np.array_equal(matrix, golden[n]))
+    layer = next(layer for layer in subject.network if layer.target == name)
+    return _mismatch(subject.design, image, layer, golden[name], inference.outputs[name])
+
+
+def _mismatch(design: Design, image: int, layer: Layer, expected: Ints, got: Ints, column: int = 0) -> Mismatch:
+    row, place = (int(x) for x in np.argwhere(expected != got)[0])
+    engine = _ENGINE_OF[type(layer)]
+    params = design.engines[engine]
+    rows = params.get("n_l") or params.get("n_a") or 1
+    columns = params.get("t_out") or params.get("t_a") or params["t_v"]
+    return Mismatch(
+        image=image,
+        layer=layer.name,
+        engine=engine,
+        tile=(row // rows, (place + column) // columns),
+        element=(row, place + column),
+        expected=int(expected[row, place]),
+        got=int(got[row, place]),
+        rerun="",
+    )
+
+
+def _first_layer(subject: Subject, library: Library, image: int, golden: Mapping[str, Ints]) -> Mismatch | None:
+    """The first layer whose result differs, seen through networks cut off behind it; None if none can be seen."""
+    for count, layer in enumerate(subject.network.layers, start=1):
+        _LOG.info("looking into layer %s", layer.name)
+        for column, probe in probes(subject.network, count, subject.design):
+            expected = golden[layer.target][:, column : column + probe.tensors[PROBE].columns]
+            got = _run_probe(subject, library, probe, golden)
+            if not np.array_equal(expected, got):
+                return _mismatch(subject.design, image, layer, expected, got, column)
+    return None
+
+
+def _run_probe(subject: Subject, library: Library, probe: Network, golden: Mapping[str, Ints]) -> Ints:
+    image = host.image_of(compile_network(probe, subject.design))
+    with SimulatedAccelerator(library, image) as accelerator:
+        return accelerator.infer(golden).outputs[PROBE]
+
+
+PROBE = "probe"
+"""Name of the tensor through which a cut network shows a layer's result."""
+
+
+def probes(network: Network, layers: int, design: Design) -> Iterator[tuple[int, Network]]:
+    """Networks that end behind the first ``layers`` layers and show the last one's result, column range by column range.
+
+    A result that the linear engine can read goes through one more linear layer that copies it; another
+    one is stored where it is. Yields nothing if the design's memories have no room for it.
+
+    Yields:
+        First column shown, and the network; its tensor `PROBE` is the output.
+    """
+    last = network.layers[layers - 1]
+    width = network.tensors[last.target].columns
+    whole = isinstance(last, Linear) and last.addend is not None
+    for columns in (width,) if whole else _widths(width):
+        found = [(at, _probe(network, layers, at, min(columns, width - at))) for at in range(0, width, columns)]
+        if all(_fits(probe, design) for _, probe in found):
+            yield from found
+            return
+
+
+def _widths(width: int) -> Iterable[int]:
+    while width >= 1:
+        yield width
+        width //= 2
+
+
+def _fits(probe: Network, design: Design) -> bool:
+    try:
+        compile_network(probe, design)
+    except NothingFits:
+        return False
+    return True
+
+
+def _probe(network: Network, layers: int, first: int, columns: int) -> Network:
+    last = network.layers[layers - 1]
+    target = network.tensors[last.target]
+    kept: tuple[Layer, ...] = network.layers[:layers]
+    bits = 16 if "residual" in homes(network).values() else 8
+    shown = Tensor(PROBE, target.rows, columns, max(bits, target.bits), target.scale)
+    if isinstance(last, Linear) and homes(network)[last.target] not in ("hidden", "input"):
+        kept = (*kept[:-1], _slice(last, first, columns))
+    else:
+        kept = (*kept, _copy(last.target, target, first, columns))
+    used = {name for layer in kept for name in _names(layer)}
+    tensors = {name: tensor for name, tensor in network.tensors.items() if name in used}
+    return replace(
+        network,
+        name=f"{network.name}-{last.name}",
+        tensors={**tensors, PROBE: shown},
+        layers=kept,
+        inputs=tuple(put for put in network.inputs if put.target in used),
+        outputs=(Output(PROBE, shown.shape, PROBE),),
+        constants={name: table for name, table in network.constants.items() if name in used},
+    )
+
+
+def _names(layer: Layer) -> tuple[str, ...]:
+    if isinstance(layer, Attention):
+        return layer.query, layer.key, layer.value, layer.target
+    if isinstance(layer, Linear):
+        return (layer.source, layer.target, *([layer.addend] if layer.addend else []))
+    return layer.source, layer.target
+
+
+def _slice(layer: Linear, first: int, columns: int) -> Linear:
+    """Some columns of a linear layer; all of them if it has an addend, whose rows are added whole."""
+    part = slice(first, first + columns)
+    return replace(
+        layer,
+        target=PROBE,
+        weights=layer.weights[part],
+        bias=layer.bias[part],
+        multiplier=layer.multiplier[part],
+        shift=layer.shift[part],
+    )
+
+
+def _copy(source: str, tensor: Tensor, first: int, columns: int) -> Linear:
+    """A linear layer that copies some columns of an int8 tensor: one times each, scaled by one."""
+    weights = np.zeros((columns, tensor.columns), np.int8)
+    weights[np.arange(columns), first + np.arange(columns)] = 1
+    return Linear(
+        name=PROBE,
+        source=source,
+        target=PROBE,
+        rows=tensor.rows,
+        weights=weights,
+        bias=np.zeros(columns, np.int64),
+        multiplier=np.full(columns, 1 << 16, np.int64),
+        shift=np.full(columns, 16, np.int64),
+    )

@@ -1,0 +1,281 @@
+"""A host of small accelerators: writes command lists and data to DRAM, starts runs, checks what came out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from amaranth.hdl import Module, Mux
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In
+from numpy.typing import NDArray
+
+from codesign.command import ADDENDS, COMMAND_BYTES, LOADS, RELEASE, SOURCES, STORES, TARGETS, USE_TABLE, Command
+from codesign.hw import top as hw
+from codesign.hw.dma import Bus
+from codesign.hw.linear_rtl import Shape as LinearShape
+from codesign.hw.verilog import generate
+from codesign.number import requantize, saturate_bits
+from codesign.sim.simulator import Library, MemoryPorts, compile_design
+
+Ints = NDArray[np.int64]
+
+NARROW = hw.Shape(
+    Bus(1, 16, 4), LinearShape(4, 4, 3, 16, 4, 64, 16, 2), None, None,
+    {"input": 4096, "output": 4096, "residual": 4096, "position": 4096}, bytes(range(100, 132)),
+)  # fmt: skip
+WIDE = hw.Shape(
+    Bus(4, 8, 2), LinearShape(8, 8, 2, 32, 4, 32, 8, 1), None, None,
+    {"input": 8192, "output": 8192, "residual": 8192, "position": 8192}, bytes(32),
+)  # fmt: skip
+DRAM_BYTES = 1 << 20
+RUNNING, FINISHED, FAILED, BUSY = 1, 2, 4, 8
+
+
+class Faulty(wiring.Component):
+    """The accelerator behind a bus that answers with errors while ``read_fault`` or ``write_fault`` is high."""
+
+    def __init__(self, shape: hw.Shape) -> None:
+        self.top = hw.Top(shape)
+        members = dict(self.top.signature.members.items())
+        super().__init__(members | {"read_fault": In(1), "write_fault": In(1)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.top = self.top
+        for (path, member, inner), (_, _, outer) in zip(
+            self.top.signature.flatten(self.top), self.top.signature.flatten(self), strict=True
+        ):
+            if member.flow != In:
+                m.d.comb += outer.eq(inner)
+            elif path[-1] == "rresp":
+                m.d.comb += inner.eq(Mux(self.read_fault, 2, outer))
+            elif path[-1] == "bresp":
+                m.d.comb += inner.eq(Mux(self.write_fault, 2, outer))
+            else:
+                m.d.comb += inner.eq(outer)
+        return m
+
+
+def build(shape: hw.Shape) -> Library:
+    """Compiles the accelerator with the default memory timing: 12 bytes per cycle, 60 cycles latency."""
+    sources = generate(Faulty(shape), "top")
+    bus = shape.bus
+    memory = MemoryPorts(bus.ports, bus.port_bytes, 12, 1, 60, 20, bus.outstanding)
+    return compile_design(dict(sources.files), "top", memory=memory)
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A list that computes one linear layer, and the bytes that it must leave in DRAM.
+
+    Attributes:
+        commands: the list.
+        address, expected: where the result goes, and what it is.
+    """
+
+    commands: tuple[Command, ...]
+    address: int
+    expected: bytes
+
+
+@dataclass
+class Layout:
+    """Hands out DRAM, each block at a random multiple of the bus word."""
+
+    rng: np.random.Generator
+    word: int
+    at: int = 1 << 14
+    blocks: list[tuple[int, bytes]] = field(default_factory=list)
+
+    def place(self, data: bytes) -> int:
+        """Places bytes, padded to whole words; returns their address."""
+        self.at += int(self.rng.integers(0, 300)) // self.word * self.word
+        address = self.at
+        self.blocks.append((address, data))
+        self.at += -(-len(data) // self.word) * self.word
+        assert self.at <= DRAM_BYTES
+        return address
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the host reads when the interrupt came."""
+
+    status: int
+    error: int
+    index: int
+    cycles: int
+
+
+class Host:
+    """One running accelerator."""
+
+    def __init__(self, library: Library, shape: hw.Shape, memory: MemoryPorts | None = None) -> None:
+        self.shape = shape
+        self.sim = library.start(dram_bytes=DRAM_BYTES, memory=memory)
+        self.sim.reset(3)
+
+    def close(self) -> None:
+        self.sim.close()
+
+    def put(self, blocks: Sequence[tuple[int, bytes]]) -> None:
+        """Writes blocks to DRAM."""
+        for address, data in blocks:
+            self.sim.dram[address : address + len(data)] = np.frombuffer(data, np.uint8)
+
+    def start(self, commands: bytes, *, address: int = 4096 - 3 * COMMAND_BYTES, watchdog: int = 3000) -> None:
+        """Writes a list across a page boundary and starts it."""
+        self.put([(address, commands)])
+        for register, value in (
+            (hw.LIST_LOW, address), (hw.LIST_HIGH, 0), (hw.LIST_COUNT, len(commands) // COMMAND_BYTES),
+            (hw.WATCHDOG, watchdog), (hw.CONTROL, 1),
+        ):  # fmt: skip
+            self.sim.axil_write(register, value)
+
+    def status(self) -> int:
+        """The status register."""
+        return self.sim.axil_read(hw.STATUS)
+
+    def wait(self, limit: int = 100_000) -> Outcome:
+        """Runs until the interrupt and takes it back."""
+        self.sim.run_until_irq(limit)
+        error = self.sim.axil_read(hw.ERROR)
+        outcome = Outcome(self.status(), error & 255, error >> 16, self.sim.axil_read(hw.CYCLES_LOW))
+        self.sim.axil_write(hw.INTERRUPT, 1)
+        assert self.sim.get("irq") == 0
+        return outcome
+
+    def run(self, job: Job) -> Outcome:
+        """Runs a correct list and checks status and result."""
+        size = len(job.expected)
+        self.sim.dram[job.address : job.address + size] = 0xA5
+        self.start(encoded(job.commands))
+        outcome = self.wait()
+        assert (outcome.status & (RUNNING | FINISHED | FAILED), outcome.error) == (FINISHED, 0), outcome
+        got = self.sim.dram[job.address : job.address + size].tobytes()
+        assert got == job.expected
+        return outcome
+
+
+def encoded(commands: Sequence[Command]) -> bytes:
+    return b"".join(command.encode() for command in commands)
+
+
+def raw(engine: int) -> bytes:
+    """A command of an engine by number, all else 0."""
+    return engine.to_bytes(COMMAND_BYTES, "little")
+
+
+def _padded(matrix: NDArray[np.signedinteger], columns: int) -> NDArray[np.signedinteger]:
+    wide = np.zeros((len(matrix), columns), matrix.dtype)
+    wide[:, : matrix.shape[1]] = matrix
+    return wide
+
+
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """A random layer: operands, requantization, and table or addend."""
+
+    x: Ints
+    weights: Ints
+    bias: Ints
+    multiplier: Ints
+    shift: Ints
+    table: Ints | None
+    addend: Ints | None
+
+    def result(self) -> Ints:
+        acc = self.x @ self.weights.T + self.bias
+        y = requantize(acc, self.multiplier, self.shift, -128, 127)
+        if self.table is not None:
+            return self.table[y & 255]
+        return y if self.addend is None else saturate_bits(y + self.addend, 16)
+
+
+def _random_layer(rng: np.random.Generator, rows: int, k: int, n: int) -> _Layer:
+    mode = rng.integers(3)
+    return _Layer(
+        rng.integers(-128, 128, (rows, k)), rng.integers(-127, 128, (n, k)), rng.integers(-1000, 1000, n),
+        rng.integers(1 << 16, 1 << 17, n), rng.integers(20, 25, n),
+        rng.integers(-128, 128, 256) if mode == 1 else None,
+        rng.integers(-(1 << 15), 1 << 15, (rows, n)) if mode == 2 else None,
+    )  # fmt: skip
+
+
+def job(host: Host, rng: np.random.Generator, shape: tuple[int, int, int] | None = None) -> Job:
+    """A random layer in row groups: load, compute and store overlap in two halves of the memories."""
+    lin, word = host.shape.linear, host.shape.bus.word_bytes
+    rows, k, n = shape or (int(rng.integers(1, 14)), int(rng.integers(1, 60)), int(rng.integers(1, 24)))
+    layer, layout = _random_layer(rng, rows, k, n), Layout(rng, word)
+    kw, ib, ob = -(-k // word), -(-k // lin.t_in), -(-n // lin.t_out)
+    wide = 2 if layer.addend is not None else 1
+    unit = max(word, wide * lin.t_out)
+    pitch = -(-ob * lin.t_out * wide // unit) * unit
+    group = int(rng.integers(1, rows + 1))
+    commands = [_fetch(layout, layer, host.shape, ib, ob)]
+    if layer.table is not None:
+        lut = layer.table.astype(np.int8).tobytes()
+        commands.append(_transfer("load", "lut", layout.place(lut), 0, len(lut) // word, {}, {"linear": 1}))
+    x_at = layout.place(_padded(layer.x.astype(np.int8), kw * word).tobytes())
+    if layer.addend is not None:
+        addend = _padded(layer.addend.astype(np.int16), pitch // 2).tobytes()
+        commands.append(_transfer("load", "position", layout.place(addend), 0, len(addend) // word, {}, {"linear": 1}))
+    result = layer.result().astype(np.int16 if wide == 2 else np.int8)
+    y_at = layout.place(bytes(rows * pitch))
+    extra = 1 if wide == 2 or layer.table is not None else 0
+    for index, first in enumerate(range(0, rows, group)):
+        count, half = min(group, rows - first), index % 2
+        fields = {
+            "rows": count, "kw": kw, "ib": ib, "ob": ob, "flags": RELEASE * (first + count == rows), "low": -128, "high": 127,
+            "source": SOURCES.index("input"), "source_base": half * group * kw, "source_stride": kw,
+            "target_base": half * group * pitch // (wide * lin.t_out), "target_stride": pitch // (wide * lin.t_out),
+            "target": TARGETS.index("residual" if wide == 2 else "output"),
+        }  # fmt: skip
+        if layer.table is not None:
+            fields |= {"flags": fields["flags"] | USE_TABLE}
+        if layer.addend is not None:
+            step = pitch // (2 * lin.t_out)
+            fields |= {"addend": ADDENDS.index("position"), "addend_base": first * step, "addend_stride": step}
+        source, target = x_at + first * kw * word, y_at + first * pitch
+        reuse = {"linear": 1} if index > 1 else {}
+        commands += [
+            _transfer("load", "input", source, half * group * kw, count * kw, reuse, {"linear": 1}),
+            Command("linear", fields, waits={"load": 1 + extra * (index == 0), **({"store": 1} if index > 1 else {})},
+                    posts={"load": 1, "store": 1}),
+            _transfer("store", "residual" if wide == 2 else "output", target, half * group * pitch // word,
+                      count * pitch // word, {"linear": 1}, {"linear": 1}),
+        ]  # fmt: skip
+    host.put(layout.blocks)
+    return Job(tuple(_closed(commands)), y_at, _expected(result, pitch, host, ob * lin.t_out, layer))
+
+
+def _closed(commands: list[Command]) -> list[Command]:
+    """The same commands without the tokens that nobody takes, so that the next run starts from none."""
+    return commands
+
+
+def _expected(result: NDArray[np.signedinteger], pitch: int, host: Host, columns: int, layer: _Layer) -> bytes:
+    return result.tobytes()
+
+
+def _transfer(
+    engine: str, memory: str, dram: int, address: int, words: int, waits: Mapping[str, int], posts: Mapping[str, int]
+) -> Command:
+    names = LOADS if engine == "load" else STORES
+    fields = {"memory": names.index(memory), "address": address, "words": words, "dram": dram}
+    return Command(engine, fields, waits=waits, posts=posts)
+
+
+def _fetch(layout: Layout, layer: _Layer, shape: hw.Shape, ib: int, ob: int) -> Command:
+    """Places the weight block and returns its fetch."""
+    lin, word = shape.linear, shape.bus.word_bytes
+    n, k = layer.weights.shape
+    table = np.zeros(ob * lin.t_out, np.uint64)
+    bias = (layer.bias & 0xFFFFFFFF).astype(np.uint64)
+    table[:n] = bias | layer.multiplier.astype(np.uint64) << np.uint64(32) | layer.shift.astype(np.uint64) << np.uint64(49)
+    padded = np.zeros((ob * lin.t_out, ib * lin.t_in), np.int8)
+    padded[:n, :k] = layer.weights
+    order = padded.reshape(ob, lin.t_out, ib, lin.t_in).transpose(0, 2, 1, 3).tobytes()
+    head = table.tobytes()
+    fields = {"table_words": len(head) // word, "weight_words": len(order) // word, "dram": layout.place(head + order)}
+    return Command("fetch", fields)

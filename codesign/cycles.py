@@ -10,9 +10,12 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from codesign.board import Memory
 from codesign.command import COMMAND_BYTES, ENGINES, LOADS, RELEASE
 from codesign.design import Design
 from codesign.errors import CheckError
+from codesign.kernel import Number, ceil_div, larger
+from codesign.network import Attention, Linear, Network, layer_macs
 from codesign.program import Program
 
 BURST_BYTES = 256
@@ -75,6 +78,38 @@ def exact(program: Program, design: Design, times: EngineTimes) -> Timing:
 _NEVER = 1 << 60
 _LOAD, _STORE, _FETCH, _LINEAR = range(4)
 _WEIGHTS = 3
+
+
+def bound(network: Network, engines: Mapping[str, Mapping[str, Number]], memory: Memory) -> Number:
+    """A lower bound of `exact` for every program of the network, for one design or arrays of them.
+
+    Each engine must do its work, and the memory must move every weight once: whatever is cut, padded
+    or waits only adds to that.
+
+    Args:
+        network: the layers.
+        engines: parameters by engine, integers or arrays.
+        memory: the board's off-chip memory.
+    """
+    p = engines["linear"]
+    linear: Number = 0
+    bytes_moved, attention, vector = 0, 0, 0
+    for layer in network:
+        if isinstance(layer, Linear):
+            tile = larger(ceil_div(layer.k, p["t_in"]), p["n_l"])
+            linear = linear + ceil_div(layer.rows, p["n_l"]) * ceil_div(layer.n, p["t_out"]) * tile
+            bytes_moved += layer.n * (layer.k + 8)
+        elif isinstance(layer, Attention):
+            attention += layer_macs(layer) // 2
+        else:
+            vector += layer.rows * layer.d
+    bytes_moved -= memory.burst_bytes
+    total = larger(linear, max(0, -(-bytes_moved * memory.bytes_denominator // memory.bytes_numerator)))
+    if attention:
+        total = larger(total, ceil_div(attention, engines["attention"]["t_a"] * engines["attention"]["n_a"]))
+    if vector:
+        total = larger(total, ceil_div(vector, engines["vector"]["t_v"]))
+    return total
 
 
 class _Clock:

@@ -384,7 +384,9 @@ def _linear(emit: _Emitter, layer: Linear) -> None:
     ob = ceil_div(layout.columns[layer.target].total, p["t_out"])
     _check_linear(emit, layer, ib)
     groups = list(_groups(layer.rows, _common_chunk(emit, layer)))
-    whole = ob if layer.rows <= p["n_l"] else min(ob, p["ring_words"] // ib, p["table_words"])
+    whole = min(ob, p["table_words"])
+    if layer.rows > p["n_l"]:
+        whole = min(whole, p["ring_words"] // ib)
     blocks = [_Block(layer, first, min(whole, ob - first), ib) for first in range(0, ob, whole)]
     packed = _pack_weights(emit, layer, blocks)
     streamed = layout.regions[layer.target].window < layout.regions[layer.target].rows

@@ -210,7 +210,7 @@ class Linear(wiring.Component):
         kept = (op.rows > s.n_l) | ~op.flags[0]
         legal = (
             (op.rows != 0) & (op.kw != 0) & (op.kw <= s.kw_max) & (op.ib != 0) & (op.ib <= s.ib_max) & (op.ob != 0)
-            & (op.ib <= s.ring_words) & (~kept | ((block <= s.ring_words) & (op.ob <= s.table_words))) & (op.table < s.tables)
+            & (op.ib <= s.ring_words) & (~kept | (block <= s.ring_words)) & (op.ob <= s.table_words) & (op.table < s.tables)
         )  # fmt: skip
         taken = Signal()
         m.d.comb += [

@@ -1,0 +1,285 @@
+"""From a model to the files of a bundle, and from a bundle back to what it holds.
+
+Everything that a bundle needs to be verified and run lies in it: the integer network, the design,
+the program and the Verilog. Reading one compiles the program again and refuses a bundle whose bytes
+are not those of its own network and design.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign import archive, models
+from codesign.board import Board
+from codesign.bundle import Bundle
+from codesign.cycles import Timing, exact
+from codesign.design import Design
+from codesign.errors import BundleError, CodesignError, InputError
+from codesign.hw import accelerator
+from codesign.network import Network
+from codesign.partition import Tools, available, plain
+from codesign.program import Program, compile_network
+from codesign.quant.lower import lower
+from codesign.report import Report, report
+from codesign.sim.check import Subject, traffic
+from codesign.workload import Workload
+
+VERSION = 1
+"""Of what lies in a bundle, beside the format of the bundle itself."""
+
+_LOG = logging.getLogger(__name__)
+_MEGA = 1_000_000
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A model mapped to a board, before any hardware is generated.
+
+    Attributes:
+        model: what the user named.
+        network: the model in integers.
+        design: parameters and board.
+        program: commands and memory plan.
+        limit: resources that the design may use.
+        macs: multiply-accumulates of one inference, counted from the model itself.
+        original: bytes of the model's file; None for a model without one.
+        calibrated: whether scales came from calibration data.
+    """
+
+    model: str
+    network: Network
+    design: Design
+    program: Program
+    limit: accelerator.Resources
+    macs: int
+    original: bytes | None = None
+    calibrated: bool = False
+
+    @cached_property
+    def timing(self) -> Timing:
+        """Modelled cycles of one inference."""
+        return exact(self.program, self.design, accelerator.engine_times(self.design))
+
+    def report(self) -> Report:
+        """What is known before simulation."""
+        return report(
+            self.model,
+            self.design,
+            macs=self.macs,
+            peak_macs=peak_macs(self.design),
+            timing=self.timing,
+            parts=accelerator.resources(self.design),
+            available=self.limit,
+            traffic_bytes=sum(traffic(self.program, self.design.word_bytes)),
+            notes=self.network.notes,
+        )
+
+
+def peak_macs(design: Design) -> int:
+    """Multiply-accumulates per cycle of all multipliers of all engines."""
+    attention = design.engines.get("attention", {"t_a": 0, "n_a": 0})
+    return design.multipliers + 2 * attention["t_a"] * attention["n_a"]
+
+
+def tools() -> Tools:
+    """What the choice of a design asks the hardware."""
+    return Tools(accelerator.KERNELS, accelerator.resources, accelerator.engine_times)
+
+
+def plan(
+    model: str | Path, board: Board, *, budget: Mapping[str, int] | None = None, calibration: Arrays | None = None
+) -> Plan:
+    """Reads a model, lowers it to integers, chooses a design and compiles the program.
+
+    Raises:
+        InputError: a model or a board that cannot be used.
+        NothingFits: no design fits the budget.
+    """
+    found = models.load(model)
+    _check_board(board)
+    network = found if isinstance(found, Network) else lower(found, calibration=calibration)
+    _LOG.info("%s: %d layers, %d multiply-accumulates", model, len(network.layers), found.macs)
+    design = plain(network, board, tools(), budget=budget)
+    program = compile_network(network, design)
+    limit = available(board, budget or {})
+    original = None if isinstance(found, Network) else models.original(model)
+    return Plan(str(model), network, design, program, limit, found.macs, original, calibration is not None)
+
+
+def _check_board(board: Board) -> None:
+    try:
+        accelerator.bus_of(board.memory)
+    except ValueError as error:
+        raise InputError(f"board {board.name}: {error}") from error
+
+
+def files(made: Plan) -> dict[str, bytes]:
+    """Contents of the bundle's files by name."""
+    _LOG.info("generating Verilog for %d multipliers", made.design.multipliers)
+    hardware = accelerator.sources(made.design)
+    value = made.report()
+    found = {
+        "design.json": archive.json_bytes(_design_document(made)),
+        "network.npz": archive.write_network(made.network),
+        "program.bin": made.program.encode(),
+        "weights.bin": made.program.constants,
+        "registers.json": archive.json_bytes(accelerator.registers()),
+        "constraints/clock.xdc": _constraints(made.design.board).encode(),
+        "README.txt": _readme(made).encode(),
+        **report_files(value),
+        **{f"rtl/{name}": text.encode() for name, text in hardware.sources.files.items()},
+        **{f"sim/{name}": text.encode() for name, text in hardware.models.items()},
+    }
+    if made.original is not None:
+        found["model.onnx"] = made.original
+    return dict(sorted(found.items()))
+
+
+def report_files(value: Report) -> dict[str, bytes]:
+    """The report as the bundle's two files."""
+    return {"report.json": archive.json_bytes(value.to_json()), "report.html": value.html().encode()}
+
+
+def _design_document(made: Plan) -> dict[str, object]:
+    return {
+        "version": VERSION,
+        "model": made.model,
+        "calibrated": made.calibrated,
+        "identity": accelerator.identity(made.design).hex(),
+        "design": archive.design_document(made.design),
+        "program": archive.program_document(made.program),
+    }
+
+
+def _constraints(board: Board) -> str:
+    period = 1e9 / board.clock_hz
+    return (
+        f"# {board.clock_hz / _MEGA:g} MHz is assumed: no open tool times {board.part}, so this is a wish, not a result.\n"
+        f"create_clock -name clk -period {period:.3f} [get_ports clk]\n"
+    )
+
+
+def _readme(made: Plan) -> str:
+    original = "model.onnx       the model as given\n" if made.original is not None else ""
+    return (
+        f"{made.model} for {made.design.board.name}, made by codesign.\n\n"
+        "bundle.json      hash of every file\n"
+        f"{original}"
+        "network.npz      the model in integers; numpy reads it without pickle\n"
+        "design.json      parameters, board, places of matrices in DRAM\n"
+        "program.bin      command list, 64 bytes each\n"
+        "weights.bin      weights, tables and constants as they lie in DRAM\n"
+        "registers.json   register map\n"
+        "rtl/             Verilog for the device; the top module is top\n"
+        "sim/             behavioural stand-ins for files of rtl/ that instantiate DSP48E2\n"
+        "constraints/     the assumed clock\n"
+        "report.html      figures and how each came about; report.json holds the same\n\n"
+        "codesign verify DIR    compares golden model, cycle model and simulated Verilog\n"
+        "codesign run DIR --input FILE.npy --target golden|sim\n"
+    )
+
+
+# Reading a bundle -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """What a bundle holds, checked against itself.
+
+    Attributes:
+        model: what the user named.
+        network: the model in integers.
+        design: parameters and board.
+        program: commands and memory plan.
+        calibrated: whether scales came from calibration data.
+        report: the report as it lies in the bundle.
+        verilog: files that a simulator takes.
+    """
+
+    model: str
+    network: Network
+    design: Design
+    program: Program
+    calibrated: bool
+    report: Report
+    verilog: Mapping[str, str]
+
+    @property
+    def subject(self) -> Subject:
+        """What `codesign.sim.check.verify` takes."""
+        identity = accelerator.identity(self.design)
+        return Subject(self.network, self.design, self.program, accelerator.engine_times(self.design), identity)
+
+
+def contents(bundle: Bundle) -> Contents:
+    """Reads a bundle back.
+
+    Raises:
+        BundleError: a file is missing or damaged, or program and network do not belong together.
+    """
+    document = bundle.json("design.json")
+    if not isinstance(document, dict) or document.get("version") != VERSION:
+        raise BundleError(f"{bundle.path}/design.json is not of version {VERSION}, the one that this codesign reads")
+    network = archive.read_network(bundle.data("network.npz"))
+    design = archive.read_design(document.get("design"))
+    return Contents(
+        model=str(document.get("model")),
+        network=network,
+        design=design,
+        program=_program(bundle, network, design),
+        calibrated=document.get("calibrated") is True,
+        report=Report.from_json(bundle.json("report.json")),
+        verilog=_verilog(bundle),
+    )
+
+
+def _program(bundle: Bundle, network: Network, design: Design) -> Program:
+    """The program compiled again; its bytes must be the bundle's."""
+    try:
+        program = compile_network(network, design)
+        equal = program.encode() == bundle.data("program.bin") and program.constants == bundle.data("weights.bin")
+    except BundleError:
+        raise
+    except (CodesignError, KeyError, ValueError, TypeError, ArithmeticError) as error:
+        raise BundleError(f"{bundle.path}: network and design do not fit together: {error}") from error
+    if not equal:
+        raise BundleError(f"{bundle.path}: program.bin and weights.bin are not those of its network and design")
+    return program
+
+
+def _verilog(bundle: Bundle) -> dict[str, str]:
+    texts = {}
+    for folder in ("rtl", "sim"):
+        for name, data in bundle.files.items():
+            if name.startswith(f"{folder}/"):
+                texts[name.removeprefix(f"{folder}/")] = data.decode("utf-8", errors="replace")
+    if not texts:
+        raise BundleError(f"bundle {bundle.path} has no Verilog under rtl/")
+    return texts
+
+
+def model_faults(bundle: Bundle, held: Contents, images: list[dict[str, NDArray[np.generic]]]) -> list[str]:
+    """What is wrong between the bundle's model file and its network: integers, work, closeness to float.
+
+    The model is read and lowered again; multiply-accumulates are counted from its own graph. Nothing is
+    checked for a model without a file.
+    """
+    if "model.onnx" not in bundle.files:
+        return []
+    from codesign.quant.fidelity import cosines
+
+    workload, lowered = models.relower(bundle.data("model.onnx"), held)
+    faults = _work_faults(workload, held.network)
+    if lowered is None:
+        return faults
+    if archive.write_network(lowered.network) != bundle.data("network.npz"):
+        faults.append("network.npz is not what model.onnx lowers to")
+    return faults

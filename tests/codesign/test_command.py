@@ -1,0 +1,108 @@
+"""The command format and the tokens that order a list."""
+
+import numpy as np
+import pytest
+
+from codesign.command import COMMAND_BYTES, ENGINES, FIELDS, HEADER_BITS, OPERAND_BITS, Command, Span, ordered
+
+
+def test_operands_of_every_engine_fit() -> None:
+    assert all(sum(bits.values()) <= OPERAND_BITS for bits in FIELDS.values())
+    assert set(FIELDS) == set(ENGINES)
+
+
+def test_encoding_places_fields_in_order() -> None:
+    command = Command("store", {"memory": 1, "address": 2, "words": 3, "dram": 1 << 39}, waits={"linear": 2}, posts={"load": 1})
+    value = int.from_bytes(command.encode(), "little")
+    assert len(command.encode()) == COMMAND_BYTES
+    assert value & 0xFF == ENGINES.index("store")
+    assert value >> 32 & 0xFFFFFFFF == 2 << 4 * ENGINES.index("linear")
+    assert value >> 64 & 0xFFFFFFFF == 1 << 4 * ENGINES.index("load")
+    assert value >> HEADER_BITS == 1 | 2 << 8 | 3 << 32 | 1 << (56 + 39)
+
+
+def test_negative_limits_are_stored_as_two_s_complement() -> None:
+    low = int.from_bytes(Command("linear", {"low": -128}).encode(), "little")
+    at = HEADER_BITS + sum(bits for name, bits in FIELDS["linear"].items() if name not in ("low", "high", "addend"))
+    assert low >> at & 0xFFFF == 0xFF80
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [({"words": 1 << 24}, "words is 16777216; legal: 24 bits"), ({"size": 1}, "no operand size"), ({"dram": 1 << 40}, "40 bits")],
+)
+def test_what_does_not_fit_is_refused(fields: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Command("load", fields).encode()
+
+
+def test_too_many_tokens_are_refused() -> None:
+    with pytest.raises(ValueError, match="16 tokens; legal: 0 to 15"):
+        Command("load", {}, waits={"load": 16}).encode()
+
+
+def _span(start: int, stop: int, memory: str = "m") -> tuple[Span, ...]:
+    return (Span(memory, start, stop),)
+
+
+def test_a_reader_waits_for_its_writer_and_a_writer_for_the_reader() -> None:
+    load = Command("load", {}, writes=_span(0, 8))
+    use = Command("linear", {}, reads=_span(4, 6))
+    again = Command("load", {}, writes=_span(5, 9))
+    first, second, third = ordered([load, use, again])
+    assert first.posts == {"linear": 1}
+    assert second.waits == {"load": 1}
+    assert second.posts == {"load": 1}
+    assert third.waits == {"linear": 1}
+
+
+def test_neighbours_do_not_wait() -> None:
+    commands = ordered([Command("load", {}, writes=_span(0, 8)), Command("linear", {}, reads=_span(8, 9))])
+    assert not any(command.waits for command in commands)
+
+
+def test_the_linear_engine_waits_for_itself_and_no_other_engine_does() -> None:
+    for engine, waits in (("linear", {"linear": 1}), ("vector", {})):
+        commands = ordered([Command(engine, {}, writes=_span(0, 1)), Command(engine, {}, reads=_span(0, 1))])
+        assert commands[1].waits == waits
+
+
+def _runs(commands: list[Command], rng: np.random.Generator) -> list[int]:
+    """One random execution that obeys queues and tokens: the order in which commands are done."""
+    queues = {engine: [i for i, c in enumerate(commands) if c.engine == engine] for engine in ENGINES}
+    tokens = dict.fromkeys(((p, c) for p in ENGINES for c in ENGINES), 0)
+    done = []
+    while any(queues.values()):
+        ready = [
+            queue[0]
+            for engine, queue in queues.items()
+            if queue and all(tokens[p, engine] >= n for p, n in commands[queue[0]].waits.items())
+        ]
+        index = int(rng.choice(ready))
+        command = commands[index]
+        queues[command.engine].pop(0)
+        for producer, count in command.waits.items():
+            tokens[producer, command.engine] -= count
+        for consumer, count in command.posts.items():
+            tokens[command.engine, consumer] += count
+        done.append(index)
+    return done
+
+
+@pytest.mark.parametrize("case", range(20))
+def test_every_legal_execution_keeps_all_clashes_in_order(case: int) -> None:
+    rng = np.random.default_rng(case)
+    commands = []
+    for _ in range(60):
+        spans = [Span("ab"[rng.integers(2)], int(s), int(s + rng.integers(1, 6))) for s in rng.integers(0, 20, 2)]
+        commands.append(Command(ENGINES[rng.integers(len(ENGINES))], {}, reads=(spans[0],), writes=(spans[1],)))
+    listed = ordered(commands)
+    place = {index: rank for rank, index in enumerate(_runs(listed, rng))}
+    for later, me in enumerate(commands):
+        for earlier in range(later):
+            other = commands[earlier]
+            clash = any(
+                a.overlaps(b)
+                for a, b in [(me.reads[0], other.writes[0]), (me.writes[0], other.reads[0]), (me.writes[0], other.writes[0])]
+            )
+            assert not clash or place[earlier] < place[later]

@@ -6,10 +6,11 @@ are not those of its own network and design.
 """
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -22,16 +23,24 @@ from codesign.cycles import Timing, exact
 from codesign.design import Design
 from codesign.errors import BundleError, CodesignError, InputError
 from codesign.hw import accelerator
-from codesign.network import Network
+from codesign.kernel import Resources
+from codesign.network import Attention, Layer, Linear, Network, layer_macs
 from codesign.partition import Tools, available, plain
 from codesign.program import Program, compile_network
-from codesign.quant.lower import lower
+from codesign.quant.fidelity import cosines
+from codesign.quant.lower import lower, lower_traced
 from codesign.report import Report, report
-from codesign.sim.check import Subject, traffic
-from codesign.workload import Workload
+from codesign.sim.check import Sample, Subject, traffic
+from codesign.workload import Workload, load_onnx
 
 VERSION = 1
 """Of what lies in a bundle, beside the format of the bundle itself."""
+
+COMPARED_TO_FLOAT = 3
+"""Images on which a verification compares with the float model."""
+
+LEAST_COSINE = 0.99
+"""Between a layer's integers and the float values that they stand for."""
 
 _LOG = logging.getLogger(__name__)
 _MEGA = 1_000_000
@@ -58,7 +67,7 @@ class Plan:
     network: Network
     design: Design
     program: Program
-    limit: accelerator.Resources
+    limit: Resources
     macs: int
     original: bytes | None = None
     calibrated: bool = False
@@ -110,7 +119,7 @@ def plan(
     design = plain(network, board, tools(), budget=budget)
     program = compile_network(network, design)
     limit = available(board, budget or {})
-    original = None if isinstance(found, Network) else models.original(model)
+    original = None if isinstance(found, Network) else _original(model, found)
     return Plan(str(model), network, design, program, limit, found.macs, original, calibration is not None)
 
 
@@ -266,20 +275,53 @@ def _verilog(bundle: Bundle) -> dict[str, str]:
     return texts
 
 
-def model_faults(bundle: Bundle, held: Contents, images: list[dict[str, NDArray[np.generic]]]) -> list[str]:
+def model_faults(bundle: Bundle, held: Contents, images: Sequence[Sample]) -> list[str]:
     """What is wrong between the bundle's model file and its network: integers, work, closeness to float.
 
     The model is read and lowered again; multiply-accumulates are counted from its own graph. Nothing is
-    checked for a model without a file.
+    checked for a model without a file, and of a calibrated one only the work.
     """
     if "model.onnx" not in bundle.files:
         return []
-    from codesign.quant.fidelity import cosines
-
-    workload, lowered = models.relower(bundle.data("model.onnx"), held)
+    workload = replace(load_onnx(bundle.path / "model.onnx"), name=held.network.name)
     faults = _work_faults(workload, held.network)
-    if lowered is None:
+    if held.calibrated:
         return faults
+    lowered = lower_traced(workload)
     if archive.write_network(lowered.network) != bundle.data("network.npz"):
         faults.append("network.npz is not what model.onnx lowers to")
+    for number, image in enumerate(images[:COMPARED_TO_FLOAT]):
+        for layer, found in cosines(workload, lowered, image).items():
+            if found < LEAST_COSINE:
+                faults.append(f"image {number}, layer {layer}: cosine to float {found:.4f}; legal: {LEAST_COSINE}")
     return faults
+
+
+def _work_faults(workload: Workload, network: Network) -> list[str]:
+    """Multiply-accumulates of the network against those of the model's own graph."""
+    zero = {put.target: int((put.gather < 0).all(axis=1).sum()) for put in network.inputs}
+    added = sum(zero.get(layer.source, 0) * layer.n * layer.k for layer in network if isinstance(layer, Linear))
+    done = sum(_dense_macs(layer) for layer in network)
+    if done - added != workload.macs:
+        return [f"the network does {done - added} multiply-accumulates, the model {workload.macs}"]
+    return []
+
+
+def _dense_macs(layer: Layer) -> int:
+    """Multiply-accumulates of a layer, masked scores included, as the model's graph has them."""
+    if isinstance(layer, Attention):
+        return 2 * layer.rows * layer.keys * layer.heads * layer.head_dim
+    return layer_macs(layer)
+
+
+def _original(model: str | Path, workload: Workload) -> bytes | None:
+    """The model's file; None if it needs other files beside it."""
+    data = models.original(model)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(data)
+        try:
+            alone = load_onnx(path)
+        except InputError:
+            return None
+    return data if alone.macs == workload.macs else None

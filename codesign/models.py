@@ -106,6 +106,20 @@ def _shipped(name: str) -> Workload:
         return load_onnx(path)
 
 
+def original(name: str | Path) -> bytes:
+    """The bytes of the ONNX file of a model that `load` read from one.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    if str(name) in {m.name for m in models()}:
+        return _data(model(str(name)).file).read_bytes()
+    try:
+        return Path(name).read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read model {name}: {error.strerror}") from error
+
+
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()

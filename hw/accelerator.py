@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from codesign.board import Memory
+from codesign.command import COMMAND_BYTES
 from codesign.cycles import EngineTimes
 from codesign.design import Design
 from codesign.hw import attention, linear_rtl, top, vector
@@ -15,7 +16,7 @@ from codesign.hw.attention import AttentionKernel
 from codesign.hw.dma import BURST_BYTES, Bus
 from codesign.hw.linear import Linear
 from codesign.hw.memory import bram36
-from codesign.hw.sequencer import COMMAND_BYTES, COMMAND_QUEUE, ENGINE_QUEUE, FLIGHT_QUEUE
+from codesign.hw.sequencer import COMMAND_QUEUE, ENGINE_QUEUE, FLIGHT_QUEUE
 from codesign.hw.top import Shape, Top
 from codesign.hw.vector import VectorKernel
 from codesign.hw.verilog import Sources, Target, generate, regenerate

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from codesign import nonlinear
+from codesign.command import FIELDS
 from codesign.hw.memory import READ_LATENCY, bram36
 from codesign.hw.multiply import PackedDot, Requantizer
 from codesign.hw.stream import operands
@@ -21,10 +22,7 @@ from codesign.kernel import Kernel, Number, Params, Resources, Work, ceil_div, l
 from codesign.network import MASKS, Attention
 from codesign.number import IntArray, IntLike
 
-OPERANDS = operands(
-    rows=16, keys=16, heads=8, db=8, query_offset=16, q_base=24, k_base=24, v_base=24, o_base=24,
-    mask=8, window=16, score_multiplier=24, score_shift=8, out_multiplier=24, out_shift=8,
-)  # fmt: skip
+OPERANDS = operands(**FIELDS["attention"])
 """Command of the engine.
 
 rows, keys: query rows and keys; heads: heads; db: words per head and row, ceil(head_dim / t_a);

@@ -8,9 +8,10 @@ its order never changes. The read path hands bursts over in the order of their r
 from dataclasses import dataclass
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
-from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from codesign.command import FIELDS
 from codesign.hw.memory import READ_LATENCY, ReadPort, WritePort
 from codesign.hw.multiply import delay
 from codesign.hw.stream import Fifo, operands
@@ -20,11 +21,7 @@ ADDR_BITS = 40
 COMMANDS, LOAD, TABLE, WEIGHTS = range(4)
 """Destinations of what is read: the sequencer, the load engine, and the two rings."""
 
-LOAD_OPERANDS = operands(memory=8, address=24, words=24, dram=40)
-"""memory: number of the on-chip memory; address: its first word; words: bus words; dram: byte address."""
-STORE_OPERANDS = LOAD_OPERANDS
-FETCH_OPERANDS = operands(table_words=24, weight_words=24, dram=40)
-"""Bus words of requantization table and of weights, one behind the other from byte address dram."""
+LOAD_OPERANDS, STORE_OPERANDS, FETCH_OPERANDS = (operands(**FIELDS[name]) for name in ("load", "store", "fetch"))
 
 
 @dataclass(frozen=True)
@@ -336,7 +333,13 @@ class LoadEngine(wiring.Component):
             m.d.sync += [address.eq(address + 1), left.eq(left - 1), self.busy.eq(left != 1)]
         m.d.sync += self.done.eq(written & (left == 1))
         with m.If(taken):
-            m.d.sync += [left.eq(op.words), address.eq(op.address), select.eq(op.memory), self.busy.eq(1), pending.eq(0)]
+            m.d.sync += [
+                left.eq(op.words),
+                address.eq(op.address),
+                select.eq(op.memory),
+                self.busy.eq(1),
+                pending.eq(0),
+            ]
         return m
 
     def _bytes(self, m: Module, queue: Fifo, address: Signal) -> Value:
@@ -368,7 +371,9 @@ class FetchEngine(wiring.Component):
         self.ring, self.table_ring = ring_words * self.weight_ratio, table_words * self.table_ratio
         for name, value in (("weight", weight_bytes), ("table", table_bytes)):
             if value % bus.word_bytes:
-                raise ValueError(f"{name} word of {value} bytes; legal: multiples of the bus word, {bus.word_bytes} bytes")
+                raise ValueError(
+                    f"{name} word of {value} bytes; legal: multiples of the bus word, {bus.word_bytes} bytes"
+                )
         bits = 8 * bus.word_bytes
         super().__init__(
             {
@@ -482,7 +487,11 @@ class StoreEngine(wiring.Component):
         with m.If(read):
             m.d.sync += [address.eq(address + 1), count.eq(count + 1)]
         with m.If(last):
-            m.d.sync += [count.eq(0), left.eq(left - words), dram.eq(dram + (words << (bus.word_bytes - 1).bit_length()))]
+            m.d.sync += [
+                count.eq(0),
+                left.eq(left - words),
+                dram.eq(dram + (words << (bus.word_bytes - 1).bit_length())),
+            ]
             m.d.sync += turn.eq(Mux(turn == bus.ports - 1, 0, turn + 1))
         with m.If(self.restart):
             m.d.sync += turn.eq(0)

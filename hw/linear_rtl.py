@@ -12,6 +12,7 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from codesign.command import FIELDS, RELEASE, USE_TABLE
 from codesign.hw.memory import READ_LATENCY, ReadPort, RowMemory, WritePort, address_bits
 from codesign.hw.multiply import MAX_CHAIN, PackedDot, Requantizer, delay
 from codesign.hw.stream import operands
@@ -19,17 +20,7 @@ from codesign.hw.verilog import SharedComponent
 
 ACC_BITS = 27
 SLOTS = 4
-OPERANDS = operands(
-    rows=16, source=8, target=8, kw=16, ib=16, ob=16, flags=8, table=8,
-    source_base=24, source_stride=24, target_base=24, target_stride=24, addend_base=24, addend_stride=24,
-    low=16, high=16, addend=8,
-)  # fmt: skip
-"""Command: rows; source, target: memory numbers; kw: words per source row; ib: weight words per tile
-(K / t_in); ob: tiles per row group (N / t_out); flags; table: number of the 8-bit table; bases and strides in
-words of their port; low, high: limits; addend: memory number, 0 for none."""
-RELEASE, USE_TABLE = 1, 2
-"""Flags. RELEASE frees the weights behind the last row group; without it the next command uses them
-again. USE_TABLE sends the result through the 8-bit table."""
+OPERANDS = operands(**FIELDS["linear"])
 
 
 def array_latency(t_in: int) -> int:
@@ -207,10 +198,11 @@ class Linear(wiring.Component):
         write = slots.write_port()
         block = Signal(32)
         m.d.comb += block.eq(op.ib * op.ob)
-        kept = (op.rows > s.n_l) | ~op.flags[0]
+        kept = (op.rows > s.n_l) | ((op.flags & RELEASE) == 0)
         legal = (
             (op.rows != 0) & (op.kw != 0) & (op.kw <= s.kw_max) & (op.ib != 0) & (op.ib <= s.ib_max) & (op.ob != 0)
-            & (op.ib <= s.ring_words) & (~kept | (block <= s.ring_words)) & (op.ob <= s.table_words) & (op.table < s.tables)
+            & (op.ib <= s.ring_words) & (~kept | (block <= s.ring_words)) & (op.ob <= s.table_words)
+            & (op.table < s.tables)
         )  # fmt: skip
         taken = Signal()
         m.d.comb += [
@@ -360,7 +352,7 @@ class _Array(wiring.Component):
         m.d.comb += [
             last_group.eq(rows_left <= s.n_l),
             rows.eq(Mux(last_group, rows_left, s.n_l)),
-            release.eq(last_group & op.flags[0]),
+            release.eq(last_group & ((op.flags & RELEASE) != 0)),
             issue.eq(active & (ib < op.ib)),
             tile_end.eq(active & (ib + 1 >= op.ib) & (ib + 1 >= s.n_l)),
             group_end.eq(tile_end & (ob == op.ob - 1)),
@@ -523,7 +515,7 @@ class _Drain(wiring.Component):
         """Bias, requantizer, table or residual add, write."""
         s, op = self.shape, self.operands
         control = Signal(data.StructLayout({"out": 24, "add": 24, "target": 8, "addend": 8, "use": 1, "table": 8}))
-        control_now = Cat(row.out, row.addend, op.target, op.addend, op.flags[1], op.table)
+        control_now = Cat(row.out, row.addend, op.target, op.addend, (op.flags & USE_TABLE) != 0, op.table)
         m.d.sync += control.eq(control_now)
         latency = Requantizer.latency()
         at_add = data.View(control.shape(), delay(m, control.as_value(), latency - READ_LATENCY, "control"))
@@ -543,9 +535,7 @@ class _Drain(wiring.Component):
         ]
         m.d.comb += self.out.en.eq(clean[0])
 
-    def _column(
-        self, m: Module, index: int, row: Value, at_y: data.View, at_end: data.View
-    ) -> Value:
+    def _column(self, m: Module, index: int, row: Value, at_y: data.View, at_end: data.View) -> Value:
         """One output column: 16 bits, `Requantizer.latency` + 2 + `READ_LATENCY` cycles after its row."""
         op = self.operands
         entry = self.table.data.word_select(index, 64)

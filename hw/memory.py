@@ -106,7 +106,9 @@ class RowMemory(SharedComponent):
             f" <= write_data[{i * slice_bits} +: {slice_bits}];\n"
             for i in range(self.mask_bits)
         ) or (
-            f"      {ram}[{at}][{lane}0 +: {self.write_bits}] <= write_data;\n" if parts > 1 else f"      {ram}[{at}] <= write_data;\n"
+            f"      {ram}[{at}][{lane}0 +: {self.write_bits}] <= write_data;\n"
+            if parts > 1
+            else f"      {ram}[{at}] <= write_data;\n"
         )
         row = f"read{index}_addr[{address_bits(self.bits // read_bits) - 1}:{low}]" if depth > 1 else "0"
         take = f"word{index}[select{index} * {read_bits} +: {read_bits}]" if slices > 1 else f"word{index}"

@@ -104,7 +104,8 @@ def _dsp48e2(
     clock = {f"i_CE{port}": Const(1) for port in ("A1", "A2", "AD", "B1", "B2", "D", "M", "P")}
     m.submodules[name] = Instance(
         "DSP48E2",
-        p_AMULTSEL="AD", p_BMULTSEL="B", p_A_INPUT="DIRECT", p_B_INPUT="DIRECT", p_USE_MULT="MULTIPLY", p_USE_SIMD="ONE48",
+        p_AMULTSEL="AD", p_BMULTSEL="B", p_A_INPUT="DIRECT", p_B_INPUT="DIRECT",
+        p_USE_MULT="MULTIPLY", p_USE_SIMD="ONE48",
         p_AREG=1, p_ACASCREG=1, p_BREG=2, p_BCASCREG=2, p_DREG=1, p_ADREG=1, p_MREG=1, p_PREG=1, p_CREG=0,
         p_INMODEREG=0, p_OPMODEREG=0, p_ALUMODEREG=0, p_CARRYINREG=0, p_CARRYINSELREG=0,
         i_A=wide_a, i_B=wide_b, i_C=Const(0, 48), i_D=wide_d, i_PCIN=cascade[1] if cascade else Const(0, 48),

@@ -6,14 +6,14 @@ that say how many tokens it gives when done; the other words are the engine's op
 Tokens are counting semaphores per (producer, consumer) pair.
 """
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from codesign.hw.dma import ADDR_BITS, Bus, BurstMaker, COMMANDS, _Request
-from codesign.hw.stream import OPERAND_BITS, Fifo
+from codesign.command import COMMAND_BYTES, HEADER_BITS, OPERAND_BITS
+from codesign.hw.dma import ADDR_BITS, COMMANDS, BurstMaker, Bus, _Request
+from codesign.hw.stream import Fifo
 
-COMMAND_BYTES = 64
 COMMAND_QUEUE = 16
 """Commands read ahead of dispatch."""
 ENGINE_QUEUE = 8
@@ -21,7 +21,6 @@ ENGINE_QUEUE = 8
 FLIGHT_QUEUE = 8
 """Commands of one engine that may be accepted and not done."""
 TOKEN_BITS = 8
-HEADER_BITS = 512 - OPERAND_BITS
 
 ERROR_ENGINE, ERROR_WATCHDOG, ERROR_BUS, ERROR_ILLEGAL = 1, 2, 3, 16
 """Error codes: unknown engine, no progress, AXI error answer; 16 + engine for an illegal command."""
@@ -105,7 +104,10 @@ class Sequencer(wiring.Component):
         ready: Value = Signal()
         for e, queue in enumerate(queues):
             mine = commands.r.valid & (engine == e)
-            m.d.comb += [queue.w.valid.eq(mine & (self.error == 0)), queue.w.payload.eq(Cat(commands.r.payload, done[:16]))]
+            m.d.comb += [
+                queue.w.valid.eq(mine & (self.error == 0)),
+                queue.w.payload.eq(Cat(commands.r.payload, done[:16])),
+            ]
             ready = ready | (mine & queue.w.ready)
         m.d.comb += commands.r.ready.eq(ready | (self.error != 0))
         with m.If(ready & (self.error == 0)):
@@ -116,7 +118,9 @@ class Sequencer(wiring.Component):
 
     def _issue(self, m: Module, queues: list[Fifo], flights: list[Fifo]) -> tuple[Value, list[Value]]:
         """Offers the head of each queue when its tokens are there; gives tokens when a command is done."""
-        tokens = [[Signal(TOKEN_BITS, name=f"tokens_{p}_{c}") for c in range(self.engines)] for p in range(self.engines)]
+        tokens = [
+            [Signal(TOKEN_BITS, name=f"tokens_{p}_{c}") for c in range(self.engines)] for p in range(self.engines)
+        ]
         progress: Value = Signal()
         accepted_all, posts_all, illegal = [], [], []
         for e, (queue, flight) in enumerate(zip(queues, flights, strict=True)):
@@ -150,7 +154,13 @@ class Sequencer(wiring.Component):
         return progress, illegal
 
     def _state(
-        self, m: Module, dispatched: Value, empty: Value, progress: Value, unknown: Value, illegal: list[tuple[Value, Value]]
+        self,
+        m: Module,
+        dispatched: Value,
+        empty: Value,
+        progress: Value,
+        unknown: Value,
+        illegal: list[tuple[Value, Value]],
     ) -> None:
         """Running, finished, errors, cycle counter and watchdog."""
         quiet = Signal(32)

@@ -4,8 +4,7 @@ from amaranth.hdl import Module, ShapeLike, Signal, unsigned
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-OPERAND_BITS = 416
-"""Bits of a 64-byte command that belong to its engine; the first 96 belong to the sequencer."""
+from codesign.command import OPERAND_BITS
 
 
 def operands(**fields: int) -> data.StructLayout:
@@ -28,12 +27,16 @@ class Fifo(wiring.Component):
         if depth < 2 or depth & (depth - 1):
             raise ValueError(f"queue of {depth} entries; legal: a power of two, at least 2")
         self.shape, self.depth = shape, depth
-        super().__init__({"w": In(stream.Signature(shape)), "r": Out(stream.Signature(shape)), "level": Out(range(depth + 1))})
+        super().__init__(
+            {"w": In(stream.Signature(shape)), "r": Out(stream.Signature(shape)), "level": Out(range(depth + 1))}
+        )
 
     def elaborate(self, platform: object) -> Module:
         """Read and write pointers around a memory with an asynchronous read."""
         m = Module()
-        m.submodules.ram = ram = memory.Memory(shape=self.shape, depth=self.depth, init=[], attrs={"ram_style": "distributed"})
+        m.submodules.ram = ram = memory.Memory(
+            shape=self.shape, depth=self.depth, init=[], attrs={"ram_style": "distributed"}
+        )
         write, read = ram.write_port(), ram.read_port(domain="comb")
         write_at, read_at = Signal(range(self.depth)), Signal(range(self.depth))
         pushed, popped = Signal(), Signal()

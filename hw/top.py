@@ -11,29 +11,30 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from codesign.command import ADDENDS, ENGINES, LOADS, SOURCES, STORES, TARGETS, WIDE
 from codesign.hw import linear_rtl
 from codesign.hw.attention import AttentionKernel
 from codesign.hw.attention_rtl import AttentionEngine
 from codesign.hw.axi import AxiLite, Registers
-from codesign.hw.dma import COMMANDS, LOAD, TABLE, WEIGHTS, AxiRead, AxiWrite, Bus, FetchEngine, LoadEngine, ReadPath, StoreEngine
+from codesign.hw.dma import (
+    COMMANDS,
+    LOAD,
+    TABLE,
+    WEIGHTS,
+    AxiRead,
+    AxiWrite,
+    Bus,
+    FetchEngine,
+    LoadEngine,
+    ReadPath,
+    StoreEngine,
+)
 from codesign.hw.memory import READ_LATENCY, RowMemory
 from codesign.hw.multiply import delay
 from codesign.hw.sequencer import Restart, Sequencer
 from codesign.hw.vector import VectorKernel
 from codesign.hw.vector_rtl import VectorEngine
 from codesign.hw.verilog import Resettable
-
-ENGINES = ("load", "store", "fetch", "linear", "attention", "vector")
-"""Engines in the order of their numbers in a command."""
-LOADS = ("input", "position", "affine", "lut")
-"""Memories that the load engine writes, by number; the last is the linear engine's 8-bit tables."""
-STORES = ("output", "residual")
-SOURCES = ("input", "normed", "context", "hidden")
-"""Memories that the linear engine reads rows from, by number."""
-TARGETS = ("output", "hidden", "query", "key", "value", "residual")
-"""Memories that the linear engine writes, by number; the residual has 16 bits per element."""
-ADDENDS = ("none", "residual", "position")
-WIDE = ("residual", "position")
 
 ID, CONTROL, STATUS, ERROR, CYCLES_LOW, CYCLES_HIGH = 0x00, 0x20, 0x24, 0x28, 0x2C, 0x30
 LIST_LOW, LIST_HIGH, LIST_COUNT, WATCHDOG, INTERRUPT = 0x34, 0x38, 0x3C, 0x40, 0x44
@@ -187,7 +188,11 @@ class Top(wiring.Component):
         for index, reader in enumerate(readers):
             m.d.comb += reader.port.data.eq(_selected(m, reader.select, found[index]))
         load, linear = engines["load"], engines["linear"]
-        m.d.comb += [linear.lut.en.eq(load.lut.en), linear.lut.addr.eq(load.lut.addr), linear.lut.data.eq(load.lut.data)]
+        m.d.comb += [
+            linear.lut.en.eq(load.lut.en),
+            linear.lut.addr.eq(load.lut.addr),
+            linear.lut.data.eq(load.lut.data),
+        ]
 
     def _commands(self, m: Module, sequencer: Sequencer, engines: Mapping[str, wiring.Component]) -> None:
         """Command streams; an engine that is left out refuses its commands."""
@@ -210,7 +215,20 @@ class Top(wiring.Component):
         self, m: Module, sequencer: Sequencer, engines: Mapping[str, wiring.Component], restart: Restart
     ) -> None:
         """Registers and interrupt."""
-        reads = (ID, ID + 4, ID + 8, ID + 12, ID + 16, ID + 20, ID + 24, ID + 28, STATUS, ERROR, CYCLES_LOW, CYCLES_HIGH)
+        reads = (
+            ID,
+            ID + 4,
+            ID + 8,
+            ID + 12,
+            ID + 16,
+            ID + 20,
+            ID + 24,
+            ID + 28,
+            STATUS,
+            ERROR,
+            CYCLES_LOW,
+            CYCLES_HIGH,
+        )
         counters = [base + 4 * e for base in (BUSY, WAIT) for e in range(len(ENGINES))]
         writes = {LIST_LOW: 32, LIST_HIGH: 8, LIST_COUNT: 24, WATCHDOG: 32}
         m.submodules.registers = regs = Registers(
@@ -268,7 +286,9 @@ def _readers(engines: Mapping[str, wiring.Component]) -> list[_Reader]:
         _Reader(store.source, STORES, store.source_select),
     ]
     if attention := engines.get("attention"):
-        readers += [_Reader(getattr(attention, p), (n,), zero) for p, n in (("q", "query"), ("k", "key"), ("v", "value"))]
+        readers += [
+            _Reader(getattr(attention, p), (n,), zero) for p, n in (("q", "query"), ("k", "key"), ("v", "value"))
+        ]
     if vector := engines.get("vector"):
         readers += [_Reader(vector.r, ("residual",), zero), _Reader(vector.g, ("affine",), zero)]
     return readers

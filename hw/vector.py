@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from codesign import nonlinear
+from codesign.command import FIELDS
 from codesign.hw.memory import READ_LATENCY, bram36
 from codesign.hw.multiply import Requantizer
 from codesign.hw.stream import operands
@@ -18,17 +19,12 @@ from codesign.network import Norm
 from codesign.nonlinear import MAX_NORM_WIDTH
 from codesign.number import IntArray, IntLike
 
-OPERANDS = operands(
-    rows=16, d=16, r_base=24, r_stride=16, g_base=24, x_base=24, x_stride=16, shift=8, flags=8, eps=48,
-)  # fmt: skip
+OPERANDS = operands(**FIELDS["vector"])
 """Command of the engine.
 
 rows, d: rows and columns; bases: first word in the memory concerned; strides: words from row to row;
 shift, eps: see `codesign.nonlinear.norm`; flags: bit 0 RMS norm, the others zero.
 """
-
-RMS = 1
-"""Flag: no mean is subtracted."""
 
 _DIGITS = 17
 """Result bits of the square root and of the reciprocal, one per cycle."""

@@ -11,9 +11,10 @@ from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Mux, Signal,
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from codesign.command import RMS
 from codesign.hw.memory import READ_LATENCY, ReadPort, RowMemory, WritePort, address_bits
 from codesign.hw.multiply import Requantizer, delay
-from codesign.hw.vector import OPERANDS, RMS, VectorKernel
+from codesign.hw.vector import OPERANDS, VectorKernel
 from codesign.hw.verilog import SharedComponent, Target
 from codesign.nonlinear import NORM_FRACTION_BITS
 

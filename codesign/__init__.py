@@ -1,1 +1,9 @@
-"""Co-design of edge accelerators: a model file in, a verified and generated accelerator out."""
+"""Co-design of edge accelerators: from a model file to a verified, generated FPGA design.
+
+``load`` a model, ``build`` an accelerator for a board, ``open`` one again; a bundle has ``verify``,
+``run`` and ``report``. Importing this package needs numpy alone.
+"""
+
+from codesign.flow import Bundle, build, load, open
+
+__all__ = ["Bundle", "build", "load", "open"]

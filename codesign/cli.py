@@ -10,13 +10,17 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from inspect import getdoc
 from typing import Any, NoReturn
 
 from codesign import flow
 from codesign.board import Board
 from codesign.doctor import Doctor
 from codesign.errors import CodesignError, InputError, ToolError
+from codesign.flow import Bundle, Checked, Ran
+from codesign.models import Model
+from codesign.report import Report
 
 _INTERRUPTED = 130  # as a shell reports SIGINT
 
@@ -108,7 +112,142 @@ def _show_doctor(found: Doctor) -> Answer:
     return Answer(data, "\n".join([table(rows), "", *gets, verdict]))
 
 
+def _show_models(found: Sequence[Model]) -> Answer:
+    rows = [["name", "description"], *([model.name, model.description] for model in found)]
+    return Answer({"models": [{"name": m.name, "description": m.description} for m in found]}, table(rows))
+
+
+def _show_kernels(found: Mapping[str, type]) -> Answer:
+    data = {
+        name: {"parameters": [f.name for f in fields(kind)], "contract": getdoc(kind)} for name, kind in found.items()
+    }
+    if len(found) == 1:
+        return Answer({"kernels": data}, "\n".join(str(entry["contract"]) for entry in data.values()))
+    rows = [["name", "parameters"], *([name, " ".join(entry["parameters"] or ())] for name, entry in data.items())]
+    return Answer({"kernels": data}, table(rows))
+
+
+def _show_bundle(found: Bundle) -> Answer:
+    engines = ", ".join(
+        f"{engine['name']} {'x'.join(str(v) for v in list(engine['parameters'].values())[:3])}"
+        for engine in found.report.engines
+        if engine["parameters"]
+    )
+    lines = [f"design     {found.path}: {engines}", *found.report.lines()]
+    lines.append(f"next       codesign verify {found.path}")
+    return Answer({"path": str(found.path), **found.report.to_json()}, "\n".join(lines))
+
+
+def _show_checked(found: Checked) -> Answer:
+    result, report = found.result, found.report
+    problems = [*map(str, result.mismatches), *result.faults]
+    if not result.cycle_exact:
+        problems.append(f"cycles {sorted(set(result.cycles))}, the model says {result.modelled}")
+    verdict = f"verified   {report.verdict()}"
+    waves = [f"waves      {result.waves}"] if result.waves else []
+    data = {
+        "passed": result.passed,
+        "bit_exact": result.bit_exact,
+        "images": result.images,
+        "cycles": {"modelled": result.modelled, "simulated": list(result.cycles)},
+        "problems": problems,
+    }
+    text = "\n".join([verdict if result.passed else f"FAILED     {report.verdict()}", *problems, *waves])
+    return Answer(data, text, 0 if result.passed else 1)
+
+
+def _show_ran(found: Ran) -> Answer:
+    report = found.report
+    rows = [["what", "value", "evidence"], ["samples", str(found.samples), found.target]]
+    if found.accuracy is not None:
+        rows.append(["accuracy", f"{100 * found.accuracy:.2f} %", found.target])
+    rows.append(["cycles", str(report.cycles["modelled"]), "modelled"])
+    if found.cycles:
+        rows.append(["cycles", "-".join(str(c) for c in sorted({min(found.cycles), max(found.cycles)})), "simulated"])
+    state = "simulated" if report.cycles["simulated"] else "modelled"
+    rows.append([f"latency at {report.clock_mhz:g} MHz", f"{report.latency_ms:.4g} ms", f"{state}, clock assumed"])
+    rows.append(["MACs per cycle", f"{report.macs_per_cycle:.4g} of {report.peak_macs}", state])
+    rows += [
+        [name, text.removesuffix(", binding").removesuffix(", modelled"), "modelled"] for name, text in report.used()
+    ]
+    rows.append(["bits", report.verdict(), "verify"])
+    data = {
+        "target": found.target,
+        "samples": found.samples,
+        "accuracy": found.accuracy,
+        "predictions": found.predictions.tolist(),
+        "cycles": list(found.cycles),
+        "latency_ms": report.latency_ms,
+        "bit_exact": report.bit_exact,
+    }
+    return Answer(data, table(rows))
+
+
+def _show_report(found: Report) -> Answer:
+    return Answer(found.to_json(), "\n".join([f"model      {found.model} on {found.board}", *found.lines()]))
+
+
+_FOLDER = Option("dir", "a bundle that build wrote", {"metavar": "DIR"})
+
 VERBS = (
+    Verb(
+        "build",
+        "build an accelerator for a model and a board",
+        flow.build,
+        _show_bundle,
+        (
+            Option("model", "a name, a path to a .onnx file, or gemm:MxKxN[:int8]", {"metavar": "MODEL"}),
+            Option("--board", "a name or a path to a .toml file", {"required": True}),
+            Option("--out", "the bundle's folder (default build/MODEL-BOARD)", {"metavar": "DIR"}),
+            Option("--clock-mhz", "instead of the board's clock", {"type": float, "metavar": "F"}),
+            Option("--budget", "less than the board has: dsp=N,bram36=N,uram=N,lut=N,ff=N", {"metavar": "LIMITS"}),
+            Option("--set", "another figure of the board", {"action": "append", "default": [], "metavar": "KEY=VALUE"}),
+            Option("--calibrate", "samples for a model without quantizers", {"metavar": "FILE.npz"}),
+        ),
+    ),
+    Verb(
+        "verify",
+        "compare golden model, cycle model and simulated Verilog",
+        flow.verify,
+        _show_checked,
+        (
+            _FOLDER,
+            Option("--waves", "write waves.vcd into the bundle's folder", {"action": "store_true"}),
+            Option("--seed", "of the samples", {"type": int, "default": 0, "metavar": "N"}),
+            Option("--images", "samples, run back to back (default 3)", {"type": int, "default": 3, "metavar": "N"}),
+        ),
+    ),
+    Verb(
+        "run",
+        "run samples from a file",
+        flow.run,
+        _show_ran,
+        (
+            _FOLDER,
+            Option("--input", "samples first", {"required": True, "metavar": "FILE.npy|FILE.npz"}),
+            Option("--labels", "the right class of each sample", {"metavar": "FILE.npy"}),
+            Option("--target", "where to compute: golden or sim (default golden)", {"default": "golden"}),
+            Option("--output", "write the first output", {"metavar": "FILE.npy"}),
+        ),
+    ),
+    Verb("report", "show the report of a bundle", flow.report, _show_report, (_FOLDER,)),
+    Verb(
+        "models",
+        "list the models that ship, or write one and its samples into a folder",
+        flow.models,
+        _show_models,
+        (
+            Option("name", "one model", {"nargs": "?", "metavar": "NAME"}),
+            Option("--export", "folder", {"metavar": "DIR"}),
+        ),
+    ),
+    Verb(
+        "kernels",
+        "list the kernels, or show the contract of one",
+        flow.kernels,
+        _show_kernels,
+        (Option("name", "one kernel", {"nargs": "?", "metavar": "NAME"}),),
+    ),
     Verb("boards", "list the boards that ship", flow.boards, _show_boards),
     Verb("doctor", "say which tools are here and how to get the others", flow.doctor, _show_doctor),
 )

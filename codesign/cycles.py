@@ -130,7 +130,9 @@ class _Clock:
         """A change of state that becomes visible in cycle ``t``."""
         heapq.heappush(self._heap, (t, kind, argument, amount))
 
-    def run(self, apply: Mapping[int, Callable[[int, int, int], None]], decide: Mapping[int, Callable[[int, int], None]]) -> None:
+    def run(
+        self, apply: Mapping[int, Callable[[int, int, int], None]], decide: Mapping[int, Callable[[int, int], None]]
+    ) -> None:
         """Runs until nothing is left to do; ``decide`` is ordered as decisions see each other in a cycle."""
         rank = {kind: place for place, kind in enumerate(decide)}
         heap, poked = self._heap, self._poked
@@ -273,7 +275,9 @@ class _Machine:
         self.engine_ready = [0] * engines
         self.current = [-1] * engines
         self.clients = [_Transfer(), _Transfer(space=BURST_BYTES // self.word), _Transfer()]
-        self.clients[0] = _Transfer(len(self.commands) * per, program.list_at % BURST_BYTES // self.word, COMMAND_QUEUE * per, 1)
+        self.clients[0] = _Transfer(
+            len(self.commands) * per, program.list_at % BURST_BYTES // self.word, COMMAND_QUEUE * per, 1
+        )
         self.clock.poke(1, _ISSUE)
 
     def _reset_rings(self) -> None:
@@ -303,7 +307,9 @@ class _Machine:
         for index, stop in enumerate(self.stop):
             if stop < 0:
                 command = self.commands[index]
-                raise CheckError(f"command {index} ({command.engine}, {command.label}) never ends: the program deadlocks")
+                raise CheckError(
+                    f"command {index} ({command.engine}, {command.label}) never ends: the program deadlocks"
+                )
 
     def timing(self) -> Timing:
         """The run as a value."""
@@ -354,7 +360,14 @@ class _Machine:
             self.tokens[producer][engine] -= count
         queue.popleft()
         self.start[index], self.current[engine], self.engine_ready[engine] = t, index, _NEVER
-        begin = (self.begin_load, self.begin_store, self.begin_fetch, self.begin_linear, self.begin_timed, self.begin_timed)
+        begin = (
+            self.begin_load,
+            self.begin_store,
+            self.begin_fetch,
+            self.begin_linear,
+            self.begin_timed,
+            self.begin_timed,
+        )
         begin[engine](t, index, command.fields)
         self.clock.poke(t + 1, _DISPATCH)
         self.clock.poke(t + 1, _ACCEPT, engine)

@@ -1,18 +1,410 @@
-"""What the command line and the Python face do: one function per verb, same name, same options."""
+"""What the command line and the Python face do: one function per verb, same name, same options.
 
-from codesign import board
+Importing this module needs numpy alone; hardware, simulator and model files are imported when a verb
+needs them.
+"""
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign import board as _boards
+from codesign import bundle as _bundle
+from codesign import models as _models
+from codesign.board import Board
 from codesign.doctor import Doctor, examine
+from codesign.errors import InputError
+from codesign.network import Network, outputs
+from codesign.network import run as golden
+from codesign.partition import parse_budget
+from codesign.report import Report
+from codesign.samples import load_arrays, random_samples, samples_of
+from codesign.workload import Workload
+
+if TYPE_CHECKING:
+    from codesign.assembly import Contents
+    from codesign.sim.check import Sample, Verification
+
+TARGETS = ("golden", "sim")
+"""Where `run` computes: the golden model in numpy, or the simulated Verilog."""
+
+WAVES = "waves.vcd"
+"""File that a verification with waves leaves in the bundle's folder."""
+
+_LOG = logging.getLogger(__name__)
+_NAME = re.compile(r"[^A-Za-z0-9_.+-]+")
 
 
-def boards() -> tuple[board.Board, ...]:
+# Values that the verbs return --------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A built accelerator: the folder that `build` leaves behind, checked against its hashes.
+
+    Attributes:
+        stored: its files.
+    """
+
+    stored: _bundle.Bundle
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self.stored.path
+
+    @cached_property
+    def report(self) -> Report:
+        """Figures of the design and how each came about."""
+        return Report.from_json(self.stored.json("report.json"))
+
+    @cached_property
+    def contents(self) -> "Contents":
+        """Network, design, program and Verilog, checked against each other."""
+        from codesign.assembly import contents
+
+        return contents(self.stored)
+
+    def verify(self, *, waves: bool = False, seed: int = 0, images: int = 3) -> "Checked":
+        """Compares golden model, cycle model and simulated Verilog; see `verify`."""
+        return verify(self.path, waves=waves, seed=seed, images=images)
+
+    def run(self, x: NDArray[Any] | Mapping[str, NDArray[Any]], *, target: str = "golden") -> "Ran":
+        """Runs samples: an array for a model of one input, else one per input name; samples first."""
+        arrays = dict(x) if isinstance(x, Mapping) else {"": np.asarray(x)}
+        return _run(self, samples_of(self.contents.network, arrays), target)
+
+    def _repr_html_(self) -> str:
+        return self.report._repr_html_()
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The result of `verify`.
+
+    Attributes:
+        path: the bundle's folder.
+        result: what was compared, and how it came out.
+        report: the report with the result in it.
+    """
+
+    path: Path
+    result: "Verification"
+    report: Report
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything agreed."""
+        return self.result.passed
+
+    def _repr_html_(self) -> str:
+        return self.report._repr_html_()
+
+
+@dataclass(frozen=True, eq=False)
+class Ran:
+    """The result of `run`.
+
+    Attributes:
+        target: where it was computed.
+        outputs: floats by output name, samples first.
+        cycles: per sample, simulated; empty for the golden model.
+        labels: the right class per sample; None if unknown.
+        report: of the bundle.
+    """
+
+    target: str
+    outputs: Mapping[str, NDArray[np.float64]]
+    cycles: tuple[int, ...]
+    labels: NDArray[np.int64] | None
+    report: Report
+
+    @property
+    def samples(self) -> int:
+        """How many samples were run."""
+        return len(next(iter(self.outputs.values())))
+
+    @property
+    def predictions(self) -> NDArray[np.int64]:
+        """The class with the largest value of the first output, per sample."""
+        return next(iter(self.outputs.values())).reshape(self.samples, -1).argmax(axis=1)
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of samples whose prediction is the label; None without labels."""
+        return None if self.labels is None else float((self.predictions == self.labels).mean())
+
+
+# Verbs ---------------------------------------------------------------------------------
+
+
+def boards() -> tuple[Board, ...]:
     """Every board that ships, sorted by name.
 
     >>> [board.name for board in boards() if board.part.startswith("xczu9eg")]
     ['zcu102']
     """
-    return tuple(board.Board.load(name) for name in board.boards())
+    return tuple(Board.load(name) for name in _boards.boards())
 
 
 def doctor() -> Doctor:
     """The tools of this machine: what is there, what is missing and how to get it."""
     return examine()
+
+
+def load(model: str | Path) -> Workload | Network:
+    """A model by name, by path or as ``gemm:MxKxN``; a matrix product is a network from the start.
+
+    Raises:
+        InputError: nothing of this name, or a file that cannot be used.
+    """
+    return _models.load(model)
+
+
+def models(name: str | None = None, export: str | Path | None = None) -> tuple[_models.Model, ...]:
+    """The models that ship, or one of them; with a folder its file and held-out samples are written there.
+
+    Raises:
+        InputError: an unknown name, no name for an export, or a folder that cannot be written.
+    """
+    if name is None:
+        if export is not None:
+            raise InputError("--export without a model; legal: models NAME --export DIR")
+        return _models.models()
+    if export is not None:
+        for path in _models.export(name, export):
+            _LOG.info("wrote %s", path)
+    return (_models.model(name),)
+
+
+def kernels(name: str | None = None) -> Mapping[str, type]:
+    """Kernel classes by name, or one of them.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    from codesign.hw.accelerator import KERNELS
+
+    if name is not None and name not in KERNELS:
+        raise InputError(f"kernel {name!r} is not known; legal: {', '.join(KERNELS)}")
+    return KERNELS if name is None else {name: KERNELS[name]}
+
+
+def build(
+    model: str | Path,
+    board: str | Path,
+    out: str | Path | None = None,
+    clock_mhz: float | None = None,
+    budget: str | None = None,
+    set: Sequence[str] = (),
+    calibrate: str | Path | None = None,
+) -> Bundle:
+    """Builds an accelerator for a model and writes it as a bundle.
+
+    Args:
+        model: a name, a path to an ONNX file, or ``gemm:MxKxN``.
+        board: a name or a path to a ``.toml``.
+        out: the bundle's folder, ``build/MODEL-BOARD`` if not given; a bundle there is replaced.
+        clock_mhz: instead of the board's clock; marked as assumed.
+        budget: ``dsp=N,bram36=N,...``, less than the board has.
+        set: ``KEY=VALUE`` figures of the board; marked as assumed.
+        calibrate: ``.npz`` of samples for models without quantizers.
+
+    Raises:
+        InputError: a model, board, option or folder that cannot be used.
+        NothingFits: no design fits; the message says what binds.
+        ToolError: a tool that writes Verilog failed.
+    """
+    target = Board.load(board).with_overrides([*set, *_clock(clock_mhz)])
+    limits = parse_budget(budget)
+    path = Path(out) if out is not None else Path("build") / f"{_short(model)}-{target.name}"
+    _bundle.check_target(path)
+    calibration = load_arrays(calibrate) if calibrate is not None else None
+    from codesign.assembly import files, plan
+
+    _bundle.write_bundle(path, files(plan(model, target, budget=limits, calibration=calibration)))
+    return open(path)
+
+
+def open(dir: str | Path) -> Bundle:
+    """A bundle that `build` wrote.
+
+    Raises:
+        BundleError: missing, damaged or of another version.
+    """
+    return Bundle(_bundle.read_bundle(Path(dir)))
+
+
+def verify(dir: str | Path, waves: bool = False, seed: int = 0, images: int = 3) -> Checked:
+    """Compares golden model, cycle model and simulated Verilog of a bundle, and writes the result into its report.
+
+    Args:
+        dir: the bundle.
+        waves: write the waves of the whole run to ``waves.vcd`` in the bundle's folder.
+        seed: of the samples; those of a model that ships are held-out ones, others are random.
+        images: samples, run back to back without reset.
+
+    Raises:
+        BundleError: not a bundle, or its parts do not belong together.
+        CheckError: the hardware reports an error or breaks a protocol.
+        ToolError: the simulator or the compiler is missing or fails.
+    """
+    if images < 1:
+        raise InputError(f"--images {images}; legal: at least 1")
+    from codesign.assembly import model_faults
+    from codesign.sim import check
+
+    held = open(dir)
+    inside = held.contents
+    chosen = _chosen(inside, images, seed)
+    faults = model_faults(held.stored, inside, chosen)
+    _LOG.info("compiling the Verilog for simulation; a minute, unless it is in the cache")
+    library = check.compiled(inside.verilog, inside.design.board.memory, waves=waves)
+    rerun = f"codesign verify {dir} --waves --seed {seed} --images {images}"
+    file = held.path / WAVES if waves else None
+    result = check.verify(inside.subject, library, chosen, rerun=rerun, waves=file)
+    result = replace(result, faults=(*result.faults, *faults))
+    report = _noted(held, result)
+    return Checked(held.path, result, report)
+
+
+def run(
+    dir: str | Path,
+    input: str | Path,
+    labels: str | Path | None = None,
+    target: str = "golden",
+    output: str | Path | None = None,
+) -> Ran:
+    """Runs samples from a file on a bundle.
+
+    Args:
+        dir: the bundle.
+        input: ``.npy`` for a model of one input, or ``.npz`` with an array per input name; samples first.
+        labels: ``.npy`` with the right class of each sample.
+        target: one of `TARGETS`.
+        output: ``.npy`` to write the first output to.
+
+    Raises:
+        BundleError: not a bundle, or its parts do not belong together.
+        InputError: arrays that do not fit the model, or a file that cannot be written.
+    """
+    held = open(dir)
+    samples = samples_of(held.contents.network, load_arrays(input))
+    right = _labels(labels, len(samples)) if labels is not None else None
+    found = replace(_run(held, samples, target), labels=right)
+    if output is not None:
+        _save(Path(output), next(iter(found.outputs.values())))
+    return found
+
+
+def report(dir: str | Path) -> Report:
+    """The report of a bundle.
+
+    Raises:
+        BundleError: not a bundle.
+    """
+    return open(dir).report
+
+
+# Steps ----------------------------------------------------------------------------------
+
+
+def _clock(clock_mhz: float | None) -> list[str]:
+    if clock_mhz is None:
+        return []
+    if not 0 < clock_mhz < 1e6:
+        raise InputError(f"--clock-mhz {clock_mhz:g}; legal: above 0 and below 1000000")
+    return [f"clock_hz={round(clock_mhz * 1e6)}"]
+
+
+def _short(model: str | Path) -> str:
+    """A model's name as part of a folder's name."""
+    text = str(model)
+    stem = text.replace(":", "-") if text.startswith("gemm:") else Path(text).stem
+    return _NAME.sub("-", stem).strip("-.") or "model"
+
+
+def _chosen(inside: "Contents", count: int, seed: int) -> "list[Sample]":
+    """Held-out samples of a model that ships, in an order that the seed gives; random ones of any other."""
+    if inside.model not in {model.name for model in _models.models()}:
+        return list(random_samples(inside.network, count, seed))
+    arrays, _ = _models.heldout(inside.model)
+    every = samples_of(inside.network, arrays)
+    order = range(len(every)) if seed == 0 else np.random.default_rng(seed).permutation(len(every))
+    if count > len(every):
+        raise InputError(f"--images {count}; legal: 1 to {len(every)}, the held-out samples of {inside.model}")
+    return [every[i] for i in order[:count]]
+
+
+def _noted(held: Bundle, result: "Verification") -> Report:
+    """The report with a verification's result; written into the bundle if the folder allows it."""
+    from codesign.assembly import report_files
+
+    slowest = max(result.cycles)
+    noted = held.report.verified(
+        bit_exact=result.bit_exact, simulated=slowest, images=result.images, faults=result.faults
+    )
+    waves = (held.path / WAVES).read_bytes() if result.waves else None
+    try:
+        _bundle.write_bundle(held.path, {**held.stored.files, **report_files(noted)})
+        if waves is not None:
+            (held.path / WAVES).write_bytes(waves)
+    except (InputError, OSError) as error:
+        _LOG.warning("the report keeps its old state: %s", error)
+    return noted
+
+
+def _run(held: Bundle, samples: "Sequence[Sample]", target: str) -> Ran:
+    if target not in TARGETS:
+        raise InputError(f"--target {target!r}; legal: {', '.join(TARGETS)}")
+    network = held.contents.network
+    results, cycles = _simulated(held, samples) if target == "sim" else ([golden(network, s) for s in samples], [])
+    each = [outputs(network, values) for values in results]
+    stacked = {item.name: np.stack([values[item.name] for values in each]) for item in network.outputs}
+    return Ran(target, stacked, tuple(cycles), None, held.report)
+
+
+def _simulated(held: Bundle, samples: "Sequence[Sample]") -> tuple[list[Mapping[str, NDArray[np.int64]]], list[int]]:
+    from codesign.host import image_of, matrices
+    from codesign.sim.check import SimulatedAccelerator, compiled
+
+    inside = held.contents
+    _LOG.info("compiling the Verilog for simulation; a minute, unless it is in the cache")
+    library = compiled(inside.verilog, inside.design.board.memory)
+    results: list[Mapping[str, NDArray[np.int64]]] = []
+    cycles = []
+    with SimulatedAccelerator(library, image_of(inside.program), inside.subject.identity) as accelerator:
+        for number, sample in enumerate(samples, start=1):
+            inference = accelerator.infer(matrices(inside.network, sample))
+            results.append(inference.outputs)
+            cycles.append(inference.cycles)
+            if number % 20 == 0:
+                _LOG.info("simulated %d of %d samples", number, len(samples))
+    return results, cycles
+
+
+def _labels(path: str | Path, count: int) -> NDArray[np.int64]:
+    arrays = load_arrays(path)
+    array = next(iter(arrays.values())) if len(arrays) == 1 else np.zeros(0)
+    if array.shape != (count,) or array.dtype.kind not in "iu":
+        raise InputError(f"labels {path}: {array.dtype} {array.shape}; legal: one whole number per sample, ({count},)")
+    return array.astype(np.int64)
+
+
+def _save(path: Path, array: NDArray[np.float64]) -> None:
+    """Writes an array whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            np.save(file, array, allow_pickle=False)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise InputError(f"cannot write {path}: {error.strerror}") from error

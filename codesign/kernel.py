@@ -13,8 +13,6 @@ from typing import ClassVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.board import Board
-
 Number = int | NDArray[np.int64]
 Work = Mapping[str, Number]
 Params = Mapping[str, Number]

@@ -153,7 +153,9 @@ class _Planner:
         }  # fmt: skip
 
     def _linear(self, choice: _Choice, kw: int, ring: int, table: int) -> dict[str, int]:
-        tables = {layer.table.tobytes() for layer in self.network if isinstance(layer, Linear) and layer.table is not None}
+        tables = {
+            layer.table.tobytes() for layer in self.network if isinstance(layer, Linear) and layer.table is not None
+        }
         return {
             "t_in": _T_IN, "t_out": choice.t_out, "n_l": choice.n_l, "kw_max": _power(kw), "ring_words": _power(ring),
             "table_words": _power(table), "tables": _power(max(1, len(tables))),
@@ -179,7 +181,9 @@ class _Planner:
 
     def _memories(self, sized: Design) -> dict[str, int]:
         need = memory_need(self.network, sized)
-        rows = {put.target: "input" for put in self.network.inputs} | {out.source: "output" for out in self.network.outputs}
+        rows = {put.target: "input" for put in self.network.inputs} | {
+            out.source: "output" for out in self.network.outputs
+        }
         windows = dict[str, int]()
         if len(self.network.layers) == 1:
             for tensor, memory in rows.items():
@@ -231,7 +235,9 @@ class _Planner:
 
     def _work(self, design: Design) -> dict[str, list[dict[str, int]]]:
         """The kernels' work by engine, one item per layer."""
-        found = {"linear": [{"rows": layer.rows, "k": k, "n": n} for layer, k, n in linear_columns(self.network, design)]}
+        found = {
+            "linear": [{"rows": layer.rows, "k": k, "n": n} for layer, k, n in linear_columns(self.network, design)]
+        }
         if self.attentions:
             found["attention"] = [_attention_work(layer) for layer in self.attentions]
         if self.norms:
@@ -274,7 +280,9 @@ class _Planner:
         for size in sizes:
             grouped = replace(choice, row_group=size)
             if self.fits(grouped) and (cycles := self._cycles(self.design(grouped))) is not None:
-                best = min(best or (cycles, self.design(grouped)), (cycles, self.design(grouped)), key=lambda pair: pair[0])
+                best = min(
+                    best or (cycles, self.design(grouped)), (cycles, self.design(grouped)), key=lambda pair: pair[0]
+                )
         if best is None:
             raise NothingFits(f"{self.network.name}: no cut into row groups runs on {self.design(choice).to_json()}")
         return best[1]

@@ -140,7 +140,7 @@ class Report:
             f"clock      {self.clock_mhz:g} MHz, assumed, not timed",
             f"cycles     {self._cycles()}",
             f"latency    {self.latency_ms:.4g} ms, {self.macs_per_cycle:.4g} MACs per cycle of {self.peak_macs}",
-            *(f"{name:10} {text}" for name, text in self._used()),
+            *(f"{name:10} {text}" for name, text in self.used()),
             f"evidence   {self.verdict()}",
         ]
 
@@ -148,7 +148,8 @@ class Report:
         simulated = self.cycles["simulated"]
         return f"{self.cycles['modelled']} modelled" + (f", {simulated} simulated" if simulated else "")
 
-    def _used(self) -> Iterator[tuple[str, str]]:
+    def used(self) -> Iterator[tuple[str, str]]:
+        """Per resource that the device has: used, available and share, as text."""
         used, there = self.resources["modelled"] or {}, self.resources["available"] or {}
         for name, count in used.items():
             if there[name]:
@@ -235,7 +236,9 @@ class Report:
                 f' fill="{_COLOURS[lane % len(_COLOURS)]}"><title>{escape(label)}: {start} to {stop}</title></rect>'
             )
         end = max((entry[3] for entry in self.timeline), default=0)
-        parts.append(f'<text x="{width}" y="{row * len(lanes) + 16}" text-anchor="end">{end} cycles, modelled</text></svg>')
+        parts.append(
+            f'<text x="{width}" y="{row * len(lanes) + 16}" text-anchor="end">{end} cycles, modelled</text></svg>'
+        )
         return "\n".join(parts)
 
 

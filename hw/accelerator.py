@@ -195,7 +195,9 @@ def _shell(bus: Bus) -> Resources:
     queues += [(8 * COMMAND_BYTES, COMMAND_QUEUE)]
     queues += [(8 * COMMAND_BYTES + 16, ENGINE_QUEUE), (32, FLIGHT_QUEUE)] * engines
     ram = sum(_lutram(*queue) for queue in queues)
-    return Resources(dsp=1, lut=ram + 4 * bits + 500 * bus.ports + 250 * engines, ff=6 * bits + 400 * bus.ports + 350 * engines)
+    return Resources(
+        dsp=1, lut=ram + 4 * bits + 500 * bus.ports + 250 * engines, ff=6 * bits + 400 * bus.ports + 350 * engines
+    )
 
 
 def instances(files: Mapping[str, str], root: str = TOP) -> Counter[str]:

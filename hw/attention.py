@@ -15,7 +15,7 @@ import numpy as np
 
 from codesign import nonlinear
 from codesign.command import FIELDS
-from codesign.hw.memory import READ_LATENCY, bram36
+from codesign.hw.memory import READ_LATENCY, bram18
 from codesign.hw.multiply import PackedDot, Requantizer
 from codesign.hw.stream import operands
 from codesign.kernel import Kernel, Number, Params, Resources, Work, ceil_div, larger
@@ -39,7 +39,7 @@ _CHAIN = 4
 """Products per packed dot; both operands use the full int8 range."""
 _EXP_LATENCY = 2
 _DIVIDER_LATENCY = 19
-_FULL, _CAUSAL, _SLIDING = range(len(MASKS))
+_FULL, _SLIDING = MASKS.index("full"), MASKS.index("sliding")
 
 
 @dataclass(frozen=True)
@@ -139,17 +139,16 @@ class AttentionKernel(Kernel):
 
     @classmethod
     def resources(cls, params: Params) -> Resources:
-        """DSP and block RAM exact from the structure, LUT and FF estimated."""
+        """DSP and block RAM exact from the structure; LUT and FF summed over it, fitted to synthesis."""
         t_a, n_a, keys, db = _values(params, "t_a", "n_a", "max_keys", "db_max")
-        score_bits, total_bits = 16 + _clog2(t_a * db), 8 + _clog2(keys)
-        scores = bram36(n_a * (score_bits + 1), 2 * keys)
-        queries = bram36(72 * ceil_div(n_a * t_a, 8), 2 * 2 ** _clog2(db))
-        sums = n_a * t_a * (total_bits + 8)
+        size = _Sizes(t_a, n_a, 16 + _clog2(t_a * db), 8 + _clog2(keys))
+        scores, queries = (size.score_word, 2 * keys), (9 * n_a * t_a, 2 * 2 ** _clog2(db))
+        ram = lutram(*scores) + n_a * lutram(8 * t_a, queries[1]) + lutram(size.sums, 32)
         return Resources(
             dsp=n_a * t_a // 2 + n_a * ceil_div(t_a, 2) + n_a + t_a + 1,
-            bram36=scores + queries + ceil_div(n_a, 4),
-            lut=2 * sums + n_a * (4 * score_bits + 150) + t_a * 150 + 17 * total_bits + 1200,
-            ff=2 * sums + n_a * (3 * score_bits + 160) + t_a * 160 + 51 * total_bits + 1200,
+            bram36=ceil_div(bram18(*scores) + bram18(*queries) + n_a // 2, 2),
+            lut=size.lut() + ram,
+            ff=size.ff() + size.score_word * (2 - (keys > 32)),
         )
 
     @classmethod
@@ -171,6 +170,41 @@ def _latency(t_a: Any) -> Any:
     weight = READ_LATENCY + Requantizer.latency() + _EXP_LATENCY
     value = PackedDot.latency(1) + 1
     return setup + score + weight + value + _DIVIDER_LATENCY + Requantizer.latency()
+
+
+class _Sizes:
+    """LUT and FF of the parts; constants from open synthesis for UltraScale+ of three designs."""
+
+    def __init__(self, t_a: Any, n_a: Any, score_bits: Any, total_bits: Any) -> None:
+        self.t_a, self.n_a, self.score_bits, self.total_bits = t_a, n_a, score_bits, total_bits
+        self.sums = t_a * (total_bits + 8)
+        self.score_word = n_a * (score_bits + 1)
+        self.chain = _smaller(t_a, _CHAIN)
+        self.chains = t_a // self.chain
+
+    def lut(self) -> Any:
+        """Logic and shift registers, without memories."""
+        scores = 2 * self.score_bits + 38 * larger(self.chains - 1, 1) + 8 * (self.chain - 1) * self.chains
+        softmax = 4 * self.score_bits + 638
+        lanes = self.n_a * (2 * self.sums + 2 * self.total_bits + 12)
+        return self.n_a // 2 * (scores + softmax) + lanes + 300 * self.t_a + 75 * self.total_bits + 1000
+
+    def ff(self) -> Any:
+        """Registers, without those of the score buffer."""
+        scores = self.chains * (12 + 24 * self.chain) + 38 * (self.chains - 1) + 2 * self.score_bits
+        softmax = 6 * self.score_bits + 328
+        lane = 2 * (self.sums + self.total_bits) + 36 * ceil_div(self.t_a, 2) + 16 * self.t_a
+        shared = 152 * self.t_a + 2 * self.sums + 34 * self.total_bits + 1380
+        return self.n_a // 2 * (scores + softmax) + self.n_a * lane + shared
+
+
+def lutram(width_bits: Any, depth: Any) -> Any:
+    """LUTs of a memory of at most 64 words, 0 of a deeper one: 14 or 7 bits per 8 of them.
+
+    >>> lutram(176, 32), lutram(128, 64), lutram(128, 128)
+    (104, 152, 0)
+    """
+    return 8 * ((depth <= 32) * ceil_div(width_bits, 14) + (depth > 32) * (depth <= 64) * ceil_div(width_bits, 7))
 
 
 class _Groups:

@@ -1,8 +1,7 @@
 """The attention engine in Amaranth.
 
-`_Slots` walks the jobs of a command and is the only clock work: cycle T of the text below is the
-cycle in which it shows a slot's state. Every other stage sees that state a fixed number of cycles
-later, so all of them change jobs without gaps:
+`_Slots` walks the jobs of a command; T is a cycle in which it shows a certain state. Every other
+stage sees that state a fixed number of cycles later, so all of them change jobs without gaps:
 
 ====================================  ==========================================================
 T                                     query address; counters of keys and of values
@@ -25,13 +24,14 @@ from codesign.hw.attention import OPERANDS, AttentionKernel
 from codesign.hw.memory import READ_LATENCY, ReadPort, RowMemory, WritePort, address_bits
 from codesign.hw.multiply import PackedDot, Requantizer, delay
 from codesign.hw.verilog import SharedComponent
+from codesign.network import MASKS
 from codesign.nonlinear import EXP_ENTRIES, exp_table
 
 POINTER_BITS = 24
 PRODUCT_BITS = 27
 EXP_LATENCY = 2
 DIVIDER_LATENCY = 19
-_FULL, _CAUSAL, _SLIDING = range(3)
+_FULL, _SLIDING = MASKS.index("full"), MASKS.index("sliding")
 
 
 class _Timing:

@@ -134,7 +134,7 @@ class ReadPath(wiring.Component):
         axi0..: the AXI ports.
         failed: a read was answered with an error.
         stop: no more bursts are issued. idle: no burst is under way.
-        restart: the next burst goes to the first port again; only while idle.
+        restart: the next burst goes to the first port again; without effect unless idle.
         valid, to, data: one bus word per cycle and its destination.
     """
 
@@ -191,7 +191,7 @@ class ReadPath(wiring.Component):
             earlier = earlier | client.valid
         with m.If(taken):
             m.d.sync += turn.eq(Mux(turn == len(ports) - 1, 0, turn + 1))
-        with m.If(self.restart):
+        with m.If(self.restart & self.idle):
             m.d.sync += turn.eq(0)
         m.d.comb += [order.w.valid.eq(taken), order.w.payload.eq(chosen)]
         for index, port in enumerate(ports):
@@ -212,7 +212,7 @@ class ReadPath(wiring.Component):
             m.d.sync += count.eq(count + 1)
         with m.If(last):
             m.d.sync += [count.eq(0), turn.eq(Mux(turn == len(ports) - 1, 0, turn + 1))]
-        with m.If(self.restart):
+        with m.If(self.restart & self.idle):
             m.d.sync += turn.eq(0)
         for index, port in enumerate(ports):
             m.d.comb += [port.take.eq(go & (turn == index)), port.take_last.eq(last & (turn == index))]
@@ -450,7 +450,7 @@ class StoreEngine(wiring.Component):
         axi0..: the AXI ports.
         failed: a write was answered with an error.
         stop: no more bursts are begun. idle: no burst is under way.
-        restart: the next burst goes to the first port again; only while idle.
+        restart: the next burst goes to the first port again; without effect unless idle.
     """
 
     def __init__(self, bus: Bus, memories: int) -> None:
@@ -493,7 +493,7 @@ class StoreEngine(wiring.Component):
                 dram.eq(dram + (words << (bus.word_bytes - 1).bit_length())),
             ]
             m.d.sync += turn.eq(Mux(turn == bus.ports - 1, 0, turn + 1))
-        with m.If(self.restart):
+        with m.If(self.restart & self.idle):
             m.d.sync += turn.eq(0)
         answers = sum((port.answered for port in ports[1:]), ports[0].answered)
         ending = Signal()

@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 
 from codesign import nonlinear
 from codesign.command import FIELDS
-from codesign.hw.memory import READ_LATENCY, bram36
+from codesign.hw.attention import lutram
+from codesign.hw.memory import READ_LATENCY, bram18
 from codesign.hw.multiply import Requantizer
 from codesign.hw.stream import operands
 from codesign.kernel import Kernel, Number, Params, Resources, Work, ceil_div, larger
@@ -96,11 +97,15 @@ class VectorKernel(Kernel):
 
     @classmethod
     def resources(cls, params: Params) -> Resources:
-        """DSP and block RAM exact from the structure, LUT and FF estimated."""
+        """DSP and block RAM exact from the structure; LUT and FF fitted to synthesis for UltraScale+."""
         t_v, max_d = _values(params, "t_v", "max_d")
-        words = ceil_div(max_d, t_v)
+        ring = (16 * t_v, _ring_words(ceil_div(max_d, t_v), t_v))
+        shallow = ring[1] <= 64
         return Resources(
-            dsp=4 * t_v + 2, bram36=bram36(16 * t_v, _ring_words(words, t_v)), lut=480 * t_v + 900, ff=560 * t_v + 1100
+            dsp=4 * t_v + 2,
+            bram36=ceil_div(bram18(*ring), 2),
+            lut=560 * t_v + 1130 + lutram(*ring),
+            ff=453 * t_v + 1110 + shallow * 16 * t_v,
         )
 
     @classmethod

@@ -110,7 +110,10 @@ class SimulatedAccelerator:
         self._start()
         s.run_until_irq(_LIMIT)
         self._check_error()
-        passed = [(b.read_bytes - a.read_bytes, b.write_bytes - a.write_bytes) for a, b in zip(before, s.traffic(), strict=True)]
+        passed = [
+            (b.read_bytes - a.read_bytes, b.write_bytes - a.write_bytes)
+            for a, b in zip(before, s.traffic(), strict=True)
+        ]
         return Inference(
             outputs={name: host.take(s.dram, place) for name, place in self.image.outputs.items()},
             cycles=s.axil_read(top.CYCLES_LOW) | s.axil_read(top.CYCLES_HIGH) << 32,

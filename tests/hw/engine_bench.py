@@ -15,7 +15,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from numpy.typing import NDArray
 
-from codesign.hw.memory import READ_LATENCY, ReadPort, RowMemory, WritePort, address_bits, bram36
+from codesign.hw.memory import READ_LATENCY, ReadPort, RowMemory, WritePort, address_bits, bram18
 from codesign.hw.verilog import Target, generate
 from codesign.sim.simulator import Library, Simulator, compile_design
 
@@ -170,10 +170,10 @@ def refuses(make: Callable[[], wiring.Component], match: str) -> None:
 
 @dataclass(frozen=True)
 class Hardware:
-    """What generated Verilog instantiates: multipliers, block RAMs of row memories, other shared modules."""
+    """What generated Verilog instantiates: multipliers, halves of block RAMs of row memories, all shared modules."""
 
     dsp: int
-    bram36: int
+    bram18: int
     modules: Counter[str]
 
 
@@ -184,8 +184,8 @@ def hardware(engine: wiring.Component) -> Hardware:
     modules = _instances(files, "counted", list(target.modules))
     dsp = sum(files[f"{name}.v"].count("DSP48E2 #(") * count for name, count in modules.items())
     memories = ((target.modules.get(name), count) for name, count in modules.items())
-    blocks = sum(_blocks(ram) * count for ram, count in memories if isinstance(ram, RowMemory))
-    return Hardware(dsp, blocks, modules)
+    halves = sum(_halves(ram) * count for ram, count in memories if isinstance(ram, RowMemory))
+    return Hardware(dsp, halves, modules)
 
 
 def _instances(files: Mapping[str, str], top: str, shared: list[str]) -> Counter[str]:
@@ -199,8 +199,8 @@ def _instances(files: Mapping[str, str], top: str, shared: list[str]) -> Counter
     return total
 
 
-def _blocks(ram: RowMemory) -> int:
-    """Block RAMs of a row memory; a byte with an enable of its own takes nine bits."""
+def _halves(ram: RowMemory) -> int:
+    """Halves of block RAMs of a row memory; a byte with an enable of its own takes nine bits."""
     width, (read,) = ram.write_bits, ram.read_bits
     assert width == read
-    return int(bram36(width * 9 // 8 if ram.mask_bits else width, ram.bits // width))
+    return int(bram18(width * 9 // 8 if ram.mask_bits else width, ram.bits // width))

@@ -32,8 +32,8 @@ T = TypeVar("T")
 
 
 def json_bytes(document: object) -> bytes:
-    """JSON as it lies in a bundle: sorted keys, one space per level, a line feed at the end."""
-    return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
+    """JSON as it lies in a bundle: one space per level, a line feed at the end."""
+    return (json.dumps(document, indent=1) + "\n").encode()
 
 
 # Networks ---------------------------------------------------------------------------

@@ -134,7 +134,8 @@ class Ran:
     @property
     def predictions(self) -> NDArray[np.int64]:
         """The class with the largest value of the first output, per sample."""
-        return next(iter(self.outputs.values())).reshape(self.samples, -1).argmax(axis=1)
+        classes: NDArray[np.int64] = next(iter(self.outputs.values())).reshape(self.samples, -1).argmax(axis=1)
+        return classes
 
     @property
     def accuracy(self) -> float | None:

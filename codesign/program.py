@@ -120,7 +120,7 @@ def homes(network: Network) -> dict[str, str]:
     """The memory of every tensor, from who makes it and who reads it.
 
     Raises:
-        NothingFits: a tensor is needed in two memories at once.
+        NothingFits: a tensor is needed in two memories at once, or where its reader cannot read it.
     """
     found: dict[str, set[str]] = {name: set() for name in network.tensors}
     found |= {name: {"position"} for name in network.constants}
@@ -144,7 +144,15 @@ def homes(network: Network) -> dict[str, str]:
             raise NothingFits(
                 f"tensor {name} would be needed in {sorted(memories) or 'no memory'}; legal: one memory each"
             )
-    return {name: memories.pop() for name, memories in found.items()}
+    home = {name: memories.pop() for name, memories in found.items()}
+    wanted: list[tuple[str, str, tuple[str, ...]]] = [(output.source, "store", STORES) for output in network.outputs]
+    wanted += [(layer.source, "linear", SOURCES) for layer in network if isinstance(layer, Linear)]
+    for name, engine, legal in wanted:
+        if home[name] not in legal:
+            raise NothingFits(
+                f"tensor {name} lies in memory {home[name]}; the {engine} engine reads {', '.join(legal)}"
+            )
+    return home
 
 
 def _linear_homes(network: Network, found: dict[str, set[str]]) -> None:
@@ -279,8 +287,11 @@ class _Emitter:
         word = self.design.word_bytes
         data += bytes(-len(data) % word)
         fields = {
-            "memory": LOADS.index(memory), "address": byte // word, "words": len(data) // word, "dram": self.constant(data)
-        }  # fmt: skip
+            "memory": LOADS.index(memory),
+            "address": byte // word,
+            "words": len(data) // word,
+            "dram": self.constant(data),
+        }
         self.commands.append(Command("load", fields, writes=(Span(memory, byte, byte + len(data)),), label=label))
 
 
@@ -317,7 +328,7 @@ def memory_need(network: Network, design: Design) -> dict[str, int]:
 
 
 def linear_columns(network: Network, design: Design) -> list[tuple[Linear, int, int]]:
-    """Every linear layer with the columns of its source and of its target as they lie on chip, padded heads included."""
+    """Every linear layer with the columns of its source and target as they lie on chip, padded heads included."""
     columns = _Layout(network, Design(design.board, design.engines, {}, design.row_group)).columns
     layers = [layer for layer in network if isinstance(layer, Linear)]
     return [(layer, columns[layer.source].total, columns[layer.target].total) for layer in layers]
@@ -472,9 +483,11 @@ def _store_whole(emit: _Emitter, name: str) -> None:
 def _store_rows(emit: _Emitter, name: str, first: int, rows: int) -> None:
     place, region, word = emit.outputs[name], emit.layout.regions[name], emit.design.word_bytes
     fields = {
-        "memory": STORES.index(region.memory), "address": region.at(first) // word, "words": rows * region.pitch // word,
+        "memory": STORES.index(region.memory),
+        "address": region.at(first) // word,
+        "words": rows * region.pitch // word,
         "dram": place.address + first * place.pitch,
-    }  # fmt: skip
+    }
     emit.commands.append(Command("store", fields, reads=(region.span(first, rows),), label=name))
 
 

@@ -168,9 +168,10 @@ class Report:
 
     def html(self) -> str:
         """A page of its own: verdict first, then figures with their evidence, then what nobody here can tell."""
+        title = f"{escape(self.model)} on {escape(self.board)}"
         parts = [
-            f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(self.model)} on {escape(self.board)}</title>",
-            f"<style>{_STYLE}</style><h1>{escape(self.model)} on {escape(self.board)}</h1>",
+            f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>",
+            f"<style>{_STYLE}</style><h1>{title}</h1>",
             self.body(),
             "</html>\n",
         ]
@@ -222,7 +223,7 @@ class Report:
 
     def timeline_svg(self) -> str:
         """One lane per engine, one bar per command, drawn to scale over the modelled cycles."""
-        lanes = [name for name in dict.fromkeys(entry[0] for entry in self.timeline)]
+        lanes = list(dict.fromkeys(entry[0] for entry in self.timeline))
         width, left, row = 900, 80, 26
         scale = (width - left) / max(1, max((entry[3] for entry in self.timeline), default=1))
         parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {row * len(lanes) + 24}">']

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from codesign.board import Memory
+from codesign.command import ENGINES
 from codesign.command import COMMAND_BYTES
 from codesign.cycles import EngineTimes
 from codesign.design import Design
@@ -128,7 +129,7 @@ def registers() -> dict[str, object]:
         (top.BUSY, "BUSY", "cycles in which the engine worked"),
         (top.WAIT, "WAIT", "cycles in which a command of the engine waited for others"),
     ):
-        fixed |= {f"{name}_{engine.upper()}": (base + 4 * e, meaning) for e, engine in enumerate(top.ENGINES)}
+        fixed |= {f"{name}_{engine.upper()}": (base + 4 * e, meaning) for e, engine in enumerate(ENGINES)}
     return {name: {"offset": offset, "meaning": meaning} for name, (offset, meaning) in fixed.items()}
 
 
@@ -190,7 +191,7 @@ def _shell(bus: Bus) -> Resources:
 
     The one DSP is the linear engine's product of tiles and words per tile.
     """
-    bits, engines = 8 * bus.word_bytes, len(top.ENGINES)
+    bits, engines = 8 * bus.word_bytes, len(ENGINES)
     queues = [(bits, bus.outstanding * bus.burst_words)] * bus.ports + [(bits, 8)] * bus.ports + [(bits, 4)]
     queues += [(8 * COMMAND_BYTES, COMMAND_QUEUE)]
     queues += [(8 * COMMAND_BYTES + 16, ENGINE_QUEUE), (32, FLIGHT_QUEUE)] * engines

@@ -138,7 +138,8 @@ class Top(wiring.Component):
 
     @staticmethod
     def _read_path(m: Module, reads: ReadPath, sequencer: Sequencer, load: LoadEngine, fetch: FetchEngine) -> None:
-        for index, client in enumerate((sequencer, load, fetch)):
+        clients: tuple[wiring.Component, ...] = (sequencer, load, fetch)
+        for index, client in enumerate(clients):
             wiring.connect(m, client.request, getattr(reads, f"request{index}"))
             m.d.comb += client.data.eq(reads.data)
         m.d.comb += [

@@ -392,7 +392,7 @@ PROBE = "probe"
 
 
 def probes(network: Network, layers: int, design: Design) -> Iterator[tuple[int, Network]]:
-    """Networks that end behind the first ``layers`` layers and show the last one's result, column range by column range.
+    """Networks that end behind the first ``layers`` layers and show the last one's result, some columns at a time.
 
     A result that the linear engine can read goes through one more linear layer that copies it; another
     one is stored where it is. Yields nothing if the design's memories have no room for it.

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from codesign.hw import top
 from codesign.hw.accelerator import engine_times, simulation_sources
 from codesign.network import Input, Linear, Network, Output, Tensor, run
 from codesign.program import Program, compile_network, memory_need
-from codesign.sim.simulator import Library, MemoryPorts, compile_design
+from codesign.sim.simulator import Library, MemoryPorts, Simulator, compile_design
 
 SMALL_VIT = {
     "linear": {
@@ -60,7 +61,13 @@ def compiled(design: Design) -> Library:
     """The design's RTL, ready to run behind its board's memory."""
     m = design.board.memory
     ports = MemoryPorts(
-        m.ports, m.port_bits // 8, m.bytes_numerator, m.bytes_denominator, m.read_latency, m.write_latency, m.outstanding
+        m.ports,
+        m.port_bits // 8,
+        m.bytes_numerator,
+        m.bytes_denominator,
+        m.read_latency,
+        m.write_latency,
+        m.outstanding,
     )
     sources = simulation_sources(design)
     return compile_design(sources.files, sources.top, memory=ports)
@@ -87,7 +94,7 @@ def run_program(
             golden = run(network, sample)
             for name, place in program.inputs.items():
                 host.put(simulator.dram, place, golden[name])
-            simulator.step(-(-design.board.memory.burst_bytes * design.board.memory.bytes_denominator // design.board.memory.bytes_numerator))
+            simulator.step(_refill(design.board))
             start(simulator, program)
             simulator.run_until_irq(20_000_000)
             equal = all(np.array_equal(host.take(simulator.dram, p), golden[n]) for n, p in program.outputs.items())
@@ -96,7 +103,13 @@ def run_program(
     return outcomes
 
 
-def start(simulator, program: Program) -> None:  # type: ignore[no-untyped-def]
+def _refill(board: Board) -> int:
+    """Cycles after which the memory's bandwidth bucket is full again."""
+    m = board.memory
+    return -(-m.burst_bytes * m.bytes_denominator // m.bytes_numerator)
+
+
+def start(simulator: Simulator, program: Program) -> None:
     """Writes the registers that begin a run."""
     for register, value in (
         (top.INTERRUPT, 1),
@@ -112,7 +125,7 @@ def chain(rng: np.random.Generator, rows: int, widths: list[int], *, wide: bool 
     """Linear layers of the given widths one behind the other, with random tables and a random wide end."""
     tensors = {"t0": Tensor("t0", rows, widths[0], 8, 1.0)}
     layers = []
-    for index, (k, n) in enumerate(zip(widths, widths[1:], strict=False)):
+    for index, (k, n) in enumerate(pairwise(widths)):
         last = index == len(widths) - 2
         bits = 16 if wide and last else 8
         limit = 1 << (bits - 1)

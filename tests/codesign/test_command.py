@@ -12,7 +12,9 @@ def test_operands_of_every_engine_fit() -> None:
 
 
 def test_encoding_places_fields_in_order() -> None:
-    command = Command("store", {"memory": 1, "address": 2, "words": 3, "dram": 1 << 39}, waits={"linear": 2}, posts={"load": 1})
+    command = Command(
+        "store", {"memory": 1, "address": 2, "words": 3, "dram": 1 << 39}, waits={"linear": 2}, posts={"load": 1}
+    )
     value = int.from_bytes(command.encode(), "little")
     assert len(command.encode()) == COMMAND_BYTES
     assert value & 0xFF == ENGINES.index("store")
@@ -29,7 +31,11 @@ def test_negative_limits_are_stored_as_two_s_complement() -> None:
 
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [({"words": 1 << 24}, "words is 16777216; legal: 24 bits"), ({"size": 1}, "no operand size"), ({"dram": 1 << 40}, "40 bits")],
+    [
+        ({"words": 1 << 24}, "words is 16777216; legal: 24 bits"),
+        ({"size": 1}, "no operand size"),
+        ({"dram": 1 << 40}, "40 bits"),
+    ],
 )
 def test_what_does_not_fit_is_refused(fields: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -103,6 +109,10 @@ def test_every_legal_execution_keeps_all_clashes_in_order(case: int) -> None:
             other = commands[earlier]
             clash = any(
                 a.overlaps(b)
-                for a, b in [(me.reads[0], other.writes[0]), (me.writes[0], other.reads[0]), (me.writes[0], other.writes[0])]
+                for a, b in [
+                    (me.reads[0], other.writes[0]),
+                    (me.writes[0], other.reads[0]),
+                    (me.writes[0], other.writes[0]),
+                ]
             )
             assert not clash or place[earlier] < place[later]

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -63,12 +65,13 @@ class TestPrefetch:
         host.run(job(host, rng))
 
     def test_weights_of_several_layers_lie_in_the_rings_at_once(self, host: Host, rng: np.random.Generator) -> None:
-        """All fetches first, then the layers in turn, each many times through the rings."""
-        jobs = [job(host, rng, (3, 20, 8)) for _ in range(6)]
-        one = jobs[-1]
-        fetches = [each.commands[0] for each in jobs]
-        bodies = [command for each in jobs for command in each.commands[1:]]
-        host.run(type(one)((*fetches, *bodies), one.address, one.pitch, one.result))
+        """All fetches first, then the layer again and again, each time behind the store before."""
+        one = job(host, rng, (1, 20, 8))
+        fetch, *body = one.commands
+        again = [replace(body[0], waits={"store": 1}), *body[1:-1], replace(body[-1], posts={"load": 1})]
+        first = [*body[:-1], again[-1]]
+        assert body[0].engine == "load"
+        host.run(replace(one, commands=(*[fetch] * 6, *first, *again * 5)))
 
 
 def test_a_ring_word_that_is_no_multiple_of_the_bus_word_is_refused() -> None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from amaranth.sim import Simulator, SimulatorContext
@@ -13,11 +15,11 @@ from tests.hw.host import BUSY, FAILED, FINISHED, RUNNING, Host, Outcome, encode
 @pytest.mark.rtl
 class TestTokens:
     def test_the_order_of_the_list_does_not_matter_between_engines(self, host: Host, rng: np.random.Generator) -> None:
-        """Consumers first: only tokens make them wait."""
-        for _ in range(8):
-            one = job(host, rng)
+        """Consumers first, no more than their queues hold: only tokens make them wait."""
+        for rows in range(1, 8):
+            one = job(host, rng, (rows, 37, 15))
             last_first = sorted(one.commands, key=lambda command: -ENGINES.index(command.engine))
-            host.run(type(one)(tuple(last_first), one.address, one.pitch, one.result))
+            host.run(replace(one, commands=tuple(last_first)))
 
     def test_a_command_waits_for_several_tokens(self, host: Host) -> None:
         """Fifteen loads give the store a token each; with one less it never starts."""
@@ -34,8 +36,8 @@ class TestTokens:
         """More commands for one engine than all queues hold, while the others' commands come behind them."""
         filler = [Command("load", {"memory": 0, "words": 1, "dram": 1 << 13}) for _ in range(60)]
         one = job(host, rng, (5, 20, 7))
-        host.run(type(one)((*filler, *one.commands), one.address, one.pitch, one.result))
-        host.run(type(one)((*one.commands, *filler), one.address, one.pitch, one.result))
+        host.run(replace(one, commands=(*filler, *one.commands)))
+        host.run(replace(one, commands=(*one.commands, *filler)))
 
 
 ILLEGAL = [

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -42,7 +44,7 @@ class TestRuns:
             one = job(host, rng)
             host.start(encoded(one.commands[:1]))
             assert host.wait().error == 0
-            host.run(type(one)(one.commands[1:], one.address, one.pitch, one.result))
+            host.run(replace(one, commands=one.commands[1:]))
 
 
 def test_equal_shapes_give_equal_verilog() -> None:

@@ -8,7 +8,8 @@ from amaranth.sim import Simulator as PythonSimulator
 from amaranth.sim import SimulatorContext
 
 from codesign import network
-from codesign.hw.vector import OPERANDS, RMS, VectorKernel, work_of
+from codesign.command import RMS
+from codesign.hw.vector import OPERANDS, VectorKernel, work_of
 from codesign.hw.vector_rtl import (
     DIGITS,
     PRODUCT_LATENCY,

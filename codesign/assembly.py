@@ -168,9 +168,9 @@ def _design_document(made: Plan) -> dict[str, object]:
 
 
 def _constraints(board: Board) -> str:
-    period = 1e9 / board.clock_hz
+    clock, period = f"{board.clock_hz / _MEGA:g} MHz", 1e9 / board.clock_hz
     return (
-        f"# {board.clock_hz / _MEGA:g} MHz is assumed: no open tool times {board.part}, so this is a wish, not a result.\n"
+        f"# {clock} is assumed: no open tool times {board.part}, so this is a wish, not a result.\n"
         f"create_clock -name clk -period {period:.3f} [get_ports clk]\n"
     )
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from inspect import getdoc
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from codesign import flow
 from codesign.board import Board
@@ -21,6 +21,9 @@ from codesign.errors import CodesignError, InputError, ToolError
 from codesign.flow import Bundle, Checked, Ran
 from codesign.models import Model
 from codesign.report import Report
+
+if TYPE_CHECKING:
+    from codesign.bench import Bench
 
 _INTERRUPTED = 130  # as a shell reports SIGINT
 
@@ -187,6 +190,18 @@ def _show_report(found: Report) -> Answer:
     return Answer(found.to_json(), "\n".join([f"model      {found.model} on {found.board}", *found.lines()]))
 
 
+def _show_bench(found: "Bench") -> Answer:
+    columns = ("case", "metric", "unit", "reference", "source", "ours", "evidence")
+    data = [{name: getattr(row, name) for name in columns} for row in found.rows]
+    rows = [["case", "metric", "ours", "goal", "", "evidence"]]
+    for row in found.rows:
+        goal = "" if row.reference is None else f"{'>=' if row.at_least else '<='} {row.reference:g}"
+        rows.append([row.case, row.metric, f"{row.ours:.6g}", goal, row.state, row.evidence])
+    text = f"{table(rows)}\n{found.name}: {found.seconds:.0f} s"
+    missed = any(row.state == "missed" for row in found.rows)
+    return Answer({"bench": found.name, "rows": data, "seconds": found.seconds}, text, int(missed))
+
+
 _FOLDER = Option("dir", "a bundle that build wrote", {"metavar": "DIR"})
 
 VERBS = (
@@ -212,7 +227,7 @@ VERBS = (
         _show_checked,
         (
             _FOLDER,
-            Option("--waves", "write waves.vcd into the bundle's folder", {"action": "store_true"}),
+            Option("--waves", "write the waves beside the bundle's folder", {"action": "store_true"}),
             Option("--seed", "of the samples", {"type": int, "default": 0, "metavar": "N"}),
             Option("--images", "samples, run back to back (default 3)", {"type": int, "default": 3, "metavar": "N"}),
         ),
@@ -231,6 +246,13 @@ VERBS = (
         ),
     ),
     Verb("report", "show the report of a bundle", flow.report, _show_report, (_FOLDER,)),
+    Verb(
+        "bench",
+        "compute the promised figures",
+        flow.bench,
+        _show_bench,
+        (Option("name", "spine", {"metavar": "NAME"}),),
+    ),
     Verb(
         "models",
         "list the models that ship, or write one and its samples into a folder",

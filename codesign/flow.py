@@ -30,13 +30,11 @@ from codesign.workload import Workload
 
 if TYPE_CHECKING:
     from codesign.assembly import Contents
+    from codesign.bench import Bench
     from codesign.sim.check import Sample, Verification
 
 TARGETS = ("golden", "sim")
 """Where `run` computes: the golden model in numpy, or the simulated Verilog."""
-
-WAVES = "waves.vcd"
-"""File that a verification with waves leaves in the bundle's folder."""
 
 _LOG = logging.getLogger(__name__)
 _NAME = re.compile(r"[^A-Za-z0-9_.+-]+")
@@ -104,8 +102,35 @@ class Checked:
         """Whether everything agreed."""
         return self.result.passed
 
+    def waveform(self, signals: Sequence[str], first: int = 0, cycles: int = 24, column: int = 34) -> "Picture":
+        """A timing diagram from the waves of `verify`; ``column`` pixels per cycle, from cycle ``first`` on.
+
+        Raises:
+            InputError: it was verified without waves.
+            ValueError: no such signal.
+        """
+        from codesign.sim.waves import draw, read
+
+        if self.result.waves is None:
+            raise InputError("verified without waves; legal: verify(waves=True)")
+        return Picture(draw(read(self.result.waves, signals, first=first, cycles=cycles), column=column))
+
     def _repr_html_(self) -> str:
         return self.report._repr_html_()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawing that notebooks show.
+
+    Attributes:
+        svg: one SVG element.
+    """
+
+    svg: str
+
+    def _repr_svg_(self) -> str:
+        return self.svg
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,6 +192,15 @@ def load(model: str | Path) -> Workload | Network:
         InputError: nothing of this name, or a file that cannot be used.
     """
     return _models.load(model)
+
+
+def heldout(model: str) -> tuple[Mapping[str, NDArray[np.float32]], NDArray[np.int64]]:
+    """Samples of a model that ships, which training never saw: an array per input, and the right classes.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    return _models.heldout(model)
 
 
 def models(name: str | None = None, export: str | Path | None = None) -> tuple[_models.Model, ...]:
@@ -248,7 +282,7 @@ def verify(dir: str | Path, waves: bool = False, seed: int = 0, images: int = 3)
 
     Args:
         dir: the bundle.
-        waves: write the waves of the whole run to ``waves.vcd`` in the bundle's folder.
+        waves: write the waves of the whole run to a ``.vcd`` file beside the bundle's folder.
         seed: of the samples; those of a model that ships are held-out ones, others are random.
         images: samples, run back to back without reset.
 
@@ -269,7 +303,7 @@ def verify(dir: str | Path, waves: bool = False, seed: int = 0, images: int = 3)
     _LOG.info("compiling the Verilog for simulation; a minute, unless it is in the cache")
     library = check.compiled(inside.verilog, inside.design.board.memory, waves=waves)
     rerun = f"codesign verify {dir} --waves --seed {seed} --images {images}"
-    file = held.path / WAVES if waves else None
+    file = held.path.resolve().with_name(f"{held.path.resolve().name}.vcd") if waves else None
     result = check.verify(inside.subject, library, chosen, rerun=rerun, waves=file)
     result = replace(result, faults=(*result.faults, *faults))
     report = _noted(held, result)
@@ -314,6 +348,19 @@ def report(dir: str | Path) -> Report:
     return open(dir).report
 
 
+def bench(name: str) -> "Bench":
+    """Runs a bench: figures that this project promises, beside their goals.
+
+    Raises:
+        InputError: an unknown name.
+        CheckError: golden, cycle model and hardware disagree.
+        ToolError: a tool is missing or fails.
+    """
+    from codesign import bench as benches
+
+    return benches.bench(name)
+
+
 # Steps ----------------------------------------------------------------------------------
 
 
@@ -352,12 +399,9 @@ def _noted(held: Bundle, result: "Verification") -> Report:
     noted = held.report.verified(
         bit_exact=result.bit_exact, simulated=slowest, images=result.images, faults=result.faults
     )
-    waves = (held.path / WAVES).read_bytes() if result.waves else None
     try:
         _bundle.write_bundle(held.path, {**held.stored.files, **report_files(noted)})
-        if waves is not None:
-            (held.path / WAVES).write_bytes(waves)
-    except (InputError, OSError) as error:
+    except InputError as error:
         _LOG.warning("the report keeps its old state: %s", error)
     return noted
 

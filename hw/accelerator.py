@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from codesign.board import Memory
-from codesign.command import ENGINES
-from codesign.command import COMMAND_BYTES
+from codesign.command import COMMAND_BYTES, ENGINES
 from codesign.cycles import EngineTimes
 from codesign.design import Design
 from codesign.hw import attention, linear_rtl, top, vector
@@ -32,7 +31,7 @@ TOP = "top"
 _PRIMITIVE = "DSP48E2"
 _MODULE = re.compile(r"^module (\\?\S+?) *\(.*?^endmodule$", re.MULTILINE | re.DOTALL)
 _INSTANCE = re.compile(r"^  (?!module\b)(\\?[\w.$]+) +(?:#\(.*?^  \) )?\\?[\w.$\[\]]+ +\($", re.MULTILINE | re.DOTALL)
-_PRODUCT = re.compile(r"= [^';]+ \* [^';]+;")
+_PRODUCT = re.compile(r"= [^';]+ \* [^';\d][^';]*;")
 _LUTRAM_DEPTH = 64
 
 

@@ -173,7 +173,7 @@ def _latency(t_a: Any) -> Any:
 
 
 class _Sizes:
-    """LUT and FF of the parts; constants from open synthesis for UltraScale+ of three designs."""
+    """LUT and FF of the parts; constants from open synthesis for UltraScale+ of two designs."""
 
     def __init__(self, t_a: Any, n_a: Any, score_bits: Any, total_bits: Any) -> None:
         self.t_a, self.n_a, self.score_bits, self.total_bits = t_a, n_a, score_bits, total_bits

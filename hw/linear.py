@@ -65,7 +65,11 @@ class Linear(Kernel):
         """None if some design can run the layer, else the reason why not."""
         if not isinstance(layer, network.Linear):
             return f"a {type(layer).__name__} is not a linear layer"
-        over = [f"{name} {getattr(layer, name)} > {_MAX_COUNT}" for name in ("rows", "k", "n") if getattr(layer, name) > _MAX_COUNT]
+        over = [
+            f"{name} {getattr(layer, name)} > {_MAX_COUNT}"
+            for name in ("rows", "k", "n")
+            if getattr(layer, name) > _MAX_COUNT
+        ]
         if over:
             return f"{layer.name}: {', '.join(over)}"
         return _range_fault(layer)
@@ -74,7 +78,7 @@ class Linear(Kernel):
     def legal(cls, params: Params) -> Number:
         """Truth of the parameters being a legal design; see the class."""
         t_in, t_out, n_l, word = (params[name] for name in ("t_in", "t_out", "n_l", "word_bytes"))
-        powers = 1
+        powers: Number = 1
         for name in ("t_in", "t_out", "kw_max", "ring_words", "table_words", "tables", "word_bytes"):
             powers = powers * _power_of_two(params[name])
         return (
@@ -106,26 +110,29 @@ class Linear(Kernel):
         sums, tiles = ceil_div(work["k"], t_in), ceil_div(work["n"], params["t_out"])
         tile = larger(sums, n_l)
         groups = ceil_div(work["rows"], n_l)
-        last_rows = work["rows"] - (groups - 1) * n_l
+        last_rows: Number = work["rows"] - (groups - 1) * n_l
         row = ceil_div(work["k"], params["word_bytes"])
-        start = _last_start(groups, n_l * row, last_rows * row, tiles * tile + 1)
-        return 1 + start + tiles * tile + _array_latency(t_in) + DRAIN_LATENCY + last_rows
+        busy: Number = tiles * tile
+        start = _last_start(groups, n_l * row, last_rows * row, busy + 1)
+        behind: Number = _array_latency(t_in) + DRAIN_LATENCY + last_rows
+        return 1 + start + busy + behind
 
     @classmethod
     def resources(cls, params: Params) -> Resources:
         """DSP and memories of the engine and of its two rings; LUT and FF estimated."""
         t_in, t_out, n_l, word = (params[name] for name in ("t_in", "t_out", "n_l", "word_bytes"))
+        columns: Number = n_l * t_out
         buffers = n_l * bram36(8 * larger(word, t_in), 2 * params["kw_max"])
-        rings = bram36(8 * t_in * t_out, params["ring_words"]) + bram36(64 * t_out, params["table_words"])
+        weights, table = bram36(8 * t_in * t_out, params["ring_words"]), bram36(64 * t_out, params["table_words"])
         lookups = ceil_div(t_out * bram18(8, 256 * params["tables"]), 2)
         chains = ceil_div(t_in, MAX_CHAIN)
-        sums = n_l * t_out * ACC_BITS
-        skew = n_l * t_out // 2 * chains * 24 * (_smaller(t_in, MAX_CHAIN) - 1)
+        sums: Number = columns * ACC_BITS
+        skew: Number = columns // 2 * chains * 24 * (_smaller(t_in, MAX_CHAIN) - 1)
         return Resources(
-            dsp=t_in * t_out * n_l // 2 + t_out,
-            bram36=buffers + rings + lookups,
-            lut=sums * (chains + 1) + sums // 2 + skew // 2 + 330 * t_out + 900,
-            ff=sums * (2 + (chains > 1)) + n_l * t_out * chains * 18 + skew // 3 + 420 * t_out + 8 * word + 1400,
+            dsp=columns * t_in // 2 + t_out,
+            bram36=_sum(buffers, weights, table, lookups),
+            lut=_sum(sums * (chains + 1), sums // 2, skew // 2, 330 * t_out, 900),
+            ff=_sum(sums * (2 + (chains > 1)), columns * chains * 18, skew // 3, 420 * t_out, 8 * word, 1400),
         )
 
     @classmethod
@@ -151,13 +158,21 @@ def _last_start(groups: Number, load: Number, last_load: Number, period: Number)
     The last group has ``last_load <= load``: the path ends in its load, or in the array before it.
     """
     slower = larger(load, period)
-    gain = 2 - abs(load - period)
+    gain: Number = 2 - larger(load - period, period - load)
     detour = larger(gain, 0)
-    loaded = (groups - 1) * load
-    detoured = (groups - 1) * slower + (groups - 1) // 2 * detour - larger(-gain, 0)
-    by_load = larger(loaded, detoured) + last_load + _LOADED
-    by_array = (groups - 2) * slower + (groups - 2) // 2 * detour + load + _LOADED + period
-    return larger(by_load, (groups > 1) * by_array)
+    loaded: Number = (groups - 1) * load
+    detoured = _sum((groups - 1) * slower, (groups - 1) // 2 * detour, -larger(-gain, 0))
+    by_load: Number = larger(loaded, detoured) + last_load + _LOADED
+    by_array = _sum((groups - 2) * slower, (groups - 2) // 2 * detour, load + _LOADED, period)
+    several: Number = (groups > 1) * by_array
+    return larger(by_load, several)
+
+
+def _sum(*terms: Number) -> Number:
+    total: Number = 0
+    for term in terms:
+        total = total + term
+    return total
 
 
 def _range_fault(layer: network.Linear) -> str | None:

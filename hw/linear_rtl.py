@@ -312,6 +312,20 @@ class _Tile(data.StructLayout):
         )
 
 
+class _Walk:
+    """Registers and decisions of the array's walk over groups, tiles and weight words."""
+
+    def __init__(self, s: Shape) -> None:
+        self.groups, self.buffer = Signal(2), Signal()
+        self.active, self.pending, self.fresh, self.first_group = Signal(), Signal(), Signal(init=1), Signal()
+        self.ib, self.ob, self.rows_left, self.rows = Signal(16), Signal(16), Signal(16), Signal(16)
+        ring = range(2 * s.ring_words)
+        self.base, self.offset, self.available = Signal(ring), Signal(ring), Signal(ring)
+        self.table_base = Signal(address_bits(s.table_words))
+        self.last_group, self.release, self.issue = Signal(), Signal(), Signal()
+        self.tile_end, self.group_end, self.next_ready, self.start = Signal(), Signal(), Signal(), Signal()
+
+
 class _Array(wiring.Component):
     """Walks the tiles of loaded row groups; a tile starts when its weights are in the ring and then never stalls."""
 
@@ -336,75 +350,77 @@ class _Array(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Tile control, then buffers and lanes."""
         m = Module()
-        valid, first, read_addr = self._control(m)
-        self._lanes(m, valid, first, read_addr)
+        walk = _Walk(self.shape)
+        self._decide(m, walk)
+        self._count(m, walk)
+        self._step(m, walk)
+        self._describe(m, walk)
+        self._lanes(m, walk)
         return m
 
-    def _control(self, m: Module) -> tuple[Value, Value, Value]:
+    def _decide(self, m: Module, w: "_Walk") -> None:
+        """What this cycle is: an issue, the end of a tile, of a group, the start of the next."""
         s, op = self.shape, self.operands
-        groups, buffer = Signal(2), Signal()
-        active, fresh = Signal(), Signal(init=1)
-        ib, ob, rows_left = Signal(16), Signal(16), Signal(16)
-        base, offset, available = (Signal(range(2 * s.ring_words), name=n) for n in ("base", "offset", "available"))
-        table_base = Signal(address_bits(s.table_words))
-        rows, last_group, release = Signal(16), Signal(), Signal()
-        issue, tile_end, group_end, next_ready = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
-            last_group.eq(rows_left <= s.n_l),
-            rows.eq(Mux(last_group, rows_left, s.n_l)),
-            release.eq(last_group & ((op.flags & RELEASE) != 0)),
-            issue.eq(active & (ib < op.ib)),
-            tile_end.eq(active & (ib + 1 >= op.ib) & (ib + 1 >= s.n_l)),
-            group_end.eq(tile_end & (ob == op.ob - 1)),
-            next_ready.eq(offset + op.ib <= available),
-            self.released.eq(group_end),
+            w.last_group.eq(w.rows_left <= s.n_l),
+            w.rows.eq(Mux(w.last_group, w.rows_left, s.n_l)),
+            w.release.eq(w.last_group & ((op.flags & RELEASE) != 0)),
+            w.issue.eq(w.active & (w.ib < op.ib)),
+            w.tile_end.eq(w.active & (w.ib + 1 >= op.ib) & (w.ib + 1 >= s.n_l)),
+            w.group_end.eq(w.tile_end & (w.ob == op.ob - 1)),
+            w.next_ready.eq(w.offset + op.ib <= w.available),
+            w.start.eq(~w.active & ~w.pending & (w.groups != 0) & (op.ib <= w.available)),
+            self.released.eq(w.group_end),
         ]
-        freed = Mux(tile_end & release, op.ib, 0)
-        m.d.sync += [
-            groups.eq(groups + self.loaded - group_end),
-            available.eq(available + self.arrived - freed),
-            base.eq((base + freed) & (s.ring_words - 1)),
-        ]
-        pending = Signal()
-        start_group = ~active & ~pending & (groups != 0) & (op.ib <= available)
-        with m.If(start_group):
-            m.d.sync += [active.eq(1), ib.eq(0), ob.eq(0), offset.eq(op.ib)]
-            m.d.sync += rows_left.eq(Mux(fresh, op.rows, rows_left))
-        with m.If(active):
-            m.d.sync += ib.eq(ib + 1)
-        with m.If(tile_end & ~group_end):
-            m.d.sync += [ib.eq(0), ob.eq(ob + 1), active.eq(next_ready), pending.eq(~next_ready)]
-            m.d.sync += offset.eq(Mux(release, offset, offset + op.ib))
-        with m.If(pending & (offset <= available)):
-            m.d.sync += [active.eq(1), pending.eq(0)]
-        with m.If(group_end):
-            m.d.sync += [active.eq(0), buffer.eq(~buffer), fresh.eq(last_group), rows_left.eq(rows_left - rows)]
-            with m.If(last_group):
-                m.d.sync += self.slot.eq(self.slot + 1)
-        with m.If(tile_end & release):
-            m.d.sync += table_base.eq(table_base + 1)
-        first_group = Signal()
-        with m.If(start_group):
-            m.d.sync += first_group.eq(fresh)
-        table_at = Mux(release, table_base, table_base + ob)
-        m.d.comb += [
-            self.weights_addr.eq(base + offset - op.ib + ib),
-            self.valid.eq(issue & (ib == op.ib - 1)),
-            self.tile.slot.eq(self.slot),
-            self.tile.rows.eq(rows),
-            self.tile.column.eq(ob),
-            self.tile.first.eq(first_group & (ob == 0)),
-            self.tile.new_group.eq(ob == 0),
-            self.tile.last.eq(last_group & (ob == op.ob - 1)),
-            self.tile.release.eq(release),
-            self.tile.table_addr.eq(table_at),
-        ]
-        read_addr = Cat(ib[: address_bits(s.ib_max)], buffer) if s.ib_max > 1 else buffer
-        return issue, issue & (ib == 0), read_addr
 
-    def _lanes(self, m: Module, valid: Value, first: Value, read_addr: Value) -> None:
+    def _count(self, m: Module, w: "_Walk") -> None:
+        """Loaded groups, and the weights and table words behind which the rings are free."""
+        freed = Mux(w.tile_end & w.release, self.operands.ib, 0)
+        m.d.sync += [
+            w.groups.eq(w.groups + self.loaded - w.group_end),
+            w.available.eq(w.available + self.arrived - freed),
+            w.base.eq((w.base + freed) & (self.shape.ring_words - 1)),
+            w.table_base.eq(w.table_base + (w.tile_end & w.release)),
+        ]
+
+    def _step(self, m: Module, w: "_Walk") -> None:
+        """Tile behind tile without a gap while the weights are there, one idle cycle between groups."""
+        op = self.operands
+        with m.If(w.start):
+            m.d.sync += [w.active.eq(1), w.ib.eq(0), w.ob.eq(0), w.offset.eq(op.ib), w.first_group.eq(w.fresh)]
+            m.d.sync += w.rows_left.eq(Mux(w.fresh, op.rows, w.rows_left))
+        with m.If(w.active):
+            m.d.sync += w.ib.eq(w.ib + 1)
+        with m.If(w.tile_end & ~w.group_end):
+            m.d.sync += [w.ib.eq(0), w.ob.eq(w.ob + 1), w.active.eq(w.next_ready), w.pending.eq(~w.next_ready)]
+            m.d.sync += w.offset.eq(Mux(w.release, w.offset, w.offset + op.ib))
+        with m.If(w.pending & (w.offset <= w.available)):
+            m.d.sync += [w.active.eq(1), w.pending.eq(0)]
+        with m.If(w.group_end):
+            m.d.sync += [w.active.eq(0), w.buffer.eq(~w.buffer), w.fresh.eq(w.last_group)]
+            m.d.sync += [w.rows_left.eq(w.rows_left - w.rows), self.slot.eq(self.slot + w.last_group)]
+
+    def _describe(self, m: Module, w: "_Walk") -> None:
+        """The weight word of this issue, and the tile for the drain."""
+        op = self.operands
+        m.d.comb += [
+            self.weights_addr.eq(w.base + w.offset - op.ib + w.ib),
+            self.valid.eq(w.issue & (w.ib == op.ib - 1)),
+            self.tile.slot.eq(self.slot),
+            self.tile.rows.eq(w.rows),
+            self.tile.column.eq(w.ob),
+            self.tile.first.eq(w.first_group & (w.ob == 0)),
+            self.tile.new_group.eq(w.ob == 0),
+            self.tile.last.eq(w.last_group & (w.ob == op.ob - 1)),
+            self.tile.release.eq(w.release),
+            self.tile.table_addr.eq(Mux(w.release, w.table_base, w.table_base + w.ob)),
+        ]
+
+    def _lanes(self, m: Module, w: "_Walk") -> None:
+        """Private buffers and multipliers of each row."""
         s = self.shape
-        late = delay(m, Cat(valid, first), array_latency(s.t_in) - 1, "flags", reset_less=False)
+        read_addr = Cat(w.ib[: address_bits(s.ib_max)], w.buffer) if s.ib_max > 1 else w.buffer
+        late = delay(m, Cat(w.issue, w.issue & (w.ib == 0)), array_latency(s.t_in) - 1, "flags", reset_less=False)
         for lane in range(s.n_l):
             m.submodules[f"buffer{lane}"] = buffer = RowMemory(
                 bits=16 * s.kw_max * max(s.word_bytes, s.t_in),

@@ -85,12 +85,13 @@ class PackedDot(SharedComponent):
         return total[:LANE_BITS]
 
     def _cascade(self, m: Module) -> Value:
-        carry = None
+        carry: tuple[Value, Value] | None = None
         for index in range(self.length):
             operands = Cat(self.x.word_select(index, 8), self.w0.word_select(index, 8), self.w1.word_select(index, 8))
             late = delay(m, operands, index, f"skew{index}")
             x = late[:8].as_signed() if self.x_signed else late[:8]
             carry = _dsp48e2(m, f"dsp{index}", late[16:24].as_signed() << LANE_BITS, late[8:16].as_signed(), x, carry)
+        assert carry is not None
         return carry[0]
 
 

@@ -196,12 +196,9 @@ class Restart(wiring.Component):
         pending: wanted after an error and not started yet.
     """
 
-    wanted: In(1)
-    failed: In(1)
-    settled: In(1)
-    start: Out(1)
-    clear: Out(1)
-    pending: Out(1)
+    def __init__(self) -> None:
+        inputs = {name: In(1) for name in ("wanted", "failed", "settled")}
+        super().__init__({**inputs, **{name: Out(1) for name in ("start", "clear", "pending")}})
 
     def elaborate(self, platform: object) -> Module:
         """Waiting, cleared."""

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import cocotb
+import numpy as np
 from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, FallingEdge, RisingEdge
 
 Pace = Callable[[], bool]
+Rng = random.Random | np.random.Generator
 
 
 def always() -> bool:
@@ -22,7 +24,7 @@ def always() -> bool:
     return True
 
 
-def sometimes(probability: float, rng: random.Random) -> Pace:
+def sometimes(probability: float, rng: Rng) -> Pace:
     """A pace that moves on with a probability in each cycle.
 
     Raises:
@@ -33,14 +35,14 @@ def sometimes(probability: float, rng: random.Random) -> Pace:
     return lambda: rng.random() < probability
 
 
-def bursts(longest: int, rng: random.Random) -> Pace:
+def bursts(longest: int, rng: Rng) -> Pace:
     """A pace that alternates runs and pauses of random lengths, each 1 to ``longest`` cycles."""
     left, moving = 0, False
 
     def pace() -> bool:
         nonlocal left, moving
         if left == 0:
-            left, moving = rng.randint(1, longest), not moving
+            left, moving = 1 + int(longest * rng.random()), not moving
         left -= 1
         return moving
 

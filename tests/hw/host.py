@@ -77,9 +77,9 @@ class Job:
     commands: tuple[Command, ...]
     address: int
     pitch: int
-    result: NDArray[np.signedinteger]
+    result: NDArray[np.generic]
 
-    def found(self, dram: NDArray[np.uint8]) -> NDArray[np.signedinteger]:
+    def found(self, dram: NDArray[np.uint8]) -> NDArray[np.generic]:
         """The result as it lies in DRAM."""
         rows, columns = self.result.shape
         raw = dram[self.address : self.address + rows * self.pitch].view(self.result.dtype)
@@ -194,7 +194,7 @@ class _Layer:
         acc = self.x @ self.weights.T + self.bias
         y = requantize(acc, self.multiplier, self.shift, -128, 127)
         if self.table is not None:
-            return self.table[y & 255]
+            return np.asarray(self.table[y & 255])
         return y if self.addend is None else saturate_bits(y + self.addend, 16)
 
 
@@ -210,49 +210,74 @@ def _random_layer(rng: np.random.Generator, rows: int, k: int, n: int) -> _Layer
 
 def job(host: Host, rng: np.random.Generator, shape: tuple[int, int, int] | None = None) -> Job:
     """A random layer in row groups: load, compute and store overlap in two halves of the memories."""
-    lin, word = host.shape.linear, host.shape.bus.word_bytes
     rows, k, n = shape or (int(rng.integers(1, 14)), int(rng.integers(1, 60)), int(rng.integers(1, 17)))
-    layer, layout = _random_layer(rng, rows, k, n), Layout(rng, word)
-    kw, ib, ob = -(-k // word), -(-k // lin.t_in), -(-n // lin.t_out)
-    wide = 2 if layer.addend is not None else 1
-    unit = max(word, wide * lin.t_out)
-    pitch = -(-ob * lin.t_out * wide // unit) * unit
-    group = int(rng.integers(1, rows + 1))
-    commands = [_fetch(layout, layer, host.shape, ib, ob)]
+    layer, layout = _random_layer(rng, rows, k, n), Layout(rng, host.shape.bus.word_bytes)
+    plan = _Plan.of(host.shape, layer, int(rng.integers(1, rows + 1)))
+    commands = [_fetch(layout, layer, host.shape, plan.ib, plan.ob), *_constants(layout, layer, plan)]
+    x_at = layout.place(_padded(layer.x.astype(np.int8), plan.kw * plan.word).tobytes())
+    y_at = layout.place(bytes(rows * plan.pitch))
+    for index, first in enumerate(range(0, rows, plan.group)):
+        commands += _row_group(plan, index, first, min(plan.group, rows - first), rows, x_at, y_at)
+    host.put(layout.blocks)
+    return Job(tuple(commands), y_at, plan.pitch, layer.result().astype(np.int16 if plan.wide == 2 else np.int8))
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How a layer lies in the memories: words per row, tiles, bytes per result, and rows per command."""
+
+    word: int
+    t_out: int
+    kw: int
+    ib: int
+    ob: int
+    wide: int
+    pitch: int
+    group: int
+    table: bool
+
+    @classmethod
+    def of(cls, shape: hw.Shape, layer: _Layer, group: int) -> "_Plan":
+        lin, word = shape.linear, shape.bus.word_bytes
+        (_, k), n = layer.x.shape, len(layer.weights)
+        ob, wide = -(-n // lin.t_out), 1 if layer.addend is None else 2
+        unit = max(word, wide * lin.t_out)
+        pitch = -(-ob * lin.t_out * wide // unit) * unit
+        return cls(word, lin.t_out, -(-k // word), -(-k // lin.t_in), ob, wide, pitch, group, layer.table is not None)
+
+
+def _constants(layout: Layout, layer: _Layer, plan: _Plan) -> list[Command]:
+    """Loads of the 8-bit table or of the addend, if the layer has one."""
     if layer.table is not None:
         lut = layer.table.astype(np.int8).tobytes()
-        commands.append(_transfer("load", "lut", layout.place(lut), 0, len(lut) // word, {}, {"linear": 1}))
-    x_at = layout.place(_padded(layer.x.astype(np.int8), kw * word).tobytes())
+        return [_transfer("load", "lut", layout.place(lut), 0, len(lut) // plan.word, {}, {"linear": 1})]
     if layer.addend is not None:
-        addend = _padded(layer.addend.astype(np.int16), pitch // 2).tobytes()
-        commands.append(_transfer("load", "position", layout.place(addend), 0, len(addend) // word, {}, {"linear": 1}))
-    result = layer.result().astype(np.int16 if wide == 2 else np.int8)
-    y_at = layout.place(bytes(rows * pitch))
-    extra = 1 if wide == 2 or layer.table is not None else 0
-    for index, first in enumerate(range(0, rows, group)):
-        count, half = min(group, rows - first), index % 2
-        fields = {
-            "rows": count, "kw": kw, "ib": ib, "ob": ob, "flags": RELEASE * (first + count == rows), "low": -128, "high": 127,
-            "source": SOURCES.index("input"), "source_base": half * group * kw, "source_stride": kw,
-            "target_base": half * group * pitch // (wide * lin.t_out), "target_stride": pitch // (wide * lin.t_out),
-            "target": TARGETS.index("residual" if wide == 2 else "output"),
-        }  # fmt: skip
-        if layer.table is not None:
-            fields |= {"flags": fields["flags"] | USE_TABLE}
-        if layer.addend is not None:
-            step = pitch // (2 * lin.t_out)
-            fields |= {"addend": ADDENDS.index("position"), "addend_base": first * step, "addend_stride": step}
-        source, target = x_at + first * kw * word, y_at + first * pitch
-        reuse = {"linear": 1} if index > 1 else {}
-        commands += [
-            _transfer("load", "input", source, half * group * kw, count * kw, reuse, {"linear": 1}),
-            Command("linear", fields, waits={"load": 1 + extra * (index == 0), **({"store": 1} if index > 1 else {})},
-                    posts={"load": 1, "store": 1}),
-            _transfer("store", "residual" if wide == 2 else "output", target, half * group * pitch // word,
-                      count * pitch // word, {"linear": 1}, {"linear": 1}),
-        ]  # fmt: skip
-    host.put(layout.blocks)
-    return Job(tuple(commands), y_at, pitch, result)
+        addend = _padded(layer.addend.astype(np.int16), plan.pitch // 2).tobytes()
+        return [_transfer("load", "position", layout.place(addend), 0, len(addend) // plan.word, {}, {"linear": 1})]
+    return []
+
+
+def _row_group(plan: _Plan, index: int, first: int, count: int, rows: int, x_at: int, y_at: int) -> list[Command]:
+    """Load, compute and store of some rows; the third group uses the halves of the first again."""
+    half, again, last = index % 2 * plan.group, index > 1, first + count == rows
+    memory, step = ("residual" if plan.wide == 2 else "output"), plan.pitch // (plan.wide * plan.t_out)
+    fields = {
+        "rows": count, "kw": plan.kw, "ib": plan.ib, "ob": plan.ob, "flags": RELEASE * last | USE_TABLE * plan.table,
+        "low": -128, "high": 127, "source": SOURCES.index("input"), "source_base": half * plan.kw,
+        "source_stride": plan.kw, "target": TARGETS.index(memory), "target_base": half * step, "target_stride": step,
+    }  # fmt: skip
+    if plan.wide == 2:
+        fields |= {"addend": ADDENDS.index("position"), "addend_base": first * step, "addend_stride": step}
+    loads = 1 + (index == 0 and (plan.table or plan.wide == 2))
+    words = plan.pitch // plan.word
+    return [
+        _transfer("load", "input", x_at + first * plan.kw * plan.word, half * plan.kw, count * plan.kw,
+                  {"linear": 1} if again else {}, {"linear": 1}),
+        Command("linear", fields, waits={"load": loads} | ({"store": 1} if again else {}),
+                posts={"load": 1, "store": 1}),
+        _transfer("store", memory, y_at + first * plan.pitch, half * words, count * words,
+                  {"linear": 1}, {"linear": 1}),
+    ]  # fmt: skip
 
 
 def _transfer(
@@ -269,7 +294,9 @@ def _fetch(layout: Layout, layer: _Layer, shape: hw.Shape, ib: int, ob: int) -> 
     n, k = layer.weights.shape
     table = np.zeros(ob * lin.t_out, np.uint64)
     bias = (layer.bias & 0xFFFFFFFF).astype(np.uint64)
-    table[:n] = bias | layer.multiplier.astype(np.uint64) << np.uint64(32) | layer.shift.astype(np.uint64) << np.uint64(49)
+    table[:n] = (
+        bias | layer.multiplier.astype(np.uint64) << np.uint64(32) | layer.shift.astype(np.uint64) << np.uint64(49)
+    )
     padded = np.zeros((ob * lin.t_out, ib * lin.t_in), np.int8)
     padded[:n, :k] = layer.weights
     order = padded.reshape(ob, lin.t_out, ib, lin.t_in).transpose(0, 2, 1, 3).tobytes()

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from amaranth.hdl import Module, Mux, Signal
@@ -9,8 +10,10 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from numpy.typing import NDArray
 
+from codesign.command import RELEASE, USE_TABLE
 from codesign.hw.linear import Linear
-from codesign.hw.linear_rtl import OPERANDS, RELEASE, USE_TABLE, Linear as Engine
+from codesign.hw.linear_rtl import OPERANDS
+from codesign.hw.linear_rtl import Linear as Engine
 from codesign.hw.memory import READ_LATENCY, RowMemory, WritePort, address_bits
 from codesign.hw.multiply import delay
 from codesign.hw.stream import Fifo
@@ -95,7 +98,9 @@ class LinearBench(wiring.Component):
                 if write is None:
                     continue
                 width, depth = len(write.data), SOURCE_WORDS if name == "source" else ADDEND_WORDS
-                m.submodules[f"{name}{number}"] = ram = RowMemory(bits=width * depth, write_bits=width, read_bits=(width,))
+                m.submodules[f"{name}{number}"] = ram = RowMemory(
+                    bits=width * depth, write_bits=width, read_bits=(width,)
+                )
                 wiring.connect(m, ram.write, wiring.flipped(write))
                 m.d.comb += ram.read0.addr.eq(port.addr)
                 with m.If(late == number):
@@ -152,15 +157,20 @@ class Block:
         tiles, sums = -(-n // k.t_out), -(-width // k.t_in)
         table = np.zeros(tiles * k.t_out, np.uint64)
         bias = (self.bias & 0xFFFFFFFF).astype(np.uint64)
-        table[:n] = bias | self.multiplier.astype(np.uint64) << np.uint64(32) | self.shift.astype(np.uint64) << np.uint64(49)
+        table[:n] = (
+            bias | self.multiplier.astype(np.uint64) << np.uint64(32) | self.shift.astype(np.uint64) << np.uint64(49)
+        )
         padded = np.zeros((tiles * k.t_out, sums * k.t_in), np.int8)
         padded[:n, :width] = self.weights
         order = padded.reshape(tiles, k.t_out, sums, k.t_in).transpose(0, 2, 1, 3)
         tag = 1 << 8 * k.word_bytes
-        return [word | tag for word in _words(table.tobytes(), k.word_bytes)] + _words(order.tobytes(), k.word_bytes)
+        return [word | tag for word in words_of(table.tobytes(), k.word_bytes)] + words_of(
+            order.tobytes(), k.word_bytes
+        )
 
 
-def _words(raw: bytes, size: int) -> list[int]:
+def words_of(raw: bytes, size: int) -> list[int]:
+    """Little-endian words."""
     return [int.from_bytes(raw[at : at + size], "little") for at in range(0, len(raw), size)]
 
 
@@ -200,7 +210,7 @@ class Job:
         acc = self.x @ self.block.weights.T + self.block.bias
         y = requantize(acc, self.block.multiplier, self.block.shift, self.fields["low"], self.fields["high"])
         if self.table is not None:
-            return self.table[y & 255]
+            return np.asarray(self.table[y & 255])
         return y if self.addend is None else saturate_bits(y + self.addend, 16)
 
     def check(self, writes: Sequence[tuple[int, int, Ints]], kernel: Linear) -> None:
@@ -224,8 +234,36 @@ class Job:
         assert at == len(writes)
 
 
+class Operands(Protocol):
+    """Where a job's operands go: memories of a bench."""
+
+    kernel: Linear
+    tables: Ints
+
+    def put_source(self, number: int, words: Sequence[int]) -> int:
+        """Writes words to a source memory; returns where."""
+
+    def put_addend(self, words: Sequence[int]) -> int:
+        """Writes words to the addend memory; returns where."""
+
+    def feed(self, words: Sequence[int]) -> None:
+        """Appends bus words, tagged if they are of the table, to what the rings are fed with."""
+
+
+def place_rows(
+    rng: np.random.Generator, x: Ints, word_bytes: int, dtype: type[np.signedinteger[Any]]
+) -> tuple[list[int], int]:
+    """Rows at some stride with noise in what pads them; returns words and stride."""
+    per = word_bytes // np.dtype(dtype).itemsize
+    stride = -(-x.shape[1] // per) + int(rng.integers(3))
+    limits = np.iinfo(dtype)
+    raw = rng.integers(limits.min, limits.max, (len(x), stride * per), endpoint=True).astype(dtype)
+    raw[:, : x.shape[1]] = x
+    return words_of(raw.tobytes(), word_bytes), stride
+
+
 def random_job(
-    rng: np.random.Generator, driver: "Driver", shape: tuple[int, int, int], *, reuse: Block | None = None,
+    rng: np.random.Generator, driver: Operands, shape: tuple[int, int, int], *, reuse: Block | None = None,
     keep: bool = False, alike: bool = False,
 ) -> Job:  # fmt: skip
     """A command of the shape (rows, k, n) with everything else drawn, its operands already in the memories.
@@ -246,13 +284,15 @@ def random_job(
     }  # fmt: skip
     distinct = 1 if alike else rows
     x = rng.integers(-128, 128, (distinct, width)) if rng.random() < 0.8 else rng.choice([-128, 127], (distinct, width))
-    fields |= driver.place_source(rng, fields["source"], x)
+    words, fields["source_stride"] = place_rows(rng, x, k.word_bytes, np.int8)
+    fields["source_base"] = driver.put_source(fields["source"], words)
     addend = None
     if mode == "addend":
         addend = rng.integers(-(1 << 15), 1 << 15, (distinct, n))
-        fields |= driver.place_addend(rng, addend)
+        words, fields["addend_stride"] = place_rows(rng, addend, 2 * k.t_out, np.int16)
+        fields["addend_base"] = driver.put_addend(words)
     if alike:
-        fields |= {name: 0 for name in ("source_stride", "addend_stride")}
+        fields |= dict.fromkeys(("source_stride", "addend_stride"), 0)
         x = np.repeat(x, rows, axis=0)
         addend = None if addend is None else np.repeat(addend, rows, axis=0)
     table = driver.tables[fields["table"]] if mode == "table" else None
@@ -297,28 +337,19 @@ class Driver:
         self.tables = np.random.default_rng(1).integers(-128, 128, (kernel.tables, 256))
         self.load("lut", 0, [int(v) & 255 for v in self.tables.ravel()])
 
-    def place_source(self, rng: np.random.Generator, number: int, x: Ints) -> dict[str, int]:
-        """Rows at some stride with noise in what pads them; returns base and stride."""
-        size = self.kernel.word_bytes
-        kw = -(-x.shape[1] // size)
-        stride = kw + int(rng.integers(3))
-        raw = rng.integers(-128, 128, (len(x), stride * size)).astype(np.int8)
-        raw[:, : x.shape[1]] = x
-        base = _wrapped(self._source[number], len(x) * stride, SOURCE_WORDS)
-        self._source[number] = base + len(x) * stride
-        self.load(f"source{number}", base, _words(raw.tobytes(), size))
-        return {"source_base": base, "source_stride": stride}
+    def put_source(self, number: int, words: Sequence[int]) -> int:
+        """Writes words behind those before, or at the start again; returns where."""
+        base = _wrapped(self._source[number], len(words), SOURCE_WORDS)
+        self._source[number] = base + len(words)
+        self.load(f"source{number}", base, words)
+        return base
 
-    def place_addend(self, rng: np.random.Generator, addend: Ints) -> dict[str, int]:
-        """Likewise for the int16 addend, in words of ``t_out`` columns."""
-        t_out = self.kernel.t_out
-        stride = -(-addend.shape[1] // t_out) + int(rng.integers(3))
-        raw = rng.integers(-(1 << 15), 1 << 15, (len(addend), stride * t_out)).astype(np.int16)
-        raw[:, : addend.shape[1]] = addend
-        base = _wrapped(self._addend, len(addend) * stride, ADDEND_WORDS)
-        self._addend = base + len(addend) * stride
-        self.load("addend", base, _words(raw.tobytes(), 2 * t_out))
-        return {"addend_base": base, "addend_stride": stride}
+    def put_addend(self, words: Sequence[int]) -> int:
+        """Likewise for the addend memory."""
+        base = _wrapped(self._addend, len(words), ADDEND_WORDS)
+        self._addend = base + len(words)
+        self.load("addend", base, words)
+        return base
 
     def close(self) -> None:
         self.sim.close()
@@ -356,7 +387,7 @@ class Driver:
         self.sim.set("push", 0)
 
     def run(self, ends: int, limit: int, gate: NDArray[np.uint8] | None = None) -> Trace:
-        """Runs until so many commands ended, done or refused; ``gate`` opens the feeder cycle by cycle, then stays open."""
+        """Runs until so many commands ended, done or refused; the feeder is open by ``gate`` and behind its end."""
         chunks: list[dict[str, NDArray[np.unsignedinteger]]] = []
         ran = ended = 0
         while ended < ends:

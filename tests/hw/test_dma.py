@@ -15,7 +15,9 @@ AR, READ, AW, WRITE = (CHANNELS.index(name) for name in ("AR", "R", "AW", "W"))
 
 @pytest.mark.rtl
 class TestBursts:
-    def test_they_go_round_the_ports_and_never_leave_their_256_bytes(self, host: Host, rng: np.random.Generator) -> None:
+    def test_they_go_round_the_ports_and_never_leave_their_256_bytes(
+        self, host: Host, rng: np.random.Generator
+    ) -> None:
         for _ in range(6):
             one = job(host, rng)
             host.sim.record_memory()
@@ -40,9 +42,10 @@ class TestBursts:
             read, written = 64 * len(one.commands), 0
             for command in one.commands:
                 f = command.fields
-                read += word * {"load": f.get("words", 0), "fetch": f.get("table_words", 0) + f.get("weight_words", 0)}.get(
-                    command.engine, 0
-                )
+                read += word * {
+                    "load": f.get("words", 0),
+                    "fetch": f.get("table_words", 0) + f.get("weight_words", 0),
+                }.get(command.engine, 0)
                 written += word * f["words"] if command.engine == "store" else 0
             assert sum(a.read_bytes - b.read_bytes for a, b in zip(after, before, strict=True)) == read
             assert sum(a.write_bytes - b.write_bytes for a, b in zip(after, before, strict=True)) == written

@@ -5,9 +5,8 @@ import pytest
 
 from codesign import network
 from codesign.hw.linear import Linear, _last_start
-from codesign.hw.linear_rtl import ACC_BITS, DRAIN_LATENCY
+from codesign.hw.linear_rtl import ACC_BITS, DRAIN_LATENCY, array_latency
 from codesign.hw.linear_rtl import Linear as Engine
-from codesign.hw.linear_rtl import array_latency
 from codesign.hw.memory import RowMemory, bram18, bram36
 from codesign.hw.verilog import Target, generate
 from codesign.number import requantize
@@ -19,8 +18,9 @@ LARGE = Linear(t_in=16, t_out=16, n_l=8, kw_max=64, ring_words=1024, table_words
 
 def layer(rng: np.random.Generator, rows: int, k: int, n: int, **changes: object) -> network.Linear:
     fields: dict[str, object] = {
-        "name": "layer", "source": "x", "target": "y", "rows": rows, "weights": rng.integers(-127, 128, (n, k)).astype(np.int8),
-        "bias": rng.integers(-1000, 1000, n), "multiplier": rng.integers(1 << 16, 1 << 17, n), "shift": np.full(n, 24),
+        "name": "layer", "source": "x", "target": "y", "rows": rows,
+        "weights": rng.integers(-127, 128, (n, k)).astype(np.int8), "bias": rng.integers(-1000, 1000, n),
+        "multiplier": rng.integers(1 << 16, 1 << 17, n), "shift": np.full(n, 24),
     }  # fmt: skip
     return network.Linear(**{**fields, **changes})  # type: ignore[arg-type]
 
@@ -70,12 +70,16 @@ class TestGolden:
         one = layer(rng, 5, 300, 9)
         x = rng.integers(-128, 128, (5, 300))
         acc = x.astype(object) @ one.weights.T.astype(object) + one.bias
-        assert np.array_equal(Linear.golden(one, x), requantize(acc.astype(np.int64), one.multiplier, one.shift, -128, 127))
+        assert np.array_equal(
+            Linear.golden(one, x), requantize(acc.astype(np.int64), one.multiplier, one.shift, -128, 127)
+        )
 
     def test_table_and_addend(self, rng: np.random.Generator) -> None:
         x, table = rng.integers(-128, 128, (2, 3)), rng.integers(-128, 128, 256).astype(np.int8)
         plain = Linear.golden(layer(np.random.default_rng(1), 2, 3, 4), x)
-        assert np.array_equal(Linear.golden(layer(np.random.default_rng(1), 2, 3, 4, table=table), x), table[plain & 255])
+        assert np.array_equal(
+            Linear.golden(layer(np.random.default_rng(1), 2, 3, 4, table=table), x), table[plain & 255]
+        )
         addend = rng.integers(-(1 << 15), 1 << 15, (2, 4))
         summed = Linear.golden(layer(np.random.default_rng(1), 2, 3, 4, addend="r"), x, addend)
         assert np.array_equal(summed, np.clip(plain + addend, -(1 << 15), (1 << 15) - 1))
@@ -146,17 +150,24 @@ class TestResources:
         multipliers = sum(files[f"{name}.v"].count("DSP48E2 #(") * count for name, count in modules.items())
         said = Linear.resources(kernel.params)
         assert said.dsp == multipliers == kernel.t_in * kernel.t_out * kernel.n_l // 2 + kernel.t_out
-        rings = bram36(8 * kernel.t_in * kernel.t_out, kernel.ring_words) + bram36(64 * kernel.t_out, kernel.table_words)
+        rings = bram36(8 * kernel.t_in * kernel.t_out, kernel.ring_words) + bram36(
+            64 * kernel.t_out, kernel.table_words
+        )
         memories = ((target.modules.get(name), count) for name, count in modules.items())
         halves = sum(_halves(ram) * count for ram, count in memories if isinstance(ram, RowMemory))
         assert said.bram36 - rings == -(-halves // 2)
 
     def test_arrays_give_what_numbers_give(self) -> None:
-        several = {name: np.array([one, two]) for (name, one), two in zip(SMALL.params.items(), LARGE.params.values(), strict=True)}
+        several = {
+            name: np.array([one, two])
+            for (name, one), two in zip(SMALL.params.items(), LARGE.params.values(), strict=True)
+        }
         together = Linear.resources(several)
         for at, kernel in enumerate((SMALL, LARGE)):
             alone = Linear.resources(kernel.params)
-            assert {n: int(v) for n, v in vars(alone).items()} == {n: int(np.asarray(v)[at]) if np.ndim(v) else v for n, v in vars(together).items()}
+            assert {n: int(v) for n, v in vars(alone).items()} == {
+                n: int(np.asarray(v)[at]) if np.ndim(v) else v for n, v in vars(together).items()
+            }
 
     def test_traffic_is_the_padded_block(self) -> None:
         assert Linear.traffic(SMALL.params, {"rows": 5, "k": 7, "n": 9}) == 3 * 4 * 8 + 3 * 2 * 4 * 4

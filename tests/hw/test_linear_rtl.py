@@ -1,11 +1,16 @@
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from codesign.command import RELEASE
 from codesign.hw.linear import Linear
-from codesign.hw.linear_rtl import RELEASE
+from codesign.hw.linear_rtl import Linear as Engine
+from codesign.hw.verilog import generate
+from codesign.sim.testbench import run_bench
 from tests.hw.linear_bench import Driver, Job, build, random_job
+from tests.hw.linear_protocol import KERNEL
 
 #        t_in t_out n_l kw_max ring table tables word
 QUICK = [
@@ -179,3 +184,13 @@ def test_long_commands(any_driver: Driver, rng: np.random.Generator) -> None:
     (accepted,), (done,) = trace.cycles("accepted"), trace.cycles("done")
     assert done - accepted == Linear.cycles(kernel.params, job.work()) > 100_000
     job.check(trace.writes(), kernel)
+
+
+@pytest.mark.rtl
+def test_protocol_bench(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    sources = generate(Engine(KERNEL.shape), "linear")
+    seed = int(request.config.option.seed) + 1
+    report = run_bench(sources.files, "linear", "tests.hw.linear_protocol", directory=tmp_path, seed=seed)
+    assert [outcome.name.rpartition(".")[-1] for outcome in report.outcomes] == [
+        "full_rate", "late_weights", "gaps_everywhere", "illegal_commands_between",
+    ]  # fmt: skip

@@ -43,10 +43,14 @@ class Bench(wiring.Component):
         for length, signed in DOTS:
             m.submodules[f"dot_{label(length, signed)}"] = dot = PackedDot(length, x_signed=signed)
             m.d.comb += [getattr(dot, name).eq(getattr(self, name)) for name in ("x", "w0", "w1")]
-            m.d.comb += [getattr(self, f"y{side}_{label(length, signed)}").eq(getattr(dot, f"y{side}")) for side in (0, 1)]
+            m.d.comb += [
+                getattr(self, f"y{side}_{label(length, signed)}").eq(getattr(dot, f"y{side}")) for side in (0, 1)
+            ]
         for acc, out in REQUANTIZERS:
             m.submodules[f"requantizer_{acc}_{out}"] = quantizer = Requantizer(acc, out)
-            m.d.comb += [getattr(quantizer, n).eq(getattr(self, n)) for n in ("acc", "multiplier", "shift", "low", "high")]
+            m.d.comb += [
+                getattr(quantizer, n).eq(getattr(self, n)) for n in ("acc", "multiplier", "shift", "low", "high")
+            ]
             m.d.comb += getattr(self, f"q_{acc}_{out}").eq(quantizer.y)
         return m
 
@@ -107,7 +111,9 @@ class TestPackedDot:
         """Each element on its own adds the largest, the smallest or the least product to either lane."""
         x_corners = (-128, 127, -1) if is_signed else (255, 1)
         w_corners = (-128, 127) if length <= 4 else (-127, 127)
-        triples = every(x_corners, w_corners, w_corners) if length <= 4 else every(x_corners[:2], w_corners[:1], w_corners)
+        triples = (
+            every(x_corners, w_corners, w_corners) if length <= 4 else every(x_corners[:2], w_corners[:1], w_corners)
+        )
         picks = every(*[range(len(triples))] * min(length, 4))
         if length > 4:
             rest = np.resize(np.roll(picks, 1, axis=1), (len(picks), length - 4))

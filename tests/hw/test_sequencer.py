@@ -41,7 +41,8 @@ class TestTokens:
 
 
 ILLEGAL = [
-    ("load", {"words": 0}), ("load", {"words": 1, "memory": 4}), ("store", {"words": 0}), ("store", {"words": 1, "memory": 2}),
+    ("load", {"words": 0}), ("load", {"words": 1, "memory": 4}),
+    ("store", {"words": 0}), ("store", {"words": 1, "memory": 2}),
     ("fetch", {"table_words": 0, "weight_words": 1}), ("fetch", {"table_words": 1, "weight_words": 0}),
     ("linear", {"rows": 0, "kw": 1, "ib": 1, "ob": 1}), ("linear", {"rows": 1, "kw": 5, "ib": 1, "ob": 1}),
     ("attention", {"rows": 1}), ("vector", {"rows": 1, "d": 2}),
@@ -56,10 +57,11 @@ def faults(host: Host, rng: np.random.Generator) -> list[tuple[bytes, Outcome]]:
         at = int(rng.integers(len(commands)))
         text = encoded(commands[:at]) + Command(engine, fields).encode() + encoded(commands[at:])
         found.append((text, Outcome(FAILED, ERROR_ILLEGAL + ENGINES.index(engine), at, 0)))
-    for engine in (6, 255):
+    for number in (6, 255):
         commands = job(host, rng, (9, 50, 15)).commands
         at = int(rng.integers(len(commands)))
-        found.append((encoded(commands[:at]) + raw(engine) + encoded(commands[at:]), Outcome(FAILED, ERROR_ENGINE, at, 0)))
+        text = encoded(commands[:at]) + raw(number) + encoded(commands[at:])
+        found.append((text, Outcome(FAILED, ERROR_ENGINE, at, 0)))
     stuck = job(host, rng, (9, 50, 15)).commands
     fetch = [Command("fetch", stuck[0].fields)] * 3
     never = Command("linear", stuck[-2].fields, waits={"vector": 1})
@@ -89,7 +91,9 @@ class TestErrors:
             assert slow_host.status() & FAILED
             slow_host.run(job(slow_host, rng))
 
-    def test_busy_falls_when_the_last_burst_has_ended_and_nothing_is_begun(self, slow_host: Host, rng: np.random.Generator) -> None:
+    def test_busy_falls_when_the_last_burst_has_ended_and_nothing_is_begun(
+        self, slow_host: Host, rng: np.random.Generator
+    ) -> None:
         commands = job(slow_host, rng, (9, 50, 15)).commands
         slow_host.start(encoded(commands[:2]) + raw(77) + encoded(commands[2:]))
         slow_host.sim.run_until_irq(1_000_000)

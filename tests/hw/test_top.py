@@ -3,10 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from codesign.command import Command
 from codesign.hw import top as hw
-from codesign.hw.verilog import generate
-from tests.hw.host import NARROW, Host, encoded, job
+from tests.hw.host import Host, encoded, job
 
 
 @pytest.mark.rtl
@@ -45,7 +43,3 @@ class TestRuns:
             host.start(encoded(one.commands[:1]))
             assert host.wait().error == 0
             host.run(replace(one, commands=one.commands[1:]))
-
-
-def test_equal_shapes_give_equal_verilog() -> None:
-    assert generate(hw.Top(NARROW), "top") == generate(hw.Top(NARROW), "top")

@@ -1,0 +1,134 @@
+"""Drives the rig of an engine in a cocotb bench: loads memories, sends commands, watches all ports."""
+
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import Any
+
+import cocotb
+import numpy as np
+from cocotb.triggers import ClockCycles, FallingEdge, RisingEdge
+
+from codesign.command import HEADER_BITS, Command
+from codesign.hw.rig import DEPTH
+from codesign.sim.referee import Address, Referee, Seen, Trial
+from codesign.sim.streams import Monitor, Pace, Source, Stream
+
+BATCH = 8
+"""Commands whose operands are in the memories at the same time."""
+ROOM = DEPTH // BATCH
+"""Words of each memory that a command may use."""
+_QUIET = 200
+"""Cycles after the last command in which nothing may happen; longer than any engine's pipeline."""
+
+Draw = Callable[[int], Trial]
+
+
+class Engine:
+    """An engine under test; everything it does is judged by a `Referee`.
+
+    Args:
+        dut: the rig.
+        kernel: name of the kernel.
+        output: name of the write port.
+        memories: names of the memories that trials fill.
+        referee: the judge.
+        pace: asked in each cycle in which a new command could be offered.
+    """
+
+    def __init__(
+        self, dut: Any, kernel: str, output: str, memories: Iterable[str], referee: Referee, pace: Pace
+    ) -> None:
+        self.dut, self.referee = dut, referee
+        self._kernel, self._output = kernel, output
+        for name in memories:
+            getattr(dut, f"load_{name}_en").value = 0
+        stream = Stream.of(dut, "command")
+        self.commands = Source(stream, pace)
+        Monitor(stream, dut.rst)
+        cocotb.start_soon(self._watch(stream))
+
+    async def fill(self, port: str, first: int, words: Sequence[int]) -> None:
+        """Writes words through a port, one per cycle."""
+        en, addr, data = (getattr(self.dut, f"{port}_{pin}") for pin in ("en", "addr", "data"))
+        for at, word in enumerate(words):
+            en.value, addr.value, data.value = 1, first + at, word
+            await RisingEdge(self.dut.clk)
+        en.value = 0
+
+    async def load(self, trials: Iterable[Trial]) -> None:
+        """Fills the memories with what the trials need, all memories at the same time."""
+        contents: dict[str, list[tuple[int, Sequence[int]]]] = {}
+        for trial in trials:
+            for name, blocks in trial.contents.items():
+                contents.setdefault(name, []).extend(blocks)
+        for task in [cocotb.start_soon(self._fill_all(name, blocks)) for name, blocks in contents.items()]:
+            await task
+
+    async def run(self, trials: Sequence[Trial]) -> None:
+        """Sends the commands of trials that are loaded; returns when the last one has ended."""
+        self.referee.expect(trials)
+        self.commands.put(encode(self._kernel, trial) for trial in trials)
+        limit = self.referee.cycle + sum(1000 + 8 * trial.cycles for trial in trials)
+        while not self.referee.finished:
+            await RisingEdge(self.dut.clk)
+            self.referee.overdue(limit)
+
+    async def rest(self) -> None:
+        """Lets some cycles pass, in which the referee accepts nothing."""
+        await ClockCycles(self.dut.clk, _QUIET)
+        self.dut._log.info(f"{len(self.referee.trials)} commands, cycles by command: {self.referee.cycles}")
+
+    async def _fill_all(self, name: str, blocks: Iterable[tuple[int, Sequence[int]]]) -> None:
+        for first, words in blocks:
+            await self.fill(f"load_{name}", first, words)
+
+    async def _watch(self, stream: Stream) -> None:
+        dut, en = self.dut, getattr(self.dut, f"{self._output}_en")
+        while True:
+            await FallingEdge(dut.clk)
+            if bool(dut.rst.value):
+                continue
+            flags = (bool(pin.value) for pin in (dut.done, dut.error, dut.busy))
+            write = self._written() if bool(en.value) else None
+            self.referee.look(Seen(stream.moves(), *flags, write))
+
+    def _written(self) -> tuple[Address, int]:
+        dut, name = self.dut, self._output
+        select = int(getattr(dut, f"{name}_select").value) if hasattr(dut, f"{name}_select") else 0
+        return (select, int(getattr(dut, f"{name}_addr").value)), int(getattr(dut, f"{name}_data").value)
+
+
+def encode(kernel: str, trial: Trial) -> int:
+    """Operands of a trial's command as the engine takes them."""
+    return int.from_bytes(Command(kernel, trial.fields).encode(), "little") >> HEADER_BITS
+
+
+def place(rng: np.random.Generator, slot: int, rows: int, words: int) -> tuple[int, int]:
+    """Base and stride of rows of so many words, at random within a slot; at most `ROOM` words together."""
+    stride = words + int(rng.integers(1 + (ROOM - words * rows) // rows))
+    return slot * ROOM + int(rng.integers(ROOM - stride * (rows - 1) - words + 1)), stride
+
+
+async def batches(
+    engine: Engine, rng: np.random.Generator, commands: int, legal: Draw, illegal: Draw
+) -> AsyncIterator[list[Trial]]:
+    """So many commands in batches that are loaded already, a quarter of them illegal; then a rest.
+
+    Args:
+        engine: loads the batches.
+        rng: says which commands are illegal.
+        commands: how many in all.
+        legal, illegal: draw a trial whose operands lie in the given slot, words from ``slot * ROOM`` on.
+    """
+    for first in range(0, commands, BATCH):
+        count = min(BATCH, commands - first)
+        wrong = rng.permutation(np.arange(count) % 4 == 1)
+        trials = [(illegal if bad else legal)(slot) for slot, bad in enumerate(wrong)]
+        await engine.load(trials)
+        yield trials
+    await engine.rest()
+
+
+async def exercise(engine: Engine, rng: np.random.Generator, commands: int, legal: Draw, illegal: Draw) -> None:
+    """Runs `batches`, each as fast as the pace of the engine's source offers its commands."""
+    async for trials in batches(engine, rng, commands, legal, illegal):
+        await engine.run(trials)

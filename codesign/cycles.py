@@ -29,7 +29,7 @@ class EngineTimes:
 
     Attributes:
         attention, vector: cycles from accept to done of a command's operands.
-        array_latency: cycles from a tile's last issue to complete accumulators.
+        array_latency: cycles from the end of a tile to complete accumulators.
         drain_latency: cycles from there to the done pulse, less the rows drained.
     """
 
@@ -608,7 +608,7 @@ class _Machine:
             else:
                 first = first + spacing if arrival < first + spacing else max(arrival, first + spacing) + 1
             if group.release:
-                self.clock.change(first + ib + self.times.array_latency + 1, _FREED, 0, ib)
+                self.clock.change(first + spacing + self.times.array_latency + 1, _FREED, 0, ib)
             tile += 1
         self.tile, self.first_issue = tile, first
         if tile < group.ob:
@@ -625,7 +625,7 @@ class _Machine:
         if group.release:
             self.base += group.ob * group.ib
         if group.last:
-            complete = first + group.ib - 1 + self.times.array_latency
+            complete = first + spacing - 1 + self.times.array_latency
             done = complete + self.times.drain_latency + group.rows
             self.finish(group.command, done, done + 1)
             self.clock.change(done + 1, _FLOWN, 0, 1)

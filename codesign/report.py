@@ -129,7 +129,7 @@ class Report:
                 values[name] = tuple(values[name])
             values["timeline"] = tuple((str(e), str(n), int(a), int(b)) for e, n, a, b in values["timeline"])
             report = cls(**values)
-            report.to_json()
+            report.to_json(), report.html(), report.lines()
         except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
             raise BundleError(f"report.json is damaged: {' '.join(str(error).split())}") from error
         return report

@@ -26,10 +26,10 @@ def load_arrays(path: str | Path) -> dict[str, Array]:
     try:
         if file.stat().st_size > LIMIT_BYTES:
             raise InputError(f"{file} has {file.stat().st_size} bytes; legal: at most {LIMIT_BYTES}")
-        found = np.load(file, allow_pickle=False)
-        if isinstance(found, np.ndarray):
-            return {"": _numbers(file, "", found)}
-        with found:
+        with file.open("rb") as opened:
+            found = np.load(opened, allow_pickle=False)
+            if isinstance(found, np.ndarray):
+                return {"": _numbers(file, "", found)}
             return {name: _numbers(file, name, found[name]) for name in found.files}
     except OSError as error:
         raise InputError(f"cannot read {file}: {error.strerror or error}") from error

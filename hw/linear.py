@@ -143,7 +143,7 @@ class Linear(Kernel):
 
 
 def _array_latency(t_in: Number) -> Number:
-    """Cycles from a tile's last issue to its complete accumulators, as the hardware has it."""
+    """Cycles from the end of a tile to its complete accumulators, as the hardware has it."""
     return READ_LATENCY + PackedDot.latency(0) + _smaller(t_in, MAX_CHAIN) + (t_in > MAX_CHAIN) + 1
 
 

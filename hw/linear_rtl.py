@@ -24,7 +24,7 @@ OPERANDS = operands(**FIELDS["linear"])
 
 
 def array_latency(t_in: int) -> int:
-    """Cycles from a tile's last issue to the first in which its accumulators are complete."""
+    """Cycles from the end of a tile to the first in which its accumulators are surely complete."""
     return READ_LATENCY + PackedDot.latency(min(t_in, MAX_CHAIN)) + (t_in > MAX_CHAIN) + 1
 
 
@@ -405,7 +405,7 @@ class _Array(wiring.Component):
         op = self.operands
         m.d.comb += [
             self.weights_addr.eq(w.base + w.offset - op.ib + w.ib),
-            self.valid.eq(w.issue & (w.ib == op.ib - 1)),
+            self.valid.eq(w.tile_end),
             self.tile.slot.eq(self.slot),
             self.tile.rows.eq(w.rows),
             self.tile.column.eq(w.ob),

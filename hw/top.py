@@ -254,7 +254,7 @@ class Top(wiring.Component):
             m.d.sync += finished.eq(0)
         m.d.sync += seen.eq(failed & (seen | acknowledged))
         status = {
-            STATUS: Cat(sequencer.running | restart.pending, finished, failed, busy),
+            STATUS: Cat((sequencer.running & ~restart.failed) | restart.pending, finished, failed, busy),
             ERROR: Cat(sequencer.error, Const(0, 8), sequencer.error_index),
             CYCLES_LOW: sequencer.cycles[:32],
             CYCLES_HIGH: sequencer.cycles[32:],

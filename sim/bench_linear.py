@@ -198,9 +198,8 @@ def _expected(fields: Mapping[str, int], words: Iterable[tuple[int, int, Word]])
 
 def random_layer(rng: np.random.Generator, kernel: Linear) -> Layer:
     """Full-range weights that fit the rings, with requantizations from saturating to nearly zero."""
-    ib = int(
-        rng.integers(1, 1 + min(8, kernel.shape.ib_max, kernel.ring_words, ROOM * kernel.word_bytes // kernel.t_in))
-    )
+    most = min(8, kernel.shape.ib_max, kernel.ring_words, ROOM * kernel.word_bytes // kernel.t_in)
+    ib = int(rng.choice([1, int(rng.integers(1, 1 + most)), most]))
     ob = int(rng.integers(1, 1 + min(6, kernel.table_words, kernel.ring_words // ib)))
     k, n = ib * kernel.t_in - int(rng.integers(kernel.t_in)), ob * kernel.t_out - int(rng.integers(kernel.t_out))
     weights = rng.integers(-127, 128, (n, k)).astype(np.int8)

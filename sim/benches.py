@@ -75,7 +75,9 @@ def run_kernel_bench(
         sources: Verilog to run instead of `kernel_sources`, for instance after an edit.
         module: another module with tests, importable with the present ``sys.path``.
         tests: names of the tests to run; None runs all.
-        cache, compiler, timeout_s: as for `run_bench`.
+        cache: as for `run_bench`.
+        compiler: as for `run_bench`.
+        timeout_s: as for `run_bench`.
 
     Raises:
         CheckError: a test failed; the message has test, seed, cycle, command, element, expected and got.

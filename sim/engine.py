@@ -87,9 +87,9 @@ class Engine:
             await FallingEdge(dut.clk)
             if bool(dut.rst.value):
                 continue
-            flags = (bool(pin.value) for pin in (dut.done, dut.error, dut.busy))
+            done, error, busy = (bool(pin.value) for pin in (dut.done, dut.error, dut.busy))
             write = self._written() if bool(en.value) else None
-            self.referee.look(Seen(stream.moves(), *flags, write))
+            self.referee.look(Seen(stream.moves(), done, error, busy, write))
 
     def _written(self) -> tuple[Address, int]:
         dut, name = self.dut, self._output
@@ -117,7 +117,8 @@ async def batches(
         engine: loads the batches.
         rng: says which commands are illegal.
         commands: how many in all.
-        legal, illegal: draw a trial whose operands lie in the given slot, words from ``slot * ROOM`` on.
+        legal: draws a trial whose operands lie in the given slot, words from ``slot * ROOM`` on.
+        illegal: likewise, but the engine must refuse it.
     """
     for first in range(0, commands, BATCH):
         count = min(BATCH, commands - first)

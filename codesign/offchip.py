@@ -1,0 +1,380 @@
+"""The off-chip side of the accelerator: who asks for bursts, what the memory grants, when data is there.
+
+Reads of four clients and the writes of the store engine share the memory. Behind every grant
+all that follows from it is known at once, so time passes in only two kinds of steps: a read
+is requested, or a burst is granted. Times count as in `codesign.machine`.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from codesign.design import Design
+
+BURST_BYTES = 256
+COMMANDS, LOAD, TABLE, WEIGHTS, STORE = range(5)
+"""Clients of the memory; those that read in the order of their priority."""
+NEVER = 1 << 60
+
+Told = tuple[int, int, int, int]
+"""What is told when: step, client, cycle, count. COMMANDS: so many words arrive from that cycle on; LOAD and
+STORE: the transfer is done; TABLE: the last word of a fetch is requested; WEIGHTS: the list of arrivals grew."""
+
+
+@dataclass(slots=True)
+class _Client:
+    """A reader.
+
+    Attributes:
+        left, offset: bus words that it still wants, and the place of the next in its burst.
+        space, coming: words that it has room for; room to come as (first cycle, words).
+        visible: first cycle to ask in.
+        single: whether a burst takes all the room.
+    """
+
+    who: int
+    left: int = 0
+    offset: int = 0
+    space: int = 0
+    visible: int = 0
+    single: bool = False
+    coming: deque[tuple[int, int]] = field(default_factory=deque)
+
+    def has_room(self, most: int) -> bool:
+        """Whether room for the next burst is known to be there, from cycle ``visible`` on."""
+        words = most - self.offset
+        if self.left < words:
+            words = self.left
+        while self.space < words:
+            if not self.coming:
+                return False
+            at, more = self.coming.popleft()
+            self.space += more
+            if at > self.visible:
+                self.visible = at
+        return True
+
+
+@dataclass(slots=True)
+class _Burst:
+    """A read under way: client, bus words, first cycle to grant it in, first cycle in which it is complete."""
+
+    who: int
+    words: int
+    ready: int
+    complete: int = -1
+
+
+@dataclass(slots=True)
+class _WritePort:
+    """A write port.
+
+    Attributes:
+        buffers: from when on its free buffers are so; it has two.
+        answers: when the last answers came, as many as there may be unanswered bursts.
+        waiting: bursts read, as (first cycle to offer it, words).
+        idle: first cycle behind the last beat.
+        busy: whether a burst is offered and not yet granted.
+    """
+
+    buffers: deque[int]
+    answers: deque[int]
+    waiting: deque[tuple[int, int]] = field(default_factory=deque)
+    idle: int = 0
+    busy: bool = False
+
+
+class OffChip:
+    """Memory, read path and store engine of one design; begins idle with a full bandwidth bucket."""
+
+    def __init__(self, design: Design) -> None:
+        self.memory = memory = design.board.memory
+        self.word, self.most = design.word_bytes, BURST_BYTES // design.word_bytes
+        self.ratio = design.linear["t_in"] * design.linear["t_out"] // self.word
+        self.arrivals: list[int] = []
+        self.told: list[Told] = []
+        self.clients = tuple(_Client(who) for who in range(4))
+        self._reset_memory()
+        ports, outstanding = memory.ports, memory.outstanding
+        self.order: deque[_Burst] = deque()
+        self.slots = deque([0] * (ports * outstanding))
+        self.issue_turn, self.issue_from, self.issuer, self.rival = 0, 0, self.clients[0], 0
+        self.delivered, self.undelivered, self.part, self.weights = 0, 0, 0, (0, 0)
+        self.ports = [_WritePort(deque([0, 0]), deque([0] * outstanding)) for _ in range(ports)]
+        self.store_left, self.store_offset, self.store_from, self.store_turn = 0, 0, 0, 0
+        self.unanswered, self.last_answer = 0, 0
+        self.touched = True
+        self.issue_at, self.grant_at, self.stale = NEVER, NEVER, True
+
+    def _reset_memory(self) -> None:
+        memory, count = self.memory, 2 * self.memory.ports
+        self.gain, self.unit = memory.bytes_numerator, memory.bytes_denominator
+        self.full = BURST_BYTES * self.unit
+        self.credit, self.credit_at, self.turn, self.grant_from, self.granted = self.full, 0, 0, 0, 0
+        self.rounds = [(*range(turn, count), *range(turn)) for turn in range(count)]
+        self.heads, self.words = [NEVER] * count, [0] * count
+        self.reads: list[deque[_Burst]] = [deque() for _ in range(memory.ports)]
+        self.data_free = [0] * memory.ports
+
+    # What the rest of the accelerator wants.
+
+    def begin_list(self, words: int, offset: int, space: int) -> None:
+        """The command list, from cycle 1 on."""
+        self._begin(COMMANDS, words, offset, 1)
+        self.clients[COMMANDS].space = space
+
+    def begin_load(self, t: int, dram: int, words: int, *, lut: bool) -> None:
+        """Load accepted in cycle ``t``; the 8-bit tables are written byte by byte, burst after burst."""
+        client = self._begin(LOAD, words, self._place(dram), t + 1)
+        client.space, client.single = self.most if lut else words, lut
+        client.coming.clear()
+        self.undelivered = words
+
+    def begin_fetch(self, t: int, dram: int, table: int, weights: int) -> None:
+        """Fetch accepted in cycle ``t``: table first, then weights."""
+        self._begin(TABLE, table, self._place(dram), t + 1)
+        self.weights = weights, self._place(dram + table * self.word)
+
+    def begin_store(self, t: int, dram: int, words: int) -> None:
+        """Store accepted in cycle ``t``."""
+        self.store_left, self.store_offset, self.store_from = words, self._place(dram), t + 1
+        self.last_answer, self.touched = 0, True
+
+    def room(self, who: int, t: int, words: int) -> None:
+        """A client has more room from cycle ``t`` on."""
+        client = self.clients[who]
+        client.coming.append((t, words))
+        if client.left:
+            self.touched = True
+
+    def _place(self, dram: int) -> int:
+        return dram % BURST_BYTES // self.word
+
+    def _begin(self, who: int, words: int, offset: int, visible: int) -> _Client:
+        client = self.clients[who]
+        client.left, client.offset, client.visible = words, offset, visible
+        self.touched = True
+        return client
+
+    # Time.
+
+    def advance(self, limit: int) -> list[Told]:
+        """Lets time pass until something is to tell, at most to the end of cycle ``limit``."""
+        self.told = told = []
+        if self.touched:
+            self.touched, self.stale = False, True
+            self._read()
+            self._plan_issue()
+        while not told:
+            if self.stale:
+                self._plan_grant()
+            if self.issue_at <= self.grant_at:
+                if self.issue_at > limit:
+                    break
+                self._issue(limit)
+            elif self.grant_at > limit:
+                break
+            elif self.granted & 1:
+                self._grant_write()
+            else:
+                self._grant_read()
+        return told
+
+    # Read requests.
+
+    def _plan_issue(self) -> None:
+        """Finds who asks next, and when: the first client in the first cycle that any can."""
+        self.issue_at = self.rival = NEVER
+        if not self.slots:
+            return
+        first = self.slots[0]
+        if first < self.issue_from:
+            first = self.issue_from
+        for client in self.clients:
+            if client.left and client.has_room(self.most):
+                at = client.visible
+                if at <= first:
+                    at = first
+                if at < self.issue_at:
+                    self.rival, self.issue_at, self.issuer = self.issue_at, at, client
+                    if at == first:
+                        break
+
+    def _issue(self, limit: int) -> None:
+        """Requests one burst per cycle, on the ports in turn, while the client is the first to ask."""
+        client, slots, at, most = self.issuer, self.slots, self.issue_at, self.most
+        last = min(limit, self.grant_at, self.rival - 1)
+        while at <= last:
+            words = most - client.offset
+            if client.left < words:
+                words = client.left
+            if client.space < words:
+                break
+            slots.popleft()
+            burst = _Burst(client.who, words, at + 2)
+            self.order.append(burst)
+            queue, index = self.reads[self.issue_turn], 2 * self.issue_turn
+            if not queue:
+                self.heads[index], self.words[index] = at + 2, words
+                if at + 2 <= self.grant_at:
+                    self.stale, last = True, at
+            queue.append(burst)
+            self.issue_turn = (self.issue_turn + 1) % len(self.reads)
+            client.left -= words
+            client.offset = (client.offset + words) % most
+            client.space = 0 if client.single else client.space - words
+            self.issue_from = at + 1
+            if not client.left:
+                self._asked(at, client)
+                break
+            if not slots:
+                break
+            at = slots[0] if slots[0] > at else at + 1
+        self._plan_issue()
+
+    def _asked(self, t: int, client: _Client) -> None:
+        """A client has asked for its last word in cycle ``t``."""
+        if client.who == TABLE:
+            weights = self.clients[WEIGHTS]
+            weights.left, weights.offset = self.weights
+            weights.visible = t + 2
+        elif client.who == WEIGHTS:
+            self.told.append((t, TABLE, t + 1, 1))
+
+    # Grants.
+
+    def _plan_grant(self) -> None:
+        """Finds what is granted next, and when, if nothing else is requested until then.
+
+        Of the requests that are ready the first in turn is served as soon as the bucket holds enough;
+        one before it in turn may become ready until then. Behind an idle cycle the turn begins anew.
+        """
+        self.stale, heads = False, self.heads
+        t = min(heads)
+        if t > self.grant_from:
+            if t == NEVER:
+                self.grant_at = NEVER
+                return
+            self.turn = 0
+        else:
+            t = self.grant_from
+        while True:
+            sooner = NEVER
+            for index in self.rounds[self.turn]:
+                if heads[index] <= t:
+                    break
+                if heads[index] < sooner:
+                    sooner = heads[index]
+            have = self.credit + self.gain * (t - self.credit_at)
+            lack = self.words[index] * self.word * self.unit - (have if have < self.full else self.full)
+            if lack > 0:
+                enough = t - -lack // self.gain
+                if sooner <= enough:
+                    t = sooner
+                    continue
+                t = enough
+            self.grant_at, self.granted = t, index
+            return
+
+    def _pay(self, index: int) -> int:
+        """Takes the burst's bytes from the bucket and passes the turn on; returns the bus words."""
+        t, words = self.grant_at, self.words[index]
+        have = self.credit + self.gain * (t - self.credit_at)
+        self.credit = (have if have < self.full else self.full) - words * self.word * self.unit
+        self.credit_at, self.grant_from, self.stale = t, t + 1, True
+        self.turn = index + 1 if index + 1 < len(self.heads) else 0
+        return words
+
+    def _grant_read(self) -> None:
+        """Data comes a latency later, one beat per cycle; complete bursts leave in the order of their requests."""
+        t, index = self.grant_at, self.granted
+        beats = self._pay(index) * len(self.reads)
+        queue, port = self.reads[index // 2], index // 2
+        burst = queue.popleft()
+        if queue:
+            self.heads[index], self.words[index] = queue[0].ready, queue[0].words
+        else:
+            self.heads[index] = NEVER
+        first = t + self.memory.read_latency
+        if first < self.data_free[port]:
+            first = self.data_free[port]
+        burst.complete = self.data_free[port] = first + beats
+        order = self.order
+        if order[0] is burst:
+            blocked = not self.slots
+            while order and order[0].complete >= 0:
+                self._deliver(t, order.popleft())
+            if blocked:
+                self._plan_issue()
+
+    def _deliver(self, t: int, burst: _Burst) -> None:
+        """A whole burst goes to its client, one bus word per cycle."""
+        first = burst.complete
+        if first < self.delivered:
+            first = self.delivered
+        words, who = burst.words, burst.who
+        self.delivered = end = first + words
+        self.slots.append(end)
+        if who == WEIGHTS:
+            self.part += words
+            if self.part >= self.ratio:
+                ahead = self.part - words
+                self.part %= self.ratio
+                self.arrivals.extend(range(first + 1 + self.ratio - ahead, end + 2, self.ratio))
+                self.told.append((t, WEIGHTS, 0, 0))
+        elif who == LOAD:
+            self._loaded(t, first + 1, words)
+        elif who == COMMANDS:
+            self.told.append((t, COMMANDS, first + 1, words))
+
+    def _loaded(self, t: int, first: int, words: int) -> None:
+        """Words of a load arrive from cycle ``first`` on."""
+        end, client = first + words, self.clients[LOAD]
+        if client.single:
+            end = first + words * self.word + 1
+            client.coming.append((end, self.most))
+            self._plan_issue()
+        self.undelivered -= words
+        if not self.undelivered:
+            self.told.append((t, LOAD, end, 1))
+
+    # Store.
+
+    def _read(self) -> None:
+        """Reads bursts into the buffers of the ports in turn, as far as buffers are known to become free."""
+        while self.store_left and self.ports[self.store_turn].buffers:
+            port = self.ports[self.store_turn]
+            at = max(self.store_from, port.buffers.popleft())
+            words = min(self.store_left, self.most - self.store_offset)
+            port.waiting.append((at + words + 2, words))
+            self._offer(self.store_turn, port)
+            self.store_left -= words
+            self.store_offset = (self.store_offset + words) % self.most
+            self.store_turn = (self.store_turn + 1) % len(self.ports)
+            self.store_from = at + words
+            self.unanswered += 1
+
+    def _offer(self, index: int, port: _WritePort) -> None:
+        """An idle port offers its oldest whole burst to the memory."""
+        if port.busy or not port.waiting:
+            return
+        at, words = port.waiting.popleft()
+        port.busy = True
+        self.heads[2 * index + 1] = max(at, port.idle, port.answers.popleft()) + 2
+        self.words[2 * index + 1] = words
+
+    def _grant_write(self) -> None:
+        """The burst's beats follow; the port is idle behind the last, the answer comes later."""
+        index, port = self.granted // 2, self.ports[self.granted // 2]
+        end = self.grant_at + self._pay(self.granted) * len(self.ports)
+        answer = end + self.memory.write_latency
+        port.busy, port.idle = False, end + 1
+        port.buffers.append(end + 1)
+        port.answers.append(answer)
+        self.heads[self.granted] = NEVER
+        self._offer(index, port)
+        self._read()
+        if answer > self.last_answer:
+            self.last_answer = answer
+        self.unanswered -= 1
+        if not self.unanswered:
+            self.told.append((self.grant_at, STORE, self.last_answer + 2, 1))

@@ -7,6 +7,7 @@ needs them.
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from codesign import board as _boards
 from codesign import bundle as _bundle
 from codesign import models as _models
+from codesign.archive import read_network
 from codesign.board import Board
 from codesign.doctor import Doctor, examine
 from codesign.errors import InputError
@@ -64,6 +66,11 @@ class Bundle:
         return Report.from_json(self.stored.json("report.json"))
 
     @cached_property
+    def network(self) -> Network:
+        """The model in integers."""
+        return read_network(self.stored.data("network.npz"))
+
+    @cached_property
     def contents(self) -> "Contents":
         """Network, design, program and Verilog, checked against each other."""
         from codesign.assembly import contents
@@ -77,7 +84,7 @@ class Bundle:
     def run(self, x: NDArray[Any] | Mapping[str, NDArray[Any]], *, target: str = "golden") -> "Ran":
         """Runs samples: an array for a model of one input, else one per input name; samples first."""
         arrays = dict(x) if isinstance(x, Mapping) else {"": np.asarray(x)}
-        return _run(self, samples_of(self.contents.network, arrays), target)
+        return _run(self, samples_of(self.network, arrays), target)
 
     def _repr_html_(self) -> str:
         return self.report._repr_html_()
@@ -331,7 +338,9 @@ def run(
         InputError: arrays that do not fit the model, or a file that cannot be written.
     """
     held = open(dir)
-    samples = samples_of(held.contents.network, load_arrays(input))
+    if output is not None and not Path(output).resolve().parent.is_dir():
+        raise InputError(f"cannot write {output}: {Path(output).resolve().parent} is not a folder")
+    samples = samples_of(held.network, load_arrays(input))
     right = _labels(labels, len(samples)) if labels is not None else None
     found = replace(_run(held, samples, target), labels=right)
     if output is not None:
@@ -409,7 +418,7 @@ def _noted(held: Bundle, result: "Verification") -> Report:
 def _run(held: Bundle, samples: "Sequence[Sample]", target: str) -> Ran:
     if target not in TARGETS:
         raise InputError(f"--target {target!r}; legal: {', '.join(TARGETS)}")
-    network = held.contents.network
+    network = held.network
     results, cycles = _simulated(held, samples) if target == "sim" else ([golden(network, s) for s in samples], [])
     each = [outputs(network, values) for values in results]
     stacked = {item.name: np.stack([values[item.name] for values in each]) for item in network.outputs}
@@ -451,5 +460,6 @@ def _save(path: Path, array: NDArray[np.float64]) -> None:
             np.save(file, array, allow_pickle=False)
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
         raise InputError(f"cannot write {path}: {error.strerror}") from error

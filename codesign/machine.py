@@ -15,6 +15,7 @@ from codesign.command import COMMAND_BYTES, ENGINES, LOADS, RELEASE, Command
 from codesign.design import Design
 from codesign.offchip import BURST_BYTES, COMMANDS, LOAD, NEVER, STORE, TABLE, WEIGHTS, OffChip
 from codesign.program import Program
+from codesign.shortcuts import Shortcuts
 
 COMMAND_QUEUE, ENGINE_QUEUE, LINEAR_SLOTS = 16, 8, 4
 """Commands read ahead, waiting per engine, and in flight in the linear engine."""
@@ -93,6 +94,7 @@ class _Array:
                     ready = self.load_from
             if self.loaded and self._run_group(self.loaded[0]):
                 moved = True
+        self.offchip.crucial = self.base + self.loaded[0].ob * self.loaded[0].ib - 1 if self.loaded else NEVER
         return ready
 
     def _load_group(self) -> _Group:
@@ -185,7 +187,7 @@ class Machine:
         self.available: deque[int] = deque()
         self.dispatched, self.next_dispatch, self.words = 0, 0, 0
         self.per = COMMAND_BYTES // design.word_bytes
-        self.offchip = OffChip(design)
+        self.offchip = Shortcuts(design)
         self.array = _Array(design, times, self.offchip)
         self.offchip.begin_list(
             len(self.commands) * self.per, program.list_at % BURST_BYTES // design.word_bytes, COMMAND_QUEUE * self.per

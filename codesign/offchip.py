@@ -98,7 +98,7 @@ class OffChip:
         self.order: deque[_Burst] = deque()
         self.slots = deque([0] * (ports * outstanding))
         self.issue_turn, self.issue_from, self.issuer, self.rival = 0, 0, self.clients[0], 0
-        self.delivered, self.undelivered, self.part, self.weights = 0, 0, 0, (0, 0)
+        self.delivered, self.undelivered, self.part, self.weights, self.crucial = 0, 0, 0, (0, 0), NEVER
         self.ports = [_WritePort(deque([0, 0]), deque([0] * outstanding)) for _ in range(ports)]
         self.store_left, self.store_offset, self.store_from, self.store_turn = 0, 0, 0, 0
         self.unanswered, self.last_answer = 0, 0
@@ -143,7 +143,7 @@ class OffChip:
         """A client has more room from cycle ``t`` on."""
         client = self.clients[who]
         client.coming.append((t, words))
-        if client.left:
+        if client.left and client.space < self.most:
             self.touched = True
 
     def _place(self, dram: int) -> int:
@@ -160,24 +160,33 @@ class OffChip:
     def advance(self, limit: int) -> list[Told]:
         """Lets time pass until something is to tell, at most to the end of cycle ``limit``."""
         self.told = told = []
+        self._resume()
+        while not told and self._step(limit):
+            pass
+        return told
+
+    def _resume(self) -> None:
+        """Takes in what was wanted since the last step."""
         if self.touched:
             self.touched, self.stale = False, True
             self._read()
             self._plan_issue()
-        while not told:
-            if self.stale:
-                self._plan_grant()
-            if self.issue_at <= self.grant_at:
-                if self.issue_at > limit:
-                    break
-                self._issue(limit)
-            elif self.grant_at > limit:
-                break
-            elif self.granted & 1:
-                self._grant_write()
-            else:
-                self._grant_read()
-        return told
+
+    def _step(self, limit: int) -> bool:
+        """Does the next step, unless it comes behind cycle ``limit``."""
+        if self.stale:
+            self._plan_grant()
+        if self.issue_at <= self.grant_at:
+            if self.issue_at > limit:
+                return False
+            self._issue(limit)
+        elif self.grant_at > limit:
+            return False
+        elif self.granted & 1:
+            self._grant_write()
+        else:
+            self._grant_read()
+        return True
 
     # Read requests.
 

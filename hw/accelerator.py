@@ -193,7 +193,7 @@ def _shell(bus: Bus) -> Resources:
     bits, engines = 8 * bus.word_bytes, len(ENGINES)
     queues = [(bits, bus.outstanding * bus.burst_words)] * bus.ports + [(bits, 8)] * bus.ports + [(bits, 4)]
     queues += [(8 * COMMAND_BYTES, COMMAND_QUEUE)]
-    queues += [(8 * COMMAND_BYTES + 16, ENGINE_QUEUE), (32, FLIGHT_QUEUE)] * engines
+    queues += [(8 * COMMAND_BYTES + 16, ENGINE_QUEUE), (32 + 16, FLIGHT_QUEUE)] * engines
     ram = sum(_lutram(*queue) for queue in queues)
     return Resources(
         dsp=1, lut=ram + 4 * bits + 500 * bus.ports + 250 * engines, ff=6 * bits + 400 * bus.ports + 350 * engines

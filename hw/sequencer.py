@@ -62,7 +62,7 @@ class Sequencer(wiring.Component):
         m.submodules.commands = commands = Fifo(512, COMMAND_QUEUE)
         self._fetch(m, commands)
         queues = [Fifo(512 + 16, ENGINE_QUEUE) for _ in range(self.engines)]
-        flights = [Fifo(32, FLIGHT_QUEUE) for _ in range(self.engines)]
+        flights = [Fifo(32 + 16, FLIGHT_QUEUE) for _ in range(self.engines)]
         for e, (queue, flight) in enumerate(zip(queues, flights, strict=True)):
             m.submodules[f"queue{e}"], m.submodules[f"flight{e}"] = queue, flight
         dispatched, unknown = self._dispatch(m, commands, queues)
@@ -117,7 +117,10 @@ class Sequencer(wiring.Component):
         return done, unknown
 
     def _issue(self, m: Module, queues: list[Fifo], flights: list[Fifo]) -> tuple[Value, list[Value]]:
-        """Offers the head of each queue when its tokens are there; gives tokens when a command is done."""
+        """Offers the head of each queue when its tokens are there; gives tokens when a command is done.
+
+        An engine may refuse a command as it takes it or, with no other in flight, some cycles later.
+        """
         tokens = [
             [Signal(TOKEN_BITS, name=f"tokens_{p}_{c}") for c in range(self.engines)] for p in range(self.engines)
         ]
@@ -137,14 +140,14 @@ class Sequencer(wiring.Component):
                 accepted.eq(valid & port.ready),
                 queue.r.ready.eq(accepted | (self.error != 0)),
                 flight.w.valid.eq(accepted & ~failed),
-                flight.w.payload.eq(word[64:96]),
+                flight.w.payload.eq(Cat(word[64:96], word[512:])),
                 flight.r.ready.eq(getattr(self, f"done{e}") | (self.error != 0)),
                 self.waiting[e].eq(queue.r.valid & ~accepted),
             ]
             done = getattr(self, f"done{e}")
             accepted_all.append([Mux(accepted, need, 0) for need in needs])
             posts_all.append([Mux(done, flight.r.payload[4 * c :][:4], 0) for c in range(self.engines)])
-            illegal.append((accepted & failed, word[512:]))
+            illegal.append((failed, Mux(accepted, word[512:], flight.r.payload[32:])))
             progress = progress | accepted | done
         for p in range(self.engines):
             for c in range(self.engines):

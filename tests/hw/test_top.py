@@ -3,8 +3,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from codesign import host as memory
+from codesign.command import ENGINES
+from codesign.design import Design
 from codesign.hw import top as hw
+from codesign.network import run
+from codesign.program import compile_network
+from tests.accelerators import SMALL_VIT, board, compiled, fitting, start
 from tests.hw.host import Host, encoded, job
+from tests.quant.vits import random_network, recipe, samples
 
 
 @pytest.mark.rtl
@@ -43,3 +50,27 @@ class TestRuns:
             host.start(encoded(one.commands[:1]))
             assert host.wait().error == 0
             host.run(replace(one, commands=one.commands[1:]))
+
+
+@pytest.mark.rtl
+@pytest.mark.parametrize(("engine", "wrong"), [("attention", {"keys": 0}), ("vector", {"d": 1})])
+def test_a_command_refused_late_is_named_and_the_next_run_is_correct(engine: str, wrong: dict[str, int]) -> None:
+    """Attention and vector check their operands for some cycles before they refuse them."""
+    network = random_network(1)[0]
+    design = fitting(Design(board(), SMALL_VIT, {}, 5), [network])
+    program = compile_network(network, design)
+    index = next(i for i, command in enumerate(program.commands) if command.engine == engine)
+    bad = replace(program.commands[index], fields={**program.commands[index].fields, **wrong})
+    broken = replace(program, commands=(*program.commands[:index], bad, *program.commands[index + 1 :]))
+    golden = run(network, {"image": samples(recipe(1), 1)[0]})
+    with compiled(design).start(dram_bytes=program.dram_bytes) as simulator:
+        simulator.reset(2)
+        refused = 16 + ENGINES.index(engine) | index << 16
+        for attempt, error in ((broken, refused), (program, 0), (broken, refused), (program, 0)):
+            memory.load(simulator.dram, memory.image_of(attempt))
+            for name, place in attempt.inputs.items():
+                memory.put(simulator.dram, place, golden[name])
+            start(simulator, attempt)
+            simulator.run_until_irq(100_000)
+            assert simulator.axil_read(hw.ERROR) == error
+        assert all(np.array_equal(memory.take(simulator.dram, p), golden[n]) for n, p in program.outputs.items())

@@ -1,0 +1,281 @@
+"""What users get wrong: one line on stderr, the right exit code, nothing half-written."""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from codesign import assembly, bundle, models
+from codesign.board import Board
+from codesign.cli import main
+from codesign.sim import verilate
+
+INPUT, FITS, TOOL, INTERRUPT = 2, 1, 3, 130
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder of good and bad files that the cases name."""
+
+    path: Path
+    built: Path
+
+    def __truediv__(self, name: str) -> str:
+        return str(self.path / name)
+
+
+def onnx_file(op: str, **changes: object) -> bytes:
+    """One node between a float input [1, 4] and an output, with the changes that a case needs."""
+    shape = changes.get("shape", [1, 4])
+    ends = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, shape) for n in "xy"]
+    weights = np.full((4, 4), changes.get("weight", 1.0), np.float32)
+    inputs = ["x", "w"] if op == "MatMul" else ["x"]
+    node = onnx.helper.make_node(op, inputs, ["y"], name="odd")
+    graph = onnx.helper.make_graph([node], "g", ends[:1], ends[1:], [onnx.numpy_helper.from_array(weights, "w")])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    if "location" in changes:
+        tensor = model.graph.initializer[0]
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=str(changes["location"]))
+    return bytes(model.SerializeToString())
+
+
+@pytest.fixture
+def place(tmp_path: Path, built: Path) -> Place:
+    """Everything that the cases name, freshly made."""
+    zcu102 = (Path(str(__import__("codesign.boards", fromlist=["_"]).__file__)).parent / "zcu102.toml").read_text()
+    texts = {
+        "broken.toml": "name = [", "list.toml": "name = 3\n", "extra.toml": zcu102 + "\n[more]\n",
+        "ports.toml": zcu102.replace("ports = 4", "ports = 3"), "file": "x", "foreign/notes.txt": "mine",
+    }  # fmt: skip
+    good = models.original("digits-mlp")
+    contents = {
+        "empty.onnx": b"", "garbage.onnx": bytes(range(256)) * 4, "short.onnx": good[: len(good) // 3],
+        "odd.onnx": onnx_file("Tan"), "dynamic.onnx": onnx_file("MatMul", shape=["n", "m"]),
+        "nan.onnx": onnx_file("MatMul", weight=np.nan), "float.onnx": onnx_file("MatMul"),
+        "outside.onnx": onnx_file("MatMul", location="../secret.bin"), "bytes.npy": b"garbage",
+        "model.onnx": good,
+    }  # fmt: skip
+    for name, data in {**{n: t.encode() for n, t in texts.items()}, **contents}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "folder.onnx").mkdir()
+    arrays = {
+        "good": np.zeros((3, 5, 30)), "shape": np.zeros((3, 30, 5)), "none": np.zeros((0, 5, 30)),
+        "nan": np.full((1, 5, 30), np.nan), "complex": np.zeros((1, 5, 30), complex), "text": np.array(["a"]),
+        "labels": np.zeros(3, np.int64), "two": np.zeros(2, np.int64), "floats": np.zeros(3),
+    }  # fmt: skip
+    for name, array in arrays.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    np.save(tmp_path / "pickle.npy", np.array([{}], dtype=object), allow_pickle=True)
+    np.savez(tmp_path / "named.npz", other=np.zeros((1, 5, 30)))
+    for name in ("flipped", "cut", "older", "linked"):
+        shutil.copytree(built, tmp_path / name)
+    _damage(tmp_path)
+    return Place(tmp_path, built)
+
+
+def _damage(path: Path) -> None:
+    """Bundles that something happened to."""
+    (path / "flipped" / "weights.bin").write_bytes(b"x" * (path / "flipped" / "weights.bin").stat().st_size)
+    (path / "cut" / "rtl" / "top.v").unlink()
+    document = json.loads((path / "older" / "bundle.json").read_text())
+    (path / "older" / "bundle.json").write_text(json.dumps({**document, "format": 0}))
+    (path / "linked" / "design.json").unlink()
+    (path / "linked" / "design.json").symlink_to(path / "file")
+
+
+def build(model: str, *options: str) -> Callable[[Place], list[str]]:
+    """Arguments of a build; names with a dot are files of the place."""
+    return lambda place: [
+        "build", place / model if model.endswith(".onnx") else model,
+        *(["--board", "zcu102"] if "--board" not in options else []),
+        *(place / option if option.endswith((".toml", ".npy", ".npz")) else option for option in options),
+        *(["--out", place / "out"] if "--out" not in options else []),
+    ]  # fmt: skip
+
+
+def run(*options: str) -> Callable[[Place], list[str]]:
+    """Arguments of a run on the good bundle."""
+    return lambda place: ["run", str(place.built), *(place / o if "." in o or "/" in o else o for o in options)]
+
+
+def words(*arguments: str) -> Callable[[Place], list[str]]:
+    """Arguments as they are, with ``@name`` for a file of the place and ``@`` for the good bundle."""
+    return lambda place: [
+        str(place.built) if a == "@" else place / a[1:] if a.startswith("@") else a for a in arguments
+    ]
+
+
+CASES: dict[str, tuple[Callable[[Place], list[str]], int, str]] = {
+    "unknown model": (build("resnet"), INPUT, "digits-vit"),
+    "missing file": (build("missing.onnx"), INPUT, "missing.onnx"),
+    "a folder": (build("folder.onnx"), INPUT, "folder.onnx"),
+    "empty onnx": (build("empty.onnx"), INPUT, "empty"),
+    "garbage onnx": (build("garbage.onnx"), INPUT, "garbage"),
+    "truncated onnx": (build("short.onnx"), INPUT, "short"),
+    "unsupported operator": (build("odd.onnx"), INPUT, "Tan"),
+    "dynamic shape": (build("dynamic.onnx"), INPUT, "dynamic"),
+    "nan weights": (build("nan.onnx"), INPUT, "NaN"),
+    "external data outside": (build("outside.onnx"), INPUT, "outside"),
+    "float without samples": (build("float.onnx"), INPUT, "--calibrate"),
+    "calibration file missing": (build("float.onnx", "--calibrate", "missing.npz"), INPUT, "missing.npz"),
+    "calibration of others": (build("float.onnx", "--calibrate", "named.npz"), INPUT, "x"),
+    "calibration garbage": (build("float.onnx", "--calibrate", "bytes.npy"), INPUT, "bytes.npy"),
+    "gemm of zero": (build("gemm:0x4x4"), INPUT, "0x4x4"),
+    "gemm of minus one": (build("gemm:4x-1x4"), INPUT, "4x-1x4"),
+    "gemm of two sizes": (build("gemm:4x4"), INPUT, "gemm:MxKxN"),
+    "gemm of another type": (build("gemm:4x4x4:int4"), INPUT, "int8"),
+    "gemm of letters": (build("gemm:axbxc"), INPUT, "gemm:MxKxN"),
+    "gemm too large": (build("gemm:99999999x1x1"), INPUT, "65536"),
+    "unknown board": (build("gemm:4x4x4", "--board", "zcu999"), INPUT, "zcu102"),
+    "board file missing": (build("gemm:4x4x4", "--board", "missing.toml"), INPUT, "missing.toml"),
+    "malformed toml": (build("gemm:4x4x4", "--board", "broken.toml"), INPUT, "broken.toml"),
+    "wrong type in toml": (build("gemm:4x4x4", "--board", "list.toml"), INPUT, "list.toml"),
+    "unknown table in toml": (build("gemm:4x4x4", "--board", "extra.toml"), INPUT, "more"),
+    "a bus that is not built": (build("gemm:4x4x4", "--board", "ports.toml"), INPUT, "power of two"),
+    "no board": (words("build", "gemm:4x4x4"), INPUT, "--board"),
+    "budget for nothing": (build("gemm:4x4x4", "--budget", "dsp=5"), FITS, "smallest budget that fits: dsp="),
+    "budget of zero memory": (build("gemm:4x4x4", "--budget", "bram36=0"), FITS, "bram36 binds"),
+    "budget of watts": (build("gemm:4x4x4", "--budget", "watts=5"), INPUT, "dsp=N"),
+    "budget without a number": (build("gemm:4x4x4", "--budget", "dsp"), INPUT, "dsp=N"),
+    "budget below zero": (build("gemm:4x4x4", "--budget", "dsp=-5"), INPUT, "dsp=N"),
+    "set of nothing": (build("gemm:4x4x4", "--set", "clock_hz"), INPUT, "KEY=VALUE"),
+    "set of an unknown figure": (build("gemm:4x4x4", "--set", "memory.colour=3"), INPUT, "memory.ports"),
+    "set of an illegal value": (build("gemm:4x4x4", "--set", "memory.ports=0"), INPUT, "memory.ports"),
+    "a clock of zero": (build("gemm:4x4x4", "--clock-mhz", "0"), INPUT, "--clock-mhz"),
+    "a clock that is no number": (build("gemm:4x4x4", "--clock-mhz", "fast"), INPUT, "--clock-mhz"),
+    "a clock of nan": (build("gemm:4x4x4", "--clock-mhz", "nan"), INPUT, "--clock-mhz"),
+    "out is a file": (words("build", "gemm:4x4x4", "--board", "zcu102", "--out", "@file"), INPUT, "not a folder"),
+    "out is foreign": (words("build", "gemm:4x4x4", "--board", "zcu102", "--out", "@foreign"), INPUT, "other files"),
+    "out cannot be made": (words("build", "gemm:4x4x4", "--board", "zcu102", "--out", "@file/b"), INPUT, "file"),
+    "verify nothing": (words("verify", "@missing"), INPUT, "missing"),
+    "verify another folder": (words("verify", "@foreign"), INPUT, "foreign"),
+    "verify a file": (words("verify", "@file"), INPUT, "file"),
+    "verify a changed file": (words("verify", "@flipped"), INPUT, "does not match its hash"),
+    "verify a lost file": (words("verify", "@cut"), INPUT, "top.v"),
+    "verify an older bundle": (words("verify", "@older"), INPUT, "format"),
+    "verify a link": (words("verify", "@linked"), INPUT, "link"),
+    "verify no image": (words("verify", "@", "--images", "0"), INPUT, "--images"),
+    "run without input": (words("run", "@"), INPUT, "--input"),
+    "run a missing file": (run("--input", "missing.npy"), INPUT, "missing.npy"),
+    "run garbage": (run("--input", "bytes.npy"), INPUT, "bytes.npy"),
+    "run a wrong shape": (run("--input", "shape.npy"), INPUT, "(5, 30)"),
+    "run no sample": (run("--input", "none.npy"), INPUT, "at least 1"),
+    "run nan": (run("--input", "nan.npy"), INPUT, "NaN"),
+    "run complex numbers": (run("--input", "complex.npy"), INPUT, "complex"),
+    "run text": (run("--input", "text.npy"), INPUT, "numbers"),
+    "run pickled objects": (run("--input", "pickle.npy"), INPUT, "pickle.npy"),
+    "run an array of another name": (run("--input", "named.npz"), INPUT, "other"),
+    "run with too few labels": (run("--input", "good.npy", "--labels", "two.npy"), INPUT, "labels"),
+    "run with labels between classes": (run("--input", "good.npy", "--labels", "floats.npy"), INPUT, "labels"),
+    "run on an unknown target": (run("--input", "good.npy", "--target", "gpu"), INPUT, "golden"),
+    "run to nowhere": (run("--input", "good.npy", "--output", "file/y.npy"), INPUT, "cannot write"),
+    "export an unknown model": (words("models", "resnet", "--export", "@out"), INPUT, "resnet"),
+    "export no model": (words("models", "--export", "@out"), INPUT, "--export"),
+    "export to a file": (words("models", "digits-mlp", "--export", "@file"), INPUT, "file"),
+    "unknown kernel": (words("kernels", "sorter"), INPUT, "linear"),
+    "unknown bench": (words("bench", "none"), INPUT, "spine"),
+    "report of nothing": (words("report", "@missing"), INPUT, "missing"),
+}  # fmt: skip
+
+
+def tree(path: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
+
+
+def failed(argv: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> str:
+    """Runs a command that must fail with one line; returns the line."""
+    assert main([*argv, "--quiet"]) == code
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("codesign: error: ")
+    assert printed.err.count("\n") == 1
+    assert "Traceback" not in printed.err
+    return printed.err
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bad_input_is_one_line(name: str, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments, code, part = CASES[name]
+    before, bundle_before = tree(place.path), tree(place.built)
+    assert part in failed(arguments(place), code, capsys)
+    assert tree(place.path) == before
+    assert tree(place.built) == bundle_before
+    assert not (place.path / "out").exists()
+
+
+def test_there_are_enough_cases() -> None:
+    assert len(CASES) >= 40
+
+
+@pytest.mark.parametrize("verb", ["verify", "run"])
+def test_a_missing_compiler_is_a_tool_s_failure(
+    verb: str, place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(name: str) -> None:
+        return None
+
+    monkeypatch.setattr(verilate.shutil, "which", nothing)
+    monkeypatch.setattr(verilate.importlib.util, "find_spec", _all_but("ziglang"))
+    options = ["--input", place / "good.npy", "--target", "sim"] if verb == "run" else []
+    assert "install g++ or clang++" in failed([verb, str(place.built), *options], TOOL, capsys)
+
+
+def _all_but(missing: str) -> Callable[[str], object]:
+    found = verilate.importlib.util.find_spec
+    return lambda name: None if name == missing else found(name)
+
+
+def interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("moment", ["files", "fsync"])
+def test_an_interrupted_build_leaves_nothing(
+    moment: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, name = (assembly, "files") if moment == "files" else (bundle.os, "fsync")
+    monkeypatch.setattr(target, name, interrupt)
+    assert main(["build", "gemm:2x2x2", "--board", "zcu102", "--out", str(tmp_path / "out")]) == INTERRUPT
+    assert capsys.readouterr().err.endswith("codesign: interrupted\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_build_leaves_the_old_bundle(
+    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = place.path / "old"
+    shutil.copytree(place.built, old)
+    before = tree(old)
+    monkeypatch.setattr(bundle.os, "fsync", interrupt)
+    assert main(["build", "gemm:2x2x2", "--board", "zcu102", "--out", str(old)]) == INTERRUPT
+    assert tree(old) == before
+    assert [p.name for p in place.path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_broken_tool_shows_its_log(
+    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = tmp_path / "bin" / "c++"
+    broken.parent.mkdir()
+    broken.write_text("#!/bin/sh\necho it is broken\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(verilate, "_COMPILERS", (str(broken),))
+    monkeypatch.setattr(verilate.find_compiler, "__defaults__", ((str(broken),),))
+    logging.getLogger("codesign").handlers = []
+    assert main(["verify", str(place.built), "--quiet"]) == TOOL
+    printed = capsys.readouterr().err
+    assert printed.startswith("codesign: error: c++ failed")
+    assert "it is broken" in printed
+
+
+def test_boards_of_the_place_are_bad_for_the_stated_reason() -> None:
+    assert Board.load("zcu102").memory.ports == 4

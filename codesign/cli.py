@@ -142,21 +142,28 @@ def _show_bundle(found: Bundle) -> Answer:
 
 
 def _show_checked(found: Checked) -> Answer:
-    result, report = found.result, found.report
-    problems = [*map(str, result.mismatches), *result.faults]
-    if not result.cycle_exact:
-        problems.append(f"cycles {sorted(set(result.cycles))}, the model says {result.modelled}")
-    verdict = f"verified   {report.verdict()}"
-    waves = [f"waves      {result.waves}"] if result.waves else []
     data = {
-        "passed": result.passed,
-        "bit_exact": result.bit_exact,
-        "images": result.images,
-        "cycles": {"modelled": result.modelled, "simulated": list(result.cycles)},
-        "problems": problems,
+        name: {
+            "passed": result.passed,
+            "bit_exact": result.bit_exact,
+            "images": result.images,
+            "cycles": {"modelled": result.modelled, "simulated": list(result.cycles)},
+        }
+        for name, result in found.results.items()
     }
-    text = "\n".join([verdict if result.passed else f"FAILED     {report.verdict()}", *problems, *waves])
-    return Answer(data, text, 0 if result.passed else 1)
+    waves = [f"waves      {result.waves}" for result in found.results.values() if result.waves]
+    lines = [*_verdict(found), *found.problems, *waves]
+    document = {"passed": found.passed, "kernel": found.kernel, "results": data, "problems": found.problems}
+    return Answer(document, "\n".join(lines), 0 if found.passed else 1)
+
+
+def _verdict(found: Checked) -> list[str]:
+    if found.kernel is None:
+        return [f"{'verified' if found.passed else 'FAILED':10} {found.report.verdict()}"]
+    rows = [["layer", "bits", "cycles", "modelled"]]
+    for name, result in found.results.items():
+        rows.append([name, "equal" if result.bit_exact else "DIFFER", str(max(result.cycles)), str(result.modelled)])
+    return [table(rows), f"{found.kernel}: {'every layer agrees' if found.passed else 'FAILED'}"]
 
 
 def _show_ran(found: Ran) -> Answer:
@@ -227,6 +234,7 @@ VERBS = (
         _show_checked,
         (
             _FOLDER,
+            Option("--kernel", "only the layers of this kernel, each alone, with random data", {"metavar": "NAME"}),
             Option("--waves", "write the waves beside the bundle's folder", {"action": "store_true"}),
             Option("--seed", "of the samples", {"type": int, "default": 0, "metavar": "N"}),
             Option("--images", "samples, run back to back (default 3)", {"type": int, "default": 3, "metavar": "N"}),

@@ -608,7 +608,7 @@ class _Machine:
             else:
                 first = first + spacing if arrival < first + spacing else max(arrival, first + spacing) + 1
             if group.release:
-                self.clock.change(first + spacing + self.times.array_latency + 1, _FREED, 0, ib)
+                self.clock.change(first + spacing + self.times.array_latency + group.rows, _FREED, 0, ib)
             tile += 1
         self.tile, self.first_issue = tile, first
         if tile < group.ob:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from codesign.assembly import Contents
     from codesign.bench import Bench
     from codesign.sim.check import Sample, Verification
+    from codesign.sim.simulator import Library
 
 TARGETS = ("golden", "sim")
 """Where `run` computes: the golden model in numpy, or the simulated Verilog."""
@@ -77,9 +78,9 @@ class Bundle:
 
         return contents(self.stored)
 
-    def verify(self, *, waves: bool = False, seed: int = 0, images: int = 3) -> "Checked":
+    def verify(self, *, kernel: str | None = None, waves: bool = False, seed: int = 0, images: int = 3) -> "Checked":
         """Compares golden model, cycle model and simulated Verilog; see `verify`."""
-        return verify(self.path, waves=waves, seed=seed, images=images)
+        return verify(self.path, kernel=kernel, waves=waves, seed=seed, images=images)
 
     def run(self, x: NDArray[Any] | Mapping[str, NDArray[Any]], *, target: str = "golden") -> "Ran":
         """Runs samples: an array for a model of one input, else one per input name; samples first."""
@@ -96,18 +97,37 @@ class Checked:
 
     Attributes:
         path: the bundle's folder.
-        result: what was compared, and how it came out.
-        report: the report with the result in it.
+        report: the report, with the result in it if the whole model was verified.
+        results: what was compared, by layer if a kernel was verified, else one named after the model.
+        kernel: its name if only its layers were run.
+        skipped: layers that the design has no room to run alone.
     """
 
     path: Path
-    result: "Verification"
     report: Report
+    results: Mapping[str, "Verification"]
+    kernel: str | None = None
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def result(self) -> "Verification":
+        """What was compared first."""
+        return next(iter(self.results.values()))
 
     @property
     def passed(self) -> bool:
-        """Whether everything agreed."""
-        return self.result.passed
+        """Whether something was run and everything agreed."""
+        return bool(self.results) and all(result.passed for result in self.results.values())
+
+    @property
+    def problems(self) -> list[str]:
+        """What did not agree, one sentence each."""
+        found = [f"no room to run alone: {name}" for name in self.skipped]
+        for name, result in self.results.items():
+            found += [*map(str, result.mismatches), *result.faults]
+            if not result.cycle_exact:
+                found.append(f"{name}: cycles {sorted(set(result.cycles))}, the model says {result.modelled}")
+        return found
 
     def waveform(self, signals: Sequence[str], first: int = 0, cycles: int = 24, column: int = 34) -> "Picture":
         """A timing diagram from the waves of `verify`; ``column`` pixels per cycle, from cycle ``first`` on.
@@ -284,37 +304,33 @@ def open(dir: str | Path) -> Bundle:
     return Bundle(_bundle.read_bundle(Path(dir)))
 
 
-def verify(dir: str | Path, waves: bool = False, seed: int = 0, images: int = 3) -> Checked:
+def verify(
+    dir: str | Path, kernel: str | None = None, waves: bool = False, seed: int = 0, images: int = 3
+) -> "Checked":
     """Compares golden model, cycle model and simulated Verilog of a bundle, and writes the result into its report.
 
     Args:
         dir: the bundle.
-        waves: write the waves of the whole run to a ``.vcd`` file beside the bundle's folder.
+        kernel: run the layers of this kernel alone, one after the other, with random data; the report stays.
+        waves: write the waves of the whole run, or of the kernel's first layer, to a ``.vcd`` file beside the
+            bundle's folder.
         seed: of the samples; those of a model that ships are held-out ones, others are random.
         images: samples, run back to back without reset.
 
     Raises:
         BundleError: not a bundle, or its parts do not belong together.
+        InputError: an unknown kernel, or more samples than there are.
         CheckError: the hardware reports an error or breaks a protocol.
         ToolError: the simulator or the compiler is missing or fails.
     """
     if images < 1:
         raise InputError(f"--images {images}; legal: at least 1")
-    from codesign.assembly import model_faults
-    from codesign.sim import check
-
     held = open(dir)
-    inside = held.contents
-    chosen = _chosen(inside, images, seed)
-    faults = model_faults(held.stored, inside, chosen)
-    _LOG.info("compiling the Verilog for simulation; a minute, unless it is in the cache")
-    library = check.compiled(inside.verilog, inside.design.board.memory, waves=waves)
-    rerun = f"codesign verify {dir} --waves --seed {seed} --images {images}"
+    options = f"--waves --seed {seed} --images {images}"
     file = held.path.resolve().with_name(f"{held.path.resolve().name}.vcd") if waves else None
-    result = check.verify(inside.subject, library, chosen, rerun=rerun, waves=file)
-    result = replace(result, faults=(*result.faults, *faults))
-    report = _noted(held, result)
-    return Checked(held.path, result, report)
+    if kernel is not None:
+        return _verified_kernel(held, kernel, images, seed, file)
+    return _verified(held, images, seed, file, f"codesign verify {dir} {options}")
 
 
 def run(
@@ -388,6 +404,52 @@ def _short(model: str | Path) -> str:
     return _NAME.sub("-", stem).strip("-.") or "model"
 
 
+def _verified(held: Bundle, images: int, seed: int, waves: Path | None, rerun: str) -> "Checked":
+    """The whole model on the whole accelerator."""
+    from codesign.assembly import model_faults
+    from codesign.sim import check
+
+    chosen = _chosen(held.contents, images, seed)
+    faults = model_faults(held.stored, held.contents, chosen)
+    library = _library(held, waves is not None)
+    result = check.verify(held.contents.subject, library, chosen, rerun=rerun, waves=waves)
+    result = replace(result, faults=(*result.faults, *faults))
+    return Checked(held.path, _noted(held, result), {held.contents.model: result})
+
+
+def _verified_kernel(held: Bundle, kernel: str, images: int, seed: int, waves: Path | None) -> Checked:
+    """Every layer of a kernel alone on the whole accelerator."""
+    from codesign.program import compile_network
+    from codesign.sim import check
+    from codesign.sim.isolate import isolated
+
+    engines = held.contents.design.engines
+    if kernel not in engines:
+        raise InputError(f"--kernel {kernel!r}; legal: {', '.join(engines)}, the kernels of {held.path}")
+    library = _library(held, waves is not None)
+    results: dict[str, Verification] = {}
+    skipped = []
+    for layer, network in isolated(held.network, kernel, held.contents.design, seed):
+        if network is None:
+            skipped.append(layer.name)
+            continue
+        program = compile_network(network, held.contents.design)
+        subject = replace(held.contents.subject, network=network, program=program)
+        rerun = f"codesign verify {held.path} --kernel {kernel} --waves --seed {seed} --images {images}"
+        first = waves if not results else None
+        samples = random_samples(network, images, seed)
+        results[layer.name] = check.verify(subject, library, samples, rerun=rerun, waves=first)
+    return Checked(held.path, held.report, results, kernel, tuple(skipped))
+
+
+def _library(held: Bundle, waves: bool = False) -> "Library":
+    """The bundle's Verilog, compiled for simulation or from the cache."""
+    from codesign.sim.check import compiled
+
+    _LOG.info("compiling the Verilog for simulation; a minute, unless it is in the cache")
+    return compiled(held.contents.verilog, held.contents.design.board.memory, waves=waves)
+
+
 def _chosen(inside: "Contents", count: int, seed: int) -> "list[Sample]":
     """Held-out samples of a model that ships, in an order that the seed gives; random ones of any other."""
     if inside.model not in {model.name for model in _models.models()}:
@@ -427,11 +489,9 @@ def _run(held: Bundle, samples: "Sequence[Sample]", target: str) -> Ran:
 
 def _simulated(held: Bundle, samples: "Sequence[Sample]") -> tuple[list[Mapping[str, NDArray[np.int64]]], list[int]]:
     from codesign.host import image_of, matrices
-    from codesign.sim.check import SimulatedAccelerator, compiled
+    from codesign.sim.check import SimulatedAccelerator
 
-    inside = held.contents
-    _LOG.info("compiling the Verilog for simulation; a minute, unless it is in the cache")
-    library = compiled(inside.verilog, inside.design.board.memory)
+    inside, library = held.contents, _library(held)
     results: list[Mapping[str, NDArray[np.int64]]] = []
     cycles = []
     with SimulatedAccelerator(library, image_of(inside.program), inside.subject.identity) as accelerator:

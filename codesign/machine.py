@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from codesign.command import COMMAND_BYTES, ENGINES, LOADS, RELEASE, Command
 from codesign.design import Design
-from codesign.offchip import BURST_BYTES, COMMANDS, LOAD, NEVER, STORE, TABLE, WEIGHTS, OffChip
+from codesign.offchip import BURST_BYTES, COMMANDS, LOAD, NEVER, TABLE, WEIGHTS, OffChip
 from codesign.program import Program
 from codesign.shortcuts import Shortcuts
 

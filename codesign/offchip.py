@@ -136,24 +136,29 @@ class OffChip:
 
     def begin_store(self, t: int, dram: int, words: int) -> None:
         """Store accepted in cycle ``t``."""
-        self.store_left, self.store_offset, self.store_from = words, self._place(dram), t + 1
-        self.last_answer, self.touched = 0, True
+        self._touch()
+        self.store_left, self.store_offset, self.store_from, self.last_answer = words, self._place(dram), t + 1, 0
 
     def room(self, who: int, t: int, words: int) -> None:
         """A client has more room from cycle ``t`` on."""
         client = self.clients[who]
-        client.coming.append((t, words))
-        if client.left and client.space < self.most:
-            self.touched = True
+        if client.left and (who == COMMANDS or client.space < self.most):
+            self._touch()
+        if client.left or who != COMMANDS:
+            client.coming.append((t, words))
 
     def _place(self, dram: int) -> int:
         return dram % BURST_BYTES // self.word
 
     def _begin(self, who: int, words: int, offset: int, visible: int) -> _Client:
+        self._touch()
         client = self.clients[who]
         client.left, client.offset, client.visible = words, offset, visible
-        self.touched = True
         return client
+
+    def _touch(self) -> None:
+        """Called before anything is wanted."""
+        self.touched = True
 
     # Time.
 

@@ -7,11 +7,11 @@
 """
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import gcd
 
 from codesign.design import Design
-from codesign.offchip import COMMANDS, LOAD, NEVER, STORE, WEIGHTS, OffChip, Told
+from codesign.offchip import COMMANDS, LOAD, NEVER, STORE, TABLE, WEIGHTS, OffChip, Told
 
 _TRAIN = 32
 
@@ -27,6 +27,45 @@ class _Mark:
     arrivals: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Episode:
+    """An episode, its times counted from its begin.
+
+    Attributes:
+        told: what it tells.
+        cycles: until everything rests.
+        issue_turn, store_turn: ports that are next then.
+        used, offset, space: command words that it reads, and the place and room of the next then.
+    """
+
+    told: tuple[Told, ...]
+    cycles: int
+    issue_turn: int
+    store_turn: int
+    used: int
+    offset: int
+    space: int
+
+
+@dataclass(slots=True)
+class _Tale:
+    """An episode that begins in cycle ``t``; the first ``done`` parts are told. The state stays as it was in ``t``."""
+
+    episode: _Episode
+    t: int
+    done: int = 0
+
+
+@dataclass(slots=True)
+class _Tape:
+    """An episode that is recorded."""
+
+    key: tuple[object, ...]
+    t: int
+    left: int
+    told: list[Told] = field(default_factory=list)
+
+
 class Shortcuts(OffChip):
     """Tells exactly what `OffChip` tells, in fewer steps."""
 
@@ -36,29 +75,113 @@ class Shortcuts(OffChip):
         self.stride *= -(-_TRAIN // self.stride)
         self.grants = 0
         self.mark: _Mark | None = None
-        self.episodes: dict[tuple[object, ...], _Episode] = {}
+        self.episodes: dict[tuple[object, ...] | None, _Episode] = {}
+        self.tale: _Tale | None = None
+        self.tape: _Tape | None = None
+        self.now, self.quiet_from = 0, NEVER
 
     def advance(self, limit: int) -> list[Told]:
         """As `OffChip.advance`."""
         self.told = told = []
         if self.touched:
-            self._disturb()
+            self._start()
         if self.tale is not None:
-            self._retell(limit)
-            return self.told
-        while not told:
-            if self.grants >= self.stride:
-                self._ride(limit)
-            elif not self._step(limit):
-                break
-        if self.tape is not None:
-            self._record(told)
-        self.now = limit
+            self._retell(self.tale, limit)
+        else:
+            while not told:
+                if self.grants >= self.stride:
+                    self._ride(limit)
+                elif not self._step(limit):
+                    self._rest()
+                    break
+            if self.tape is not None:
+                self.tape.told += told
+        self.now = told[0][0] if told else limit
         return told
 
     def _pay(self, index: int) -> int:
         self.grants += 1
         return super()._pay(index)
+
+    # Episodes.
+
+    def _start(self) -> None:
+        """Something is wanted: tells a known episode, records a new one, or goes on step by step."""
+        key = self._key() if self.quiet_from <= self.now else None
+        self.mark, self.quiet_from = None, NEVER
+        if key in self.episodes:
+            self.touched = False
+            self.tale = _Tale(self.episodes[key], self.now)
+            return
+        self.tape = _Tape(key, self.now, self.clients[COMMANDS].left) if key is not None else None
+        self._resume()
+
+    def _key(self) -> tuple[object, ...] | None:
+        """All that an episode depends on that begins now, None if it is not one."""
+        commands, load, now = self.clients[COMMANDS], self.clients[LOAD], self.now
+        if self.clients[TABLE].left or not (load.left or self.store_left or commands.has_room(self.most)):
+            return None
+        if not commands.left:
+            commands.coming.clear()
+        coming = tuple([(at - now, words) for at, words in commands.coming])
+        left = min(commands.left, commands.space + sum([words for _, words in coming]) + self.most)
+        return (
+            self.issue_turn, self.store_turn, left, commands.offset, commands.space, max(commands.visible - now, 0), coming,
+            load.left, load.left and (load.offset, load.single), self.store_left, self.store_left and self.store_offset,
+        )  # fmt: skip
+
+    def _rest(self) -> None:
+        """Ends an episode when nothing is under way."""
+        if self.quiet_from < NEVER or self.issue_at < NEVER or self.grant_at < NEVER or self.clients[WEIGHTS].left:
+            return
+        quiet = max(self.delivered, self.issue_from, self.clients[COMMANDS].visible, self.store_from)
+        quiet = max(quiet, self.credit_at - (self.credit - self.full) // self.gain)
+        for port in self.ports:
+            quiet = max(quiet, port.idle, port.answers[-1])
+        self.quiet_from = quiet
+        if self.tape is not None:
+            tape, commands = self.tape, self.clients[COMMANDS]
+            self.episodes[tape.key] = _Episode(
+                tuple([(step - tape.t, what, time - tape.t, count) for step, what, time, count in tape.told]),
+                quiet - tape.t, self.issue_turn, self.store_turn, tape.left - commands.left, commands.offset, commands.space,
+            )  # fmt: skip
+            self.tape = None
+
+    def _retell(self, tale: _Tale, limit: int) -> None:
+        """Tells the next part of a known episode."""
+        t, parts = tale.t, tale.episode.told
+        while tale.done < len(parts):
+            step, what, time, count = parts[tale.done]
+            if t + step > limit:
+                return
+            self.told.append((t + step, what, t + time, count))
+            tale.done += 1
+            limit = t + step
+
+    def _touch(self) -> None:
+        super()._touch()
+        self.tape = None
+        if self.tale is None:
+            return
+        tale, self.tale = self.tale, None
+        if self.now >= tale.t + tale.episode.cycles:
+            self._end(tale)
+            return
+        self._resume()
+        while super().advance(self.now):
+            pass
+        self.touched = True
+
+    def _end(self, tale: _Tale) -> None:
+        """Brings the state behind a whole episode."""
+        episode, commands = tale.episode, self.clients[COMMANDS]
+        self.issue_turn, self.store_turn = episode.issue_turn, episode.store_turn
+        commands.left -= episode.used
+        commands.offset, commands.space = episode.offset, episode.space
+        commands.coming.clear()
+        self.clients[LOAD].left = self.store_left = 0
+        self.quiet_from = self.credit_at = tale.t + episode.cycles
+        self.credit = self.full
 
     # Trains.
 

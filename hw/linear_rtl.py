@@ -515,7 +515,7 @@ class _Drain(wiring.Component):
             m.d.sync += [group_out.eq(base_out), group_add.eq(base_add)]
             m.d.sync += [next_out.eq(base_out + op.target_stride), next_add.eq(base_add + op.addend_stride)]
         m.d.comb += [
-            self.freed.eq(start & current.release),
+            self.freed.eq((left == 1) & current.release),
             self.freed_words.eq(op.ib),
         ]
         rows = Array(hold.word_select(index, width) for index in range(s.n_l))

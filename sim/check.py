@@ -429,8 +429,11 @@ def _probe(network: Network, layers: int, first: int, columns: int) -> Network:
     target = network.tensors[last.target]
     kept: tuple[Layer, ...] = network.layers[:layers]
     bits = 16 if "residual" in homes(network).values() else 8
+    retargeted = isinstance(last, Linear) and homes(network)[last.target] not in ("hidden", "input")
+    if retargeted and isinstance(last, Linear) and last.table is not None:
+        bits = 8  # a table's entries are bytes
     shown = Tensor(PROBE, target.rows, columns, max(bits, target.bits), target.scale)
-    if isinstance(last, Linear) and homes(network)[last.target] not in ("hidden", "input"):
+    if retargeted and isinstance(last, Linear):
         kept = (*kept[:-1], _slice(last, first, columns))
     else:
         kept = (*kept, _copy(last.target, target, first, columns))

@@ -123,7 +123,8 @@ def _build(network: Network, layer: Layer, design: Design, rng: np.random.Genera
         layer = replace(layer, source="x")
     for name in () if direct else dict.fromkeys((*_sources(layer), *_addend(network, layer))):
         parts.feed(network.tensors[name])
-    if isinstance(layer, Linear):
+    if isinstance(layer, Linear) and (layer.table is None or direct):
+        bits = bits if layer.table is None else 8  # a table's entries are bytes
         parts.layers.append(replace(layer, target=RESULT))
         parts.tensors[RESULT] = replace(target, name=RESULT, bits=max(bits, target.bits))
     else:

@@ -76,9 +76,9 @@ def flip(name: str) -> Change:
         lambda inside: inside.pop("report.json"),
         edit_json("design.json", lambda d: d.update(version=99)),
         edit_json("design.json", lambda d: d.update(design=[])),
-        edit_json("design.json", lambda d: d["design"]["engines"].pop("linear")),  # type: ignore[attr-defined, index]
-        edit_json("design.json", lambda d: d["design"]["memories"].clear()),  # type: ignore[attr-defined, index]
-        edit_json("design.json", lambda d: d["design"]["engines"]["linear"].update(t_in=0)),  # type: ignore[attr-defined, index]
+        edit_json("design.json", lambda d: d["design"]["engines"].pop("linear")),  # type: ignore[index]
+        edit_json("design.json", lambda d: d["design"]["memories"].clear()),  # type: ignore[index]
+        edit_json("design.json", lambda d: d["design"]["engines"]["linear"].update(t_in=0)),  # type: ignore[index]
         edit_json("report.json", lambda d: d.update(cycles=[])),
         lambda inside: [inside.pop(name) for name in list(inside) if name.endswith(".v")],
     ],

@@ -1,18 +1,20 @@
 """What users get wrong: one line on stderr, the right exit code, nothing half-written."""
 
+import importlib.util
 import json
 import logging
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
-from codesign import assembly, bundle, models
-from codesign.board import Board
+from codesign import assembly, models
 from codesign.cli import main
 from codesign.sim import verilate
 
@@ -30,27 +32,26 @@ class Place:
         return str(self.path / name)
 
 
-def onnx_file(op: str, **changes: object) -> bytes:
-    """One node between a float input [1, 4] and an output, with the changes that a case needs."""
-    shape = changes.get("shape", [1, 4])
+def onnx_file(op: str, shape: Sequence[int | str] = (1, 4), weight: float = 1.0, location: str | None = None) -> bytes:
+    """One node between a float input and an output; the weights are all alike, or outside of the file."""
     ends = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, shape) for n in "xy"]
-    weights = np.full((4, 4), changes.get("weight", 1.0), np.float32)
+    weights = np.full((4, 4), weight, np.float32)
     inputs = ["x", "w"] if op == "MatMul" else ["x"]
     node = onnx.helper.make_node(op, inputs, ["y"], name="odd")
     graph = onnx.helper.make_graph([node], "g", ends[:1], ends[1:], [onnx.numpy_helper.from_array(weights, "w")])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
-    if "location" in changes:
+    if location is not None:
         tensor = model.graph.initializer[0]
         tensor.ClearField("raw_data")
         tensor.data_location = onnx.TensorProto.EXTERNAL
-        tensor.external_data.add(key="location", value=str(changes["location"]))
+        tensor.external_data.add(key="location", value=location)
     return bytes(model.SerializeToString())
 
 
 @pytest.fixture
 def place(tmp_path: Path, built: Path) -> Place:
     """Everything that the cases name, freshly made."""
-    zcu102 = (Path(str(__import__("codesign.boards", fromlist=["_"]).__file__)).parent / "zcu102.toml").read_text()
+    zcu102 = (resources.files("codesign.boards") / "zcu102.toml").read_text()
     texts = {
         "broken.toml": "name = [", "list.toml": "name = 3\n", "extra.toml": zcu102 + "\n[more]\n",
         "ports.toml": zcu102.replace("ports = 4", "ports = 3"), "file": "x", "foreign/notes.txt": "mine",
@@ -220,17 +221,14 @@ def test_there_are_enough_cases() -> None:
 def test_a_missing_compiler_is_a_tool_s_failure(
     verb: str, place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def nothing(name: str) -> None:
-        return None
-
-    monkeypatch.setattr(verilate.shutil, "which", nothing)
-    monkeypatch.setattr(verilate.importlib.util, "find_spec", _all_but("ziglang"))
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", _all_but("ziglang"))
     options = ["--input", place / "good.npy", "--target", "sim"] if verb == "run" else []
     assert "install g++ or clang++" in failed([verb, str(place.built), *options], TOOL, capsys)
 
 
 def _all_but(missing: str) -> Callable[[str], object]:
-    found = verilate.importlib.util.find_spec
+    found = importlib.util.find_spec
     return lambda name: None if name == missing else found(name)
 
 
@@ -242,7 +240,7 @@ def interrupt(*_: object, **__: object) -> None:
 def test_an_interrupted_build_leaves_nothing(
     moment: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target, name = (assembly, "files") if moment == "files" else (bundle.os, "fsync")
+    target, name = (assembly, "files") if moment == "files" else (os, "fsync")
     monkeypatch.setattr(target, name, interrupt)
     assert main(["build", "gemm:2x2x2", "--board", "zcu102", "--out", str(tmp_path / "out")]) == INTERRUPT
     assert capsys.readouterr().err.endswith("codesign: interrupted\n")
@@ -255,7 +253,7 @@ def test_an_interrupted_build_leaves_the_old_bundle(
     old = place.path / "old"
     shutil.copytree(place.built, old)
     before = tree(old)
-    monkeypatch.setattr(bundle.os, "fsync", interrupt)
+    monkeypatch.setattr(os, "fsync", interrupt)
     assert main(["build", "gemm:2x2x2", "--board", "zcu102", "--out", str(old)]) == INTERRUPT
     assert tree(old) == before
     assert [p.name for p in place.path.iterdir() if p.name.startswith(".")] == []
@@ -275,7 +273,3 @@ def test_a_broken_tool_shows_its_log(
     printed = capsys.readouterr().err
     assert printed.startswith("codesign: error: c++ failed")
     assert "it is broken" in printed
-
-
-def test_boards_of_the_place_are_bad_for_the_stated_reason() -> None:
-    assert Board.load("zcu102").memory.ports == 4

@@ -8,6 +8,7 @@ from codesign.board import Board
 from codesign.design import Design
 from codesign.errors import InputError, NothingFits
 from codesign.hw import accelerator
+from codesign.hw.linear import Linear
 from codesign.kernel import Resources
 from codesign.network import Network
 from codesign.partition import RESOURCES, Tools, available, parse_budget, plain
@@ -75,7 +76,7 @@ def test_the_smallest_budget_that_is_named_fits(name: str) -> None:
 
 
 def test_a_layer_without_a_kernel_is_named() -> None:
-    class Picky(accelerator.Linear):
+    class Picky(Linear):
         @classmethod
         def supports(cls, layer: object) -> str | None:
             return f"{getattr(layer, 'name', '')}: too odd"

@@ -55,7 +55,7 @@ def test_block_rams_are_as_many_as_the_verilog_has(which: str, request: pytest.F
     for name, text in hardware.sources.files.items():
         for bits, one, other in ARRAY.findall(text):
             width, depth = int(bits) + 1, max(int(one), int(other)) + 1
-            halves += counts[name.removesuffix(".v")] * min(2 * bram36(width, depth), bram18(width, depth))
+            halves += counts[name.removesuffix(".v")] * min(2 * int(bram36(width, depth)), int(bram18(width, depth)))
     modelled = accelerator.total(accelerator.resources(design)).bram36
     assert modelled - len(design.engines) <= halves / 2 <= modelled  # an odd half is rounded up per engine
 

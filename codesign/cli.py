@@ -180,7 +180,7 @@ def _show_ran(found: Ran) -> Answer:
     rows += [
         [name, text.removesuffix(", binding").removesuffix(", modelled"), "modelled"] for name, text in report.used()
     ]
-    rows.append(["bits", report.verdict(), "verify"])
+    rows.append(["golden = RTL", report.verdict(), "verify"])
     data = {
         "target": found.target,
         "samples": found.samples,

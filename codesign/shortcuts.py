@@ -32,27 +32,33 @@ class _Episode:
     """An episode, its times counted from its begin.
 
     Attributes:
-        told: what it tells.
+        told: what it tells of loads and stores.
+        loads: step and first cycle of every burst for the load.
         cycles: until everything rests.
         issue_turn, store_turn: ports that are next then.
-        used, offset, space: command words that it reads, and the place and room of the next then.
     """
 
     told: tuple[Told, ...]
+    loads: list[tuple[int, int]]
     cycles: int
     issue_turn: int
     store_turn: int
-    used: int
-    offset: int
-    space: int
+
+    def told_with(self, borrowed: int, words: int) -> list[Told]:
+        """What it tells if one of the load's bursts is in truth the command list's; none if negative."""
+        if borrowed < 0:
+            return list(self.told)
+        step, first = self.loads[borrowed]
+        return sorted([(step, COMMANDS, first, words), *self.told])
 
 
 @dataclass(slots=True)
 class _Tale:
     """An episode that begins in cycle ``t``; the first ``done`` parts are told. The state stays as it was in ``t``."""
 
-    episode: _Episode
+    told: list[Told]
     t: int
+    episode: _Episode
     done: int = 0
 
 
@@ -60,10 +66,10 @@ class _Tale:
 class _Tape:
     """An episode that is recorded."""
 
-    key: tuple[object, ...]
+    key: tuple[int, ...]
     t: int
-    left: int
     told: list[Told] = field(default_factory=list)
+    loads: list[tuple[int, int]] = field(default_factory=list)
 
 
 class Shortcuts(OffChip):
@@ -75,10 +81,10 @@ class Shortcuts(OffChip):
         self.stride *= -(-_TRAIN // self.stride)
         self.grants = 0
         self.mark: _Mark | None = None
-        self.episodes: dict[tuple[object, ...] | None, _Episode] = {}
+        self.episodes: dict[tuple[int, ...], _Episode] = {}
         self.tale: _Tale | None = None
         self.tape: _Tape | None = None
-        self.now, self.quiet_from = 0, NEVER
+        self.now, self.quiet_from, self.borrowed = 0, NEVER, -1
 
     def advance(self, limit: int) -> list[Told]:
         """As `OffChip.advance`."""
@@ -109,47 +115,70 @@ class Shortcuts(OffChip):
         """Something is wanted: tells a known episode, records a new one, or goes on step by step."""
         key = self._key() if self.quiet_from <= self.now else None
         self.mark, self.quiet_from = None, NEVER
-        if key in self.episodes:
+        episode = self.episodes.get(key) if key is not None else None
+        if episode is not None:
             self.touched = False
-            self.tale = _Tale(self.episodes[key], self.now)
+            self.tale = _Tale(episode.told_with(self.borrowed, self.most), self.now, episode)
             return
-        self.tape = _Tape(key, self.now, self.clients[COMMANDS].left) if key is not None else None
+        self.tape = _Tape(key, self.now) if key is not None else None
         self._resume()
 
-    def _key(self) -> tuple[object, ...] | None:
-        """All that an episode depends on that begins now, None if it is not one."""
-        commands, load, now = self.clients[COMMANDS], self.clients[LOAD], self.now
-        if self.clients[TABLE].left or not (load.left or self.store_left or commands.has_room(self.most)):
+    def _key(self) -> tuple[int, ...] | None:
+        """All that an episode depends on that begins now, None if it is not one: loads and stores and nothing else."""
+        load = self.clients[LOAD]
+        if self.clients[TABLE].left or not (load.left or self.store_left) or not self._borrow():
             return None
-        if not commands.left:
-            commands.coming.clear()
-        coming = tuple([(at - now, words) for at, words in commands.coming])
-        left = min(commands.left, commands.space + sum([words for _, words in coming]) + self.most)
-        return (
-            self.issue_turn, self.store_turn, left, commands.offset, commands.space, max(commands.visible - now, 0), coming,
-            load.left, load.left and (load.offset, load.single), self.store_left, self.store_left and self.store_offset,
-        )  # fmt: skip
+        mine = (load.left, load.offset, load.single) if load.left else (0, 0, 0)
+        return self.issue_turn, self.store_turn, *mine, self.store_left, self.store_offset if self.store_left else 0
+
+    def _borrow(self) -> bool:
+        """Lets the load ask in place of the command list, if it asks for the same bursts in the same cycles then.
+
+        Returns:
+            Whether the command list has nothing to ask for now.
+        """
+        commands, load, most = self.clients[COMMANDS], self.clients[LOAD], self.most
+        if not (commands.left and commands.has_room(most)):
+            return True
+        place = max(commands.visible - self.now - 1, 0)
+        alike = not (load.single or load.offset or load.left % most or commands.offset) and commands.left >= most
+        second = min(most, commands.left - most)
+        again = second and commands.space + sum([words for _, words in commands.coming]) >= most + second
+        if not alike or again or place >= min(load.left // most, len(self.slots)):
+            return False
+        commands.left -= most
+        commands.space -= most
+        load.left += most
+        load.space += most
+        self.borrowed = place
+        return True
+
+    def _loaded(self, t: int, first: int, words: int) -> None:
+        if self.tape is not None:
+            self.tape.loads.append((t - self.tape.t, first - self.tape.t))
+        self.borrowed -= 1
+        if self.borrowed == -1:
+            self.told.append((t, COMMANDS, first, words))
+        else:
+            super()._loaded(t, first, words)
 
     def _rest(self) -> None:
         """Ends an episode when nothing is under way."""
         if self.quiet_from < NEVER or self.issue_at < NEVER or self.grant_at < NEVER or self.clients[WEIGHTS].left:
             return
-        quiet = max(self.delivered, self.issue_from, self.clients[COMMANDS].visible, self.store_from)
+        quiet = max(self.delivered, self.issue_from, self.store_from)
         quiet = max(quiet, self.credit_at - (self.credit - self.full) // self.gain)
         for port in self.ports:
             quiet = max(quiet, port.idle, port.answers[-1])
-        self.quiet_from = quiet
+        self.quiet_from = max(quiet, self.clients[COMMANDS].visible)
         if self.tape is not None:
-            tape, commands = self.tape, self.clients[COMMANDS]
-            self.episodes[tape.key] = _Episode(
-                tuple([(step - tape.t, what, time - tape.t, count) for step, what, time, count in tape.told]),
-                quiet - tape.t, self.issue_turn, self.store_turn, tape.left - commands.left, commands.offset, commands.space,
-            )  # fmt: skip
-            self.tape = None
+            tape, self.tape = self.tape, None
+            told = [(step - tape.t, what, time - tape.t, count) for step, what, time, count in tape.told if what != COMMANDS]
+            self.episodes[tape.key] = _Episode(tuple(told), tape.loads, quiet - tape.t, self.issue_turn, self.store_turn)
 
     def _retell(self, tale: _Tale, limit: int) -> None:
         """Tells the next part of a known episode."""
-        t, parts = tale.t, tale.episode.told
+        t, parts = tale.t, tale.told
         while tale.done < len(parts):
             step, what, time, count = parts[tale.done]
             if t + step > limit:
@@ -174,20 +203,19 @@ class Shortcuts(OffChip):
 
     def _end(self, tale: _Tale) -> None:
         """Brings the state behind a whole episode."""
-        episode, commands = tale.episode, self.clients[COMMANDS]
-        self.issue_turn, self.store_turn = episode.issue_turn, episode.store_turn
-        commands.left -= episode.used
-        commands.offset, commands.space = episode.offset, episode.space
-        commands.coming.clear()
+        self.issue_turn, self.store_turn = tale.episode.issue_turn, tale.episode.store_turn
         self.clients[LOAD].left = self.store_left = 0
-        self.quiet_from = self.credit_at = tale.t + episode.cycles
-        self.credit = self.full
+        self.credit, self.credit_at, self.borrowed = self.full, tale.t + tale.episode.cycles, -1
+        self.quiet_from = max(self.credit_at, self.clients[COMMANDS].visible)
 
     # Trains.
 
     def _ride(self, limit: int) -> None:
         """Leaps over whole periods if the state recurs."""
         self.grants = 0
+        if max(self.store_left, *[client.left for client in self.clients[LOAD:]]) < 2 * self.stride * self.most:
+            self.mark = None
+            return
         last, self.mark = self.mark, self._look()
         if last is None or last.shape != self.mark.shape:
             return

@@ -1,6 +1,7 @@
 import inspect
 import json
 import logging
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -172,3 +173,54 @@ def test_the_package_runs_as_a_module() -> None:
     done = subprocess.run([sys.executable, "-m", "codesign", "none"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("codesign: error: ")
+
+
+def test_build_ends_with_ten_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["build", "gemm:5x30x20", "--board", "zcu102", "--budget", "dsp=60", "--out", str(tmp_path / "b")]
+    assert main(argv) == 0
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    assert [line.split()[0] for line in lines] == [
+        "design", "clock", "cycles", "latency", "dsp", "bram36", "lut", "ff", "evidence", "next",
+    ]  # fmt: skip
+    assert "assumed, not timed" in lines[1]
+    assert lines[4].endswith("binding")
+    assert lines[-1].split()[1:] == ["codesign", "verify", str(tmp_path / "b")]
+    assert "generating Verilog" in printed.err
+    assert main(["report", str(tmp_path / "b"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["cycles"]["simulated"] is None
+
+
+def test_run_shows_a_table(mlp: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "digits-mlp", "--export", str(tmp_path), "--quiet"]) == 0
+    capsys.readouterr()
+    argv = ["run", str(mlp), "--input", str(tmp_path / "inputs.npy"), "--labels", str(tmp_path / "labels.npy")]
+    assert main(argv) == 0
+    rows = {line.split("  ")[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert "98.50 %" in rows["accuracy"]
+    assert rows.keys() >= {"cycles", "latency at 300 MHz", "MACs per cycle", "dsp", "golden = RTL"}
+    assert main([*argv, "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["accuracy"] == 0.985
+    assert len(data["predictions"]) == 400
+
+
+def test_kernels_and_models(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["kernels"]) == 0
+    assert "t_in t_out n_l" in capsys.readouterr().out
+    assert main(["kernels", "vector"]) == 0
+    assert "columns per cycle" in capsys.readouterr().out
+    assert main(["models"]) == 0
+    assert "digits-vit" in capsys.readouterr().out
+
+
+@pytest.mark.rtl
+def test_verify_a_bundle_and_a_kernel(built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(built, tmp_path / "b")
+    assert main(["verify", str(tmp_path / "b")]) == 0
+    assert capsys.readouterr().out.startswith("verified   simulated: bit-exact on 3 images, cycles equal to the model")
+    assert main(["verify", str(tmp_path / "b"), "--kernel", "linear", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert (data["passed"], data["kernel"], list(data["results"])) == (True, "linear", ["gemm"])
+    assert main(["verify", str(tmp_path / "b"), "--kernel", "attention"]) == 2
+    assert "legal: linear" in capsys.readouterr().err

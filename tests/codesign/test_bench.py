@@ -1,0 +1,63 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from codesign import bench as benches
+from codesign import cli, flow, models
+from codesign.assembly import plan, tools
+from codesign.bench import Bench, Row
+from codesign.board import Board
+from codesign.errors import InputError
+from codesign.partition import plain
+
+ROW = Row("a@b", "mac_utilization", "1", 0.96, "simulated", 0.95, "goal of the project")
+
+
+def test_a_missed_goal_is_missed() -> None:
+    assert ROW.state == "reached"
+    assert replace(ROW, ours=0.94).state == "missed"
+    assert replace(ROW, at_least=False).state == "missed"
+    assert replace(ROW, reference=None).state == ""
+
+
+def test_an_unknown_bench_is_refused() -> None:
+    with pytest.raises(InputError, match="legal: spine"):
+        flow.bench("none")
+
+
+def test_scripts_read_names_and_figures(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(benches, "BENCHES", {"spine": lambda: [ROW, replace(ROW, metric="other", ours=0.5)]})
+    assert cli.main(["bench", "spine", "--json"]) == 1  # a goal is missed
+    document = json.loads(capsys.readouterr().out)
+    assert document["bench"] == "spine"
+    assert document["seconds"] >= 0
+    assert document["rows"][0] == {
+        "case": "a@b", "metric": "mac_utilization", "unit": "1", "reference": 0.95, "source": "goal of the project",
+        "ours": 0.96, "evidence": "simulated",
+    }  # fmt: skip
+    assert cli.main(["bench", "spine"]) == 1
+    text = capsys.readouterr().out
+    assert "reached" in text
+    assert "missed" in text
+
+
+def test_a_bench_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benches, "BENCHES", {"spine": lambda: [ROW]})
+    found = flow.bench("spine")
+    assert isinstance(found, Bench)
+    assert found.rows == (ROW,)
+
+
+@pytest.mark.rtl
+def test_a_product_s_rows_are_those_that_scripts_read() -> None:
+    """The rows of the spine bench, on the smallest array."""
+    design = plain(models.gemm(40, 70, 90), Board.load("zcu102"), tools(), budget={"dsp": 60})
+    rows = benches._product(benches._library(design), design, (40, 70, 90), 0.1)
+    assert {row.case for row in rows} == {"gemm:40x70x90:int8@zcu102"}
+    found = {row.metric: row for row in rows}
+    assert found.keys() >= {"mac_utilization", "model_speedup_ratio", "cycles", "cycles_per_s"}
+    cycles = plan("gemm:40x70x90", Board.load("zcu102"), budget={"dsp": 60}).timing.total
+    assert found["cycles"].ours == cycles
+    assert found["mac_utilization"].ours == 40 * 70 * 90 / design.multipliers / cycles
+    assert found["mac_utilization"].state == "reached"

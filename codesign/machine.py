@@ -1,4 +1,7 @@
-"""The accelerator as plain numbers: sequencer and linear array; the off-chip side is `codesign.offchip`.
+"""The accelerator as plain numbers: the sequencer here, `codesign.systolic` and `codesign.offchip` beside it.
+
+An engine's next accept is planned as soon as all that it waits for is known. When everything is as it
+was some commands before, with equal commands to come, the repeats are left out.
 
 Time is counted in clock cycles from the write of the start register. A register set in
 cycle ``t`` is seen from ``t + 1`` on; every rule below says when a value is *visible*. The
@@ -6,9 +9,8 @@ constants are the pipeline depths of the hardware; nothing is read from a simula
 """
 
 import heapq
-from bisect import insort
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from codesign.command import COMMAND_BYTES, ENGINES, LOADS, RELEASE, Command
@@ -16,136 +18,11 @@ from codesign.design import Design
 from codesign.offchip import BURST_BYTES, COMMANDS, LOAD, NEVER, TABLE, WEIGHTS, OffChip
 from codesign.program import Program
 from codesign.shortcuts import Shortcuts
+from codesign.systolic import Array, EngineTimes
 
 COMMAND_QUEUE, ENGINE_QUEUE, LINEAR_SLOTS = 16, 8, 4
 """Commands read ahead, waiting per engine, and in flight in the linear engine."""
-_END = NEVER - 1
-
-
-@dataclass(frozen=True)
-class EngineTimes:
-    """What the kernels say of their own durations.
-
-    Attributes:
-        attention, vector: cycles from accept to done of a command's operands.
-        array_latency: cycles from a tile's last issue to complete accumulators.
-        drain_latency: cycles from there to the done pulse, less the rows drained.
-    """
-
-    attention: Callable[[Mapping[str, int]], int]
-    vector: Callable[[Mapping[str, int]], int]
-    array_latency: int
-    drain_latency: int
-
-
-@dataclass(slots=True)
-class _Group:
-    """A row group on its way through the linear engine: its command, rows, tiles of ``ib`` weights, cycles to load."""
-
-    command: int
-    rows: int
-    ib: int
-    ob: int
-    load: int
-    release: bool
-    last: bool
-    loaded: int = 0
-
-
-class _Array:
-    """Loader and systolic array; both are static once their operands are known to arrive."""
-
-    def __init__(self, design: Design, times: EngineTimes, offchip: OffChip) -> None:
-        p = design.linear
-        self.n_l, self.latency, self.drain = p["n_l"], times.array_latency, times.drain_latency
-        self.weight_ratio = p["t_in"] * p["t_out"] // design.word_bytes
-        self.table_ratio = 8 * p["t_out"] // design.word_bytes
-        self.offchip, self.arrivals = offchip, offchip.arrivals
-        offchip.room(WEIGHTS, 0, p["ring_words"] * self.weight_ratio)
-        offchip.room(TABLE, 0, p["table_words"] * self.table_ratio)
-        self.base, self.tile, self.first = 0, 0, 0
-        self.loading: deque[_Group] = deque()
-        self.loaded: deque[_Group] = deque()
-        self.ends = deque((-1, -1))
-        self.load_from, self.free = 0, 0
-        self.finished: list[tuple[int, int]] = []
-
-    def begin(self, t: int, index: int, fields: Mapping[str, int]) -> None:
-        """Cuts the command accepted in cycle ``t`` into row groups for the loader."""
-        rows, n_l, ib, ob, kw = fields["rows"], self.n_l, fields["ib"], fields["ob"], fields["kw"]
-        release = bool(fields["flags"] & RELEASE)
-        for first in range(0, rows, n_l):
-            count = min(n_l, rows - first)
-            last = first + count == rows
-            self.loading.append(_Group(index, count, ib, ob, count * kw, last and release, last))
-        self.load_from = t + 1
-
-    def run(self) -> int:
-        """Runs as far as arrivals are known; returns when the loader can take another command, NEVER if unknown.
-
-        Commands that end are put in ``finished`` with the cycle of their done pulse.
-        """
-        ready, moved = NEVER, True
-        while moved:
-            moved = False
-            if self.loading and self.ends:
-                moved = True
-                if self._load_group().last:
-                    ready = self.load_from
-            if self.loaded and self._run_group(self.loaded[0]):
-                moved = True
-        self.offchip.crucial = self.base + self.loaded[0].ob * self.loaded[0].ib - 1 if self.loaded else NEVER
-        return ready
-
-    def _load_group(self) -> _Group:
-        """Loads the next group as soon as the buffer of the group before the last is free."""
-        group = self.loading.popleft()
-        self.load_from = max(self.load_from, self.ends.popleft() + 1) + group.load
-        group.loaded = self.load_from + 2
-        self.loaded.append(group)
-        return group
-
-    def _run_group(self, group: _Group) -> bool:
-        """Runs the tiles of the group whose weights are known to arrive; returns whether it is finished."""
-        ib, tile, first = group.ib, self.tile, self.first
-        spacing = max(ib, self.n_l)
-        arrivals, known = self.arrivals, len(self.arrivals)
-        end = self.base + group.ob * ib - 1
-        present = arrivals[end] if end < known else NEVER
-        while tile < group.ob:
-            need = self.base + (tile + 1) * ib - 1
-            if need >= known:
-                break
-            if tile == 0:
-                first = max(self.free, group.loaded, arrivals[need]) + 1
-            elif present < first + spacing and not group.release:
-                first += (group.ob - tile) * spacing
-                tile = group.ob
-                break
-            else:
-                arrival = arrivals[need]
-                first = first + spacing if arrival < first + spacing else arrival + 1
-            if group.release:
-                done = first + ib + self.latency + 1
-                self.offchip.room(WEIGHTS, done, ib * self.weight_ratio)
-                self.offchip.room(TABLE, done, self.table_ratio)
-            tile += 1
-        self.tile, self.first = tile, first
-        if tile < group.ob:
-            return False
-        self._end_group(group, first, spacing)
-        return True
-
-    def _end_group(self, group: _Group, first: int, spacing: int) -> None:
-        """The last tile of a group is issued from cycle ``first`` on."""
-        self.loaded.popleft()
-        self.tile = 0
-        self.free = first + spacing
-        self.ends.append(first + spacing - 1)
-        if group.release:
-            self.base += group.ob * group.ib
-        if group.last:
-            self.finished.append((group.command, first + group.ib - 1 + self.latency + self.drain + group.rows))
+_LINEAR, _LUT, _END = ENGINES.index("linear"), len(LOADS) - 1, NEVER - 1
 
 
 @dataclass(slots=True)
@@ -158,7 +35,6 @@ class _Engine:
         planned: cycle of the next accept, as far as known.
         current: the command that it works on.
         tokens: first cycles of the tokens from each engine, in order.
-        slots: from when on another command may be in flight, in order.
     """
 
     number: int
@@ -166,42 +42,65 @@ class _Engine:
     ready: int = 0
     planned: int = NEVER
     current: int = -1
-    tokens: dict[str, list[int]] = field(default_factory=lambda: {name: [] for name in ENGINES})
+    tokens: defaultdict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+
+    @property
+    def used(self) -> bool:
+        """Whether there ever was anything for it."""
+        return bool(self.current >= 0 or self.queue or self.tokens)
+
+    def look(self, t: int, origin: int) -> tuple[object, ...]:
+        """All that the future depends on, with times counted from ``t`` and commands from ``origin``."""
+        busy = self.ready == NEVER
+        return (
+            self.number,
+            self.current - origin if busy else 0,
+            self.ready - t if t < self.ready < NEVER else 0,
+            busy,
+            self.planned - t if self.planned < NEVER else -1,
+            tuple([index - origin for index, _ in self.queue]),
+            tuple([at - t for _, at in self.queue if at > t]),
+            *[(name, *[at - t if at > t else 0 for at in times]) for name, times in self.tokens.items() if times],
+        )
 
 
 class Machine:
     """One run of a program; every method says what its hardware twin decides.
 
+    Args:
+        program: the command list and where it lies.
+        design: what it runs on.
+        times: what the kernels say of their own durations.
+        shortcuts: whether to leave out what is known to happen again; never changes a cycle.
+
     Attributes:
         start, stop: cycles in which every command is accepted and done, -1 if never.
+        skipped: cycles left out because commands did what they did before.
     """
 
-    def __init__(self, program: Program, design: Design, times: EngineTimes) -> None:
-        self.commands: Sequence[Command] = program.commands
-        self.times = times
+    def __init__(self, program: Program, design: Design, times: EngineTimes, *, shortcuts: bool = True) -> None:
+        self.commands, self.times = program.commands, times
         self.start, self.stop = [-1] * len(self.commands), [-1] * len(self.commands)
         self.heap: list[tuple[int, int]] = [(_END, -1)]
         self.engines = {name: _Engine(number) for number, name in enumerate(ENGINES)}
-        self.names = dict(enumerate(ENGINES))
         self.slots = [0] * LINEAR_SLOTS
         self.available: deque[int] = deque()
         self.dispatched, self.next_dispatch, self.words = 0, 0, 0
         self.per = COMMAND_BYTES // design.word_bytes
-        self.offchip = Shortcuts(design)
-        self.array = _Array(design, times, self.offchip)
+        self.seen: dict[tuple[object, ...], tuple[int, int, int]] = {}
+        self.kinds: list[tuple[object, ...]] = []
+        self.skipped = 0
+        self.offchip = Shortcuts(design) if shortcuts else OffChip(design)
+        self.array = Array(design, times, self.offchip)
         self.offchip.begin_list(
             len(self.commands) * self.per, program.list_at % BURST_BYTES // design.word_bytes, COMMAND_QUEUE * self.per
         )
 
     def run(self) -> None:
         """Until nothing is left to do."""
-        heap, advance, engines = self.heap, self.offchip.advance, tuple(self.engines.values())
+        heap, engines = self.heap, tuple(self.engines.values())
         while True:
-            told = advance(heap[0][0])
-            if told:
-                for _, what, time, count in told:
-                    self._hear(what, time, count)
-                continue
+            self.offchip.advance(heap, self._hear)
             t = heap[0][0]
             if t == _END:
                 return
@@ -209,6 +108,7 @@ class Machine:
                 engine = engines[heapq.heappop(heap)[1]]
                 if engine.planned == t:
                     self._accept(t, engine)
+            self._recur(t)
 
     def _hear(self, what: int, time: int, count: int) -> None:
         """Something off chip is known."""
@@ -233,32 +133,37 @@ class Machine:
 
     def _dispatch(self) -> None:
         """Commands go to their engines' queues in order while there is room, one per cycle."""
-        available, room = self.available, self.offchip.room
+        available, commands = self.available, self.commands
         while available:
-            engine = self.engines[self.commands[self.dispatched].engine]
-            if len(engine.queue) == ENGINE_QUEUE:
+            index = self.dispatched
+            engine = self.engines[commands[index].engine]
+            waiting = len(engine.queue)
+            if waiting == ENGINE_QUEUE:
                 return
-            t = max(available.popleft(), self.next_dispatch)
-            engine.queue.append((self.dispatched, t + 1))
-            self.dispatched += 1
-            self.next_dispatch = t + 1
-            room(COMMANDS, t + 1, self.per)
-            if len(engine.queue) == 1:
+            t = available.popleft()
+            if t < self.next_dispatch:
+                t = self.next_dispatch
+            engine.queue.append((index, t + 1))
+            self.dispatched, self.next_dispatch = index + 1, t + 1
+            self.offchip.room(COMMANDS, t + 1, self.per)
+            if not waiting:
                 self._plan(engine)
 
     def _plan(self, engine: _Engine) -> None:
         """Finds when the engine accepts the head of its queue: when it is ready and the tokens are there."""
-        if not engine.queue:
+        ready = engine.ready
+        if ready == NEVER or not engine.queue:
             return
         index, t = engine.queue[0]
-        if engine.ready > t:
-            t = engine.ready
+        if ready > t:
+            t = ready
         for name, count in self.commands[index].waits.items():
             tokens = engine.tokens[name]
             if len(tokens) < count:
                 return
-            if count and tokens[count - 1] > t:
-                t = tokens[count - 1]
+            visible = tokens[count - 1] if count else 0
+            if visible > t:
+                t = visible
         if engine.number == _LINEAR:
             if not self.slots:
                 return
@@ -274,7 +179,8 @@ class Machine:
         command = self.commands[index]
         for name, count in command.waits.items():
             del engine.tokens[name][:count]
-        self.start[index], engine.current, engine.ready, engine.planned = t, index, NEVER, NEVER
+        self.start[index] = t + self.skipped
+        engine.current, engine.ready, engine.planned = index, NEVER, NEVER
         self._begin(t, index, command.engine, command.fields)
         if full and self.available:
             self.next_dispatch = max(self.next_dispatch, t + 1)
@@ -286,42 +192,111 @@ class Machine:
             self.array.begin(t, index, fields)
             self._run_array()
         elif engine == "load":
-            lut = fields["memory"] == len(LOADS) - 1
+            lut = fields["memory"] == _LUT
             self.offchip.begin_load(t, fields["dram"], fields["words"], lut=lut)
         elif engine == "store":
             self.offchip.begin_store(t, fields["dram"], fields["words"])
         elif engine == "fetch":
             self.offchip.begin_fetch(t, fields["dram"], fields["table_words"], fields["weight_words"])
         else:
-            done = t + (self.times.attention if engine == "attention" else self.times.vector)(fields)
+            done = t + self._duration(engine, fields)
             self._finish(index, done, done + 1)
+
+    def _duration(self, engine: str, fields: Mapping[str, int]) -> int:
+        return (self.times.attention if engine == "attention" else self.times.vector)(fields)
 
     def _run_array(self) -> None:
         """Lets the array run on what is known."""
         linear = self.engines["linear"]
         ready = self.array.run()
+        if ready == NEVER and not self.array.finished:
+            return
         if ready < NEVER:
             linear.ready = ready
-            self._plan(linear)
         for index, done in self.array.finished:
-            insort(self.slots, done + 1)
-            self._plan(linear)
+            self.slots.append(done + 1)
             self._finish(index, done, linear.ready)
         self.array.finished.clear()
+        self._plan(linear)
 
     def _finish(self, index: int, done: int, ready: int) -> None:
         """The command's done pulse comes in cycle ``done``; its engine can accept again in ``ready``."""
-        self.stop[index] = done
+        self.stop[index] = done + self.skipped
         command = self.commands[index]
         mine = self.engines[command.engine]
-        mine.ready = ready
-        self._plan(mine)
+        if mine.ready != ready:
+            mine.ready = ready
+            self._plan(mine)
         for name, count in command.posts.items():
             engine = self.engines[name]
             tokens = engine.tokens[command.engine]
-            for _ in range(count):
-                insort(tokens, done + 1)
-            self._plan(engine)
+            tokens += [done + 1] * count
+            if engine.queue and engine.ready < NEVER:
+                self._plan(engine)
 
+    # Recurrence.
 
-_LINEAR = ENGINES.index("linear")
+    def _recur(self, t: int) -> None:
+        """Leaves out whole periods if all is as it was before, and the commands to come are too."""
+        offchip = self.offchip.look()
+        array = self.array.look(t, self.dispatched) if offchip is not None else None
+        if array is None:
+            return
+        at_work = [e for e in self.engines.values() if e.queue or e.tokens or e.current >= 0]
+        engines = [engine.look(t, self.dispatched) for engine in at_work]
+        times = [at - t if at > t else 0 for at in (self.next_dispatch, *self.slots, *self.available)]
+        state = (offchip, array, *engines, *times, self.words % self.per)
+        now = t, self.dispatched, self.offchip.clients[COMMANDS].left
+        last = self.seen.get(state)
+        self.seen[state] = now
+        if last is None or now[2] == last[2]:
+            return
+        period, commands, words = now[0] - last[0], now[1] - last[1], last[2] - now[2]
+        spare = now[2] - COMMAND_QUEUE * self.per - 2 * self.offchip.most
+        repeats = min(self._alike(commands) // commands, spare // words)
+        if repeats > 0:
+            self._skip(repeats, commands, period)
+            self.offchip.clients[COMMANDS].left -= repeats * words
+            self.seen.clear()
+
+    def _alike(self, period: int) -> int:
+        """How many commands from the next to dispatch on are as those one period before, like all that are not done."""
+        kinds, index = self.kinds, self.stop.index(-1)
+        if index < period:
+            return 0
+        kinds += [self._kind(command) for command in self.commands[len(kinds) :]]
+        while index < len(kinds) and kinds[index] == kinds[index - period]:
+            index += 1
+        return max(index - self.dispatched, 0)
+
+    def _kind(self, command: Command) -> tuple[object, ...]:
+        """All of a command that time depends on."""
+        fields, engine = command.fields, command.engine
+        work: object
+        if engine == "linear":
+            work = fields["rows"], fields["kw"], fields["ib"], fields["ob"], fields["flags"] & RELEASE
+        elif engine in ("load", "store"):
+            lut = engine == "load" and fields["memory"] == _LUT
+            work = fields["words"], fields["dram"] % BURST_BYTES, lut
+        elif engine == "fetch":
+            work = fields["table_words"], fields["weight_words"], fields["dram"] % BURST_BYTES
+        else:
+            work = (self._duration(engine, fields),)
+        return engine, work, (*command.waits.items(),), (*command.posts.items(),)
+
+    def _skip(self, repeats: int, commands: int, period: int) -> None:
+        """What happens until then happened one period before; the clock goes on as if nothing were left out."""
+        first, more = self.stop.index(-1), repeats * commands
+        for times in (self.start, self.stop):
+            open_now = [index for index in range(first, self.dispatched) if times[index] < 0]
+            for index in range(first, self.dispatched + more):
+                if times[index] < 0:
+                    times[index] = times[index - commands] + period
+            for index in open_now:
+                times[index + more] = -1
+        self.skipped += repeats * period
+        self.dispatched += more
+        for engine in self.engines.values():
+            engine.queue = deque([(index + more, at) for index, at in engine.queue])
+            engine.current += more
+        self.array.renumber(more)

@@ -6,6 +6,7 @@ is requested, or a burst is granted. Times count as in `codesign.machine`.
 """
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from codesign.design import Design
@@ -15,6 +16,8 @@ COMMANDS, LOAD, TABLE, WEIGHTS, STORE = range(5)
 """Clients of the memory; those that read in the order of their priority."""
 NEVER = 1 << 60
 
+Clock = list[tuple[int, int]]
+"""What else happens, as a heap of cycle and engine; never empty."""
 Told = tuple[int, int, int, int]
 """What is told when: step, client, cycle, count. COMMANDS: so many words arrive from that cycle on; LOAD and
 STORE: the transfer is done; TABLE: the last word of a fetch is requested; WEIGHTS: the list of arrivals grew."""
@@ -98,6 +101,7 @@ class OffChip:
         self.order: deque[_Burst] = deque()
         self.slots = deque([0] * (ports * outstanding))
         self.issue_turn, self.issue_from, self.issuer, self.rival = 0, 0, self.clients[0], 0
+        self.after = [*range(1, ports), 0]
         self.delivered, self.undelivered, self.part, self.weights, self.crucial = 0, 0, 0, (0, 0), NEVER
         self.ports = [_WritePort(deque([0, 0]), deque([0] * outstanding)) for _ in range(ports)]
         self.store_left, self.store_offset, self.store_from, self.store_turn = 0, 0, 0, 0
@@ -107,9 +111,10 @@ class OffChip:
 
     def _reset_memory(self) -> None:
         memory, count = self.memory, 2 * self.memory.ports
-        self.gain, self.unit = memory.bytes_numerator, memory.bytes_denominator
-        self.full = BURST_BYTES * self.unit
+        self.gain, self.cost = memory.bytes_numerator, memory.bytes_denominator * self.word
+        self.full = BURST_BYTES * memory.bytes_denominator
         self.credit, self.credit_at, self.turn, self.grant_from, self.granted = self.full, 0, 0, 0, 0
+        self.grants, self.change = 0, 0
         self.rounds = [(*range(turn, count), *range(turn)) for turn in range(count)]
         self.heads, self.words = [NEVER] * count, [0] * count
         self.reads: list[deque[_Burst]] = [deque() for _ in range(memory.ports)]
@@ -119,8 +124,7 @@ class OffChip:
 
     def begin_list(self, words: int, offset: int, space: int) -> None:
         """The command list, from cycle 1 on."""
-        self._begin(COMMANDS, words, offset, 1)
-        self.clients[COMMANDS].space = space
+        self._begin(COMMANDS, words, offset, 1).space = space
 
     def begin_load(self, t: int, dram: int, words: int, *, lut: bool) -> None:
         """Load accepted in cycle ``t``; the 8-bit tables are written byte by byte, burst after burst."""
@@ -160,38 +164,53 @@ class OffChip:
         """Called before anything is wanted."""
         self.touched = True
 
+    def look(self) -> tuple[object, ...] | None:
+        """All that the future depends on but the words left of the command list; None if that is not known in short."""
+        return None
+
     # Time.
 
-    def advance(self, limit: int) -> list[Told]:
-        """Lets time pass until something is to tell, at most to the end of cycle ``limit``."""
-        self.told = told = []
-        self._resume()
-        while not told and self._step(limit):
-            pass
-        return told
+    def advance(self, clock: Clock, hear: Callable[[int, int, int], None]) -> None:
+        """Lets time pass to the end of the clock's next cycle, and tells what is to tell; so the clock may change."""
+        while True:
+            if self.touched:
+                self._resume()
+            told = self._run(clock[0][0], NEVER)
+            if not told:
+                return
+            for _, client, time, count in told:
+                hear(client, time, count)
 
     def _resume(self) -> None:
         """Takes in what was wanted since the last step."""
-        if self.touched:
-            self.touched, self.stale = False, True
-            self._read()
-            self._plan_issue()
+        self.touched, self.stale = False, True
+        self._read()
+        self._plan_issue()
 
-    def _step(self, limit: int) -> bool:
-        """Does the next step, unless it comes behind cycle ``limit``."""
-        if self.stale:
-            self._plan_grant()
-        if self.issue_at <= self.grant_at:
-            if self.issue_at > limit:
-                return False
-            self._issue(limit)
-        elif self.grant_at > limit:
-            return False
-        elif self.granted & 1:
-            self._grant_write()
-        else:
-            self._grant_read()
-        return True
+    def _run(self, limit: int, grants: int) -> list[Told]:
+        """Does steps until something is to tell, cycle ``limit`` is over or there have been so many grants."""
+        told: list[Told] = []
+        self.told = told
+        while not told:
+            if self.stale:
+                self._plan_grant()
+            t = self.grant_at
+            if self.issue_at <= t:
+                if self.issue_at > limit:
+                    break
+                self._issue(limit)
+                continue
+            if t > limit or self.grants >= grants:
+                break
+            index = self.granted
+            self.credit, self.credit_at, self.grant_from, self.stale = self.change, t, t + 1, True
+            self.turn = self.rounds[index][1]
+            self.grants += 1
+            if index & 1:
+                self._grant_write(t, index)
+            else:
+                self._grant_read(t, index)
+        return told
 
     # Read requests.
 
@@ -204,7 +223,7 @@ class OffChip:
         if first < self.issue_from:
             first = self.issue_from
         for client in self.clients:
-            if client.left and client.has_room(self.most):
+            if client.left and (client.space >= self.most or client.has_room(self.most)):
                 at = client.visible
                 if at <= first:
                     at = first
@@ -215,34 +234,36 @@ class OffChip:
 
     def _issue(self, limit: int) -> None:
         """Requests one burst per cycle, on the ports in turn, while the client is the first to ask."""
-        client, slots, at, most = self.issuer, self.slots, self.issue_at, self.most
+        client, slots, at, most, turn = self.issuer, self.slots, self.issue_at, self.most, self.issue_turn
         last = min(limit, self.grant_at, self.rival - 1)
-        while at <= last:
+        while True:
             words = most - client.offset
             if client.left < words:
                 words = client.left
             if client.space < words:
                 break
             slots.popleft()
-            burst = _Burst(client.who, words, at + 2)
+            burst, queue = _Burst(client.who, words, at + 2), self.reads[turn]
             self.order.append(burst)
-            queue, index = self.reads[self.issue_turn], 2 * self.issue_turn
             if not queue:
-                self.heads[index], self.words[index] = at + 2, words
+                self.heads[2 * turn], self.words[2 * turn] = at + 2, words
                 if at + 2 <= self.grant_at:
                     self.stale, last = True, at
             queue.append(burst)
-            self.issue_turn = (self.issue_turn + 1) % len(self.reads)
+            turn = self.after[turn]
             client.left -= words
             client.offset = (client.offset + words) % most
             client.space = 0 if client.single else client.space - words
-            self.issue_from = at + 1
-            if not client.left:
-                self._asked(at, client)
+            free = at = at + 1
+            if not (client.left and slots):
                 break
-            if not slots:
+            if slots[0] > at:
+                at = slots[0]
+            if at > last:
                 break
-            at = slots[0] if slots[0] > at else at + 1
+        self.issue_turn, self.issue_from = turn, free
+        if not client.left:
+            self._asked(free - 1, client)
         self._plan_issue()
 
     def _asked(self, t: int, client: _Client) -> None:
@@ -264,45 +285,41 @@ class OffChip:
         """
         self.stale, heads = False, self.heads
         t = min(heads)
+        if t == NEVER:
+            self.grant_at = NEVER
+            return
         if t > self.grant_from:
-            if t == NEVER:
-                self.grant_at = NEVER
-                return
             self.turn = 0
         else:
             t = self.grant_from
+        have, full = self.credit + self.gain * (t - self.credit_at), self.full
+        if have > full:
+            have = full
         while True:
             sooner = NEVER
             for index in self.rounds[self.turn]:
-                if heads[index] <= t:
+                ready = heads[index]
+                if ready <= t:
                     break
-                if heads[index] < sooner:
-                    sooner = heads[index]
-            have = self.credit + self.gain * (t - self.credit_at)
-            lack = self.words[index] * self.word * self.unit - (have if have < self.full else self.full)
-            if lack > 0:
-                enough = t - -lack // self.gain
-                if sooner <= enough:
-                    t = sooner
+                if ready < sooner:
+                    sooner = ready
+            cost = self.words[index] * self.cost
+            if have < cost:
+                wait = -((have - cost) // self.gain)
+                if sooner <= t + wait:
+                    have, t = min(have + self.gain * (sooner - t), full), sooner
                     continue
-                t = enough
-            self.grant_at, self.granted = t, index
+                t += wait
+                have += self.gain * wait
+                if have > full:
+                    have = full
+            self.grant_at, self.granted, self.change = t, index, have - cost
             return
 
-    def _pay(self, index: int) -> int:
-        """Takes the burst's bytes from the bucket and passes the turn on; returns the bus words."""
-        t, words = self.grant_at, self.words[index]
-        have = self.credit + self.gain * (t - self.credit_at)
-        self.credit = (have if have < self.full else self.full) - words * self.word * self.unit
-        self.credit_at, self.grant_from, self.stale = t, t + 1, True
-        self.turn = index + 1 if index + 1 < len(self.heads) else 0
-        return words
-
-    def _grant_read(self) -> None:
+    def _grant_read(self, t: int, index: int) -> None:
         """Data comes a latency later, one beat per cycle; complete bursts leave in the order of their requests."""
-        t, index = self.grant_at, self.granted
-        beats = self._pay(index) * len(self.reads)
-        queue, port = self.reads[index // 2], index // 2
+        port = index // 2
+        queue = self.reads[port]
         burst = queue.popleft()
         if queue:
             self.heads[index], self.words[index] = queue[0].ready, queue[0].words
@@ -311,7 +328,7 @@ class OffChip:
         first = t + self.memory.read_latency
         if first < self.data_free[port]:
             first = self.data_free[port]
-        burst.complete = self.data_free[port] = first + beats
+        burst.complete = self.data_free[port] = first + burst.words * len(self.reads)
         order = self.order
         if order[0] is burst:
             blocked = not self.slots
@@ -355,40 +372,48 @@ class OffChip:
 
     def _read(self) -> None:
         """Reads bursts into the buffers of the ports in turn, as far as buffers are known to become free."""
-        while self.store_left and self.ports[self.store_turn].buffers:
-            port = self.ports[self.store_turn]
-            at = max(self.store_from, port.buffers.popleft())
-            words = min(self.store_left, self.most - self.store_offset)
-            port.waiting.append((at + words + 2, words))
-            self._offer(self.store_turn, port)
+        while self.store_left:
+            turn = self.store_turn
+            port = self.ports[turn]
+            if not port.buffers:
+                return
+            at = port.buffers.popleft()
+            if at < self.store_from:
+                at = self.store_from
+            words = self.most - self.store_offset
+            if self.store_left < words:
+                words = self.store_left
+            self.store_from = at + words
             self.store_left -= words
             self.store_offset = (self.store_offset + words) % self.most
-            self.store_turn = (self.store_turn + 1) % len(self.ports)
-            self.store_from = at + words
+            self.store_turn = self.after[turn]
             self.unanswered += 1
+            port.waiting.append((at + words + 2, words))
+            if not port.busy:
+                self._offer(turn, port)
 
     def _offer(self, index: int, port: _WritePort) -> None:
         """An idle port offers its oldest whole burst to the memory."""
-        if port.busy or not port.waiting:
-            return
         at, words = port.waiting.popleft()
         port.busy = True
         self.heads[2 * index + 1] = max(at, port.idle, port.answers.popleft()) + 2
         self.words[2 * index + 1] = words
 
-    def _grant_write(self) -> None:
+    def _grant_write(self, t: int, index: int) -> None:
         """The burst's beats follow; the port is idle behind the last, the answer comes later."""
-        index, port = self.granted // 2, self.ports[self.granted // 2]
-        end = self.grant_at + self._pay(self.granted) * len(self.ports)
+        port = self.ports[index // 2]
+        end = t + self.words[index] * len(self.ports)
         answer = end + self.memory.write_latency
         port.busy, port.idle = False, end + 1
         port.buffers.append(end + 1)
         port.answers.append(answer)
-        self.heads[self.granted] = NEVER
-        self._offer(index, port)
-        self._read()
+        self.heads[index] = NEVER
+        if port.waiting:
+            self._offer(index // 2, port)
+        if self.store_left:
+            self._read()
         if answer > self.last_answer:
             self.last_answer = answer
         self.unanswered -= 1
         if not self.unanswered:
-            self.told.append((self.grant_at, STORE, self.last_answer + 2, 1))
+            self.told.append((t, STORE, self.last_answer + 2, 1))

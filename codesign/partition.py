@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 
 from codesign.board import Board
-from codesign.cycles import EngineTimes, exact
+from codesign.cycles import exact
 from codesign.design import Design
 from codesign.errors import CheckError, InputError, NothingFits
 from codesign.kernel import Kernel, Resources, ceil_div
 from codesign.network import MASKS, Attention, Linear, Network, Norm
 from codesign.program import compile_network, linear_columns, memory_need
+from codesign.systolic import EngineTimes
 
 RESOURCES = tuple(f.name for f in fields(Resources))
 """Names that a budget may use."""

@@ -2,18 +2,23 @@
 
 - A train: when the whole state recurs while bursts of the same clients go on, the bursts
   until the next thing that differs follow by arithmetic.
-- An episode: what follows when loads, stores or commands are wanted while everything rests is
-  told again from the first time, as long as nothing else is wanted before it is over.
+- An episode: what follows when loads and stores begin while everything rests is told again from
+  the first time. Until it is over the state stays as it was at its begin; if anything is wanted
+  before, its steps are done after all up to there.
 """
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import gcd
 
+import numpy as np
+
 from codesign.design import Design
-from codesign.offchip import COMMANDS, LOAD, NEVER, STORE, TABLE, WEIGHTS, OffChip, Told
+from codesign.offchip import COMMANDS, LOAD, NEVER, STORE, TABLE, WEIGHTS, Clock, OffChip, Told
 
 _TRAIN = 32
+"""Fewest grants between two looks for a train; a whole number of turns and of the bucket's periods."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,7 @@ class _Episode:
 class _Tale:
     """An episode that begins in cycle ``t``; the first ``done`` parts are told. The state stays as it was in ``t``."""
 
+    key: tuple[int, ...]
     told: list[Told]
     t: int
     episode: _Episode
@@ -79,35 +85,50 @@ class Shortcuts(OffChip):
         super().__init__(design)
         self.stride = 2 * len(self.ports) * self.gain // gcd(self.gain, self.full)
         self.stride *= -(-_TRAIN // self.stride)
-        self.grants = 0
         self.mark: _Mark | None = None
         self.episodes: dict[tuple[int, ...], _Episode] = {}
         self.tale: _Tale | None = None
         self.tape: _Tape | None = None
         self.now, self.quiet_from, self.borrowed = 0, NEVER, -1
 
-    def advance(self, limit: int) -> list[Told]:
+    def advance(self, clock: Clock, hear: Callable[[int, int, int], None]) -> None:
         """As `OffChip.advance`."""
-        self.told = told = []
-        if self.touched:
-            self._start()
-        if self.tale is not None:
-            self._retell(self.tale, limit)
-        else:
-            while not told:
-                if self.grants >= self.stride:
-                    self._ride(limit)
-                elif not self._step(limit):
-                    self._rest()
+        while True:
+            if self.touched:
+                self._start()
+            if self.tale is not None:
+                self._retell(self.tale, clock, hear)
+                if self.touched:
+                    continue
+                return
+            told = self._run(clock[0][0], self.stride)
+            if not told:
+                if self.grants < self.stride:
                     break
-            if self.tape is not None:
+                told = self._ride(clock[0][0])
+            elif self.tape is not None:
                 self.tape.told += told
-        self.now = told[0][0] if told else limit
-        return told
+            for self.now, client, time, count in told:
+                hear(client, time, count)
+        self.now = clock[0][0]
+        self._rest()
 
-    def _pay(self, index: int) -> int:
-        self.grants += 1
-        return super()._pay(index)
+    def look(self) -> tuple[object, ...] | None:
+        """As `OffChip.look`; None unless an episode begins now."""
+        if not self.touched or self.quiet_from > self.now:
+            return None
+        self._start()
+        begun = self.tale or self.tape
+        if begun is None:
+            return None
+        rooms: list[object] = []
+        for client in (self.clients[COMMANDS], self.clients[TABLE], self.clients[WEIGHTS]):
+            coming = client.coming
+            while coming and coming[0][0] <= self.now:
+                client.space += coming.popleft()[1]
+            later = tuple([(at - self.now, words) for at, words in coming])
+            rooms.append((client.space, client.offset, max(client.visible - self.now, 0), later))
+        return begun.key, max(self.borrowed, -1), self.part, *rooms
 
     # Episodes.
 
@@ -115,10 +136,9 @@ class Shortcuts(OffChip):
         """Something is wanted: tells a known episode, records a new one, or goes on step by step."""
         key = self._key() if self.quiet_from <= self.now else None
         self.mark, self.quiet_from = None, NEVER
-        episode = self.episodes.get(key) if key is not None else None
-        if episode is not None:
-            self.touched = False
-            self.tale = _Tale(episode.told_with(self.borrowed, self.most), self.now, episode)
+        if key is not None and key in self.episodes:
+            episode, self.touched = self.episodes[key], False
+            self.tale = _Tale(key, episode.told_with(self.borrowed, self.most), self.now, episode)
             return
         self.tape = _Tape(key, self.now) if key is not None else None
         self._resume()
@@ -160,7 +180,7 @@ class Shortcuts(OffChip):
         if self.borrowed == -1:
             self.told.append((t, COMMANDS, first, words))
         else:
-            super()._loaded(t, first, words)
+            OffChip._loaded(self, t, first, words)
 
     def _rest(self) -> None:
         """Ends an episode when nothing is under way."""
@@ -173,31 +193,36 @@ class Shortcuts(OffChip):
         self.quiet_from = max(quiet, self.clients[COMMANDS].visible)
         if self.tape is not None:
             tape, self.tape = self.tape, None
-            told = [(step - tape.t, what, time - tape.t, count) for step, what, time, count in tape.told if what != COMMANDS]
-            self.episodes[tape.key] = _Episode(tuple(told), tape.loads, quiet - tape.t, self.issue_turn, self.store_turn)
+            told = [
+                (step - tape.t, what, time - tape.t, count) for step, what, time, count in tape.told if what != COMMANDS
+            ]
+            self.episodes[tape.key] = _Episode(
+                tuple(told), tape.loads, quiet - tape.t, self.issue_turn, self.store_turn
+            )
 
-    def _retell(self, tale: _Tale, limit: int) -> None:
-        """Tells the next part of a known episode."""
+    def _retell(self, tale: _Tale, clock: Clock, hear: Callable[[int, int, int], None]) -> None:
+        """Tells a known episode, step by step until something is wanted."""
         t, parts = tale.t, tale.told
         while tale.done < len(parts):
-            step, what, time, count = parts[tale.done]
-            if t + step > limit:
-                return
-            self.told.append((t + step, what, t + time, count))
+            step, client, time, count = parts[tale.done]
+            if t + step > clock[0][0] or (self.touched and t + step > self.now):
+                break
             tale.done += 1
-            limit = t + step
+            self.now = t + step
+            hear(client, t + time, count)
+        if not self.touched:
+            self.now = clock[0][0]
 
     def _touch(self) -> None:
-        super()._touch()
-        self.tape = None
-        if self.tale is None:
+        self.touched, self.tape, tale = True, None, self.tale
+        if tale is None:
             return
-        tale, self.tale = self.tale, None
+        self.tale = None
         if self.now >= tale.t + tale.episode.cycles:
             self._end(tale)
             return
         self._resume()
-        while super().advance(self.now):
+        while self._run(self.now, NEVER):
             pass
         self.touched = True
 
@@ -210,20 +235,22 @@ class Shortcuts(OffChip):
 
     # Trains.
 
-    def _ride(self, limit: int) -> None:
+    def _ride(self, limit: int) -> list[Told]:
         """Leaps over whole periods if the state recurs."""
         self.grants = 0
         if max(self.store_left, *[client.left for client in self.clients[LOAD:]]) < 2 * self.stride * self.most:
             self.mark = None
-            return
+            return []
         last, self.mark = self.mark, self._look()
         if last is None or last.shape != self.mark.shape:
-            return
+            return []
         period = self.mark.t - last.t
-        repeats = min((limit - self.mark.t) // period, self._repeats(last, self.mark))
-        if repeats > 0:
-            self._leap(last, self.mark, repeats)
-            self.mark = None
+        newest = max(self.mark.t, self.issue_from - 1)
+        repeats = min((limit - newest) // period, self._repeats(last, self.mark))
+        if repeats <= 0:
+            return []
+        now, self.mark = self.mark, None
+        return self._leap(last, now, repeats)
 
     def _repeats(self, last: _Mark, now: _Mark) -> int:
         """How often what happened between two marks happens again before anything runs out or ends."""
@@ -243,6 +270,7 @@ class Shortcuts(OffChip):
         return repeats if repeats < NEVER else 0
 
     def _look(self) -> _Mark:
+        """The state as seen from the last grant; of a time before only that it is over matters."""
         t = self.credit_at
 
         def late(times: deque[int] | list[int]) -> tuple[int, ...]:
@@ -257,22 +285,22 @@ class Shortcuts(OffChip):
             ]
         )
         shape = (
-            bursts, clients, ports, late([at for at in self.heads[1::2] if at < NEVER]), tuple(self.words[1::2]), late(self.data_free),
-            late([self.delivered, self.issue_from, self.store_from, self.last_answer]), late(self.slots),
-            late([port.idle for port in self.ports]), self.credit, self.turn, self.issue_turn, self.store_turn,
+            bursts, clients, ports, late([at for at in self.heads[1::2] if at < NEVER]),
+            tuple(self.words[1::2]), late(self.data_free),
+            late([self.delivered, self.issue_from, self.store_from, self.last_answer]),
+            late(self.slots), late([port.idle for port in self.ports]), self.credit, self.turn, self.issue_turn, self.store_turn,
             self.store_offset, self.store_left > 0, self.unanswered, self.part,
         )  # fmt: skip
         left = (*[client.left for client in self.clients], self.store_left)
         return _Mark(t, shape, left, tuple([client.space for client in self.clients]), len(self.arrivals))
 
-    def _leap(self, last: _Mark, now: _Mark, repeats: int) -> None:
+    def _leap(self, last: _Mark, now: _Mark, repeats: int) -> list[Told]:
         """Moves the state ``repeats`` periods on."""
         period = now.t - last.t
         pattern = self.arrivals[last.arrivals :]
         if pattern:
-            shifts = range(period, (repeats + 1) * period, period)
-            self.arrivals.extend([at + shift for shift in shifts for at in pattern])
-            self.told.append((now.t, WEIGHTS, 0, 0))
+            shifts = np.arange(period, (repeats + 1) * period, period)
+            self.arrivals.extend(np.add.outer(shifts, np.array(pattern)).ravel().tolist())
         for client, before, left, space in zip(self.clients, last.left, now.left, now.space, strict=False):
             client.left -= repeats * (before - left)
             client.space = space - repeats * (before - left)
@@ -281,6 +309,7 @@ class Shortcuts(OffChip):
         self._shift(repeats * period)
         self.stale = True
         self._plan_issue()
+        return [(self.credit_at, WEIGHTS, 0, 0)] if pattern else []
 
     def _shift(self, cycles: int) -> None:
         """Moves all times on."""

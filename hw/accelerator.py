@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from codesign.board import Memory
 from codesign.command import COMMAND_BYTES, ENGINES
-from codesign.cycles import EngineTimes
 from codesign.design import Design
 from codesign.hw import attention, linear_rtl, top, vector
 from codesign.hw.attention import AttentionKernel
@@ -21,6 +20,7 @@ from codesign.hw.top import Shape, Top
 from codesign.hw.vector import VectorKernel
 from codesign.hw.verilog import Sources, Target, generate, regenerate
 from codesign.kernel import Kernel, Resources, ceil_div
+from codesign.systolic import EngineTimes
 
 KERNELS: Mapping[str, type[Kernel]] = {"linear": Linear, "attention": AttentionKernel, "vector": VectorKernel}
 """Kernel classes by the name of their engine."""

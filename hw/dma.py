@@ -15,6 +15,7 @@ from codesign.command import FIELDS
 from codesign.hw.memory import READ_LATENCY, ReadPort, WritePort
 from codesign.hw.multiply import delay
 from codesign.hw.stream import Fifo, operands
+from codesign.hw.verilog import SharedComponent
 
 BURST_BYTES = 256
 ADDR_BITS = 40
@@ -219,7 +220,7 @@ class ReadPath(wiring.Component):
         m.d.sync += [self.valid.eq(go), self.to.eq(head.to), self.data.eq(Array(port.data for port in ports)[turn])]
 
 
-class _ReadPort(wiring.Component):
+class _ReadPort(SharedComponent):
     """One AXI read port: address register, beats packed into bus words, bursts counted when complete."""
 
     def __init__(self, bus: Bus) -> None:
@@ -234,7 +235,13 @@ class _ReadPort(wiring.Component):
             }
         )  # fmt: skip
 
-    def elaborate(self, platform: object) -> Module:
+    @property
+    def module_name(self) -> str:
+        """Verilog name; equal names mean equal hardware."""
+        bus = self.bus
+        return f"read_port_{bus.ports}x{bus.port_bytes}_{bus.outstanding}"
+
+    def build(self, platform: object) -> Module:
         """Space for every burst in flight is reserved when it is issued, so data is always accepted."""
         m = Module()
         bus = self.bus
@@ -527,7 +534,7 @@ class StoreEngine(wiring.Component):
             m.d.comb += self.failed.eq(1)
 
 
-class _WritePort(wiring.Component):
+class _WritePort(SharedComponent):
     """One AXI write port with room for two bursts; the next address goes out after the last beat."""
 
     def __init__(self, bus: Bus) -> None:
@@ -540,7 +547,13 @@ class _WritePort(wiring.Component):
             }
         )  # fmt: skip
 
-    def elaborate(self, platform: object) -> Module:
+    @property
+    def module_name(self) -> str:
+        """Verilog name; equal names mean equal hardware."""
+        bus = self.bus
+        return f"write_port_{bus.ports}x{bus.port_bytes}_{bus.outstanding}"
+
+    def build(self, platform: object) -> Module:
         """Idle, address, beats."""
         m = Module()
         bus = self.bus

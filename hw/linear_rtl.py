@@ -554,15 +554,55 @@ class _Drain(wiring.Component):
     def _column(self, m: Module, index: int, row: Value, at_y: data.View, at_end: data.View) -> Value:
         """One output column: 16 bits, `Requantizer.latency` + 2 + `READ_LATENCY` cycles after its row."""
         op = self.operands
-        entry = self.table.data.word_select(index, 64)
-        m.submodules[f"requantize{index}"] = quantizer = Requantizer(ACC_BITS, 16)
-        biased = Signal(signed(ACC_BITS), name=f"biased{index}", reset_less=True)
-        scale = Signal(23, name=f"scale{index}", reset_less=True)
-        limits = Signal(32, name=f"limits{index}", reset_less=True)
+        m.submodules[f"column{index}"] = column = _Column(self.shape.tables)
+        m.d.comb += [
+            column.acc.eq(row.word_select(index, ACC_BITS)),
+            column.entry.eq(self.table.data.word_select(index, 64)),
+            column.low.eq(op.low),
+            column.high.eq(op.high),
+            column.table.eq(at_y.table),
+            column.add.eq(at_y.addend != 0),
+            column.term.eq(self.addend.data.word_select(index, 16)),
+            column.use.eq(at_end.use),
+            column.lut.en.eq(self.lut.en),
+            column.lut.addr.eq(self.lut.addr),
+            column.lut.data.eq(self.lut.data),
+        ]
+        return column.y
+
+
+class _Column(SharedComponent):
+    """One column of the drain: bias, requantizer, then table or residual add.
+
+    Args:
+        tables: number of 8-bit tables, a power of two.
+    """
+
+    def __init__(self, tables: int) -> None:
+        self.tables = tables
+        super().__init__(
+            {
+                "acc": In(signed(ACC_BITS)), "entry": In(64), "low": In(16), "high": In(16),
+                "table": In(8), "add": In(1), "term": In(signed(16)), "use": In(1),
+                "lut": In(WritePort(address_bits(256 * tables), 8)), "y": Out(16),
+            }
+        )  # fmt: skip
+
+    @property
+    def module_name(self) -> str:
+        """Verilog name; equal names mean equal hardware."""
+        return f"drain_column_{self.tables}"
+
+    def build(self, platform: object) -> Module:
+        """``y`` belongs to the ``acc`` of `Requantizer.latency` + 1 + `READ_LATENCY` cycles before."""
+        m = Module()
+        m.submodules.requantize = quantizer = Requantizer(ACC_BITS, 16)
+        biased, scale = Signal(signed(ACC_BITS), reset_less=True), Signal(23, reset_less=True)
+        limits = Signal(32, reset_less=True)
         m.d.sync += [
-            biased.eq(row.word_select(index, ACC_BITS).as_signed() + entry[:32].as_signed()),
-            scale.eq(entry[32:55]),
-            limits.eq(Cat(op.low, op.high)),
+            biased.eq(self.acc + self.entry[:32].as_signed()),
+            scale.eq(self.entry[32:55]),
+            limits.eq(Cat(self.low, self.high)),
         ]
         m.d.comb += [
             quantizer.acc.eq(biased),
@@ -570,17 +610,24 @@ class _Drain(wiring.Component):
             quantizer.shift.eq(scale[17:]),
             quantizer.low.eq(limits[:16]),
             quantizer.high.eq(limits[16:]),
+            self.y.eq(Mux(self.use, self._looked_up(m, quantizer.y), self._added(m, quantizer.y))),
         ]
-        m.submodules[f"lut{index}"] = lut = RowMemory(bits=2048 * self.shape.tables, write_bits=8, read_bits=(8,))
+        return m
+
+    def _looked_up(self, m: Module, y: Value) -> Value:
+        """The table's entry for the low byte, signed."""
+        m.submodules.lut = lut = RowMemory(bits=2048 * self.tables, write_bits=8, read_bits=(8,))
         m.d.comb += [
             lut.write.en.eq(self.lut.en),
             lut.write.addr.eq(self.lut.addr),
             lut.write.data.eq(self.lut.data),
-            lut.read0.addr.eq(Cat(quantizer.y[:8], at_y.table)),
+            lut.read0.addr.eq(Cat(y[:8], self.table)),
         ]
-        total, added = Signal(signed(18)), Signal(signed(16), name=f"added{index}", reset_less=True)
-        term = self.addend.data.word_select(index, 16).as_signed()
-        m.d.comb += total.eq(quantizer.y + Mux(at_y.addend != 0, term, 0))
+        return lut.read0.data.as_signed()
+
+    def _added(self, m: Module, y: Value) -> Value:
+        """The sum with the addend, saturated to 16 bits, as late as a table's entry."""
+        total, added = Signal(signed(18)), Signal(signed(16), reset_less=True)
+        m.d.comb += total.eq(y + Mux(self.add, self.term, 0))
         m.d.sync += added.eq(Mux(total < -(1 << 15), -(1 << 15), Mux(total > (1 << 15) - 1, (1 << 15) - 1, total)))
-        direct = delay(m, added, READ_LATENCY - 1, f"direct{index}")
-        return Mux(at_end.use, lut.read0.data, direct[:16])
+        return delay(m, added, READ_LATENCY - 1, "direct").as_signed()

@@ -1,10 +1,11 @@
 """Small pieces every engine is made of: FIFOs and command operands."""
 
-from amaranth.hdl import Module, ShapeLike, Signal, unsigned
-from amaranth.lib import data, memory, stream, wiring
+from amaranth.hdl import Module, Shape, ShapeLike, Signal, unsigned
+from amaranth.lib import data, memory, stream
 from amaranth.lib.wiring import In, Out
 
 from codesign.command import OPERAND_BITS
+from codesign.hw.verilog import SharedComponent
 
 
 def operands(**fields: int) -> data.StructLayout:
@@ -15,7 +16,7 @@ def operands(**fields: int) -> data.StructLayout:
     return layout
 
 
-class Fifo(wiring.Component):
+class Fifo(SharedComponent):
     """A first-in first-out queue in LUT RAM; what was written is readable in the next cycle.
 
     Args:
@@ -31,7 +32,12 @@ class Fifo(wiring.Component):
             {"w": In(stream.Signature(shape)), "r": Out(stream.Signature(shape)), "level": Out(range(depth + 1))}
         )
 
-    def elaborate(self, platform: object) -> Module:
+    @property
+    def module_name(self) -> str:
+        """Verilog name; equal names mean equal hardware."""
+        return f"fifo_{Shape.cast(self.shape).width}x{self.depth}"
+
+    def build(self, platform: object) -> Module:
         """Read and write pointers around a memory with an asynchronous read."""
         m = Module()
         m.submodules.ram = ram = memory.Memory(

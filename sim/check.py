@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from codesign import host
 from codesign.board import Memory
 from codesign.command import COMMAND_BYTES, ENGINES
-from codesign.cycles import EngineTimes, exact
+from codesign.cycles import exact
 from codesign.design import Design
 from codesign.errors import CheckError, NothingFits
 from codesign.host import Image
@@ -25,6 +25,7 @@ from codesign.hw import top
 from codesign.network import Attention, Ints, Layer, Linear, Network, Norm, Output, Tensor, run
 from codesign.program import Program, compile_network, homes
 from codesign.sim.simulator import Library, MemoryPorts, Simulator, compile_design
+from codesign.systolic import EngineTimes
 
 WATCHDOG_CYCLES = 1 << 21
 """Cycles without progress after which a run is given up."""

@@ -1,6 +1,8 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from codesign import bench as benches
@@ -61,3 +63,16 @@ def test_a_product_s_rows_are_those_that_scripts_read() -> None:
     assert found["cycles"].ours == cycles
     assert found["mac_utilization"].ours == 40 * 70 * 90 / design.multipliers / cycles
     assert found["mac_utilization"].state == "reached"
+
+
+@pytest.mark.parametrize(
+    ("count", "least"),
+    [pytest.param(20, 0.9, marks=pytest.mark.rtl), pytest.param(400, 0.965, marks=pytest.mark.slow)],
+)
+def test_the_transformer_classifies_heldout_images_on_rtl(tmp_path: Path, count: int, least: float) -> None:
+    bundle = flow.build("digits-vit", "zcu102", out=tmp_path / "b")
+    images, labels = flow.heldout("digits-vit")
+    on_hardware, golden = (bundle.run(images["image"][:count], target=target) for target in ("sim", "golden"))
+    np.testing.assert_array_equal(on_hardware.outputs["logits"], golden.outputs["logits"])
+    assert set(on_hardware.cycles) == {bundle.report.cycles["modelled"]}
+    assert (on_hardware.predictions == labels[:count]).mean() >= least

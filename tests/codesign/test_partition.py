@@ -15,6 +15,7 @@ from codesign.partition import RESOURCES, Tools, available, parse_budget, plain
 from codesign.program import compile_network
 from codesign.quant.lower import lower
 from codesign.workload import Workload
+from tests.quant.vits import random_network
 
 ZCU102 = Board.load("zcu102")
 
@@ -96,3 +97,12 @@ def test_available_is_the_smaller_of_board_and_budget() -> None:
     found = available(ZCU102, {"dsp": 100, "lut": 10**9})
     assert (found.dsp, found.lut, found.bram36) == (100, ZCU102.resources.lut, ZCU102.resources.bram36)
     assert parse_budget(None) == {}
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_random_transformers_get_a_design(seed: int) -> None:
+    net, _ = random_network(seed)
+    design = plain(net, ZCU102, tools())
+    accelerator.shape(design)
+    assert compile_network(net, design).commands
+    assert used(design).dsp <= ZCU102.resources.dsp

@@ -15,7 +15,7 @@ from codesign.kernel import Number, ceil_div, larger
 from codesign.machine import Machine
 from codesign.network import Attention, Linear, Network, layer_macs
 from codesign.program import Program
-from codesign.systolic import EngineTimes as EngineTimes
+from codesign.systolic import EngineTimes
 
 
 class Activity(NamedTuple):

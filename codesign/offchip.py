@@ -44,16 +44,13 @@ class _Client:
 
     def has_room(self, most: int) -> bool:
         """Whether room for the next burst is known to be there, from cycle ``visible`` on."""
-        words = most - self.offset
-        if self.left < words:
-            words = self.left
+        words = min(self.left, most - self.offset)
         while self.space < words:
             if not self.coming:
                 return False
             at, more = self.coming.popleft()
             self.space += more
-            if at > self.visible:
-                self.visible = at
+            self.visible = max(self.visible, at)
         return True
 
 
@@ -106,12 +103,12 @@ class OffChip:
         self.ports = [_WritePort(deque([0, 0]), deque([0] * outstanding)) for _ in range(ports)]
         self.store_left, self.store_offset, self.store_from, self.store_turn = 0, 0, 0, 0
         self.unanswered, self.last_answer = 0, 0
-        self.touched = True
-        self.issue_at, self.grant_at, self.stale = NEVER, NEVER, True
+        self.issue_at, self.grant_at, self.stale, self.touched = NEVER, NEVER, True, True
 
     def _reset_memory(self) -> None:
         memory, count = self.memory, 2 * self.memory.ports
-        self.gain, self.cost = memory.bytes_numerator, memory.bytes_denominator * self.word
+        self.latency, self.gain = memory.read_latency, memory.bytes_numerator
+        self.cost = memory.bytes_denominator * self.word
         self.full = BURST_BYTES * memory.bytes_denominator
         self.credit, self.credit_at, self.turn, self.grant_from, self.granted = self.full, 0, 0, 0, 0
         self.grants, self.change = 0, 0
@@ -219,14 +216,10 @@ class OffChip:
         self.issue_at = self.rival = NEVER
         if not self.slots:
             return
-        first = self.slots[0]
-        if first < self.issue_from:
-            first = self.issue_from
+        first = self.slots[0] if self.slots[0] > self.issue_from else self.issue_from
         for client in self.clients:
             if client.left and (client.space >= self.most or client.has_room(self.most)):
-                at = client.visible
-                if at <= first:
-                    at = first
+                at = client.visible if client.visible > first else first
                 if at < self.issue_at:
                     self.rival, self.issue_at, self.issuer = self.issue_at, at, client
                     if at == first:
@@ -237,9 +230,7 @@ class OffChip:
         client, slots, at, most, turn = self.issuer, self.slots, self.issue_at, self.most, self.issue_turn
         last = min(limit, self.grant_at, self.rival - 1)
         while True:
-            words = most - client.offset
-            if client.left < words:
-                words = client.left
+            words = client.left if client.left + client.offset < most else most - client.offset
             if client.space < words:
                 break
             slots.popleft()
@@ -257,8 +248,7 @@ class OffChip:
             free = at = at + 1
             if not (client.left and slots):
                 break
-            if slots[0] > at:
-                at = slots[0]
+            at = slots[0] if slots[0] > at else at
             if at > last:
                 break
         self.issue_turn, self.issue_from = turn, free
@@ -325,10 +315,8 @@ class OffChip:
             self.heads[index], self.words[index] = queue[0].ready, queue[0].words
         else:
             self.heads[index] = NEVER
-        first = t + self.memory.read_latency
-        if first < self.data_free[port]:
-            first = self.data_free[port]
-        burst.complete = self.data_free[port] = first + burst.words * len(self.reads)
+        first, free = t + self.latency, self.data_free[port]
+        burst.complete = self.data_free[port] = (first if first > free else free) + burst.words * len(self.reads)
         order = self.order
         if order[0] is burst:
             blocked = not self.slots
@@ -339,9 +327,7 @@ class OffChip:
 
     def _deliver(self, t: int, burst: _Burst) -> None:
         """A whole burst goes to its client, one bus word per cycle."""
-        first = burst.complete
-        if first < self.delivered:
-            first = self.delivered
+        first = burst.complete if burst.complete > self.delivered else self.delivered
         words, who = burst.words, burst.who
         self.delivered = end = first + words
         self.slots.append(end)
@@ -377,12 +363,8 @@ class OffChip:
             port = self.ports[turn]
             if not port.buffers:
                 return
-            at = port.buffers.popleft()
-            if at < self.store_from:
-                at = self.store_from
-            words = self.most - self.store_offset
-            if self.store_left < words:
-                words = self.store_left
+            at = max(port.buffers.popleft(), self.store_from)
+            words = min(self.store_left, self.most - self.store_offset)
             self.store_from = at + words
             self.store_left -= words
             self.store_offset = (self.store_offset + words) % self.most
@@ -412,8 +394,7 @@ class OffChip:
             self._offer(index // 2, port)
         if self.store_left:
             self._read()
-        if answer > self.last_answer:
-            self.last_answer = answer
+        self.last_answer = answer if answer > self.last_answer else self.last_answer
         self.unanswered -= 1
         if not self.unanswered:
             self.told.append((t, STORE, self.last_answer + 2, 1))

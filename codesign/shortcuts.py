@@ -288,8 +288,8 @@ class Shortcuts(OffChip):
             bursts, clients, ports, late([at for at in self.heads[1::2] if at < NEVER]),
             tuple(self.words[1::2]), late(self.data_free),
             late([self.delivered, self.issue_from, self.store_from, self.last_answer]),
-            late(self.slots), late([port.idle for port in self.ports]), self.credit, self.turn, self.issue_turn, self.store_turn,
-            self.store_offset, self.store_left > 0, self.unanswered, self.part,
+            late(self.slots), late([port.idle for port in self.ports]), self.credit, self.turn, self.issue_turn,
+            self.store_turn, self.store_offset, self.store_left > 0, self.unanswered, self.part,
         )  # fmt: skip
         left = (*[client.left for client in self.clients], self.store_left)
         return _Mark(t, shape, left, tuple([client.space for client in self.clients]), len(self.arrivals))

@@ -60,6 +60,24 @@ def larger(a: Number, b: Number) -> Number:
     return np.maximum(a, b)
 
 
+def smaller(a: Number, b: Number) -> Number:
+    """Element-wise minimum that keeps Python integers unbounded.
+
+    >>> smaller(3, 5)
+    3
+    """
+    return -larger(-a, -b)
+
+
+def power_of_two(x: Number) -> Number:
+    """Truth of ``x`` being a power of two.
+
+    >>> int(power_of_two(8)), int(power_of_two(6))
+    (1, 0)
+    """
+    return (x > 0) * ((x & (x - 1)) == 0)
+
+
 class Kernel(ABC):
     """Base of all kernels; subclasses are frozen dataclasses of integer parameters."""
 

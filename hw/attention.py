@@ -18,7 +18,7 @@ from codesign.command import FIELDS
 from codesign.hw.memory import READ_LATENCY, bram18
 from codesign.hw.multiply import PackedDot, Requantizer
 from codesign.hw.stream import operands
-from codesign.kernel import Kernel, Number, Params, Resources, Work, ceil_div, larger
+from codesign.kernel import Kernel, Number, Params, Resources, Work, ceil_div, larger, power_of_two, smaller
 from codesign.network import MASKS, Attention
 from codesign.number import IntArray, IntLike
 
@@ -103,8 +103,8 @@ class AttentionKernel(Kernel):
         """Truth of the parameters being a legal design; see the class."""
         t_a, n_a, keys, db = _values(params, "t_a", "n_a", "max_keys", "db_max")
         result: Number = (
-            _power_of_two(t_a) * (t_a <= 32) * (n_a % 2 == 0) * (n_a >= 2) * (n_a <= 32)
-            * _power_of_two(keys) * (keys >= 2) * (keys <= MAX_KEYS) * (db >= 1) * (t_a * db <= MAX_HEAD_DIM)
+            power_of_two(t_a) * (t_a <= 32) * (n_a % 2 == 0) * (n_a >= 2) * (n_a <= 32)
+            * power_of_two(keys) * (keys >= 2) * (keys <= MAX_KEYS) * (db >= 1) * (t_a * db <= MAX_HEAD_DIM)
         )  # fmt: skip
         return result
 
@@ -165,7 +165,7 @@ def _values(source: Mapping[str, Number], *names: str) -> tuple[Any, ...]:
 def _latency(t_a: Any) -> Any:
     """Cycles of a command that are no slots and no rows of the last group."""
     setup = 2 * Requantizer.latency() + 9
-    dot = PackedDot.latency(0) + _smaller(t_a, _CHAIN) + (t_a > 4) + (t_a > 8) + (t_a > 16)
+    dot = PackedDot.latency(0) + smaller(t_a, _CHAIN) + (t_a > 4) + (t_a > 8) + (t_a > 16)
     score = 2 * READ_LATENCY + dot + 1
     weight = READ_LATENCY + Requantizer.latency() + _EXP_LATENCY
     value = PackedDot.latency(1) + 1
@@ -179,7 +179,7 @@ class _Sizes:
         self.t_a, self.n_a, self.score_bits, self.total_bits = t_a, n_a, score_bits, total_bits
         self.sums = t_a * (total_bits + 8)
         self.score_word = n_a * (score_bits + 1)
-        self.chain = _smaller(t_a, _CHAIN)
+        self.chain = smaller(t_a, _CHAIN)
         self.chains = t_a // self.chain
 
     def lut(self) -> Any:
@@ -221,7 +221,7 @@ class _Groups:
         self.offset = _choose(mask == _FULL, keys, offset)
         self.window = _choose(mask == _SLIDING, window, self.offset + rows)
         self.count = ceil_div(rows, n_a)
-        self.most = larger(_smaller(n_a + self.window - 1, keys), n_a)
+        self.most = larger(smaller(n_a + self.window - 1, keys), n_a)
 
     def last_rows(self) -> Any:
         """Rows of the last group."""
@@ -230,7 +230,7 @@ class _Groups:
     def passes(self, group: Any) -> Any:
         """Pass length of one group."""
         first = self.offset + group * self.n
-        end = _smaller(first + _smaller(self.n, self.rows - group * self.n), self.keys)
+        end = smaller(first + smaller(self.n, self.rows - group * self.n), self.keys)
         return larger(end - larger(first - self.window + 1, 0), self.n)
 
     def total(self) -> Any:
@@ -245,7 +245,7 @@ class _Groups:
     def longest(self) -> Any:
         """The largest pass length: where the rise ends, one before, or the last group."""
         last = self.count - 1
-        top = _smaller(larger(ceil_div(self.most - self.n - self.offset, self.n), 0), last)
+        top = smaller(larger(ceil_div(self.most - self.n - self.offset, self.n), 0), last)
         best = larger(self.passes(top), self.passes(larger(top - 1, 0)))
         return larger(best, self.passes(last))
 
@@ -256,12 +256,8 @@ def _ramp(start: Any, step: Any, count: Any) -> Any:
     >>> _ramp(7, 3, 5), _ramp(7, 3, 2), _ramp(-1, 3, 2)
     (12, 11, 0)
     """
-    terms: Any = _smaller(larger(ceil_div(start, step), 0), count)
+    terms: Any = smaller(larger(ceil_div(start, step), 0), count)
     return terms * start - step * (terms * (terms - 1) // 2)
-
-
-def _smaller(a: Any, b: Any) -> Any:
-    return -larger(-a, -b)
 
 
 def _choose(condition: Any, a: Any, b: Any) -> Any:
@@ -274,10 +270,6 @@ def _choose(condition: Any, a: Any, b: Any) -> Any:
 def _clog2(x: Any) -> Any:
     """Bits of ``x - 1`` for 1 <= x <= 2**16."""
     return sum(((x > (1 << bit)) * 1 for bit in range(16)), 0 * x)
-
-
-def _power_of_two(x: Any) -> Any:
-    return (x > 0) * ((x & (x - 1)) == 0)
 
 
 def work_of(command: Mapping[str, int], t_a: int) -> dict[str, int]:

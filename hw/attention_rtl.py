@@ -22,7 +22,7 @@ from amaranth.lib.wiring import In, Out
 
 from codesign.hw.attention import OPERANDS, AttentionKernel
 from codesign.hw.memory import READ_LATENCY, ReadPort, RowMemory, WritePort, address_bits
-from codesign.hw.multiply import PackedDot, Requantizer, delay
+from codesign.hw.multiply import PackedDot, Requantizer, delay, sum_tree
 from codesign.hw.verilog import SharedComponent
 from codesign.network import MASKS
 from codesign.nonlinear import EXP_ENTRIES, exp_table
@@ -45,25 +45,6 @@ class _Timing:
         self.weight = READ_LATENCY + Requantizer.latency() + EXP_LATENCY
         self.sums = self.score + self.weight + PackedDot.latency(1) + 1
         self.write = self.sums + DIVIDER_LATENCY + Requantizer.latency()
-
-
-def _flags(m: Module, value: Value, cycles: int, name: str) -> Value:
-    """``value`` as it was ``cycles`` clock edges ago; zero after reset."""
-    for stage in range(cycles):
-        register = Signal.like(value, name=f"{name}_{stage}")
-        m.d.sync += register.eq(value)
-        value = register
-    return value
-
-
-def _sum(m: Module, terms: list[Value], name: str) -> Value:
-    """Sum of the terms, a register after every level of pairs."""
-    level = 0
-    while len(terms) > 1:
-        pairs = [terms[i] + terms[i + 1] if i + 1 < len(terms) else terms[i] for i in range(0, len(terms), 2)]
-        terms = [delay(m, pair, 1, f"{name}_{level}_{i}") for i, pair in enumerate(pairs)]
-        level += 1
-    return terms[0]
 
 
 # Control ---------------------------------------------------------------------
@@ -417,7 +398,7 @@ class ScorePair(SharedComponent):
             products[0].append(dot.y0)
             products[1].append(dot.y1)
         for side, score in enumerate((self.s0, self.s1)):
-            total = _sum(m, products[side], f"tree{side}")
+            total = sum_tree(m, products[side], f"tree{side}")
             with m.If(self.valid):
                 m.d.sync += score.eq(Mux(self.first, 0, score) + total)
         return m
@@ -732,7 +713,7 @@ class AttentionEngine(wiring.Component):
             jobs.advance.eq(slots.shift),
             slots.job.eq(jobs.job),
             slots.db.eq(setup.operands.db),
-            slots.begin.eq(_flags(m, setup.start, 2, "begin")),
+            slots.begin.eq(delay(m, setup.start, 2, "begin", reset_less=False)),
             setup.finished.eq(self.done),
             self.error.eq(setup.error),
             self.busy.eq(setup.busy),
@@ -866,8 +847,8 @@ class AttentionEngine(wiring.Component):
             walk.start.eq(slots.turn),
             walk.base.eq(setup.operands.o_base + previous.q + slots.block),
             walk.stride.eq(setup.stride),
-            self.o.en.eq(_flags(m, left != 0, self._time.write, "writing")),
+            self.o.en.eq(delay(m, left != 0, self._time.write, "writing", reset_less=False)),
             self.o.addr.eq(delay(m, walk.address, self._time.write, "write_at")),
             self.o.data.eq(drain.word),
-            self.done.eq(_flags(m, final & (left == 1), self._time.write + 1, "done")),
+            self.done.eq(delay(m, final & (left == 1), self._time.write + 1, "done", reset_less=False)),
         ]

@@ -12,7 +12,7 @@ from codesign import network
 from codesign.hw.linear_rtl import ACC_BITS, DRAIN_LATENCY, Shape
 from codesign.hw.memory import READ_LATENCY, bram18, bram36
 from codesign.hw.multiply import MAX_CHAIN, PackedDot
-from codesign.kernel import Kernel, Number, Params, Resources, Work, ceil_div, larger
+from codesign.kernel import Kernel, Number, Params, Resources, Work, ceil_div, larger, power_of_two, smaller
 from codesign.number import IntArray, IntLike, accumulator_range, integers, limits
 
 MAX_LANES = 32
@@ -80,7 +80,7 @@ class Linear(Kernel):
         t_in, t_out, n_l, word = (params[name] for name in ("t_in", "t_out", "n_l", "word_bytes"))
         powers: Number = 1
         for name in ("t_in", "t_out", "kw_max", "ring_words", "table_words", "tables", "word_bytes"):
-            powers = powers * _power_of_two(params[name])
+            powers = powers * power_of_two(params[name])
         return (
             powers * (t_in <= 256) * (t_out >= 2) * (n_l >= 1) * (n_l <= MAX_LANES)
             * (t_in * t_out >= word) * (8 * t_out >= word) * (params["kw_max"] * word >= t_in)
@@ -127,7 +127,7 @@ class Linear(Kernel):
         lookups = ceil_div(t_out * bram18(8, 256 * params["tables"]), 2)
         chains = ceil_div(t_in, MAX_CHAIN)
         sums: Number = columns * ACC_BITS
-        skew: Number = columns // 2 * chains * 24 * (_smaller(t_in, MAX_CHAIN) - 1)
+        skew: Number = columns // 2 * chains * 24 * (smaller(t_in, MAX_CHAIN) - 1)
         return Resources(
             dsp=columns * t_in // 2 + t_out,
             bram36=_sum(buffers, weights, table, lookups),
@@ -144,7 +144,7 @@ class Linear(Kernel):
 
 def _array_latency(t_in: Number) -> Number:
     """Cycles from the end of a tile to its complete accumulators, as the hardware has it."""
-    return READ_LATENCY + PackedDot.latency(0) + _smaller(t_in, MAX_CHAIN) + (t_in > MAX_CHAIN) + 1
+    return READ_LATENCY + PackedDot.latency(0) + smaller(t_in, MAX_CHAIN) + (t_in > MAX_CHAIN) + 1
 
 
 def _last_start(groups: Number, load: Number, last_load: Number, period: Number) -> Number:
@@ -182,11 +182,3 @@ def _range_fault(layer: network.Linear) -> str | None:
     if low < bottom or high > top:
         return f"{layer.name}: sums from {low} to {high}; legal: {ACC_BITS} bits, {bottom} to {top}"
     return None
-
-
-def _smaller(a: Number, b: Number) -> Number:
-    return -larger(-a, -b)
-
-
-def _power_of_two(x: Number) -> Number:
-    return (x > 0) * ((x & (x - 1)) == 0)

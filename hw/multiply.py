@@ -25,6 +25,16 @@ def delay(m: Module, value: Value, cycles: int, name: str = "delay", *, reset_le
     return value
 
 
+def sum_tree(m: Module, terms: list[Value], name: str) -> Value:
+    """Sum of the terms, a register after every level of pairs."""
+    level = 0
+    while len(terms) > 1:
+        pairs = [terms[i] + terms[i + 1] if i + 1 < len(terms) else terms[i] for i in range(0, len(terms), 2)]
+        terms = [delay(m, pair, 1, f"{name}_{level}_{i}") for i, pair in enumerate(pairs)]
+        level += 1
+    return terms[0]
+
+
 class PackedDot(SharedComponent):
     """Two dot products of int8 vectors that share one operand; ``length`` DSPs in cascade.
 

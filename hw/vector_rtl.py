@@ -13,7 +13,7 @@ from amaranth.lib.wiring import In, Out
 
 from codesign.command import RMS
 from codesign.hw.memory import READ_LATENCY, ReadPort, RowMemory, WritePort, address_bits
-from codesign.hw.multiply import Requantizer, delay
+from codesign.hw.multiply import Requantizer, delay, sum_tree
 from codesign.hw.vector import OPERANDS, VectorKernel
 from codesign.hw.verilog import SharedComponent, Target
 from codesign.nonlinear import NORM_FRACTION_BITS
@@ -32,25 +32,6 @@ _SPREAD = 9
 """Added to the exponent e of `codesign.nonlinear.norm` to make it a shift to the left."""
 _HALF_POINT = 33 - NORM_FRACTION_BITS + _SPREAD
 """Less the spread this is the shift from c * R to z: R has 33 fractional bits, z has 10."""
-
-
-def _flags(m: Module, value: Value, cycles: int, name: str) -> Value:
-    """``value`` as it was ``cycles`` clock edges ago; zero after reset."""
-    for stage in range(cycles):
-        register = Signal.like(value, name=f"{name}_{stage}")
-        m.d.sync += register.eq(value)
-        value = register
-    return value
-
-
-def _sum(m: Module, terms: list[Value], name: str) -> Value:
-    """Sum of a power of two of terms, a register after every level of pairs."""
-    level = 0
-    while len(terms) > 1:
-        pairs = [terms[i] + terms[i + 1] for i in range(0, len(terms), 2)]
-        terms = [delay(m, pair, 1, f"{name}_{level}_{i}") for i, pair in enumerate(pairs)]
-        level += 1
-    return terms[0]
 
 
 # Parts -------------------------------------------------------------------------
@@ -420,8 +401,8 @@ class _Sums(wiring.Component):
             m.submodules[f"square{index}"] = square = MultiplyAdd()
             m.d.comb += [square.a.eq(column), square.b.eq(column)]
             squares.append(square.y[:31])
-        total = delay(m, _sum(m, columns, "sums"), PRODUCT_LATENCY, "sum")
-        power = _sum(m, squares, "powers")
+        total = delay(m, sum_tree(m, columns, "sums"), PRODUCT_LATENCY, "sum")
+        power = sum_tree(m, squares, "powers")
         wait = PRODUCT_LATENCY + self._kernel.t_v.bit_length() - 1
         first = delay(m, self.first, wait, "first")
         with m.If(delay(m, self.active, wait, "active")):
@@ -573,7 +554,7 @@ class VectorEngine(wiring.Component):
             sums.word.eq(self.r.data),
             sums.active.eq(delay(m, rows.active, READ_LATENCY, "summing")),
             sums.first.eq(delay(m, rows.first, READ_LATENCY, "summing_first")),
-            variance.start.eq(_flags(m, rows.end, ready, "row")),
+            variance.start.eq(delay(m, rows.end, ready, "row", reset_less=False)),
             variance.sum.eq(Mux(command.flags[0], 0, sums.sum)),
             variance.squares.eq(sums.squares),
             variance.d.eq(command.d),
@@ -600,7 +581,7 @@ class VectorEngine(wiring.Component):
         m.submodules.ring = ring = RowMemory(bits=width * depth, write_bits=width, read_bits=(width,))
         place = Signal(range(depth))
         m.d.comb += [
-            ring.write.en.eq(_flags(m, rows.active, READ_LATENCY, "storing")),
+            ring.write.en.eq(delay(m, rows.active, READ_LATENCY, "storing", reset_less=False)),
             ring.write.addr.eq(place),
             ring.write.data.eq(self.r.data),
         ]
@@ -623,8 +604,8 @@ class VectorEngine(wiring.Component):
         self._lanes(m, setup, row, ring.read0.data)
         latency = READ_LATENCY + NormLane.LATENCY
         m.d.comb += [
-            self.x.en.eq(_flags(m, active, latency, "writing")),
-            self.done.eq(_flags(m, (left == 1) & (remaining == 0), latency + 1, "done")),
+            self.x.en.eq(delay(m, active, latency, "writing", reset_less=False)),
+            self.done.eq(delay(m, (left == 1) & (remaining == 0), latency + 1, "done", reset_less=False)),
         ]
         self._addresses(m, setup, row.start, latency)
 
@@ -633,9 +614,9 @@ class VectorEngine(wiring.Component):
         command, row = setup.operands, Signal(POINTER_BITS)
         gain_at, write_at = Signal(POINTER_BITS), Signal(POINTER_BITS)
         m.d.sync += [gain_at.eq(gain_at + 1), write_at.eq(write_at + 1)]
-        with m.If(_flags(m, start, NormLane.GAIN_AT, "gain")):
+        with m.If(delay(m, start, NormLane.GAIN_AT, "gain", reset_less=False)):
             m.d.sync += gain_at.eq(command.g_base)
-        with m.If(_flags(m, start, latency, "write")):
+        with m.If(delay(m, start, latency, "write", reset_less=False)):
             m.d.sync += [write_at.eq(row), row.eq(row + command.x_stride)]
         with m.If(setup.start):
             m.d.sync += row.eq(command.x_base)

@@ -28,7 +28,7 @@ GOAL = "goal of the project"
 BOARD = "zcu102"
 
 _LOG = logging.getLogger(__name__)
-_TIMED = 5
+_TIMED = 20
 """Runs of the cycle model of which the fastest counts."""
 
 

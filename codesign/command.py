@@ -71,10 +71,6 @@ class Span(NamedTuple):
     start: int
     stop: int
 
-    def overlaps(self, other: "Span") -> bool:
-        """Whether the two share a byte."""
-        return self.memory == other.memory and self.start < other.stop and other.start < self.stop
-
 
 @dataclass(frozen=True)
 class Command:
@@ -136,34 +132,41 @@ def ordered(commands: list[Command]) -> list[Command]:
     waits: list[dict[str, int]] = [{} for _ in commands]
     posts: list[dict[str, int]] = [{} for _ in commands]
     newest: dict[tuple[str, str], int] = {}
+    seen: dict[str, dict[str, list[_Access]]] = {}
     for index, command in enumerate(commands):
-        for engine, producer in _clashes(commands, index).items():
-            if engine == command.engine and engine != "linear":
-                continue
-            if producer > newest.get((engine, command.engine), -1):
-                newest[engine, command.engine] = producer
-                waits[index][engine] = 1
-                posts[producer][command.engine] = 1
+        for engine, producer in _clashes(command, seen, newest).items():
+            newest[engine, command.engine] = producer
+            waits[index][engine] = 1
+            posts[producer][command.engine] = 1
+        for spans, writes in ((command.reads, False), (command.writes, True)):
+            for span in spans:
+                accesses = seen.setdefault(span.memory, {}).setdefault(command.engine, [])
+                accesses.append((index, span.start, span.stop, writes))
     return [
         Command(c.engine, c.fields, c.reads, c.writes, c.label, wait, post)
         for c, wait, post in zip(commands, waits, posts, strict=True)
     ]
 
 
-def _clashes(commands: list[Command], index: int) -> dict[str, int]:
-    """The newest earlier command per engine that this one must follow."""
-    me = commands[index]
+_Access = tuple[int, int, int, bool]
+"""Index of a command, the first byte that it touches, the first behind, and whether it writes."""
+
+
+def _clashes(
+    me: Command, seen: Mapping[str, Mapping[str, list[_Access]]], newest: Mapping[tuple[str, str], int]
+) -> dict[str, int]:
+    """The newest earlier command per engine that this one must follow, if newer than what its engine follows already."""
     found: dict[str, int] = {}
-    for earlier in range(index - 1, -1, -1):
-        other = commands[earlier]
-        if other.engine not in found and _clash(me, other):
-            found[other.engine] = earlier
-            if len(found) == len(ENGINES):
-                break
+    for spans, writes in ((me.reads, False), (me.writes, True)):
+        for memory, start, stop in spans:
+            for engine, accesses in seen.get(memory, {}).items():
+                if engine == me.engine and engine != "linear":
+                    continue
+                known = found.get(engine, newest.get((engine, me.engine), -1))
+                for index, first, last, written in reversed(accesses):
+                    if index <= known:
+                        break
+                    if (written or writes) and first < stop and start < last:
+                        found[engine] = index
+                        break
     return found
-
-
-def _clash(me: Command, other: Command) -> bool:
-    pairs = [(mine, theirs) for mine in me.reads for theirs in other.writes]
-    pairs += [(mine, theirs) for mine in me.writes for theirs in (*other.reads, *other.writes)]
-    return any(mine.overlaps(theirs) for mine, theirs in pairs)

@@ -54,11 +54,8 @@ def exact(program: Program, design: Design, times: EngineTimes) -> Timing:
         index = machine.stop.index(-1)
         command = program.commands[index]
         raise CheckError(f"command {index} ({command.engine}, {command.label}) never ends: the program deadlocks")
-    activities = tuple(
-        Activity(command.engine, command.label, start, stop)
-        for command, start, stop in zip(program.commands, machine.start, machine.stop, strict=True)
-    )
-    return Timing(max(machine.stop) + 1, activities)
+    engines, labels = [c.engine for c in program.commands], [c.label for c in program.commands]
+    return Timing(max(machine.stop) + 1, tuple(map(Activity, engines, labels, machine.start, machine.stop)))
 
 
 def bound(network: Network, engines: Mapping[str, Mapping[str, Number]], memory: Memory) -> Number:

@@ -13,7 +13,7 @@ from collections import defaultdict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from codesign.command import COMMAND_BYTES, ENGINES, LOADS, RELEASE, Command
+from codesign.command import COMMAND_BYTES, ENGINES, LOADS, RELEASE
 from codesign.design import Design
 from codesign.offchip import BURST_BYTES, COMMANDS, LOAD, NEVER, TABLE, WEIGHTS, OffChip
 from codesign.program import Program
@@ -88,7 +88,6 @@ class Machine:
         self.dispatched, self.next_dispatch, self.words = 0, 0, 0
         self.per = COMMAND_BYTES // design.word_bytes
         self.seen: dict[tuple[object, ...], tuple[int, int, int]] = {}
-        self.kinds: list[tuple[object, ...]] = []
         self.skipped = 0
         self.offchip = Shortcuts(design) if shortcuts else OffChip(design)
         self.array = Array(design, times, self.offchip)
@@ -238,51 +237,55 @@ class Machine:
 
     def _recur(self, t: int) -> None:
         """Leaves out whole periods if all is as it was before, and the commands to come are too."""
-        offchip = self.offchip.look()
+        spare = self.offchip.clients[COMMANDS].left - 2 * self.offchip.most
+        offchip = self.offchip.look() if spare > 0 else None
         array = self.array.look(t, self.dispatched) if offchip is not None else None
         if array is None:
             return
         at_work = [e for e in self.engines.values() if e.queue or e.tokens or e.current >= 0]
         engines = [engine.look(t, self.dispatched) for engine in at_work]
         times = [at - t if at > t else 0 for at in (self.next_dispatch, *self.slots, *self.available)]
-        state = (offchip, array, *engines, *times, self.words % self.per)
+        state = (offchip, array, *engines, len(self.slots), *times, self.words % self.per)
         now = t, self.dispatched, self.offchip.clients[COMMANDS].left
         last = self.seen.get(state)
         self.seen[state] = now
         if last is None or now[2] == last[2]:
             return
         period, commands, words = now[0] - last[0], now[1] - last[1], last[2] - now[2]
-        spare = now[2] - COMMAND_QUEUE * self.per - 2 * self.offchip.most
         repeats = min(self._alike(commands) // commands, spare // words)
         if repeats > 0:
             self._skip(repeats, commands, period)
             self.offchip.clients[COMMANDS].left -= repeats * words
             self.seen.clear()
+            self._dispatch()
 
     def _alike(self, period: int) -> int:
         """How many commands from the next to dispatch on are as those one period before, like all that are not done."""
-        kinds, index = self.kinds, self.stop.index(-1)
-        if index < period:
+        commands, first = self.commands, self.stop.index(-1)
+        if first < period:
             return 0
-        kinds += [self._kind(command) for command in self.commands[len(kinds) :]]
-        while index < len(kinds) and kinds[index] == kinds[index - period]:
+        index = first
+        for now, before in zip(commands[first:], commands[first - period :], strict=False):
+            if now.engine != before.engine or now.waits != before.waits or now.posts != before.posts:
+                break
+            if not self._same_work(now.engine, now.fields, before.fields):
+                break
             index += 1
         return max(index - self.dispatched, 0)
 
-    def _kind(self, command: Command) -> tuple[object, ...]:
-        """All of a command that time depends on."""
-        fields, engine = command.fields, command.engine
-        work: object
+    def _same_work(self, engine: str, one: Mapping[str, int], other: Mapping[str, int]) -> bool:
+        """Whether two commands of an engine take the same time."""
         if engine == "linear":
-            work = fields["rows"], fields["kw"], fields["ib"], fields["ob"], fields["flags"] & RELEASE
-        elif engine in ("load", "store"):
-            lut = engine == "load" and fields["memory"] == _LUT
-            work = fields["words"], fields["dram"] % BURST_BYTES, lut
-        elif engine == "fetch":
-            work = fields["table_words"], fields["weight_words"], fields["dram"] % BURST_BYTES
-        else:
-            work = (self._duration(engine, fields),)
-        return engine, work, (*command.waits.items(),), (*command.posts.items(),)
+            alike = one["flags"] & RELEASE == other["flags"] & RELEASE
+            return alike and all(one[name] == other[name] for name in ("rows", "kw", "ib", "ob"))
+        if engine in ("attention", "vector"):
+            return self._duration(engine, one) == self._duration(engine, other)
+        if (one["dram"] - other["dram"]) % BURST_BYTES:
+            return False
+        if engine == "fetch":
+            return one["table_words"] == other["table_words"] and one["weight_words"] == other["weight_words"]
+        lut = engine == "load" and (one["memory"] == _LUT) != (other["memory"] == _LUT)
+        return one["words"] == other["words"] and not lut
 
     def _skip(self, repeats: int, commands: int, period: int) -> None:
         """What happens until then happened one period before; the clock goes on as if nothing were left out."""

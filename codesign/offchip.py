@@ -96,7 +96,8 @@ class OffChip:
         self._reset_memory()
         ports, outstanding = memory.ports, memory.outstanding
         self.order: deque[_Burst] = deque()
-        self.slots = deque([0] * (ports * outstanding))
+        self.bursts = ports * outstanding
+        self.slots = deque([0] * self.bursts)
         self.issue_turn, self.issue_from, self.issuer, self.rival = 0, 0, self.clients[0], 0
         self.after = [*range(1, ports), 0]
         self.delivered, self.undelivered, self.part, self.weights, self.crucial = 0, 0, 0, (0, 0), NEVER
@@ -139,6 +140,7 @@ class OffChip:
         """Store accepted in cycle ``t``."""
         self._touch()
         self.store_left, self.store_offset, self.store_from, self.last_answer = words, self._place(dram), t + 1, 0
+        self.store_turn = 0
 
     def room(self, who: int, t: int, words: int) -> None:
         """A client has more room from cycle ``t`` on."""
@@ -226,8 +228,13 @@ class OffChip:
                         break
 
     def _issue(self, limit: int) -> None:
-        """Requests one burst per cycle, on the ports in turn, while the client is the first to ask."""
+        """Requests one burst per cycle, on the ports in turn, while the client is the first to ask.
+
+        Behind a cycle in which nothing is under way the first port is next.
+        """
         client, slots, at, most, turn = self.issuer, self.slots, self.issue_at, self.most, self.issue_turn
+        if len(slots) == self.bursts and slots[-1] < at:
+            turn = 0
         last = min(limit, self.grant_at, self.rival - 1)
         while True:
             words = client.left if client.left + client.offset < most else most - client.offset

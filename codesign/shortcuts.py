@@ -10,15 +10,21 @@
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import gcd
 
 import numpy as np
 
+from codesign.board import Memory
 from codesign.design import Design
 from codesign.offchip import COMMANDS, LOAD, NEVER, STORE, TABLE, WEIGHTS, Clock, OffChip, Told
 
-_TRAIN = 32
+_TRAIN = 16
 """Fewest grants between two looks for a train; a whole number of turns and of the bucket's periods."""
+
+
+_KNOWN = 4096
+"""Most episodes kept of one memory; with more all are forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +46,11 @@ class _Episode:
         told: what it tells of loads and stores.
         loads: step and first cycle of every burst for the load.
         cycles: until everything rests.
-        issue_turn, store_turn: ports that are next then.
     """
 
     told: tuple[Told, ...]
     loads: list[tuple[int, int]]
     cycles: int
-    issue_turn: int
-    store_turn: int
 
     def told_with(self, borrowed: int, words: int) -> list[Told]:
         """What it tells if one of the load's bursts is in truth the command list's; none if negative."""
@@ -78,6 +81,12 @@ class _Tape:
     loads: list[tuple[int, int]] = field(default_factory=list)
 
 
+@lru_cache(maxsize=16)
+def _episodes(memory: Memory, word_bytes: int) -> dict[tuple[int, ...], _Episode]:
+    """The episodes known of a memory; they depend on nothing else, so all programs on it share them."""
+    return {}
+
+
 class Shortcuts(OffChip):
     """Tells exactly what `OffChip` tells, in fewer steps."""
 
@@ -86,7 +95,7 @@ class Shortcuts(OffChip):
         self.stride = 2 * len(self.ports) * self.gain // gcd(self.gain, self.full)
         self.stride *= -(-_TRAIN // self.stride)
         self.mark: _Mark | None = None
-        self.episodes: dict[tuple[int, ...], _Episode] = {}
+        self.episodes = _episodes(self.memory, self.word)
         self.tale: _Tale | None = None
         self.tape: _Tape | None = None
         self.now, self.quiet_from, self.borrowed = 0, NEVER, -1
@@ -149,7 +158,7 @@ class Shortcuts(OffChip):
         if self.clients[TABLE].left or not (load.left or self.store_left) or not self._borrow():
             return None
         mine = (load.left, load.offset, load.single) if load.left else (0, 0, 0)
-        return self.issue_turn, self.store_turn, *mine, self.store_left, self.store_offset if self.store_left else 0
+        return *mine, self.store_left, self.store_offset if self.store_left else 0
 
     def _borrow(self) -> bool:
         """Lets the load ask in place of the command list, if it asks for the same bursts in the same cycles then.
@@ -196,9 +205,9 @@ class Shortcuts(OffChip):
             told = [
                 (step - tape.t, what, time - tape.t, count) for step, what, time, count in tape.told if what != COMMANDS
             ]
-            self.episodes[tape.key] = _Episode(
-                tuple(told), tape.loads, quiet - tape.t, self.issue_turn, self.store_turn
-            )
+            if len(self.episodes) >= _KNOWN:
+                self.episodes.clear()
+            self.episodes[tape.key] = _Episode(tuple(told), tape.loads, quiet - tape.t)
 
     def _retell(self, tale: _Tale, clock: Clock, hear: Callable[[int, int, int], None]) -> None:
         """Tells a known episode, step by step until something is wanted."""
@@ -228,7 +237,6 @@ class Shortcuts(OffChip):
 
     def _end(self, tale: _Tale) -> None:
         """Brings the state behind a whole episode."""
-        self.issue_turn, self.store_turn = tale.episode.issue_turn, tale.episode.store_turn
         self.clients[LOAD].left = self.store_left = 0
         self.credit, self.credit_at, self.borrowed = self.full, tale.t + tale.episode.cycles, -1
         self.quiet_from = max(self.credit_at, self.clients[COMMANDS].visible)

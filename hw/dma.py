@@ -3,6 +3,8 @@
 The bus word is as wide as all AXI ports together. A burst of up to 256 bytes lies on one
 port; burst after burst goes to the next port, so a block is striped over all of them and
 its order never changes. The read path hands bursts over in the order of their requests.
+When nothing is under way the first port is next, and a store begins there, so that the time
+of a transfer from rest depends on nothing before it.
 """
 
 from dataclasses import dataclass
@@ -135,7 +137,6 @@ class ReadPath(wiring.Component):
         axi0..: the AXI ports.
         failed: a read was answered with an error.
         stop: no more bursts are issued. idle: no burst is under way.
-        restart: the next burst goes to the first port again; without effect unless idle.
         valid, to, data: one bus word per cycle and its destination.
     """
 
@@ -147,7 +148,7 @@ class ReadPath(wiring.Component):
             f"request{i}": In(stream.Signature(_Request())) for i in range(self.CLIENTS)
         }
         members |= {f"axi{p}": Out(AxiRead(8 * bus.port_bytes)) for p in range(bus.ports)}
-        members |= {"stop": In(1), "restart": In(1), "idle": Out(1), "failed": Out(1)}
+        members |= {"stop": In(1), "idle": Out(1), "failed": Out(1)}
         members |= {"valid": Out(1), "to": Out(2), "data": Out(8 * bus.word_bytes)}
         super().__init__(members)
 
@@ -164,8 +165,8 @@ class ReadPath(wiring.Component):
         axis = [getattr(self, f"axi{p}") for p in range(bus.ports)]
         m.d.comb += self.failed.eq(Cat(*(axi.rvalid & (axi.rresp != 0) for axi in axis)).any())
         m.d.comb += self.idle.eq(~order.r.valid)
-        self._issue(m, order, ports)
-        self._deliver(m, order, ports)
+        rest = self._issue(m, order, ports)
+        self._deliver(m, order, ports, rest)
         return m
 
     @staticmethod
@@ -176,8 +177,8 @@ class ReadPath(wiring.Component):
             port.rvalid.eq(axi.rvalid), axi.rready.eq(1),
         ]  # fmt: skip
 
-    def _issue(self, m: Module, order: Fifo, ports: list["_ReadPort"]) -> None:
-        """One burst per cycle, to the ports in turn."""
+    def _issue(self, m: Module, order: Fifo, ports: list["_ReadPort"]) -> Value:
+        """One burst per cycle, to the ports in turn; returns whether nothing is under way and nothing begins."""
         clients = [getattr(self, f"request{i}") for i in range(self.CLIENTS)]
         turn = Signal(range(max(2, len(ports))))
         free = Array(port.free for port in ports)[turn]
@@ -192,13 +193,16 @@ class ReadPath(wiring.Component):
             earlier = earlier | client.valid
         with m.If(taken):
             m.d.sync += turn.eq(Mux(turn == len(ports) - 1, 0, turn + 1))
-        with m.If(self.restart & self.idle):
+        rest = Signal()
+        m.d.comb += rest.eq(self.idle & ~taken)
+        with m.If(rest):
             m.d.sync += turn.eq(0)
         m.d.comb += [order.w.valid.eq(taken), order.w.payload.eq(chosen)]
         for index, port in enumerate(ports):
             m.d.comb += [port.issue.eq(taken & (turn == index)), port.addr.eq(chosen.addr), port.words.eq(chosen.words)]
+        return rest
 
-    def _deliver(self, m: Module, order: Fifo, ports: list["_ReadPort"]) -> None:
+    def _deliver(self, m: Module, order: Fifo, ports: list["_ReadPort"], rest: Value) -> None:
         """Bus words of the oldest burst as soon as it is complete."""
         turn = Signal(range(max(2, len(ports))))
         count = Signal(8)
@@ -213,7 +217,7 @@ class ReadPath(wiring.Component):
             m.d.sync += count.eq(count + 1)
         with m.If(last):
             m.d.sync += [count.eq(0), turn.eq(Mux(turn == len(ports) - 1, 0, turn + 1))]
-        with m.If(self.restart & self.idle):
+        with m.If(rest):
             m.d.sync += turn.eq(0)
         for index, port in enumerate(ports):
             m.d.comb += [port.take.eq(go & (turn == index)), port.take_last.eq(last & (turn == index))]
@@ -457,7 +461,6 @@ class StoreEngine(wiring.Component):
         axi0..: the AXI ports.
         failed: a write was answered with an error.
         stop: no more bursts are begun. idle: no burst is under way.
-        restart: the next burst goes to the first port again; without effect unless idle.
     """
 
     def __init__(self, bus: Bus, memories: int) -> None:
@@ -465,7 +468,7 @@ class StoreEngine(wiring.Component):
         members: dict[str, wiring.Member] = {
             "command": In(stream.Signature(STORE_OPERANDS)), "done": Out(1), "busy": Out(1), "error": Out(1),
             "source": Out(ReadPort(24, 8 * bus.word_bytes)), "source_select": Out(8), "failed": Out(1),
-            "stop": In(1), "restart": In(1), "idle": Out(1),
+            "stop": In(1), "idle": Out(1),
         }  # fmt: skip
         members |= {f"axi{p}": Out(AxiWrite(8 * bus.port_bytes)) for p in range(bus.ports)}
         super().__init__(members)
@@ -500,8 +503,6 @@ class StoreEngine(wiring.Component):
                 dram.eq(dram + (words << (bus.word_bytes - 1).bit_length())),
             ]
             m.d.sync += turn.eq(Mux(turn == bus.ports - 1, 0, turn + 1))
-        with m.If(self.restart & self.idle):
-            m.d.sync += turn.eq(0)
         answers = sum((port.answered for port in ports[1:]), ports[0].answered)
         ending = Signal()
         m.d.comb += ending.eq(self.busy & (left == 0) & (unanswered == 0))
@@ -510,7 +511,7 @@ class StoreEngine(wiring.Component):
             m.d.sync += self.busy.eq(0)
         with m.If(taken):
             m.d.sync += [left.eq(op.words), address.eq(op.address), dram.eq(op.dram), self.busy.eq(1)]
-            m.d.sync += self.source_select.eq(op.memory)
+            m.d.sync += [self.source_select.eq(op.memory), turn.eq(0)]
         late = delay(m, Cat(read, last, turn, words, dram), READ_LATENCY, "read", reset_less=False)
         late_turn = late[2 : 2 + len(turn)]
         for index, port in enumerate(ports):

@@ -538,7 +538,8 @@ class _Drain(wiring.Component):
         at_y = data.View(control.shape(), delay(m, at_add.as_value(), READ_LATENCY, "control_y"))
         at_end = data.View(control.shape(), delay(m, at_y.as_value(), READ_LATENCY, "control_end"))
         m.d.comb += [self.addend.addr.eq(at_add.add), self.addend_select.eq(at_add.addend)]
-        results = [self._column(m, index, row.accs, at_y, at_end) for index in range(s.t_out)]
+        limits = delay(m, Cat(op.low, op.high), Requantizer.LIMITS_AT + 1, "limits")
+        results = [self._column(m, index, row.accs, limits, at_y, at_end) for index in range(s.t_out)]
         late = delay(m, Cat(row.valid, row.last), latency + 1 + READ_LATENCY, "valid", reset_less=False)
         late_valid, late_last = late[0], late[1]
         clean = Signal(2)
@@ -551,15 +552,14 @@ class _Drain(wiring.Component):
         ]
         m.d.comb += self.out.en.eq(clean[0])
 
-    def _column(self, m: Module, index: int, row: Value, at_y: data.View, at_end: data.View) -> Value:
+    def _column(self, m: Module, index: int, row: Value, limits: Value, at_y: data.View, at_end: data.View) -> Value:
         """One output column: 16 bits, `Requantizer.latency` + 2 + `READ_LATENCY` cycles after its row."""
-        op = self.operands
         m.submodules[f"column{index}"] = column = _Column(self.shape.tables)
         m.d.comb += [
             column.acc.eq(row.word_select(index, ACC_BITS)),
             column.entry.eq(self.table.data.word_select(index, 64)),
-            column.low.eq(op.low),
-            column.high.eq(op.high),
+            column.low.eq(limits[:16]),
+            column.high.eq(limits[16:]),
             column.table.eq(at_y.table),
             column.add.eq(at_y.addend != 0),
             column.term.eq(self.addend.data.word_select(index, 16)),
@@ -573,6 +573,8 @@ class _Drain(wiring.Component):
 
 class _Column(SharedComponent):
     """One column of the drain: bias, requantizer, then table or residual add.
+
+    ``low`` and ``high`` come `Requantizer.LIMITS_AT` + 1 cycles after the ``acc`` that they limit.
 
     Args:
         tables: number of 8-bit tables, a power of two.
@@ -598,18 +600,13 @@ class _Column(SharedComponent):
         m = Module()
         m.submodules.requantize = quantizer = Requantizer(ACC_BITS, 16)
         biased, scale = Signal(signed(ACC_BITS), reset_less=True), Signal(23, reset_less=True)
-        limits = Signal(32, reset_less=True)
-        m.d.sync += [
-            biased.eq(self.acc + self.entry[:32].as_signed()),
-            scale.eq(self.entry[32:55]),
-            limits.eq(Cat(self.low, self.high)),
-        ]
+        m.d.sync += [biased.eq(self.acc + self.entry[:32].as_signed()), scale.eq(self.entry[32:55])]
         m.d.comb += [
             quantizer.acc.eq(biased),
             quantizer.multiplier.eq(scale[:17]),
             quantizer.shift.eq(scale[17:]),
-            quantizer.low.eq(limits[:16]),
-            quantizer.high.eq(limits[16:]),
+            quantizer.low.eq(self.low),
+            quantizer.high.eq(self.high),
             self.y.eq(Mux(self.use, self._looked_up(m, quantizer.y), self._added(m, quantizer.y))),
         ]
         return m

@@ -129,10 +129,15 @@ def _dsp48e2(
 class Requantizer(SharedComponent):
     """``y = clamp(round_half_even(acc * multiplier / 2**shift), low, high)``, one DSP, one per cycle.
 
+    The limits are taken with the last step, `LIMITS_AT` cycles after the accumulator: whoever
+    serves many requantizers delays them once.
+
     Args:
         acc_bits: signed accumulator, at most 27.
         out_bits: signed result and limits.
     """
+
+    LIMITS_AT = _DSP_STAGES + 3
 
     def __init__(self, acc_bits: int, out_bits: int) -> None:
         if not 2 <= acc_bits <= 27:
@@ -157,7 +162,7 @@ class Requantizer(SharedComponent):
     @staticmethod
     def latency() -> int:
         """Cycles from the accumulator to ``y``."""
-        return _DSP_STAGES + 4
+        return Requantizer.LIMITS_AT + 1
 
     def build(self, platform: object) -> Module:
         """Product in the DSP, then coarse shift, fine shift with remainder, rounding, clamping."""
@@ -176,9 +181,7 @@ class Requantizer(SharedComponent):
         floor, up = self._floor(m, coarse, lost, rounded_off, fine_shift)
         rounded = Signal(signed(46), reset_less=True)
         m.d.sync += rounded.eq(floor + up)
-        stages = self.latency() - 1
-        low, high = delay(m, self.low, stages, "low"), delay(m, self.high, stages, "high")
-        m.d.sync += self.y.eq(Mux(rounded < low, low, Mux(rounded > high, high, rounded)))
+        m.d.sync += self.y.eq(Mux(rounded < self.low, self.low, Mux(rounded > self.high, self.high, rounded)))
         return m
 
     def _product(self, m: Module, platform: object) -> Value:
@@ -200,7 +203,7 @@ class Requantizer(SharedComponent):
     @staticmethod
     def _byte_below(product: Value, group: Value) -> Value:
         """The byte just below the bits that a coarse shift keeps."""
-        wide = Cat(Const(0, 8), product, product[-1].replicate(20))
+        wide = Cat(Const(0, 8), product, product[-1].replicate(12))
         return wide.word_select(group, 8)
 
     @staticmethod

@@ -100,7 +100,6 @@ class Top(wiring.Component):
         m.d.comb += sequencer.bus_failed.eq(reads.failed | store.failed)
         failed = sequencer.error != 0
         m.d.comb += [reads.stop.eq(failed), store.stop.eq(failed)]
-        m.d.comb += [reads.restart.eq(sequencer.start), store.restart.eq(sequencer.start)]
         m.d.comb += [restart.failed.eq(failed), restart.settled.eq(reads.idle & store.idle)]
         self._shell(m, sequencer, engines, restart)
         return m

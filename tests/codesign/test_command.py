@@ -108,7 +108,7 @@ def test_every_legal_execution_keeps_all_clashes_in_order(case: int) -> None:
         for earlier in range(later):
             other = commands[earlier]
             clash = any(
-                a.overlaps(b)
+                a.memory == b.memory and a.start < b.stop and b.start < a.stop
                 for a, b in [
                     (me.reads[0], other.writes[0]),
                     (me.writes[0], other.reads[0]),

@@ -159,7 +159,8 @@ def requantized(sim: Simulator, acc_bits: int, out_bits: int, columns: Sequence[
     widths = (27, 17, 6, 18, 18)
     drive = {}
     for port, width, values in zip(("acc", "multiplier", "shift", "low", "high"), widths, columns, strict=True):
-        drive[port] = np.concatenate([values, np.zeros(latency, np.int64)]) & ((1 << width) - 1)
+        before = Requantizer.LIMITS_AT if port in ("low", "high") else 0
+        drive[port] = np.pad(values, (before, latency - before)) & ((1 << width) - 1)
     return signed(sim.write_sequence(drive, [name])[name][latency:], out_bits), requantize(*columns)
 
 

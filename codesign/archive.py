@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.board import Available, Board, Memory
+from codesign.board import Available, Board, Energy, Memory
 from codesign.design import Design
 from codesign.errors import BundleError
 from codesign.network import Attention, Input, Layer, Linear, Network, Norm, Output, Tensor
@@ -152,8 +152,15 @@ def _design(document: Any) -> Design:
 
 
 def _board(document: Mapping[str, Any]) -> Board:
-    parts = {"resources": Available(**document["resources"]), "memory": Memory(**document["memory"])}
-    return Board(**{**document, **parts})
+    energy = document.get("energy")
+    return Board(
+        **{
+            **document,
+            "resources": Available(**document["resources"]),
+            "memory": Memory(**document["memory"]),
+            "energy": None if energy is None else Energy(**energy),
+        }
+    )
 
 
 def _whole(values: Mapping[str, Any]) -> dict[str, int]:

@@ -6,6 +6,7 @@ are not those of its own network and design.
 """
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,7 +21,9 @@ from codesign.board import Board
 from codesign.bundle import Bundle
 from codesign.cycles import Timing, exact
 from codesign.design import Design
+from codesign.designspace import DesignSpace, choose
 from codesign.errors import BundleError, CodesignError, InputError
+from codesign.front import Front
 from codesign.hw import accelerator
 from codesign.kernel import Resources
 from codesign.network import Attention, Layer, Linear, Network, layer_macs
@@ -43,8 +46,28 @@ LEAST_COSINE = 0.99
 
 _LOG = logging.getLogger(__name__)
 _MEGA = 1_000_000
+_EVERY_S = 5.0
+"""Between two lines of progress."""
 
 Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A front, and the point of it that was chosen for an objective."""
+
+    front: Front
+    objective: str
+    chosen: int
+
+    def to_json(self) -> dict[str, object]:
+        """As `report.json` has it; the same input and seed give the same bytes, so no time is in it."""
+        proof = self.front.proof
+        return {
+            "strategy": "exact", "objective": self.objective, "objectives": list(self.front.objectives),
+            "points": proof.points, "evaluated": proof.evaluated, "scored": proof.scored,
+            "proof": str(proof).rpartition("; ")[0], "chosen": self.chosen, "front": self.front.rows,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +83,7 @@ class Plan:
         macs: multiply-accumulates of one inference, counted from the model itself.
         original: bytes of the model's file; None for a model without one.
         calibrated: whether scales came from calibration data.
+        found: the search that chose the design; None for the plain choice.
     """
 
     model: str
@@ -70,6 +94,7 @@ class Plan:
     macs: int
     original: bytes | None = None
     calibrated: bool = False
+    found: Found | None = None
 
     @cached_property
     def timing(self) -> Timing:
@@ -99,13 +124,25 @@ def peak_macs(design: Design) -> int:
 
 def tools() -> Tools:
     """What the choice of a design asks the hardware."""
-    return Tools(accelerator.KERNELS, accelerator.resources, accelerator.engine_times)
+    return Tools(accelerator.KERNELS, accelerator.resources, accelerator.engine_times, accelerator.formulas)
 
 
 def plan(
-    model: str | Path, board: Board, *, budget: Mapping[str, int] | None = None, calibration: Arrays | None = None
+    model: str | Path,
+    board: Board,
+    *,
+    budget: Mapping[str, int] | None = None,
+    calibration: Arrays | None = None,
+    objective: str | None = None,
 ) -> Plan:
     """Reads a model, lowers it to integers, chooses a design and compiles the program.
+
+    Args:
+        model: see `codesign.models.load`.
+        board: where it shall run.
+        budget: limits by resource name.
+        calibration: samples for a model without quantizers.
+        objective: searched for, one of `codesign.designspace.CHOICES`; None for the plain choice.
 
     Raises:
         InputError: a model or a board that cannot be used.
@@ -113,13 +150,46 @@ def plan(
     """
     found = models.load(model)
     _check_board(board)
-    network = found if isinstance(found, Network) else lower(found, calibration=calibration)
+    network = _lowered(found, calibration)
     _LOG.info("%s: %d layers, %d multiply-accumulates", model, len(network.layers), found.macs)
-    design = plain(network, board, tools(), budget=budget)
+    searched = None
+    if objective is None:
+        design = plain(network, board, tools(), budget=budget)
+    else:
+        design, searched = _searched(DesignSpace(network, board, tools(), budget=budget), objective)
     program = compile_network(network, design)
     limit = available(board, budget or {})
     original = None if isinstance(found, Network) else _original(model, found)
-    return Plan(str(model), network, design, program, limit, found.macs, original, calibration is not None)
+    return Plan(str(model), network, design, program, limit, found.macs, original, calibration is not None, searched)
+
+
+def integers(model: str | Path, calibration: Arrays | None = None) -> Network:
+    """The model in integers; see `plan`."""
+    return _lowered(models.load(model), calibration)
+
+
+def _lowered(found: Network | Workload, calibration: Arrays | None) -> Network:
+    return found if isinstance(found, Network) else lower(found, calibration=calibration)
+
+
+def _searched(space: DesignSpace, objective: str) -> tuple[Design, Found]:
+    front = space.search(progress=_Progress())
+    chosen = choose(front, objective)
+    _LOG.info("%s", front.proof)
+    point = {name: int(values[chosen]) for name, values in front.parameters.items()}
+    return space.design(point), Found(front, objective, chosen)
+
+
+class _Progress:
+    """Logs how far a search is, every few seconds."""
+
+    def __init__(self) -> None:
+        self.last = time.monotonic()
+
+    def __call__(self, settled: int, points: int, front: int) -> None:
+        if time.monotonic() - self.last > _EVERY_S:
+            self.last = time.monotonic()
+            _LOG.info("search: %.1f %% of %d points settled, %d on the front", 100 * settled / points, points, front)
 
 
 def _check_board(board: Board) -> None:

@@ -14,6 +14,9 @@ other is loaded by its path::
     [memory]
     ports = 4
     ...
+    [energy]                # may be missing; then nothing is said of energy
+    mac_fj = 2500
+    ...
     [sources]               # dotted key of a figure or of its table -> public address
     "resources" = "https://..."
     [assumptions]           # dotted key of a figure -> why this value is assumed
@@ -36,6 +39,7 @@ _FIGURE_LIMIT = 1 << 40  # keeps every product of figures within 64 bits where i
 _AXI_BOUNDARY = 4096  # bytes; an AXI burst never crosses it
 _TEXTS = ("name", "part", "family")
 _REMARKS = ("sources", "assumptions")
+_ENERGY = "energy"
 
 
 def _check_whole(key: str, value: object, low: int, high: int = _FIGURE_LIMIT) -> None:
@@ -125,6 +129,33 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
+class Energy:
+    """What events cost, in femtojoules, and what is drawn all the time; modelled, never measured here.
+
+    Attributes:
+        mac_fj: one 8-bit multiply-accumulate in a DSP.
+        ram_byte_fj: one byte read from or written to an on-chip memory.
+        lut_cycle_fj: one look-up table with its nets, in every cycle in which its part works.
+        ff_cycle_fj: one flip-flop with its clock, in every cycle.
+        offchip_byte_fj: one byte moved to or from the off-chip memory, interface included.
+        static_mw: milliwatts of everything that is on whether or not the accelerator works.
+        error_percent: half the width of the band in which the sum is believed to lie.
+    """
+
+    mac_fj: int
+    ram_byte_fj: int
+    lut_cycle_fj: int
+    ff_cycle_fj: int
+    offchip_byte_fj: int
+    static_mw: int
+    error_percent: int
+
+    def __post_init__(self) -> None:
+        for name in _names(Energy):
+            _check_whole(f"{_ENERGY}.{name}", getattr(self, name), 1, 99 if name == "error_percent" else 10**9)
+
+
+@dataclass(frozen=True, slots=True)
 class Board:
     """A device on a board, its clock and its memory.
 
@@ -137,6 +168,7 @@ class Board:
         memory: the off-chip memory at this clock.
         sources: dotted key of a figure or of its table to a public address.
         assumptions: dotted key of a figure to the reason why it is assumed.
+        energy: what events cost; None if nothing is known of it.
     """
 
     name: str
@@ -147,6 +179,7 @@ class Board:
     memory: Memory
     sources: Mapping[str, str] = field(hash=False)
     assumptions: Mapping[str, str] = field(hash=False)
+    energy: Energy | None = None
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
@@ -156,7 +189,7 @@ class Board:
                 raise ValueError(f"{key} is {getattr(self, key)!r}; legal: printable text")
         if self.memory.clock_hz != self.clock_hz:
             raise ValueError(f"memory.clock_hz is {self.memory.clock_hz}; legal: the board's {self.clock_hz}")
-        _check_remarks("sources", self.sources, (*self.figures(), "part", "resources", "memory"))
+        _check_remarks("sources", self.sources, (*self.figures(), "part", *self._tables()))
         _check_remarks("assumptions", self.assumptions, self.figures())
         for name in ("sources", "assumptions"):
             object.__setattr__(self, name, dict(getattr(self, name)))  # a copy: the caller's may change
@@ -177,9 +210,27 @@ class Board:
 
     def figures(self) -> dict[str, int]:
         """Every number of the board by its dotted key, in the file's order."""
-        tables = {"resources": self.resources, "memory": self.memory}
-        found = {f"{table}.{name}": getattr(tables[table], name) for table, names in _figures() for name in names}
+        found = {
+            f"{table}.{name}": getattr(value, name)
+            for table, value in self._tables().items()
+            for name in _names(type(value))
+        }
         return {"clock_hz": self.clock_hz, **found}
+
+    def _tables(self) -> dict[str, Available | Memory | Energy]:
+        tables: dict[str, Available | Memory | Energy] = {"resources": self.resources, "memory": self.memory}
+        return tables if self.energy is None else {**tables, _ENERGY: self.energy}
+
+    @property
+    def coefficients(self) -> Energy:
+        """What events cost.
+
+        Raises:
+            InputError: nothing is known of it.
+        """
+        if self.energy is None:
+            raise InputError(f"board {self.name} has no table [energy]; legal: a board file with one")
+        return self.energy
 
     def with_overrides(self, settings: Iterable[str]) -> "Board":
         """This board with figures replaced by ``KEY=VALUE`` settings and marked as assumed.
@@ -214,12 +265,8 @@ def boards() -> tuple[str, ...]:
     return tuple(sorted(name.removesuffix(".toml") for name in found if name.endswith(".toml")))
 
 
-def _names(kind: type[Available] | type[Memory]) -> list[str]:
+def _names(kind: type[Available] | type[Memory] | type[Energy]) -> list[str]:
     return [entry.name for entry in fields(kind) if entry.name != "clock_hz"]
-
-
-def _figures() -> list[tuple[str, list[str]]]:
-    return [("resources", _names(Available)), ("memory", _names(Memory))]
 
 
 def _check_remarks(table: str, remarks: Mapping[str, str], legal: Iterable[str]) -> None:
@@ -238,10 +285,17 @@ def _assemble(
     sources: Mapping[str, str],
     assumptions: Mapping[str, str],
 ) -> Board:
-    values = {table: {name: figures[f"{table}.{name}"] for name in names} for table, names in _figures()}
     clock_hz = figures["clock_hz"]
-    available = Available(**values["resources"])
-    return Board(*texts, clock_hz, available, Memory(clock_hz, **values["memory"]), sources, assumptions)
+    available = Available(**_values("resources", figures))
+    memory = Memory(clock_hz, **_values("memory", figures))
+    coefficients = _values(_ENERGY, figures)
+    energy = Energy(**coefficients) if coefficients else None
+    return Board(*texts, clock_hz, available, memory, sources, assumptions, energy)
+
+
+def _values(table: str, figures: Mapping[str, int]) -> dict[str, int]:
+    """The figures of one table by their name in it."""
+    return {key.removeprefix(f"{table}."): value for key, value in figures.items() if key.startswith(f"{table}.")}
 
 
 def _whole(key: str, value: object) -> int:
@@ -282,11 +336,13 @@ def _parse(origin: str, data: bytes) -> Board:
 
 
 def _board(document: Mapping[str, object]) -> Board:
-    _check_keys("", document, (*_TEXTS, "clock_hz", "resources", "memory"), _REMARKS)
+    _check_keys("", document, (*_TEXTS, "clock_hz", "resources", "memory"), (_ENERGY, *_REMARKS))
     figures = {"clock_hz": _whole("clock_hz", document["clock_hz"])}
-    for table, names in _figures():
+    for table, kind in (("resources", Available), ("memory", Memory), (_ENERGY, Energy)):
+        if table not in document:
+            continue
         values = _table(table, document[table])
-        _check_keys(f"{table}.", values, names)
+        _check_keys(f"{table}.", values, _names(kind))
         figures |= {f"{table}.{name}": _whole(f"{table}.{name}", value) for name, value in values.items()}
     name, part, family = (_text(key, document[key]) for key in _TEXTS)
     return _assemble((name, part, family), figures, *(_remarks(key, document.get(key, {})) for key in _REMARKS))

@@ -24,6 +24,7 @@ from codesign.report import Report
 
 if TYPE_CHECKING:
     from codesign.bench import Bench
+    from codesign.sweeps import Sweep
 
 _INTERRUPTED = 130  # as a shell reports SIGINT
 
@@ -197,6 +198,19 @@ def _show_report(found: Report) -> Answer:
     return Answer(found.to_json(), "\n".join([f"model      {found.model} on {found.board}", *found.lines()]))
 
 
+def _show_sweep(found: "Sweep") -> Answer:
+    summary = found.summary()
+    rows = [["model", "board", "MHz", "budget", "designs", "feasible", "fastest", "evidence"]]
+    for row in summary:
+        best, clock = row["best_latency_us"], f"{row['clock_mhz']:g}"
+        figures = [f"{row['rows']}", f"{row['feasible']}", "-" if best is None else f"{best:.6g} us"]
+        rows.append([row["model"], row["board"], clock, row["budget"], *figures, row["evidence"] or "-"])
+    fresh = found.rows - found.resumed
+    lines = [table(rows), f"{found.path}: {found.rows} designs, {fresh} of them now in {found.seconds:.1f} s"]
+    data = {"path": str(found.path), "rows": found.rows, "resumed": found.resumed, "seconds": found.seconds}
+    return Answer({**data, "combinations": summary}, "\n".join(lines))
+
+
 def _show_bench(found: "Bench") -> Answer:
     columns = ("case", "metric", "unit", "reference", "source", "ours", "evidence")
     data = [{name: getattr(row, name) for name in columns} for row in found.rows]
@@ -223,6 +237,7 @@ VERBS = (
             Option("--out", "the bundle's folder (default build/MODEL-BOARD)", {"metavar": "DIR"}),
             Option("--clock-mhz", "instead of the board's clock", {"type": float, "metavar": "F"}),
             Option("--budget", "less than the board has: dsp=N,bram36=N,uram=N,lut=N,ff=N", {"metavar": "LIMITS"}),
+            Option("--objective", "search all designs: latency or area (default: a plain choice)", {"metavar": "NAME"}),
             Option("--set", "another figure of the board", {"action": "append", "default": [], "metavar": "KEY=VALUE"}),
             Option("--calibrate", "samples for a model without quantizers", {"metavar": "FILE.npz"}),
         ),
@@ -251,6 +266,26 @@ VERBS = (
             Option("--labels", "the right class of each sample", {"metavar": "FILE.npy"}),
             Option("--target", "where to compute: golden or sim (default golden)", {"default": "golden"}),
             Option("--output", "write the first output", {"metavar": "FILE.npy"}),
+        ),
+    ),
+    Verb(
+        "sweep",
+        "write every design of models, boards, clocks and budgets as rows of Parquet files",
+        flow.sweep,
+        _show_sweep,
+        (
+            Option("model", "names, paths or gemm:MxKxN, with commas between", {"metavar": "MODEL[,MODEL...]"}),
+            Option("--board", "names or paths, with commas between", {"required": True, "metavar": "BOARD[,BOARD...]"}),
+            Option("--out", "a new folder", {"required": True, "metavar": "DIR"}),
+            Option("--clock-mhz", "instead of the boards' clocks", {"metavar": "F[,F...]"}),
+            Option(
+                "--budget",
+                "dsp=N,bram36=N,uram=N,lut=N,ff=N, or all; may be given several times",
+                {"action": "append", "default": [], "metavar": "LIMITS"},
+            ),
+            Option("--limit", "designs per combination (default 262144)", {"type": int, "metavar": "N"}),
+            Option("--exact", "score the front of latency and DSPs exactly", {"action": "store_true"}),
+            Option("--resume", "continue a sweep that was interrupted", {"action": "store_true"}),
         ),
     ),
     Verb("report", "show the report of a bundle", flow.report, _show_report, (_FOLDER,)),

@@ -21,8 +21,10 @@ from codesign import bundle as _bundle
 from codesign import models as _models
 from codesign.archive import read_network
 from codesign.board import Board
+from codesign.designspace import CHOICES, OBJECTIVES, DesignSpace
 from codesign.doctor import Doctor, examine
 from codesign.errors import InputError
+from codesign.front import Front
 from codesign.network import Network, outputs
 from codesign.network import run as golden
 from codesign.partition import parse_budget
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from codesign.bench import Bench
     from codesign.sim.check import Sample, Verification
     from codesign.sim.simulator import Library
+    from codesign.sweeps import Sweep
 
 TARGETS = ("golden", "sim")
 """Where `run` computes: the golden model in numpy, or the simulated Verilog."""
@@ -267,6 +270,7 @@ def build(
     budget: str | None = None,
     set: Sequence[str] = (),
     calibrate: str | Path | None = None,
+    objective: str | None = None,
 ) -> Bundle:
     """Builds an accelerator for a model and writes it as a bundle.
 
@@ -278,6 +282,8 @@ def build(
         budget: ``dsp=N,bram36=N,...``, less than the board has.
         set: ``KEY=VALUE`` figures of the board; marked as assumed.
         calibrate: ``.npz`` of samples for models without quantizers.
+        objective: ``latency`` or ``area``: an exact search of all designs, the fewest DSPs within 2 % of the
+            shortest latency, or the fewest DSPs of all; without it a plain choice.
 
     Raises:
         InputError: a model, board, option or folder that cannot be used.
@@ -286,13 +292,87 @@ def build(
     """
     target = Board.load(board).with_overrides([*set, *_clock(clock_mhz)])
     limits = parse_budget(budget)
+    if objective is not None and objective not in CHOICES:
+        raise InputError(f"--objective {objective!r}; legal: {', '.join(CHOICES)}")
     path = Path(out) if out is not None else Path("build") / f"{_short(model)}-{target.name}"
     _bundle.check_target(path)
     calibration = load_arrays(calibrate) if calibrate is not None else None
     from codesign.assembly import files, plan
 
-    _bundle.write_bundle(path, files(plan(model, target, budget=limits, calibration=calibration)))
+    _bundle.write_bundle(path, files(plan(model, target, budget=limits, calibration=calibration, objective=objective)))
     return open(path)
+
+
+def search(
+    model: str | Path,
+    board: str | Path,
+    objectives: Sequence[str] = ("latency_us", "dsp"),
+    clock_mhz: float | None = None,
+    budget: str | None = None,
+    set: Sequence[str] = (),
+    calibrate: str | Path | None = None,
+) -> Front:
+    """All designs for a model of which none is better in every objective, proven by bounds.
+
+    Args:
+        model: see `build`, like all that follow.
+        board: where it shall run.
+        objectives: one to three of latency_us, dsp, bram36, uram, lut and ff; all are minimised.
+        clock_mhz: instead of the board's clock.
+        budget: less than the board has.
+        set: figures of the board.
+        calibrate: samples for a model without quantizers.
+
+    Raises:
+        InputError: a model, board or option that cannot be used.
+        NothingFits: a layer for which there is no kernel.
+    """
+    if not 0 < len({*objectives}) == len(objectives) <= 3 or not {*objectives} <= {*OBJECTIVES}:
+        raise InputError(f"objectives {', '.join(objectives)}; legal: one to three of {', '.join(OBJECTIVES)}")
+    target = Board.load(board).with_overrides([*set, *_clock(clock_mhz)])
+    limits = parse_budget(budget)
+    calibration = load_arrays(calibrate) if calibrate is not None else None
+    from codesign.assembly import integers, tools
+
+    network = integers(model, calibration)
+    return DesignSpace(network, target, tools(), budget=limits).search(tuple(objectives))
+
+
+
+def sweep(
+    model: str | Path | Sequence[str],
+    board: str | Path | Sequence[str],
+    out: str | Path,
+    clock_mhz: str | float | Sequence[float] | None = None,
+    budget: str | Sequence[str] = (),
+    limit: int | None = None,
+    exact: bool = False,
+    resume: bool = False,
+) -> "Sweep":
+    """All designs of models on boards at clocks within budgets as rows of Parquet files; see `codesign.sweeps`.
+
+    Args:
+        model: names, paths or ``gemm:MxKxN``: several as a sequence, or in one text with commas between.
+        board: names or paths, likewise.
+        out: the folder of the files, new or empty.
+        clock_mhz: instead of the boards' own, likewise.
+        budget: ``dsp=N,bram36=N,...`` or ``all``; several as a sequence.
+        limit: designs per combination at most, 262144 if not given; axes are thinned.
+        exact: score the front of latency and DSPs of every combination exactly.
+        resume: keep the finished files of a sweep of the same arguments.
+
+    Raises:
+        InputError: a model, board, option or folder that cannot be used.
+        NothingFits: a network with a layer that no kernel runs.
+        ToolError: polars is missing.
+    """
+    from codesign import sweeps
+
+    request = sweeps.Request(
+        sweeps.names(model), sweeps.names(board), sweeps.clocks(clock_mhz), sweeps.budgets(budget),
+        sweeps.LIMIT if limit is None else limit, exact,
+    )  # fmt: skip
+    return sweeps.sweep(request, Path(out), resume=resume)
 
 
 def open(dir: str | Path) -> Bundle:

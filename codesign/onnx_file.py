@@ -9,14 +9,14 @@ import importlib
 import math
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from codesign.errors import InputError
-from codesign.operators import MAX_ELEMENTS, Array, Attribute, Shape, operators
+from codesign.operators import FLOATS, MAX_ELEMENTS, Array, Attribute, Shape, integer_range, operators
 
 if TYPE_CHECKING:
     import onnx
@@ -25,20 +25,21 @@ MAX_FILE_BYTES = 1 << 31
 """Protocol buffers end here; larger models keep their weights in external data."""
 
 OLDEST_OPSET = 13
-"""From here on the operators mean what `codesign.operators` computes."""
+"""From here on the operators mean what `codesign.operators` computes; so do older ones that did not change."""
 
 QUANT_DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
 """Where ``Quant`` nodes live."""
 
 _DTYPES: Mapping[int, str] = {
     1: "<f4", 2: "u1", 3: "i1", 4: "<u2", 5: "<i2", 6: "<i4", 7: "<i8", 9: "?", 10: "<f2", 11: "<f8",
-    12: "<u4", 16: "<u2",
+    12: "<u4", 13: "<u8", 16: "<u2",
 }  # fmt: skip
+_PACKED: Mapping[int, int] = {21: 4, 22: 4, 25: 2, 26: 2}
 _BFLOAT16 = 16
-_FLOATS = (1, 10, 11, 16)
 _NARROW = (2, 3, 4, 5, 6, 9, 10, 16)
 _ADDED = ("Add", "Sub", "Mul", "Max", "Min", "Where", "Equal", "Trilu")
 _MOVED = ("Cast", "Concat", "Expand", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
+_ZERO_POINTS: Mapping[str, int] = {"QuantizeLinear": 2, "QLinearMatMul": 7}
 _INF_CONSUMERS = frozenset((*_ADDED, *_MOVED))
 
 
@@ -144,7 +145,7 @@ class _Reader:
         nodes = tuple(self.node(i, n) for i, n in enumerate(self.graph.node))
         inputs = {v.name: self.input_shape(v) for v in self.graph.input if v.name not in constants}
         outputs = tuple(v.name for v in self.graph.output)
-        nodes = self.typed_quantizers(nodes, constants)
+        nodes = self.typed_nodes(nodes)
         self.check_infinite(nodes, constants)
         ordered = self.ordered(nodes, {*constants, *inputs}, outputs)
         return Graph(self.name.removesuffix(".onnx"), ordered, constants, inputs, outputs)
@@ -167,10 +168,20 @@ class _Reader:
         newest = onnx.defs.onnx_opset_version()
         if not self.graph.output or not versions:
             raise self.fail("not an ONNX model: no outputs or no operator set; legal: a whole ONNX model")
-        if not OLDEST_OPSET <= versions[0] <= newest:
+        if versions[0] > newest or (versions[0] < OLDEST_OPSET and not self.unchanged_since(versions[0])):
             raise self.fail(f"operator set {versions[0]}; legal: {OLDEST_OPSET} to {newest}")
         if self.graph.sparse_initializer:
             raise self.fail("sparse weights; legal: dense ones")
+
+    def unchanged_since(self, version: int) -> bool:
+        """Whether every operator was defined by then as it still was in `OLDEST_OPSET`."""
+        from onnx.defs import SchemaError, get_schema
+
+        kinds = {n.op_type for n in self.graph.node if n.domain in ("", "ai.onnx")}
+        try:
+            return all(get_schema(kind, OLDEST_OPSET, "").since_version <= version for kind in kinds)
+        except SchemaError:
+            return False
 
     # Operators and attributes
 
@@ -240,8 +251,9 @@ class _Reader:
         dims = tuple(tensor.dims)
         if any(n < 0 for n in dims) or math.prod(dims) > MAX_ELEMENTS:
             raise self.fail(f"tensor {name} claims shape {dims}; legal: at most {MAX_ELEMENTS} elements")
-        if tensor.data_type not in _DTYPES:
-            raise self.fail(f"tensor {name} has element type {tensor.data_type}; legal: {sorted(_DTYPES)}")
+        if tensor.data_type not in _DTYPES and tensor.data_type not in _PACKED:
+            legal = sorted((*_DTYPES, *_PACKED))
+            raise self.fail(f"tensor {name} has element type {tensor.data_type}; legal: {legal}")
         flat = self.elements(name, tensor, math.prod(dims))
         if flat.dtype.kind == "f" and np.isnan(flat).any():
             raise self.fail(f"tensor {name} holds NaN; legal: finite weights")
@@ -250,17 +262,33 @@ class _Reader:
     def elements(self, name: str, tensor: "onnx.TensorProto", count: int) -> Array:
         kind = tensor.data_type
         if tensor.data_location == 1 or tensor.HasField("raw_data"):
-            dtype = np.dtype(_DTYPES[kind])
+            dtype = np.dtype(_DTYPES.get(kind, "u1"))
             data = self.external(name, tensor) if tensor.data_location == 1 else tensor.raw_data
-            if len(data) != count * dtype.itemsize:
-                raise self.fail(f"tensor {name} has {len(data)} bytes; legal: {count * dtype.itemsize} for its shape")
-            return _widened(np.frombuffer(data, dtype), kind)
+            size = _stored(kind, count) * dtype.itemsize
+            if len(data) != size:
+                raise self.fail(f"tensor {name} has {len(data)} bytes; legal: {size} for its shape")
+            return self.widened(name, np.frombuffer(data, dtype), kind, count)
         values = _typed_field(tensor)
-        if len(values) != count:
-            raise self.fail(f"tensor {name} has {len(values)} values; legal: {count} for its shape")
+        if len(values) != _stored(kind, count):
+            raise self.fail(f"tensor {name} has {len(values)} values; legal: {_stored(kind, count)} for its shape")
+        if kind in _PACKED:
+            return self.widened(name, np.array(values, np.int64), kind, count)
         if kind in (_BFLOAT16, 10):
-            return _widened(np.array(values, np.int64).astype("<u2").view(_DTYPES[kind]), kind)
-        return _widened(np.array(values, np.float64 if kind in _FLOATS else np.int64), kind)
+            return self.widened(name, np.array(values, np.int64).astype("<u2").view(_DTYPES[kind]), kind, count)
+        dtype = np.dtype(np.float64 if kind in FLOATS else np.uint64 if kind == 13 else np.int64)
+        return self.widened(name, np.array(values, dtype), kind, count)
+
+    def widened(self, name: str, x: Array, kind: int, count: int) -> Array:
+        """float64, int64 or bool from the file's element type."""
+        if kind in _PACKED:
+            return _unpacked(x, kind, count)
+        if kind == _BFLOAT16:
+            x = (x.astype(np.uint32) << 16).view(np.float32)
+        if kind == 9:
+            return x.astype(np.bool_)
+        if x.dtype.kind == "u" and int(x.max(initial=0)) >= 1 << 63:
+            raise self.fail(f"tensor {name} holds {int(x.max())}; legal: below {1 << 63}")
+        return x.astype(np.float64 if kind in FLOATS else np.int64)
 
     def external(self, name: str, tensor: "onnx.TensorProto") -> bytes:
         """Bytes of a tensor that lies in another file of the model's folder."""
@@ -294,7 +322,7 @@ class _Reader:
 
     def input_shape(self, value: "onnx.ValueInfoProto") -> Shape:
         kind = value.type.tensor_type
-        if not value.type.HasField("tensor_type") or kind.elem_type not in _FLOATS:
+        if not value.type.HasField("tensor_type") or kind.elem_type not in FLOATS:
             raise self.fail(f"input {value.name} has element type {kind.elem_type}; legal: float")
         if not kind.HasField("shape"):
             raise self.fail(f"input {value.name} has no shape; legal: fixed sizes, and a batch axis of any size or 1")
@@ -316,21 +344,28 @@ class _Reader:
 
     # Whole graph
 
-    def typed_quantizers(self, nodes: Iterable[Node], constants: Mapping[str, Array]) -> tuple[Node, ...]:
-        """Add to every QuantizeLinear the integer range that its zero point's type stands for."""
+    def typed_nodes(self, nodes: Iterable[Node]) -> tuple[Node, ...]:
+        """Add what nodes take from the element types of their inputs, which constants no longer have."""
         types = {t.name: t.data_type for t in self.graph.initializer}
+        types.update((v.name, v.type.tensor_type.elem_type) for v in self.graph.input if v.name not in types)
         for proto in self.graph.node:
             if proto.op_type == "Constant" and proto.attribute and proto.attribute[0].HasField("t"):
                 types[proto.output[0]] = proto.attribute[0].t.data_type
-        return tuple(self.typed(n, types) if n.op == "QuantizeLinear" else n for n in nodes)
+        return tuple(self.typed(n, types) for n in nodes)
 
     def typed(self, node: Node, types: Mapping[str, int]) -> Node:
-        zero = node.inputs[2] if len(node.inputs) > 2 else ""
+        """The integer range of a quantizer, from its zero point; the type that CastLike casts to."""
+        if node.op == "CastLike" and node.inputs[1:] and node.inputs[1] in types:
+            return replace(node, attributes={**node.attributes, "to": types[node.inputs[1]]})
+        if node.op not in _ZERO_POINTS:
+            return node
+        position = _ZERO_POINTS[node.op]
+        zero = node.inputs[position] if len(node.inputs) > position else ""
         kind = types.get(zero) or node.attributes.get("output_dtype") or 2
-        ranges = {2: (0, 255), 3: (-128, 127), 4: (0, 65535), 5: (-32768, 32767)}
-        if not isinstance(kind, int) or kind not in ranges or (zero and zero not in types):
-            raise self.fail(f"node {node}: output type {kind}, zero point {zero!r}; legal: constant 8 or 16 bit")
-        return Node(node.op, node.name, node.inputs, node.outputs, {**node.attributes, "range": ranges[kind]})
+        ends = integer_range(kind) if isinstance(kind, int) else None
+        if ends is None or ends[1] > 1 << 16 or (zero and zero not in types):
+            raise self.fail(f"node {node}: output type {kind}, zero point {zero!r}; legal: constant, up to 16 bit")
+        return replace(node, attributes={**node.attributes, "range": ends})
 
     def check_infinite(self, nodes: Iterable[Node], constants: Mapping[str, Array]) -> None:
         """Infinity is legal in a mask that is added or selected, nowhere else."""
@@ -378,19 +413,23 @@ class _Reader:
 def _typed_field(tensor: "onnx.TensorProto") -> list[float] | list[int]:
     """The values of a tensor that is not stored as raw bytes."""
     kind = tensor.data_type
-    if kind in _NARROW:
+    if kind in _NARROW or kind in _PACKED:
         return list(tensor.int32_data)
     if kind == 7:
         return list(tensor.int64_data)
-    if kind == 12:
+    if kind in (12, 13):
         return list(tensor.uint64_data)
     return list(tensor.double_data if kind == 11 else tensor.float_data)
 
 
-def _widened(x: Array, kind: int) -> Array:
-    """float64, int64 or bool from the file's element type."""
-    if kind == _BFLOAT16:
-        x = (x.astype(np.uint32) << 16).view(np.float32)
-    if kind == 9:
-        return x.astype(np.bool_)
-    return x.astype(np.float64 if kind in _FLOATS else np.int64)
+def _stored(kind: int, count: int) -> int:
+    """How many values hold this many elements: types narrower than a byte share one."""
+    return -(-count * _PACKED[kind] // 8) if kind in _PACKED else count
+
+
+def _unpacked(x: Array, kind: int, count: int) -> Array:
+    """Elements that share bytes, the first in the lowest bits, as int64."""
+    bits, ends = _PACKED[kind], integer_range(kind)
+    parts = x.astype(np.int64)[:, None] >> np.arange(0, 8, bits) & ((1 << bits) - 1)
+    values = parts.reshape(-1)[:count]
+    return np.where(values > ends[1], values - (1 << bits), values) if ends else values

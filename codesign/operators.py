@@ -123,6 +123,14 @@ def _sigmoid(x: Array) -> Array:
     return np.asarray(np.where(x >= 0, 1.0, small) / (1.0 + small))
 
 
+def _elu(x: Array, alpha: float, slope: float) -> Array:
+    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0.0) * slope))
+
+
+def _selu(c: Call) -> tuple[Array, ...]:
+    return (c.real("gamma", 1.05070102214813232) * _elu(c.array(0), c.real("alpha", 1.67326319217681884), 1.0),)
+
+
 def _hard_sigmoid(x: Array, alpha: float, beta: float) -> Array:
     return np.clip(alpha * x + beta, 0.0, 1.0)
 
@@ -130,7 +138,7 @@ def _hard_sigmoid(x: Array, alpha: float, beta: float) -> Array:
 def _mod(c: Call) -> tuple[Array, ...]:
     a, b = c.array(0), c.array(1)
     check_size(np.broadcast_shapes(a.shape, b.shape))
-    if not np.all(b):
+    if b.dtype.kind != "f" and not np.all(b):
         raise ValueError("a remainder of a division by 0; legal: any other divisor")
     return (np.fmod(a, b) if c.integer("fmod", 0) else np.mod(a, b),)
 
@@ -176,19 +184,68 @@ def _where(c: Call) -> tuple[Array, ...]:
     return (np.where(parts[0].astype(np.bool_), parts[1], parts[2]),)
 
 
-_FLOAT_CODES = (1, 10, 11, 16)
-_INT_CODES = (2, 3, 4, 5, 6, 7, 12, 13)
+# Types -------------------------------------------------------------------------
+
+FLOATS: tuple[int, ...] = (1, 10, 11, 16)
+"""ONNX's codes of float, float16, double and bfloat16."""
+
+_FLOAT16, _BOOL, _BFLOAT16 = 10, 9, 16
+_WHOLE = (1 << 63) - 1024  # the largest float64 below 2**63
+_SIGNED = {3: 8, 5: 16, 6: 32, 7: 64, 22: 4, 26: 2}
+_UNSIGNED = {2: 8, 4: 16, 12: 32, 13: 64, 21: 4, 25: 2}
+
+
+def integer_range(code: int) -> tuple[int, int] | None:
+    """Smallest and largest value of an ONNX integer type; of 64 bits what int64 holds; None for other types.
+
+    >>> integer_range(2), integer_range(22), integer_range(1)
+    ((0, 255), (-8, 7), None)
+    """
+    if code in _SIGNED:
+        return -(1 << (_SIGNED[code] - 1)), (1 << (_SIGNED[code] - 1)) - 1
+    if code in _UNSIGNED:
+        return 0, (1 << min(_UNSIGNED[code], 63)) - 1
+    return None
+
+
+def _bfloat16(x: Array) -> Array:
+    """Round to 8 significant bits, ties to even."""
+    bits = x.astype(np.float32).view(np.uint32)
+    rounded = ((bits + (0x7FFF + ((bits >> 16) & 1))) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+    return np.where(np.isfinite(x), rounded, x).astype(np.float64)
+
+
+def _to_float(x: Array, code: int) -> Array:
+    """The values as floats; the two 16-bit types round, the wider ones keep what they are given."""
+    if code == _BFLOAT16:
+        return _bfloat16(x.astype(np.float64))
+    return (x.astype(np.float16) if code == _FLOAT16 else x).astype(np.float64)
+
+
+def _to_integer(x: Array, low: int, high: int) -> Array:
+    """Floats lose their fraction; what a narrow type does not hold wraps around."""
+    if x.dtype.kind == "f":
+        x = np.clip(np.trunc(np.where(np.isfinite(x), x, 0.0)), -_WHOLE, _WHOLE)
+    wide = x.astype(np.int64)
+    return wide if high >= _WHOLE else (wide - low) % (high - low + 1) + low
 
 
 def _cast(c: Call) -> tuple[Array, ...]:
-    code = c.integer("to", 1)
-    if code in _FLOAT_CODES:
-        return (c.array(0).astype(np.float64),)
-    if code in _INT_CODES:
-        return (c.array(0).astype(np.int64),)
-    if code == 9:
-        return (c.array(0).astype(np.bool_),)
+    x, code = c.array(0), c.integer("to", 1)
+    ends = integer_range(code)
+    if ends is not None:
+        return (_to_integer(x, *ends),)
+    if code in FLOATS:
+        return (_to_float(x, code),)
+    if code == _BOOL:
+        return (x.astype(np.bool_),)
     raise ValueError(f"attribute to is {code}; legal: float, integer and bool types")
+
+
+def _cast_like(c: Call) -> tuple[Array, ...]:
+    """A cast to the type of the second input; where the reader does not know its width, to the widest."""
+    codes = {"b": _BOOL, "f": FLOATS[0], "i": 7}
+    return _cast(Call({"to": codes[c.array(1).dtype.kind], **c.attributes}, c.inputs))
 
 
 # Products ----------------------------------------------------------------------
@@ -206,6 +263,39 @@ def _matmul(c: Call) -> tuple[Array, ...]:
     a, b = c.array(0), c.array(1)
     matmul_shape(a.shape, b.shape)
     return (np.matmul(a, b),)
+
+
+def _zero_points(parameter: Array | None, matrix: Array, row: bool) -> Array:
+    """A zero point or scale per row or per column of a matrix, or one for all."""
+    if parameter is None or parameter.size == 1:
+        return np.zeros((), np.int64) if parameter is None else parameter.reshape(())
+    if parameter.ndim > 1:
+        return parameter
+    if len(parameter) != matrix.shape[-2 if row else -1]:
+        raise ValueError(f"{len(parameter)} scales for a matrix {matrix.shape}; legal: one, or one per row or column")
+    return parameter.reshape(-1, 1) if row else parameter
+
+
+def _integer_product(a: Array, b: Array, zero_a: Array | None, zero_b: Array | None) -> Array:
+    """The exact product of two integer matrices with zero points."""
+    _whole(a[:0]), _whole(b[:0])
+    matmul_shape(a.shape, b.shape)
+    return np.asarray(np.matmul(a - _zero_points(zero_a, a, True), b - _zero_points(zero_b, b, False)))
+
+
+def _matmul_integer(c: Call) -> tuple[Array, ...]:
+    return (_integer_product(c.array(0), c.array(1), c.optional(2), c.optional(3)),)
+
+
+def _qlinear_matmul(c: Call) -> tuple[Array, ...]:
+    a, b, scales = c.array(0), c.array(3), (c.array(1), c.array(4), c.array(6))
+    for scale in scales:
+        _check_scale(scale)
+    total = _integer_product(a, b, c.array(2), c.array(5))
+    factor = _zero_points(scales[0], a, True) * _zero_points(scales[1], b, False)
+    low, high = c.integers("range", (0, 255))
+    result = quantize(total * (factor / _zero_points(scales[2], total, True)), 1.0, 53)
+    return (saturate(result + _zero_points(c.array(7), total, True), low, high),)
 
 
 def _gemm_operands(c: Call) -> tuple[Array, Array]:
@@ -297,6 +387,16 @@ def _softmax(c: Call) -> tuple[Array, ...]:
     return (e / e.sum(axis=axis, keepdims=True),)
 
 
+def _log_sum_exp(x: Array, axis: tuple[int, ...] | None, keepdims: bool) -> Array:
+    return np.asarray(np.log(np.sum(np.exp(x), axis=axis, keepdims=keepdims)))
+
+
+def _log_softmax(c: Call) -> tuple[Array, ...]:
+    x, axis = c.array(0), c.integer("axis", -1)
+    shifted = x - x.max(axis=axis, keepdims=True)
+    return (shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True)),)
+
+
 def _norm(rms: bool) -> "Operator":
     def apply(c: Call) -> tuple[Array, ...]:
         x, bias = c.array(0), c.optional(2)
@@ -318,6 +418,13 @@ def _batch_norm(c: Call) -> tuple[Array, ...]:
 
 
 # Layout ------------------------------------------------------------------------
+
+
+def _dropout(c: Call) -> tuple[Array, ...]:
+    x, training = c.array(0), c.optional(2)
+    if training is not None and training.any():
+        raise ValueError("training mode; legal: inference")
+    return (x, np.ones(x.shape, np.bool_))
 
 
 def _reshape(c: Call) -> tuple[Array, ...]:
@@ -369,6 +476,89 @@ def _gather(c: Call) -> tuple[Array, ...]:
     _whole(index)
     check_size((x.size // max(x.shape[axis], 1) * index.size,))
     return (np.take(x, index, axis=axis),)
+
+
+def _gather_elements(c: Call) -> tuple[Array, ...]:
+    x, index, axis = c.array(0), c.array(1), c.integer("axis", 0)
+    _whole(index[:0])
+    return (np.take_along_axis(x, np.where(index < 0, index + x.shape[axis], index), axis),)
+
+
+def _scatter_elements(c: Call) -> tuple[Array, ...]:
+    x, index, axis = c.array(0), c.array(1), c.integer("axis", 0)
+    _whole(index[:0])
+    reduction = {"none": None, "add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}
+    name = c.text("reduction", "none")
+    if name not in reduction:
+        raise ValueError(f"attribute reduction is {name!r}; legal: {', '.join(reduction)}")
+    result = x.copy()
+    place: list[Array] = list(np.indices(index.shape, sparse=True))
+    place[axis] = np.where(index < 0, index + x.shape[axis], index)
+    combine = reduction[name]
+    if combine is None:
+        result[tuple(place)] = c.array(2)
+    else:
+        combine.at(result, tuple(place), c.array(2))
+    return (result,)
+
+
+def _top_k(c: Call) -> tuple[Array, ...]:
+    """The k largest (or smallest) values along an axis, in order, and where they are; ties by position."""
+    x, k, axis = c.array(0), _whole(c.array(1))[0], c.integer("axis", -1)
+    if not 0 <= k <= x.shape[axis]:
+        raise ValueError(f"k is {k}; legal: 0 to {x.shape[axis]}")
+    order = np.argsort(-x if c.integer("largest", 1) else x, axis=axis, kind="stable")
+    chosen = np.take(order, np.arange(k), axis=axis)
+    return np.take_along_axis(x, chosen, axis), chosen.astype(np.int64)
+
+
+def _arg(largest: bool) -> "Operator":
+    def apply(c: Call) -> tuple[Array, ...]:
+        x, axis = c.array(0), c.integer("axis", 0)
+        x = x if largest else -x
+        last = bool(c.integer("select_last_index", 0))
+        found = x.shape[axis] - 1 - np.flip(x, axis).argmax(axis) if last else x.argmax(axis)
+        return (np.expand_dims(found, axis) if c.integer("keepdims", 1) else np.asarray(found),)
+
+    return apply
+
+
+def _pad(c: Call) -> tuple[Array, ...]:
+    x, widths, value, axes = c.array(0), _whole(c.array(1)), c.optional(2), c.optional(3)
+    mode = c.text("mode", "constant")
+    if mode not in ("constant", "edge", "reflect", "wrap"):
+        raise ValueError(f"attribute mode is {mode!r}; legal: constant, edge, reflect, wrap")
+    chosen = list(range(x.ndim)) if axes is None else [a % x.ndim for a in _whole(axes)]
+    if len(widths) != 2 * len(chosen):
+        raise ValueError(f"{len(widths)} pads for {len(chosen)} axes; legal: two per axis")
+    pads = [(0, 0)] * x.ndim
+    for i, axis in enumerate(chosen):
+        pads[axis] = widths[i], widths[len(chosen) + i]
+    check_size([n + sum(pad) for n, pad in zip(x.shape, pads, strict=True)])
+    for axis, (before, after) in enumerate(pads):
+        x = _padded(x, axis, np.arange(-before, x.shape[axis] + after), mode, value)
+    return (x,)
+
+
+def _padded(x: Array, axis: int, index: Ints, mode: str, value: Array | None) -> Array:
+    """Pick these positions along an axis; those outside are the value, the edge, or a reflected or repeated one."""
+    size = x.shape[axis]
+    outside = (index < 0) | (index >= size)
+    if mode == "wrap":
+        return np.asarray(np.take(x, index % size, axis))
+    if mode == "reflect":
+        period = max(2 * (size - 1), 1)
+        return np.asarray(np.take(x, np.minimum(index % period, period - index % period), axis))
+    found = np.take(x, np.clip(index, 0, size - 1), axis)
+    if mode == "constant":
+        found[(slice(None),) * axis + (outside,)] = 0 if value is None else value.ravel()[0]
+    return found
+
+
+def _tile(c: Call) -> tuple[Array, ...]:
+    x, times = c.array(0), _whole(c.array(1))
+    check_size([n * t for n, t in zip(x.shape, times, strict=True)])
+    return (np.tile(x, times),)
 
 
 def _squeeze(c: Call) -> tuple[Array, ...]:
@@ -493,28 +683,41 @@ def elementwise() -> Mapping[str, Operator]:
     return {
         "Abs": _unary(np.abs),
         "Add": _binary(np.add),
+        "Ceil": _unary(np.ceil),
+        "Celu": lambda c: (_elu(c.array(0), c.real("alpha", 1.0), 1 / c.real("alpha", 1.0)),),
         "Clip": _clip,
+        "Cos": _unary(np.cos),
         "Div": _binary(_div),
         "Erf": _unary(_erf),
-        "Elu": lambda c: (np.where(c.array(0) > 0, c.array(0), c.real("alpha", 1.0) * np.expm1(c.array(0))),),
+        "Elu": lambda c: (_elu(c.array(0), c.real("alpha", 1.0), 1.0),),
         "Exp": _unary(np.exp),
+        "Floor": _unary(np.floor),
         "Gelu": _gelu,
         "HardSigmoid": lambda c: (_hard_sigmoid(c.array(0), c.real("alpha", 0.2), c.real("beta", 0.5)),),
         "HardSwish": _unary(lambda x: x * _hard_sigmoid(x, 1 / 6, 0.5)),
         "LeakyRelu": lambda c: (np.where(c.array(0) > 0, 1.0, c.real("alpha", 0.01)) * c.array(0),),
+        "Log": _unary(np.log),
         "Max": _fold(np.maximum),
         "Min": _fold(np.minimum),
+        "Mish": _unary(lambda x: x * np.tanh(np.logaddexp(x, 0.0))),
         "Mul": _binary(np.multiply),
         "Neg": _unary(np.negative),
+        "PRelu": _binary(lambda x, slope: np.where(x < 0, x * slope, x)),
         "Pow": _binary(_pow),
         "Reciprocal": _unary(lambda x: 1.0 / x),
         "Relu": _unary(lambda x: np.maximum(x, 0)),
+        "Round": _unary(np.rint),
+        "Selu": _selu,
         "Sigmoid": _unary(_sigmoid),
+        "Sign": _unary(np.sign),
+        "Sin": _unary(np.sin),
         "Softplus": _unary(lambda x: np.logaddexp(x, 0.0)),
+        "Softsign": _unary(lambda x: x / (1.0 + np.abs(x))),
         "Sqrt": _unary(np.sqrt),
         "Sub": _binary(np.subtract),
         "Swish": lambda c: (c.array(0) * _sigmoid(c.real("alpha", 1.0) * c.array(0)),),
         "Tanh": _unary(np.tanh),
+        "ThresholdedRelu": lambda c: (np.where(c.array(0) > c.real("alpha", 1.0), c.array(0), 0.0),),
     }
 
 
@@ -523,7 +726,7 @@ def layout() -> Mapping[str, Operator]:
     """Operators that only move elements; what they move is their first input (all inputs for Concat)."""
     return {
         "Concat": _concat,
-        "Dropout": _unary(lambda x: x),
+        "Dropout": _dropout,
         "Expand": _expand,
         "Flatten": _flatten,
         "Gather": _gather,
@@ -544,13 +747,17 @@ def operators() -> Mapping[str, Operator]:
         **elementwise(),
         **layout(),
         "And": _binary(np.logical_and),
+        "ArgMax": _arg(largest=True),
+        "ArgMin": _arg(largest=False),
         "BatchNormalization": _batch_norm,
         "Cast": _cast,
+        "CastLike": _cast_like,
         "Constant": _constant,
         "ConstantOfShape": _constant_of_shape,
         "Conv": _conv,
         "DequantizeLinear": _dequantize_linear,
         "Equal": _binary(np.equal),
+        "GatherElements": _gather_elements,
         "Gemm": _gemm,
         "Greater": _binary(np.greater),
         "GreaterOrEqual": _binary(np.greater_equal),
@@ -558,22 +765,38 @@ def operators() -> Mapping[str, Operator]:
         "LayerNormalization": _norm(rms=False),
         "Less": _binary(np.less),
         "LessOrEqual": _binary(np.less_equal),
+        "LogSoftmax": _log_softmax,
         "MatMul": _matmul,
+        "MatMulInteger": _matmul_integer,
         "Mod": _mod,
         "Not": _unary(np.logical_not),
         "Or": _binary(np.logical_or),
+        "Pad": _pad,
+        "QLinearMatMul": _qlinear_matmul,
         "Quant": _quant,
         "QuantizeLinear": _quantize_linear,
         "RMSNormalization": _norm(rms=True),
         "Range": _range,
+        "ReduceL1": _reduce(lambda x, **over: np.abs(x).sum(**over)),
+        "ReduceL2": _reduce(lambda x, **over: np.sqrt(np.square(x).sum(**over))),
+        "ReduceLogSum": _reduce(lambda x, **over: np.log(x.sum(**over))),
+        "ReduceLogSumExp": _reduce(_log_sum_exp),
         "ReduceMax": _reduce(np.max),
         "ReduceMean": _reduce(np.mean),
+        "ReduceMin": _reduce(np.min),
+        "ReduceProd": _reduce(np.prod),
         "ReduceSum": _reduce(np.sum),
+        "ReduceSumSquare": _reduce(lambda x, **over: np.square(x).sum(**over)),
+        "ScatterElements": _scatter_elements,
         "Shape": _shape,
         "Size": lambda c: (np.array(c.array(0).size, np.int64),),
         "Softmax": _softmax,
+        "Sum": _fold(np.add),
+        "Tile": _tile,
+        "TopK": _top_k,
         "Trilu": _trilu,
         "Where": _where,
+        "Xor": _binary(np.logical_xor),
     }
 
 

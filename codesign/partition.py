@@ -13,21 +13,21 @@ from codesign.board import Board
 from codesign.cycles import exact
 from codesign.design import Design
 from codesign.errors import CheckError, InputError, NothingFits
-from codesign.kernel import Kernel, Resources, ceil_div
+from codesign.kernel import Kernel, Params, Resources, ceil_div
 from codesign.network import MASKS, Attention, Linear, Network, Norm
 from codesign.program import compile_network, linear_columns, memory_need
-from codesign.systolic import EngineTimes
+from codesign.systolic import EngineTimes, Formulas
 
 RESOURCES = tuple(f.name for f in fields(Resources))
 """Names that a budget may use."""
 
-_T_IN = 8
 _ARRAYS = tuple((t_out, n_l) for t_out in (8, 16, 32) for n_l in (1, 2, 4, 8))
 _ATTENTION = tuple((t_a, n_a) for t_a in (8, 16, 32) for n_a in (2, 4, 8, 16))
 _LANES = (4, 8, 16, 32)
 _GROUPS = (1, 2, 4, 8)
 _WHOLE = 1 << 15
 _BRAM_BITS = 36 * 1024
+_WIDTHS = (("attention", "t_a"), ("vector", "t_v"))
 _RING_SHARE, _TABLE_SHARE = 4, 16
 """The weight ring takes at most this fraction of the block RAM, and the table ring that one."""
 _DEEP = 64
@@ -43,19 +43,29 @@ class Tools:
         kernels: kernel classes by engine name.
         resources: resources of a design's parts.
         times: what `codesign.cycles.exact` needs.
+        formulas: what `codesign.bound` needs, of parameters by engine.
     """
 
     kernels: Mapping[str, type[Kernel]]
     resources: Callable[[Design], Mapping[str, Resources]]
     times: Callable[[Design], EngineTimes]
+    formulas: Callable[[Mapping[str, Params]], Formulas]
 
 
 @dataclass(frozen=True)
-class _Choice:
-    """A point of the short lists; see the engines' parameters."""
+class Choice:
+    """What is free in a design for a network; the rest follows. See the engines' parameters.
 
+    Attributes:
+        ring_words, table_words: 0 for as deep as the weights ask for, within a share of the device.
+        generous: whether that share is more than the least.
+    """
+
+    t_in: int = 8
     t_out: int = 8
     n_l: int = 1
+    ring_words: int = 0
+    table_words: int = 0
     t_a: int = 8
     n_a: int = 2
     t_v: int = 4
@@ -96,8 +106,8 @@ def plain(network: Network, board: Board, tools: Tools, *, budget: Mapping[str, 
             resource, the need, what there is and the smallest budget that fits.
     """
     _check_supported(network, tools.kernels)
-    planner = _Planner(network, board, tools, available(board, budget or {}))
-    start = _Choice()
+    planner = Planner(network, board, tools, available(board, budget or {}))
+    start = Choice()
     if not planner.fits(start):
         raise NothingFits(planner.verdict(start))
     choice = planner.array(start)
@@ -124,17 +134,19 @@ def _check_supported(network: Network, kernels: Mapping[str, type[Kernel]]) -> N
         raise NothingFits(f"{network.name}: no kernel runs {len(reasons)} of its layers: {'; '.join(reasons)}")
 
 
-class _Planner:
+class Planner:
     """Designs of choices, their resources and their time."""
 
     def __init__(self, network: Network, board: Board, tools: Tools, limit: Resources) -> None:
         self.network, self.board, self.tools, self.limit = network, board, tools, limit
         self.attentions = [layer for layer in network if isinstance(layer, Attention)]
         self.norms = [layer for layer in network if isinstance(layer, Norm)]
+        self._columns: dict[tuple[int, ...], list[tuple[Linear, int, int]]] = {}
+        self._needs: dict[tuple[int, ...], dict[str, int]] = {}
 
     # From a choice to a design.
 
-    def design(self, choice: _Choice) -> Design:
+    def design(self, choice: Choice) -> Design:
         """The design of a choice with rings and memories sized for the network."""
         engines: dict[str, Mapping[str, int]] = {"linear": self._linear(choice, 1, 1, 1)}
         if self.attentions:
@@ -145,7 +157,7 @@ class _Planner:
         sized = replace(bare, engines={**engines, "linear": self._rings(bare, choice)})
         return replace(sized, memories=self._memories(sized))
 
-    def _attention(self, choice: _Choice) -> dict[str, int]:
+    def _attention(self, choice: Choice) -> dict[str, int]:
         widest = max(layer.head_dim for layer in self.attentions)
         keys = max(layer.keys for layer in self.attentions)
         return {
@@ -153,26 +165,27 @@ class _Planner:
             "db_max": ceil_div(widest, choice.t_a),
         }  # fmt: skip
 
-    def _linear(self, choice: _Choice, kw: int, ring: int, table: int) -> dict[str, int]:
+    def _linear(self, choice: Choice, kw: int, ring: int, table: int) -> dict[str, int]:
         tables = {
             layer.table.tobytes() for layer in self.network if isinstance(layer, Linear) and layer.table is not None
         }
         return {
-            "t_in": _T_IN, "t_out": choice.t_out, "n_l": choice.n_l, "kw_max": _power(kw), "ring_words": _power(ring),
-            "table_words": _power(table), "tables": _power(max(1, len(tables))),
+            "t_in": choice.t_in, "t_out": choice.t_out, "n_l": choice.n_l, "kw_max": _power(kw),
+            "ring_words": choice.ring_words or _power(ring), "table_words": choice.table_words or _power(table),
+            "tables": _power(max(1, len(tables))),
         }  # fmt: skip
 
-    def _rings(self, bare: Design, choice: _Choice) -> dict[str, int]:
+    def _rings(self, bare: Design, choice: Choice) -> dict[str, int]:
         """The linear engine with rings as deep as all weights ask for, or as their share of the device allows."""
-        sizes = linear_columns(self.network, bare)
-        tiles = [(ceil_div(source, _T_IN), ceil_div(target, choice.t_out)) for _, source, target in sizes]
+        sizes = self.columns(bare)
+        tiles = [(ceil_div(source, choice.t_in), ceil_div(target, choice.t_out)) for _, source, target in sizes]
         words = max(ceil_div(source, bare.word_bytes) for _, source, _ in sizes)
-        ring = self._depth(sum(ib * ob for ib, ob in tiles), 8 * _T_IN * choice.t_out, _RING_SHARE, choice)
+        ring = self._depth(sum(ib * ob for ib, ob in tiles), 8 * choice.t_in * choice.t_out, _RING_SHARE, choice)
         table = self._depth(sum(ob for _, ob in tiles), 64 * choice.t_out, _TABLE_SHARE, choice)
         least = max(ib for ib, _ in tiles)
         return self._linear(choice, words, max(ring, least, 2), max(table, 2))
 
-    def _depth(self, words: int, bits: int, share: int, choice: _Choice) -> int:
+    def _depth(self, words: int, bits: int, share: int, choice: Choice) -> int:
         """Words of a ring: all, or the power of two that its share of the block RAM holds."""
         room = int(self.limit.bram36) * _BRAM_BITS // share // bits if choice.generous else 0
         depth = _power(words)
@@ -181,7 +194,10 @@ class _Planner:
         return depth
 
     def _memories(self, sized: Design) -> dict[str, int]:
-        need = memory_need(self.network, sized)
+        key = self._widths(sized)
+        if key not in self._needs:
+            self._needs[key] = memory_need(self.network, sized)
+        need = self._needs[key]
         rows = {put.target: "input" for put in self.network.inputs} | {
             out.source: "output" for out in self.network.outputs
         }
@@ -200,19 +216,32 @@ class _Planner:
 
     # What a choice costs.
 
-    def need(self, choice: _Choice) -> Resources:
+    def need(self, choice: Choice) -> Resources:
         """Resources of a choice, all parts together."""
         return sum(self.tools.resources(self.design(choice)).values(), Resources())
 
-    def fits(self, choice: _Choice) -> bool:
+    def fits(self, choice: Choice) -> bool:
         """Whether a choice is legal and within the budget."""
         design = self.design(choice)
-        word = {"word_bytes": design.word_bytes}
-        if not all(self.tools.kernels[name].legal({**params, **word}) for name, params in design.engines.items()):
-            return False
-        return not _excess(sum(self.tools.resources(design).values(), Resources()), self.limit)
+        return self.legal(design) and not _excess(sum(self.tools.resources(design).values(), Resources()), self.limit)
 
-    def verdict(self, choice: _Choice) -> str:
+    def columns(self, design: Design) -> list[tuple[Linear, int, int]]:
+        """Every linear layer with its columns as they lie on chip."""
+        key = self._widths(design)
+        if key not in self._columns:
+            self._columns[key] = linear_columns(self.network, design)
+        return self._columns[key]
+
+    def _widths(self, design: Design) -> tuple[int, ...]:
+        """All of a design that the layout of whole matrices depends on."""
+        return (design.linear["t_out"], *(design.engines.get(e, {}).get(n, 0) for e, n in _WIDTHS))
+
+    def legal(self, design: Design) -> bool:
+        """Whether every kernel takes its parameters."""
+        word = {"word_bytes": design.word_bytes}
+        return all(self.tools.kernels[name].legal({**params, **word}) for name, params in design.engines.items())
+
+    def verdict(self, choice: Choice) -> str:
         """Why a choice does not fit, in one line."""
         need = self.need(choice)
         short = _excess(need, self.limit)
@@ -225,7 +254,7 @@ class _Planner:
             f" there are {getattr(self.limit, binding)}; smallest budget that fits: {smallest}"
         )
 
-    def time(self, choice: _Choice) -> dict[str, int]:
+    def time(self, choice: Choice) -> dict[str, int]:
         """Cycles of every engine if its layers ran one after the other, without transfers."""
         design = self.design(choice)
         return {engine: self._busy(design, engine, work) for engine, work in self._work(design).items()}
@@ -236,9 +265,7 @@ class _Planner:
 
     def _work(self, design: Design) -> dict[str, list[dict[str, int]]]:
         """The kernels' work by engine, one item per layer."""
-        found = {
-            "linear": [{"rows": layer.rows, "k": k, "n": n} for layer, k, n in linear_columns(self.network, design)]
-        }
+        found = {"linear": [{"rows": layer.rows, "k": k, "n": n} for layer, k, n in self.columns(design)]}
         if self.attentions:
             found["attention"] = [_attention_work(layer) for layer in self.attentions]
         if self.norms:
@@ -247,33 +274,33 @@ class _Planner:
 
     # The steps of the choice.
 
-    def array(self, start: _Choice) -> _Choice:
+    def array(self, start: Choice) -> Choice:
         """The largest array that fits and is two thirds busy, else the one that is busiest; ties take the fastest."""
         fitting = [c for c in (replace(start, t_out=t, n_l=n) for t, n in _ARRAYS) if self.fits(c)]
         macs = sum(layer.rows * layer.n * layer.k for layer in self.network if isinstance(layer, Linear))
         cycles = {c: self.time(c)["linear"] for c in fitting}
-        busy = {c: macs / (cycles[c] * _T_IN * c.t_out * c.n_l) for c in fitting}
+        busy = {c: macs / (cycles[c] * c.t_in * c.t_out * c.n_l) for c in fitting}
         useful = [c for c in fitting if 3 * busy[c] >= 2]
         if not useful:
             return max(fitting, key=lambda c: busy[c])
         return max(useful, key=lambda c: (c.t_out * c.n_l, -cycles[c]))
 
-    def attention(self, choice: _Choice) -> Iterator[_Choice]:
+    def attention(self, choice: Choice) -> Iterator[Choice]:
         """Choices of the attention engine; none if there is nothing to attend to."""
         return (replace(choice, t_a=t, n_a=n) for t, n in _ATTENTION if self.attentions)
 
-    def vector(self, choice: _Choice) -> Iterator[_Choice]:
+    def vector(self, choice: Choice) -> Iterator[Choice]:
         """Choices of the vector engine, no wider than the array."""
         return (replace(choice, t_v=lanes) for lanes in _LANES if self.norms and lanes <= choice.t_out)
 
-    def lean(self, choice: _Choice, axis: Iterable[_Choice]) -> _Choice:
+    def lean(self, choice: Choice, axis: Iterable[Choice]) -> Choice:
         """Of the choices that fit, the one of fewest DSPs among those within 5 % of the fastest."""
         fitting = [c for c in (choice, *axis) if self.fits(c)]
         cycles = {c: sum(self.time(c).values()) for c in fitting}
         best = min(cycles.values())
         return min((c for c in fitting if 20 * cycles[c] <= 21 * best), key=lambda c: (self.need(c).dsp, cycles[c]))
 
-    def grouped(self, choice: _Choice) -> Design:
+    def grouped(self, choice: Choice) -> Design:
         """The number of rows per command that takes the fewest cycles, and the design for it."""
         rows = max(layer.rows for layer in self.network)
         sizes = [_WHOLE, *(choice.n_l * times for times in _GROUPS if choice.n_l * times < rows)]

@@ -359,12 +359,13 @@ def _finish(emit: _Emitter) -> Program:
     """Puts the fetches ahead of their use, orders everything by tokens, and closes the memory plan."""
     commands: list[Command] = []
     uses = dict.fromkeys(index for index, _ in emit.fetches)
-    fetches = [command for _, command in emit.fetches]
-    commands += fetches[:FETCH_LEAD]
-    ahead = iter(fetches[FETCH_LEAD:])
+    fetches, lead_at = _behind_loads(emit)
+    placed, wanted = 0, 1
     for index, command in enumerate(emit.commands):
-        if index in uses and (fetch := next(ahead, None)) is not None:
-            commands.append(fetch)
+        wanted += (FETCH_LEAD - 1) * (index == lead_at) + (index in uses)
+        until = wanted if index >= lead_at else index > 0
+        commands += fetches[placed:until]
+        placed = max(placed, until)
         commands.append(command)
     list_at = emit.constants_at + len(emit.image)
     return Program(
@@ -376,6 +377,21 @@ def _finish(emit: _Emitter) -> Program:
         outputs=emit.outputs,
         dram_bytes=list_at + ceil_div(len(commands) * COMMAND_BYTES, PAGE) * PAGE,
     )
+
+
+def _behind_loads(emit: _Emitter) -> tuple[list[Command], int]:
+    """The fetches in order, and the index of the command ahead of which the first but one belongs.
+
+    What is loaded before that one's use is needed first and would wait behind its bursts; so it begins
+    behind those loads. In a single layer rows are loaded all the time, and nothing waits.
+    """
+    fetches = [command for _, command in emit.fetches]
+    if len(fetches) < 2 or len(emit.network.layers) < 2:
+        return fetches, 0
+    loads = [index for index in range(emit.fetches[1][0]) if emit.commands[index].engine == "load"]
+    spans = tuple(span for index in loads for span in emit.commands[index].writes)
+    fetches[1] = replace(fetches[1], reads=spans)
+    return fetches, max(loads, default=-1) + 1
 
 
 def _groups(rows: int, most: int) -> Iterator[tuple[int, int]]:

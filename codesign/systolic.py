@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from codesign.command import RELEASE
 from codesign.design import Design
+from codesign.kernel import Number, Work
 from codesign.offchip import NEVER, TABLE, WEIGHTS, OffChip
 
 
@@ -25,6 +26,21 @@ class EngineTimes:
     attention: Callable[[Mapping[str, int]], int]
     vector: Callable[[Mapping[str, int]], int]
     array_latency: int
+    drain_latency: int
+
+
+@dataclass(frozen=True)
+class Formulas:
+    """The same for one design or arrays of them; the two callables take a kernel's work.
+
+    Attributes:
+        attention, vector: cycles from accept to done.
+        array_latency, drain_latency: see `EngineTimes`.
+    """
+
+    attention: Callable[[Work], Number]
+    vector: Callable[[Work], Number]
+    array_latency: Number
     drain_latency: int
 
 

@@ -35,7 +35,8 @@ MAX_FOLDED_MACS = 1 << 32
 """Largest product of constants that is computed while a file is read."""
 
 QUANTIZERS = ("Quant", "QuantizeLinear", "DequantizeLinear")
-PRODUCTS = ("MatMul", "Gemm", "Conv")
+PRODUCTS: Mapping[str, int] = {"MatMul": 1, "Gemm": 1, "Conv": 1, "MatMulInteger": 1, "QLinearMatMul": 3}
+"""Operators that multiply matrices, and the input that holds the second one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,9 +172,9 @@ def load_onnx(path: str | Path) -> Workload:
     return _folded(read_graph(Path(path)))
 
 
-def from_proto(model: "onnx.ModelProto", name: str = "model") -> Workload:
-    """Like `load_onnx` for a model in memory, without external data."""
-    return _folded(graph_of(model, name))
+def from_proto(model: "onnx.ModelProto", name: str = "model", folder: Path | None = None) -> Workload:
+    """Like `load_onnx` for a model in memory; external data may lie in the folder, if one is given."""
+    return _folded(graph_of(model, name, folder))
 
 
 # Folding and shapes --------------------------------------------------------------
@@ -259,7 +260,7 @@ class _Folder:
     def product_shape(self, node: Node) -> Shape:
         try:
             call = Call(node.attributes, self.arguments(node))
-            a, b = (call.array(i).shape for i in range(2))
+            a, b = (call.array(i).shape for i in (0, PRODUCTS[node.op]))
             if node.op == "Conv":
                 return conv_shape(call, a, b)
             if node.op == "Gemm":
@@ -272,7 +273,7 @@ class _Folder:
 def _macs(node: Node, shapes: Mapping[str, Shape]) -> int:
     if node.op not in PRODUCTS:
         return 0
-    a, b = (shapes[name] for name in node.inputs[:2])
+    a, b = shapes[node.inputs[0]], shapes[node.inputs[PRODUCTS[node.op]]]
     if node.op == "Conv":
         return math.prod(shapes[node.outputs[0]]) * math.prod(b[1:])
     depth = a[0] if node.op == "Gemm" and node.attributes.get("transA") else a[-1]

@@ -4,23 +4,24 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from codesign.board import Memory
-from codesign.command import COMMAND_BYTES, ENGINES
+from codesign.command import ADDENDS, COMMAND_BYTES, ENGINES, SOURCES, STORES
 from codesign.design import Design
 from codesign.hw import attention, linear_rtl, top, vector
+from codesign.hw.area import Units, area
 from codesign.hw.attention import AttentionKernel
-from codesign.hw.dma import BURST_BYTES, Bus
-from codesign.hw.linear import Linear
-from codesign.hw.memory import bram36
+from codesign.hw.dma import ADDR_BITS, BURST_BYTES, Bus
+from codesign.hw.linear import Linear, array_latency
+from codesign.hw.memory import lutram, row_memory
 from codesign.hw.sequencer import COMMAND_QUEUE, ENGINE_QUEUE, FLIGHT_QUEUE
 from codesign.hw.top import Shape, Top
 from codesign.hw.vector import VectorKernel
 from codesign.hw.verilog import Sources, Target, generate, regenerate
-from codesign.kernel import Kernel, Resources, ceil_div
-from codesign.systolic import EngineTimes
+from codesign.kernel import Kernel, Number, Params, Resources, ceil_div, larger
+from codesign.systolic import EngineTimes, Formulas
 
 KERNELS: Mapping[str, type[Kernel]] = {"linear": Linear, "attention": AttentionKernel, "vector": VectorKernel}
 """Kernel classes by the name of their engine."""
@@ -32,7 +33,6 @@ _PRIMITIVE = "DSP48E2"
 _MODULE = re.compile(r"^module (\\?\S+?) *\(.*?^endmodule$", re.MULTILINE | re.DOTALL)
 _INSTANCE = re.compile(r"^  (?!module\b)(\\?[\w.$]+) +(?:#\(.*?^  \) )?\\?[\w.$\[\]]+ +\($", re.MULTILINE | re.DOTALL)
 _PRODUCT = re.compile(r"= [^';]+ \* [^';\d][^';]*;")
-_LUTRAM_DEPTH = 64
 
 
 @dataclass(frozen=True)
@@ -132,14 +132,24 @@ def registers() -> dict[str, object]:
     return {name: {"offset": offset, "meaning": meaning} for name, (offset, meaning) in fixed.items()}
 
 
+def formulas(engines: Mapping[str, Params]) -> Formulas:
+    """What the kernels say of parameters by engine, integers or arrays."""
+    return Formulas(
+        attention=lambda work: AttentionKernel.cycles(engines["attention"], work),
+        vector=lambda work: VectorKernel.cycles(engines["vector"], work),
+        array_latency=array_latency(engines["linear"]["t_in"]),
+        drain_latency=linear_rtl.DRAIN_LATENCY,
+    )
+
+
 def engine_times(design: Design) -> EngineTimes:
     """What the kernels say of the duration of this design's commands."""
-    attend, normalize = design.engines.get("attention", {}), design.engines.get("vector", {})
+    found, t_a = formulas(design.engines), design.engines.get("attention", {}).get("t_a", 0)
     return EngineTimes(
-        attention=lambda c: int(AttentionKernel.cycles(attend, attention.work_of(c, attend["t_a"]))),
-        vector=lambda c: int(VectorKernel.cycles(normalize, vector.work_of(c))),
-        array_latency=linear_rtl.array_latency(design.linear["t_in"]),
-        drain_latency=linear_rtl.DRAIN_LATENCY,
+        attention=lambda c: int(found.attention(attention.work_of(c, t_a))),
+        vector=lambda c: int(found.vector(vector.work_of(c))),
+        array_latency=int(found.array_latency),
+        drain_latency=found.drain_latency,
     )
 
 
@@ -150,8 +160,8 @@ def resources(design: Design) -> dict[str, Resources]:
     """Modelled resources of each engine, of the memories and of the shell; DSP and block RAM are exact."""
     word = {"word_bytes": design.word_bytes}
     found = {name: KERNELS[name].resources({**params, **word}) for name, params in design.engines.items()}
-    found["memories"] = sum((_memory(*copy) for copy in _copies(design)), Resources())
-    found["shell"] = _shell(bus_of(design.board.memory))
+    found["memories"] = _memory(_copies(design))
+    found["shell"] = _shell(design)
     return found
 
 
@@ -160,44 +170,92 @@ def total(parts: Mapping[str, Resources]) -> Resources:
     return sum(parts.values(), Resources())
 
 
-def _copies(design: Design) -> Iterator[tuple[int, int]]:
-    """Bits per word and words of every physical copy of an activation memory, one per reader."""
+def _copies(design: Design) -> Iterator[tuple[Number, Number, Number]]:
+    """Bits written and read at once, and words of the wider, of every copy of an activation memory, one per reader."""
     linear, attend, normalize = (design.engines.get(name, {}) for name in ("linear", "attention", "vector"))
     word, t_out, t_a, t_v = design.word_bytes, linear["t_out"], attend.get("t_a", 0), normalize.get("t_v", 0)
     ports = {
         "input": (word, word), "position": (word, 2 * t_out), "affine": (word, 8 * t_v), "normed": (t_v, word),
         "context": (t_a, word), "hidden": (t_out, word), "output": (t_out, word), "query": (t_out, t_a),
         "key": (t_out, t_a), "value": (t_out, t_a),
-        "residual": (2 * t_out, 2 * t_out, word, *([2 * t_v] if t_v else [])),
+        "residual": (2 * t_out, 2 * t_out, word, *([2 * t_v] if "vector" in design.engines else [])),
     }  # fmt: skip
     for name, size in design.memories.items():
         write, *reads = ports[name]
-        yield from ((8 * max(write, read), size // max(write, read)) for read in reads)
+        yield from ((8 * write, 8 * read, size // larger(write, read)) for read in reads)
 
 
-def _memory(bits: int, depth: int) -> Resources:
-    """One physical memory with its output registers."""
-    return Resources(bram36=bram36(bits, depth), lut=_lutram(bits, depth), ff=bits)
+def _memory(copies: Iterable[tuple[Number, Number, Number]]) -> Resources:
+    """Physical memories with their output registers."""
+    halves: Number = 0
+    found = Resources()
+    for copy in copies:
+        blocks, logic, registers = row_memory(*copy)
+        halves, found = halves + blocks, found + Resources(lut=logic, ff=registers)
+    return found + Resources(bram36=ceil_div(halves, 2))
 
 
-def _lutram(bits: int, depth: int) -> int:
-    """LUTs of a LUT RAM with one read port: four hold 6 bits of 32 words; none where it is block RAM."""
-    return 4 * ceil_div(bits, 6) * ceil_div(depth, 32) if depth <= _LUTRAM_DEPTH else 0
-
-
-def _shell(bus: Bus) -> Resources:
-    """DMA, sequencer, AXI ports and registers: queues from their sizes, the rest estimated per port and engine.
-
-    The one DSP is the linear engine's product of tiles and words per tile.
-    """
-    bits, engines = 8 * bus.word_bytes, len(ENGINES)
-    queues = [(bits, bus.outstanding * bus.burst_words)] * bus.ports + [(bits, 8)] * bus.ports + [(bits, 4)]
-    queues += [(8 * COMMAND_BYTES, COMMAND_QUEUE)]
-    queues += [(8 * COMMAND_BYTES + 16, ENGINE_QUEUE), (32 + 16, FLIGHT_QUEUE)] * engines
-    ram = sum(_lutram(*queue) for queue in queues)
+def _shell(design: Design) -> Resources:
+    """DMA, sequencer, AXI ports, registers and what chooses between memories, see `codesign.hw.area`."""
     return Resources(
-        dsp=1, lut=ram + 4 * bits + 500 * bus.ports + 250 * engines, ff=6 * bits + 400 * bus.ports + 350 * engines
+        lut=area("shell", "lut", shell_lut_units(design)),
+        ff=area("shell", "ff", shell_ff_units(design)),
     )
+
+
+def _queues(design: Design) -> list[tuple[int, int]]:
+    """Bits and words of every queue."""
+    bus = bus_of(design.board.memory)
+    bits, request = 8 * bus.word_bytes, ADDR_BITS + 10
+    reads = [(bits, max(2, bus.outstanding * bus.burst_words)), (request, max(2, bus.ports * bus.outstanding))]
+    writes = [(bits, max(2, 2 * bus.burst_words)), (ADDR_BITS + 8, 2)]
+    commands = [(8 * COMMAND_BYTES + 16, ENGINE_QUEUE), (32 + 16, FLIGHT_QUEUE)] * len(ENGINES)
+    return [
+        *(reads[:1] + writes) * bus.ports, reads[1], (bits, max(2, bus.burst_words)),
+        (8 * COMMAND_BYTES, COMMAND_QUEUE), *commands,
+    ]  # fmt: skip
+
+
+def _queue_lut(bits: int, words: int) -> int:
+    """LUTs of a queue's memory: LUT RAMs of at most 64 words, and what chooses between them."""
+    rams = ceil_div(words, 64)
+    return rams * int(lutram(bits, min(words, 64))) + bits * ceil_div(rams - 1, 3)
+
+
+def shell_lut_units(design: Design) -> Units:
+    """What LUTs of the shell go into: multiplexers by their bits, memories by their LUTs, parts by their number."""
+    bus, queues = bus_of(design.board.memory), _queues(design)
+    bits = 8 * bus.word_bytes
+    readers = ((SOURCES, bits), (ADDENDS, 16 * design.linear["t_out"]), (STORES, bits))
+    chosen = sum(width * ceil_div(max(1, len(set(names) & set(design.memories))) - 1, 2) for names, width in readers)
+    return {
+        "sequencer": {"engine": 1},
+        "fifo": {"queues": len(queues), "memories": sum(_queue_lut(*queue) for queue in queues)},
+        "read_port": {"ports": bus.ports},
+        "write_port": {"ports": bus.ports, "word bits": bits * (bus.ports > 1)},
+        "reads": {"engine": 1, "ports": bus.ports, "chosen bits": bits * ceil_div(bus.ports - 1, 3)},
+        "load": {"engine": 1, "word bits": bits},
+        "fetch": {"engine": 1},
+        "store": {"engine": 1, "ports": bus.ports},
+        "top": {"engine": 1, "engines": len(design.engines), "chosen bits": chosen},
+    }
+
+
+def shell_ff_units(design: Design) -> Units:
+    """What flip-flops of the shell go into, likewise."""
+    bus = bus_of(design.board.memory)
+    bits = 8 * bus.word_bytes
+    return {
+        "sequencer": {"engine": 1, "held bits": 8 * COMMAND_BYTES - bits},
+        "fifo": {"queues": len(_queues(design))},
+        "read_port": {"ports": bus.ports, "held bits": (bus.ports - 1) * bits},
+        "write_port": {"ports": bus.ports},
+        "reads": {"engine": 1, "word bits": bits},
+        "load": {"engine": 1},
+        "fetch": {"engine": 1},
+        "store": {"engine": 1, "ports": bus.ports},
+        "top": {"engine": 1, "engines": len(design.engines)},
+    }
 
 
 def instances(files: Mapping[str, str], root: str = TOP) -> Counter[str]:

@@ -14,13 +14,30 @@ from typing import Any, ClassVar
 import numpy as np
 
 from codesign import nonlinear
+from codesign.board import Board
 from codesign.command import FIELDS
-from codesign.hw.memory import READ_LATENCY, bram18
+from codesign.hw.area import Units, area
+from codesign.hw.memory import READ_LATENCY, bram18, lutram, row_memory
 from codesign.hw.multiply import PackedDot, Requantizer
 from codesign.hw.stream import operands
-from codesign.kernel import Kernel, Number, Params, Resources, Work, ceil_div, larger, power_of_two, smaller
+from codesign.kernel import (
+    DSP_MACS,
+    Joules,
+    Kernel,
+    Number,
+    Params,
+    Resources,
+    Work,
+    ceil_div,
+    joules,
+    larger,
+    power_of_two,
+    powers_up_to,
+    smaller,
+)
 from codesign.network import MASKS, Attention
 from codesign.number import IntArray, IntLike
+from codesign.space import ParameterSpace
 
 OPERANDS = operands(**FIELDS["attention"])
 """Command of the engine.
@@ -38,6 +55,8 @@ MAX_KEYS = 2048
 _CHAIN = 4
 """Products per packed dot; both operands use the full int8 range."""
 _EXP_LATENCY = 2
+_SCORE_BYTES = 3
+"""Of a score in its buffer, rounded up."""
 _DIVIDER_LATENCY = 19
 _FULL, _SLIDING = MASKS.index("full"), MASKS.index("sliding")
 
@@ -108,6 +127,26 @@ class AttentionKernel(Kernel):
         )  # fmt: skip
         return result
 
+    @classmethod
+    def space(cls, layer: object, board: Board) -> ParameterSpace:
+        """See `Kernel.space`; a head fills its blocks."""
+        if not isinstance(layer, Attention):
+            raise TypeError(f"a {type(layer).__name__} is not an attention layer")
+        t_as = powers_up_to(1, min(layer.head_dim, 32))
+        axes = {
+            "t_a": t_as, "n_a": tuple(range(2, 33, 2)), "max_keys": powers_up_to(2, layer.keys)[-1:],
+            "db_max": tuple(sorted({ceil_div(layer.head_dim, t_a) for t_a in t_as})),
+        }  # fmt: skip
+        return ParameterSpace(
+            axes, lambda params: cls.legal(params) * (params["db_max"] == ceil_div(layer.head_dim, params["t_a"]))
+        )
+
+    def sources(self, target: str) -> dict[str, str]:
+        """See `Kernel.sources`."""
+        from codesign.hw.rig import rig_sources
+
+        return rig_sources(self, target)
+
     @staticmethod
     def golden(layer: Attention, q: IntLike, k: IntLike, v: IntLike, query_offset: int = 0) -> IntArray:
         """The layer on int8 matrices; ``query_offset`` is the index of the first row of ``q``."""
@@ -139,22 +178,55 @@ class AttentionKernel(Kernel):
 
     @classmethod
     def resources(cls, params: Params) -> Resources:
-        """DSP and block RAM exact from the structure; LUT and FF summed over it, fitted to synthesis."""
-        t_a, n_a, keys, db = _values(params, "t_a", "n_a", "max_keys", "db_max")
-        size = _Sizes(t_a, n_a, 16 + _clog2(t_a * db), 8 + _clog2(keys))
-        scores, queries = (size.score_word, 2 * keys), (9 * n_a * t_a, 2 * 2 ** _clog2(db))
-        ram = lutram(*scores) + n_a * lutram(8 * t_a, queries[1]) + lutram(size.sums, 32)
+        """DSP and block RAM exact from the structure; LUT and FF by part, see `codesign.hw.area`."""
+        t_a, n_a = _values(params, "t_a", "n_a")
+        halves, logic, registers = _memories(params)
         return Resources(
             dsp=n_a * t_a // 2 + n_a * ceil_div(t_a, 2) + n_a + t_a + 1,
-            bram36=ceil_div(bram18(*scores) + bram18(*queries) + n_a // 2, 2),
-            lut=size.lut() + ram,
-            ff=size.ff() + size.score_word * (2 - (keys > 32)),
+            bram36=ceil_div(halves + n_a // 2, 2),
+            lut=area(cls.op, "lut", cls.lut_units(params)) + logic,
+            ff=area(cls.op, "ff", cls.ff_units(params)) + registers,
         )
+
+    @classmethod
+    def lut_units(cls, params: Params) -> Units:
+        """What LUTs go into, memories apart: adders and multiplexers by their bits, other parts by their number."""
+        size = _Sizes(params)
+        shared = size.units()
+        delayed = 24 * size.dots * (size.chain > 3)
+        return {**shared, "packed_dot": {"dots": size.dots + size.products, "delayed bits": delayed}}
+
+    @classmethod
+    def ff_units(cls, params: Params) -> Units:
+        """What flip-flops go into, likewise."""
+        size = _Sizes(params)
+        shared = size.units()
+        delayed = 24 * size.dots * ((size.chain > 1) + 2 * (size.chain > 2))
+        return {
+            **shared,
+            "packed_dot": {"dots": size.dots + size.products, "delayed bits": delayed},
+            "exp_table": {"pairs": size.n_a // 2},
+        }
 
     @classmethod
     def traffic(cls, params: Params, work: Work) -> Number:
         """Zero bytes: queries, keys, values and results are on chip."""
         return 0 * work["rows"]
+
+    @classmethod
+    def energy(cls, params: Params, work: Work, board: Board) -> Joules:
+        """See `Kernel.energy`; lanes without a row, and keys that a row's mask hides, multiply like the others."""
+        t_a, n_a = _values(params, "t_a", "n_a")
+        rows, heads, head_dim = _values(work, "rows", "heads", "head_dim")
+        keys, columns = heads * _Groups(n_a, work).total(), ceil_div(head_dim, t_a) * t_a
+        scores, results = keys * n_a, rows * heads * columns
+        return joules(
+            board,
+            macs=2 * scores * columns + (2 * scores + results) * DSP_MACS,
+            ram_bytes=2 * keys * columns + 2 * scores * _SCORE_BYTES + 3 * results,
+            cycles=cls.cycles(params, work),
+            logic=cls.resources(params),
+        )
 
 
 def _values(source: Mapping[str, Number], *names: str) -> tuple[Any, ...]:
@@ -173,38 +245,47 @@ def _latency(t_a: Any) -> Any:
 
 
 class _Sizes:
-    """LUT and FF of the parts; constants from open synthesis for UltraScale+ of two designs."""
+    """Widths and numbers of the parts."""
 
-    def __init__(self, t_a: Any, n_a: Any, score_bits: Any, total_bits: Any) -> None:
-        self.t_a, self.n_a, self.score_bits, self.total_bits = t_a, n_a, score_bits, total_bits
-        self.sums = t_a * (total_bits + 8)
-        self.score_word = n_a * (score_bits + 1)
+    def __init__(self, params: Params) -> None:
+        t_a, n_a, keys, db = _values(params, "t_a", "n_a", "max_keys", "db_max")
+        self.t_a, self.n_a, self.key_bits, self.block_bits = t_a, n_a, _clog2(keys), _clog2(db)
+        self.score_bits, self.total_bits = 16 + _clog2(t_a * db), 8 + self.key_bits
+        self.sum_bits = t_a * (self.total_bits + 8)
         self.chain = smaller(t_a, _CHAIN)
         self.chains = t_a // self.chain
+        self.dots, self.products = n_a // 2 * self.chains, n_a * ceil_div(t_a, 2)
 
-    def lut(self) -> Any:
-        """Logic and shift registers, without memories."""
-        scores = 2 * self.score_bits + 38 * larger(self.chains - 1, 1) + 8 * (self.chain - 1) * self.chains
-        softmax = 4 * self.score_bits + 638
-        lanes = self.n_a * (2 * self.sums + 2 * self.total_bits + 12)
-        return self.n_a // 2 * (scores + softmax) + lanes + 300 * self.t_a + 75 * self.total_bits + 1000
+    def units(self) -> dict[str, dict[str, Any]]:
+        """Parts that take LUTs and flip-flops in the same proportions."""
+        n_a, score_bits = self.n_a, self.n_a * self.score_bits
+        tree = n_a * (20 * (self.chains - 1) - _clog2(self.chains))
+        return {
+            "score_pair": {"score bits": score_bits, "tree bits": tree},
+            "softmax_pair": {"score bits": score_bits, "rows": n_a},
+            "requantizer": {"setup": 1, "rows": n_a, "columns": self.t_a},
+            "value_lane": {"sum bits": n_a * self.sum_bits, "total bits": n_a * self.total_bits, "rows": n_a},
+            "reciprocal": {"engine": 1, "total bits": self.total_bits},
+            "attention": {
+                "engine": 1,
+                "rows": n_a,
+                "lane bits": n_a * (self.sum_bits + self.total_bits),
+                "key bits": self.key_bits,
+            },
+        }
 
-    def ff(self) -> Any:
-        """Registers, without those of the score buffer."""
-        scores = self.chains * (12 + 24 * self.chain) + 38 * (self.chains - 1) + 2 * self.score_bits
-        softmax = 6 * self.score_bits + 328
-        lane = 2 * (self.sums + self.total_bits) + 36 * ceil_div(self.t_a, 2) + 16 * self.t_a
-        shared = 152 * self.t_a + 2 * self.sums + 34 * self.total_bits + 1380
-        return self.n_a // 2 * (scores + softmax) + self.n_a * lane + shared
 
+def _memories(params: Params) -> tuple[Any, Any, Any]:
+    """Block RAM halves, LUTs and flip-flops of the buffers of scores and queries and of the ring of sums.
 
-def lutram(width_bits: Any, depth: Any) -> Any:
-    """LUTs of a memory of at most 64 words, 0 of a deeper one: 14 or 7 bits per 8 of them.
-
-    >>> lutram(176, 32), lutram(128, 64), lutram(128, 128)
-    (104, 152, 0)
+    Queries are written a row at a time: each is whole bytes of 8 bits in LUT RAM and of 9 in block RAM.
     """
-    return 8 * ((depth <= 32) * ceil_div(width_bits, 14) + (depth > 32) * (depth <= 64) * ceil_div(width_bits, 7))
+    size, (t_a, n_a, keys) = _Sizes(params), _values(params, "t_a", "n_a", "max_keys")
+    word, depth = n_a * (size.score_bits + 1), 2 * 2**size.block_bits
+    scores, sums = row_memory(word, word, 2 * keys), row_memory(size.sum_bits, size.sum_bits, 32)
+    queries = bram18(9 * n_a * t_a, depth), n_a * lutram(8 * t_a, depth), 8 * n_a * t_a * (1 + (depth <= 64))
+    halves, logic, registers = (sum(parts) for parts in zip(scores, sums, queries, strict=True))
+    return halves, logic, registers
 
 
 class _Groups:

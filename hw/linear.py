@@ -9,13 +9,32 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from codesign import network
+from codesign.board import Board
+from codesign.hw.area import Units, area
 from codesign.hw.linear_rtl import ACC_BITS, DRAIN_LATENCY, Shape
-from codesign.hw.memory import READ_LATENCY, bram18, bram36
+from codesign.hw.memory import READ_LATENCY, log2, row_memory
 from codesign.hw.multiply import MAX_CHAIN, PackedDot
-from codesign.kernel import Kernel, Number, Params, Resources, Work, ceil_div, larger, power_of_two, smaller
+from codesign.kernel import (
+    DSP_MACS,
+    Joules,
+    Kernel,
+    Number,
+    Params,
+    Resources,
+    Work,
+    ceil_div,
+    joules,
+    larger,
+    power_of_two,
+    powers_up_to,
+    smaller,
+)
 from codesign.number import IntArray, IntLike, accumulator_range, integers, limits
+from codesign.space import ParameterSpace
 
 MAX_LANES = 32
+_MAX_T_IN, _MAX_T_OUT = 64, 128
+"""Widest array that `Linear.space` offers."""
 _MAX_COUNT = 0xFFFF
 """Rows, words per row and tiles are 16-bit operands."""
 _LOADED = 2
@@ -87,6 +106,31 @@ class Linear(Kernel):
             * (params["kw_max"] <= 1 << 15) * (params["ring_words"] >= 2) * (params["table_words"] >= 2)
         )  # fmt: skip
 
+    @classmethod
+    def space(cls, layer: object, board: Board) -> ParameterSpace:
+        """See `Kernel.space`; a tile of weights fits the ring."""
+        if not isinstance(layer, network.Linear):
+            raise TypeError(f"a {type(layer).__name__} is not a linear layer")
+        word = board.memory.ports * board.memory.port_bits // 8
+        t_ins = powers_up_to(4, min(layer.k, _MAX_T_IN))
+        least = max(word // 8, word // t_ins[-1])  # so that weight and table words fill words of the bus
+        t_outs = powers_up_to(2, max(least, min(layer.n, _MAX_T_OUT)))
+        axes = {
+            "t_in": t_ins, "t_out": t_outs, "n_l": tuple(range(1, min(layer.rows, MAX_LANES) + 1)),
+            "kw_max": powers_up_to(1, ceil_div(layer.k, word))[-1:],
+            "ring_words": powers_up_to(2, ceil_div(layer.k, t_ins[0]) * ceil_div(layer.n, t_outs[0])),
+            "table_words": powers_up_to(2, ceil_div(layer.n, t_outs[0])), "tables": (1,), "word_bytes": (word,),
+        }  # fmt: skip
+        return ParameterSpace(
+            axes, lambda params: cls.legal(params) * (params["ring_words"] >= ceil_div(layer.k, params["t_in"]))
+        )
+
+    def sources(self, target: str) -> dict[str, str]:
+        """See `Kernel.sources`."""
+        from codesign.hw.rig import rig_sources
+
+        return rig_sources(self, target)
+
     @staticmethod
     def golden(layer: network.Linear, x: IntLike, addend: IntLike | None = None) -> IntArray:
         """The layer on the int8 source ``[at least first_row + rows, k]`` and the int16 addend ``[rows, n]``.
@@ -114,26 +158,50 @@ class Linear(Kernel):
         row = ceil_div(work["k"], params["word_bytes"])
         busy: Number = tiles * tile
         start = _last_start(groups, n_l * row, last_rows * row, busy + 1)
-        behind: Number = _array_latency(t_in) + DRAIN_LATENCY + last_rows
+        behind: Number = array_latency(t_in) + DRAIN_LATENCY + last_rows
         return 1 + start + busy + behind
 
     @classmethod
     def resources(cls, params: Params) -> Resources:
-        """DSP and memories of the engine and of its two rings; LUT and FF estimated."""
-        t_in, t_out, n_l, word = (params[name] for name in ("t_in", "t_out", "n_l", "word_bytes"))
-        columns: Number = n_l * t_out
-        buffers = n_l * bram36(8 * larger(word, t_in), 2 * params["kw_max"])
-        weights, table = bram36(8 * t_in * t_out, params["ring_words"]), bram36(64 * t_out, params["table_words"])
-        lookups = ceil_div(t_out * bram18(8, 256 * params["tables"]), 2)
-        chains = ceil_div(t_in, MAX_CHAIN)
-        sums: Number = columns * ACC_BITS
-        skew: Number = columns // 2 * chains * 24 * (smaller(t_in, MAX_CHAIN) - 1)
+        """The engine and its two rings: DSP and block RAM exact; LUT and FF by part, see `codesign.hw.area`.
+
+        One DSP is for the product of tiles and words per tile, which says whether a command is legal.
+        """
+        t_in, t_out, n_l = (params[name] for name in ("t_in", "t_out", "n_l"))
+        halves, logic, registers = _memories(params)
         return Resources(
-            dsp=columns * t_in // 2 + t_out,
-            bram36=_sum(buffers, weights, table, lookups),
-            lut=_sum(sums * (chains + 1), sums // 2, skew // 2, 330 * t_out, 900),
-            ff=_sum(sums * (2 + (chains > 1)), columns * chains * 18, skew // 3, 420 * t_out, 8 * word, 1400),
+            dsp=_sum(n_l * t_out * t_in // 2, t_out, 1),
+            bram36=ceil_div(halves, 2),
+            lut=area(cls.op, "lut", cls.lut_units(params)) + logic,
+            ff=area(cls.op, "ff", cls.ff_units(params)) + registers,
         )
+
+    @classmethod
+    def lut_units(cls, params: Params) -> Units:
+        """What LUTs go into, memories apart: adders and multiplexers by their bits, other parts by their number."""
+        t_out, n_l, chain, chains, dots = _array(params)
+        choices: Number = ACC_BITS * t_out * ceil_div(n_l - 1, 3)
+        sums: Number = ACC_BITS * t_out * n_l
+        return {
+            "packed_dot": {"dots": dots, "delayed bits": 24 * dots * larger(chain - 3, 0)},
+            "row_lanes": {"sum bits": sums, "tree bits": sums * (chains - 1)},
+            "drain_column": {"columns": t_out},
+            "requantizer": {"columns": t_out},
+            "linear": {"engine": 1, "columns": t_out, "rows": n_l, "choices": choices, "address bits": _bits(params)},
+        }
+
+    @classmethod
+    def ff_units(cls, params: Params) -> Units:
+        """What flip-flops go into, likewise; the drain holds a whole tile of sums."""
+        t_out, n_l, chain, chains, dots = _array(params)
+        sums: Number = ACC_BITS * t_out * n_l
+        return {
+            "packed_dot": {"dots": dots, "delayed bits": 24 * dots * ((chain > 1) + 2 * (chain > 2))},
+            "row_lanes": {"sum bits": sums, "tree bits": sums * (chains > 1)},
+            "drain_column": {"columns": t_out},
+            "requantizer": {"columns": t_out},
+            "linear": {"engine": 1, "columns": t_out, "rows": n_l, "held bits": sums, "address bits": _bits(params)},
+        }
 
     @classmethod
     def traffic(cls, params: Params, work: Work) -> Number:
@@ -141,8 +209,50 @@ class Linear(Kernel):
         tiles = ceil_div(work["n"], params["t_out"])
         return tiles * params["t_out"] * (8 + params["t_in"] * ceil_div(work["k"], params["t_in"]))
 
+    @classmethod
+    def energy(cls, params: Params, work: Work, board: Board) -> Joules:
+        """See `Kernel.energy`; lanes without a row and padded columns multiply like the others."""
+        t_in, t_out, n_l, rows = params["t_in"], params["t_out"], params["n_l"], work["rows"]
+        groups, tiles, sums = ceil_div(rows, n_l), ceil_div(work["n"], t_out), ceil_div(work["k"], t_in)
+        words, results = groups * tiles * sums, rows * tiles * t_out
+        row_bytes = ceil_div(work["k"], params["word_bytes"]) * params["word_bytes"]
+        read = _sum(words * t_in * t_out, groups * tiles * 8 * t_out, words * n_l * t_in, rows * row_bytes)
+        return joules(
+            board,
+            macs=words * t_in * t_out * n_l + results * DSP_MACS,
+            ram_bytes=_sum(read, rows * row_bytes, results),
+            cycles=cls.cycles(params, work),
+            logic=cls.resources(params),
+        )
 
-def _array_latency(t_in: Number) -> Number:
+
+def _array(params: Params) -> tuple[Number, Number, Number, Number, Number]:
+    """Columns, rows, DSPs of a chain, chains of a column, and chains of the whole array."""
+    t_in, t_out, n_l = (params[name] for name in ("t_in", "t_out", "n_l"))
+    chain = smaller(t_in, MAX_CHAIN)
+    chains = t_in // chain
+    return t_out, n_l, chain, chains, n_l * (t_out // 2) * chains
+
+
+def _bits(params: Params) -> Number:
+    """Address bits of the rings and of the row buffers."""
+    return _sum(*(log2(params[name]) for name in ("ring_words", "table_words", "kw_max")))
+
+
+def _memories(params: Params) -> tuple[Number, Number, Number]:
+    """Block RAM halves, LUTs and flip-flops of row buffers, rings and tables."""
+    t_in, t_out, word = (params[name] for name in ("t_in", "t_out", "word_bytes"))
+    kinds = (
+        (params["n_l"], row_memory(8 * word, 8 * t_in, 2 * params["kw_max"])),
+        (1, row_memory(8 * word, 8 * t_in * t_out, params["ring_words"])),
+        (1, row_memory(8 * word, 64 * t_out, params["table_words"])),
+        (t_out, row_memory(8, 8, 256 * params["tables"])),
+    )
+    halves, logic, registers = (_sum(*(count * each[i] for count, each in kinds)) for i in range(3))
+    return halves, logic, registers
+
+
+def array_latency(t_in: Number) -> Number:
     """Cycles from the end of a tile to its complete accumulators, as the hardware has it."""
     return READ_LATENCY + PackedDot.latency(0) + smaller(t_in, MAX_CHAIN) + (t_in > MAX_CHAIN) + 1
 

@@ -95,31 +95,39 @@ class RowMemory(SharedComponent):
 
     def _copy_text(self, index: int, read_bits: int, slice_bits: int) -> str:
         """One physical memory in Verilog."""
-        word, ram = max(self.write_bits, read_bits), f"ram{index}"
+        word = max(self.write_bits, read_bits)
         depth, slices, parts = self.bits // word, word // read_bits, word // self.write_bits
         style = "block" if depth > _LUTRAM_DEPTH else "distributed"
         low, part = slices.bit_length() - 1, parts.bit_length() - 1
         at = f"write_addr[{address_bits(self.bits // self.write_bits) - 1}:{part}]" if depth > 1 else "0"
-        lane = f"write_addr[{part - 1}:0] * {self.write_bits} + " if parts > 1 else ""
-        writes = "".join(
-            f"      if (write_mask[{i}]) {ram}[{at}][{lane}{i * slice_bits} +: {slice_bits}]"
-            f" <= write_data[{i * slice_bits} +: {slice_bits}];\n"
-            for i in range(self.mask_bits)
-        ) or (
-            f"      {ram}[{at}][{lane}0 +: {self.write_bits}] <= write_data;\n"
-            if parts > 1
-            else f"      {ram}[{at}] <= write_data;\n"
-        )
         row = f"read{index}_addr[{address_bits(self.bits // read_bits) - 1}:{low}]" if depth > 1 else "0"
         take = f"word{index}[select{index} * {read_bits} +: {read_bits}]" if slices > 1 else f"word{index}"
         select = f"  reg [{low - 1}:0] select{index};\n" if slices > 1 else ""
         follow = f"    select{index} <= read{index}_addr[{low - 1}:0];\n" if slices > 1 else ""
-        return (
-            f'  (* ram_style = "{style}" *) reg [{word - 1}:0] {ram} [0:{depth - 1}];\n'
-            f"  reg [{word - 1}:0] word{index};\n{select}"
-            f"  always @(posedge clk) begin\n    if (write_en) begin\n{writes}    end\n"
-            f"    word{index} <= {ram}[{row}];\n{follow}    read{index}_data <= {take};\n  end\n"
+        names = [f"ram{index}" if parts == 1 else f"ram{index}_{number}" for number in range(parts)]
+        arrays = "".join(
+            f'  (* ram_style = "{style}" *) reg [{word // parts - 1}:0] {name} [0:{depth - 1}];\n' for name in names
         )
+        writes = "".join(
+            self._write_text(name, at, f" && write_addr[{part - 1}:0] == {number}" if parts > 1 else "", slice_bits)
+            for number, name in enumerate(names)
+        )
+        whole = ", ".join(f"{name}[{row}]" for name in reversed(names))
+        return (
+            f"{arrays}  reg [{word - 1}:0] word{index};\n{select}"
+            f"  always @(posedge clk) begin\n{writes}"
+            f"    word{index} <= {{{whole}}};\n{follow}    read{index}_data <= {take};\n  end\n"
+        )
+
+    def _write_text(self, ram: str, at: str, mine: str, slice_bits: int) -> str:
+        """The write into one array: whole words, or slices under a mask."""
+        slices = "".join(
+            f"      if (write_mask[{i}]) {ram}[{at}][{i * slice_bits} +: {slice_bits}]"
+            f" <= write_data[{i * slice_bits} +: {slice_bits}];\n"
+            for i in range(self.mask_bits)
+        )
+        whole = f"      {ram}[{at}] <= write_data;\n"
+        return f"    if (write_en{mine}) begin\n{slices or whole}    end\n"
 
     def _copy(self, m: Module, index: int, read_bits: int) -> None:
         word = max(self.write_bits, read_bits)
@@ -175,6 +183,48 @@ def bram18(width_bits: Number, depth: Number) -> Number:
     (1, 2)
     """
     return _blocks(width_bits, depth, _BRAM18_SHAPES)
+
+
+def lutram(width_bits: Number, depth: Number) -> Number:
+    """LUTs of a memory of at most 64 words with one read port, 0 of a deeper one: 14 or 7 bits per 8 of them.
+
+    These are RAM32M16 and RAM64M8 of AMD UG574.
+
+    >>> lutram(176, 32), lutram(128, 64), lutram(128, 128)
+    (104, 152, 0)
+    """
+    return 8 * (
+        (depth <= 32) * ceil_div(width_bits, 14) + (depth > 32) * (depth <= _LUTRAM_DEPTH) * ceil_div(width_bits, 7)
+    )
+
+
+def row_memory(write_bits: Number, read_bits: Number, depth: Number) -> tuple[Number, Number, Number]:
+    """Block RAM halves, LUTs and flip-flops of a `RowMemory` with one reader and no mask.
+
+    A read word wider than the write word is an array per write word; a narrower one is chosen from the
+    memory's word by a multiplexer. Block RAM has the first register of the two, LUT RAM has none.
+
+    Args:
+        write_bits: width of the write port.
+        read_bits: width of the read port.
+        depth: words of the wider of them.
+    """
+    arrays, slices = larger(read_bits // write_bits, 1), larger(write_bits // read_bits, 1)
+    logic = arrays * lutram(write_bits, depth) + read_bits * ceil_div(slices - 1, 3) + (arrays > 1) * arrays
+    registers = read_bits + log2(slices) + (depth <= _LUTRAM_DEPTH) * larger(write_bits, read_bits)
+    return arrays * bram18(write_bits, depth), logic, registers
+
+
+def log2(count: Number) -> Number:
+    """Bits of ``count - 1`` for 1 <= count <= 2**16.
+
+    >>> log2(1), log2(8), log2(9)
+    (0, 3, 4)
+    """
+    found: Number = 0
+    for bit in range(16):
+        found = found + (count > (1 << bit))
+    return found
 
 
 def _blocks(width_bits: Number, depth: Number, shapes: tuple[tuple[int, int], ...]) -> Number:

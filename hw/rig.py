@@ -7,14 +7,19 @@ from amaranth.hdl import Cat, Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 
-from codesign.hw import linear_rtl
+from codesign.errors import InputError
+from codesign.hw import linear_hls, linear_rtl, vector_hls
 from codesign.hw.attention import AttentionKernel
 from codesign.hw.attention_rtl import AttentionEngine
 from codesign.hw.linear import Linear
 from codesign.hw.memory import RowMemory, WritePort, address_bits
 from codesign.hw.vector import VectorKernel
 from codesign.hw.vector_rtl import VectorEngine
+from codesign.hw.verilog import Target, generate
 from codesign.kernel import Kernel
+
+TOP = "rig"
+"""Name of a rig's top module."""
 
 DEPTH = 2048
 """Words of a memory, or of each of its banks; a power of two."""
@@ -89,6 +94,18 @@ def make_rig(kernel: Kernel) -> Rig:
         engine = VectorEngine(kernel, r_depth=DEPTH, g_depth=DEPTH, x_depth=DEPTH)
         return Rig(engine, {"r": Bank(DEPTH, 16 * kernel.t_v), "g": Bank(DEPTH, 64 * kernel.t_v)})
     raise ValueError(f"no rig for a {type(kernel).__name__}; legal: linear, attention, vector")
+
+
+def rig_sources(kernel: Kernel, target: str) -> dict[str, str]:
+    """Verilog of a kernel's rig, or a project for high-level synthesis; see `Kernel.sources`."""
+    if target == "hls" and isinstance(kernel, Linear):
+        return linear_hls.sources(kernel)
+    if target == "hls" and isinstance(kernel, VectorKernel):
+        return vector_hls.sources(kernel)
+    if target != "rtl":
+        legal = "rtl" if isinstance(kernel, AttentionKernel) else "rtl, hls"
+        raise InputError(f"no {target!r} sources of {kernel.op}; legal: {legal}")
+    return dict(generate(make_rig(kernel), TOP, Target(primitives=True)).files)
 
 
 def _linear(kernel: Linear) -> Rig:

@@ -10,15 +10,29 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from codesign import nonlinear
+from codesign.board import Board
 from codesign.command import FIELDS
-from codesign.hw.attention import lutram
-from codesign.hw.memory import READ_LATENCY, bram18
+from codesign.hw.area import Units, area
+from codesign.hw.memory import READ_LATENCY, row_memory
 from codesign.hw.multiply import Requantizer
 from codesign.hw.stream import operands
-from codesign.kernel import Kernel, Number, Params, Resources, Work, ceil_div, larger
+from codesign.kernel import (
+    DSP_MACS,
+    Joules,
+    Kernel,
+    Number,
+    Params,
+    Resources,
+    Work,
+    ceil_div,
+    joules,
+    larger,
+    powers_up_to,
+)
 from codesign.network import Norm
 from codesign.nonlinear import MAX_NORM_WIDTH
 from codesign.number import IntArray, IntLike
+from codesign.space import ParameterSpace
 
 OPERANDS = operands(**FIELDS["vector"])
 """Command of the engine.
@@ -31,6 +45,10 @@ _DIGITS = 17
 """Result bits of the square root and of the reciprocal, one per cycle."""
 _PRODUCT = 3
 """Cycles of one multiply-add."""
+_COLUMN_DSPS = 4
+"""DSPs that every column passes, as the resources count them."""
+_COLUMN_BYTES = 2 + 2 + 2 + 8 + 1
+"""On-chip bytes per column of a row: read, kept for the second pass, read again, gain and bias, result."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +95,19 @@ class VectorKernel(Kernel):
         result: Number = (t_v >= 1) * (t_v <= 64) * ((t_v & (t_v - 1)) == 0) * (max_d >= 2) * (max_d <= MAX_NORM_WIDTH)
         return result
 
+    @classmethod
+    def space(cls, layer: object, board: Board) -> ParameterSpace:
+        """See `Kernel.space`."""
+        if not isinstance(layer, Norm):
+            raise TypeError(f"a {type(layer).__name__} is not a norm")
+        return ParameterSpace({"t_v": powers_up_to(1, min(layer.d, 64)), "max_d": (layer.d,)}, cls.legal)
+
+    def sources(self, target: str) -> dict[str, str]:
+        """See `Kernel.sources`."""
+        from codesign.hw.rig import rig_sources
+
+        return rig_sources(self, target)
+
     @staticmethod
     def golden(layer: Norm, r: IntLike) -> IntArray:
         """The layer on int16 rows."""
@@ -97,26 +128,61 @@ class VectorKernel(Kernel):
 
     @classmethod
     def resources(cls, params: Params) -> Resources:
-        """DSP and block RAM exact from the structure; LUT and FF fitted to synthesis for UltraScale+."""
-        t_v, max_d = _values(params, "t_v", "max_d")
-        ring = (16 * t_v, _ring_words(ceil_div(max_d, t_v), t_v))
-        shallow = ring[1] <= 64
+        """DSP and block RAM exact from the structure; LUT and FF by part, see `codesign.hw.area`."""
+        (t_v,), (width, depth) = _values(params, "t_v"), _ring(params)
+        halves, logic, registers = row_memory(width, width, depth)
         return Resources(
             dsp=4 * t_v + 2,
-            bram36=ceil_div(bram18(*ring), 2),
-            lut=560 * t_v + 1130 + lutram(*ring),
-            ff=453 * t_v + 1110 + shallow * 16 * t_v,
+            bram36=ceil_div(halves, 2),
+            lut=area(cls.op, "lut", cls.lut_units(params)) + logic,
+            ff=area(cls.op, "ff", cls.ff_units(params)) + registers,
         )
+
+    @classmethod
+    def lut_units(cls, params: Params) -> Units:
+        """What LUTs go into, memories apart: modules of a column, units of a row, and the engine's own logic."""
+        (t_v,), (_, depth) = _values(params, "t_v"), _ring(params)
+        return {
+            "requantizer": {"columns": t_v},
+            "round_shift": {"columns": t_v},
+            "integer_root": {"engine": 1},
+            "norm_reciprocal": {"engine": 1},
+            "vector": {"engine": 1, "columns": t_v, "address bits": _clog2(depth)},
+        }
+
+    @classmethod
+    def ff_units(cls, params: Params) -> Units:
+        """What flip-flops go into, likewise."""
+        return {**cls.lut_units(params), "multiply_add": {"products": 3 * params["t_v"] + 2}}
 
     @classmethod
     def traffic(cls, params: Params, work: Work) -> Number:
         """Zero bytes: rows, gains, biases and results are on chip."""
         return 0 * work["rows"]
 
+    @classmethod
+    def energy(cls, params: Params, work: Work, board: Board) -> Joules:
+        """See `Kernel.energy`; padded columns are computed like the others."""
+        (t_v,), (rows, d) = _values(params, "t_v"), _values(work, "rows", "d")
+        elements = rows * ceil_div(d, t_v) * t_v
+        return joules(
+            board,
+            macs=elements * (_COLUMN_DSPS * DSP_MACS),
+            ram_bytes=elements * _COLUMN_BYTES,
+            cycles=cls.cycles(params, work),
+            logic=cls.resources(params),
+        )
+
 
 def _values(source: Mapping[str, Number], *names: str) -> tuple[Any, ...]:
     """Some values of a mapping; the type of arithmetic on integers or arrays is beyond the checker."""
     return tuple(source[name] for name in names)
+
+
+def _ring(params: Params) -> tuple[Any, Any]:
+    """Width and depth of the memory that holds rows between their two uses."""
+    t_v, max_d = _values(params, "t_v", "max_d")
+    return 16 * t_v, _ring_words(ceil_div(max_d, t_v), t_v)
 
 
 def _latency(t_v: Any) -> Any:

@@ -59,12 +59,48 @@ def lower_traced(workload: Workload, *, calibration: Mapping[str, Array] | None 
         raise InputError(f"{workload.name}: layers are nested too deeply; legal: about 100 in a row") from error
 
 
+def unscaled(workload: Workload) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Tensors for which layers need a scale and the file has none.
+
+    Returns:
+        Those that layers read with 8 bit, and those of the 16-bit residual stream. Once they have
+        quantizers there may be further ones, which depend on their scales.
+
+    Raises:
+        InputError: what `lower` refuses for other reasons.
+    """
+    lowering = _Lowering(workload, Patterns(workload), None)
+    lowering.check_structure()
+    lowering.residual_scale()
+    wide = tuple(dict.fromkeys(lowering.missing))
+    try:
+        lowering.run()
+    except InputError:
+        if not lowering.missing:
+            raise
+    return tuple(n for n in dict.fromkeys(lowering.missing) if n not in wide), wide
+
+
 def maxima(workload: Workload, calibration: Mapping[str, Array]) -> dict[str, float]:
     """Largest magnitude of every tensor over all samples.
 
     Args:
         workload: what to evaluate.
         calibration: an array per model input, samples first, equally many of each.
+    """
+    found: dict[str, float] = {}
+    for sample in each_sample(workload, calibration):
+        for name, value in workload.tensors(sample):
+            if value.dtype.kind == "f" and value.size:
+                found[name] = max(found.get(name, 0.0), float(np.abs(value).max()))
+    return found
+
+
+def each_sample(workload: Workload, calibration: Mapping[str, Array]) -> list[dict[str, Array]]:
+    """One dictionary of inputs per sample, from an array per model input, samples first.
+
+    Raises:
+        InputError: other names than the model's inputs, unequal counts, or no sample.
     """
     names = sorted(workload.inputs)
     if sorted(calibration) != names:
@@ -73,12 +109,7 @@ def maxima(workload: Workload, calibration: Mapping[str, Array]) -> dict[str, fl
     counts = {len(a) if a.ndim else 0 for a in arrays.values()}
     if len(counts) != 1 or counts == {0}:
         raise InputError(f"{workload.name}: calibration has {sorted(counts)} samples; legal: equally many, at least 1")
-    found: dict[str, float] = {}
-    for i in range(counts.pop()):
-        for name, value in workload.tensors({n: a[i] for n, a in arrays.items()}):
-            if value.dtype.kind == "f" and value.size:
-                found[name] = max(found.get(name, 0.0), float(np.abs(value).max()))
-    return found
+    return [{name: a[i] for name, a in arrays.items()} for i in range(counts.pop())]
 
 
 @dataclass(frozen=True, eq=False)

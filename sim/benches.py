@@ -14,13 +14,12 @@ from typing import TypeVar
 from codesign.errors import InputError
 from codesign.hw.attention import AttentionKernel
 from codesign.hw.linear import Linear
-from codesign.hw.rig import make_rig
+from codesign.hw.rig import TOP, make_rig
 from codesign.hw.vector import VectorKernel
 from codesign.hw.verilog import generate
 from codesign.kernel import Kernel
 from codesign.sim.testbench import BenchReport, run_bench
 
-TOP = "rig"
 _SETTING = "bench.json"
 _LOG = logging.getLogger(__name__)
 _KERNELS: Mapping[str, Kernel] = {

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from codesign.board import Available, Board, Memory, boards
+from codesign.board import Available, Board, Energy, Memory, boards
 from codesign.errors import InputError
 
 TEXT = """
@@ -35,6 +35,17 @@ outstanding = 4
 
 [assumptions]
 "memory.read_latency" = "not measured"
+"""
+
+ENERGY = """
+[energy]
+mac_fj = 2000
+ram_byte_fj = 1000
+lut_cycle_fj = 30
+ff_cycle_fj = 10
+offchip_byte_fj = 100_000
+static_mw = 500
+error_percent = 40
 """
 
 
@@ -149,6 +160,58 @@ def test_unreadable_files_say_so(tmp_path: Path, name: str) -> None:
 def test_unknown_names_list_the_known(name: str) -> None:
     with pytest.raises(InputError, match=r"unknown board .*; known: .*zcu102.*"):
         Board.load(name)
+
+
+def test_what_events_cost_is_loaded_with_its_remarks(tmp_path: Path) -> None:
+    text = TEXT.replace("[sources]", f'{ENERGY}[sources]\n"energy" = "https://example.org/power"')
+    text += '"energy.static_mw" = "a guess"\n'
+    board = Board.load(write(tmp_path, text))
+    assert board.energy == Energy(2000, 1000, 30, 10, 100_000, 500, 40)
+    assert board.coefficients is board.energy
+    assert board.sources["energy"] == "https://example.org/power"
+    assert board.assumptions["energy.static_mw"] == "a guess"
+    assert len(board.figures()) == 20
+    changed = board.with_overrides(["energy.static_mw=2e3", "clock_hz=50e6"])
+    assert changed.coefficients == replace(board.coefficients, static_mw=2000)
+    assert "set to 2000" in changed.assumptions["energy.static_mw"]
+    assert pickle.loads(pickle.dumps(changed)) == changed
+
+
+def test_a_board_that_says_nothing_of_energy_has_no_coefficients(tmp_path: Path) -> None:
+    board = Board.load(write(tmp_path, TEXT))
+    assert board.energy is None
+    with pytest.raises(InputError, match=r"board toy has no table \[energy\]; legal: a board file with one"):
+        _ = board.coefficients
+    with pytest.raises(InputError, match=r"--set 'energy\.static_mw=1'; legal: KEY=VALUE"):
+        board.with_overrides(["energy.static_mw=1"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("mac_fj = 2000", "", "key 'energy.mac_fj' is missing"),
+        ("mac_fj = 2000", "mac_fj = 0", "energy.mac_fj is 0"),
+        ("mac_fj = 2000", "mac_fj = -1", "energy.mac_fj is -1"),
+        ("mac_fj = 2000", "mac_fj = 1.5", "energy.mac_fj is 1.5"),
+        ("mac_fj = 2000", "mac_fj = 10_000_000_000", "energy.mac_fj is 10000000000"),
+        ("mac_fj = 2000", "mac_pj = 2", "unknown key 'energy.mac_pj'"),
+        (
+            "error_percent = 40",
+            "error_percent = 100",
+            "energy.error_percent is 100; legal: a whole number from 1 to 99",
+        ),
+        ("[energy]", "[[energy]]", "legal: a table [energy]"),
+        (ENERGY, "[energy]\n", "key 'energy.mac_fj' is missing"),
+        (ENERGY, "", "assumptions names 'energy.static_mw'"),
+    ],
+)
+def test_illegal_coefficients_end_in_one_line(tmp_path: Path, old: str, new: str, says: str) -> None:
+    text = TEXT.replace("[sources]", f"{ENERGY}[sources]") + '"energy.static_mw" = "a guess"\n'
+    assert text.count(old) == 1
+    with pytest.raises(InputError) as caught:
+        Board.load(write(tmp_path, text.replace(old, new)))
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_overrides_are_marked_and_leave_the_original(tmp_path: Path) -> None:

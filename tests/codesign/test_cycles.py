@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from codesign.command import Command
-from codesign.cycles import bound, exact
+from codesign.cycles import exact
 from codesign.design import Design
 from codesign.errors import CheckError
 from codesign.hw.accelerator import engine_times
@@ -106,24 +106,6 @@ def test_random_transformers_equal_the_rtl() -> None:
         for outcome in run_program(library, design, network, [{"image": image} for image in images]):
             assert outcome.bits_equal, f"transformer {seed}"
             assert outcome.simulated == outcome.modelled, f"transformer {seed}"
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_bound_is_below_exact(seed: int) -> None:
-    network = random_network(seed)[0]
-    design = fitting(Design(board(), SMALL_VIT, {}, 6), [network])
-    total = exact(compile_network(network, design), design, engine_times(design)).total
-    assert 0 < bound(network, design.engines, design.board.memory) <= total
-
-
-def test_bound_takes_arrays_of_designs() -> None:
-    network = random_network(1)[0]
-    n_l = np.array([1, 2, 3, 8])
-    many = bound(network, SMALL_VIT | {"linear": SMALL_VIT["linear"] | {"n_l": n_l}}, board().memory)
-    one_by_one = [
-        bound(network, SMALL_VIT | {"linear": SMALL_VIT["linear"] | {"n_l": int(n)}}, board().memory) for n in n_l
-    ]
-    assert np.asarray(many).tolist() == one_by_one
 
 
 def test_a_list_that_cannot_end_is_named() -> None:

@@ -9,7 +9,7 @@ from codesign.design import Design
 from codesign.errors import InputError, NothingFits
 from codesign.hw import accelerator
 from codesign.hw.linear import Linear
-from codesign.kernel import Resources
+from codesign.kernel import Kernel, Resources
 from codesign.network import Network
 from codesign.partition import RESOURCES, Tools, available, parse_budget, plain
 from codesign.program import compile_network
@@ -82,7 +82,8 @@ def test_a_layer_without_a_kernel_is_named() -> None:
         def supports(cls, layer: object) -> str | None:
             return f"{getattr(layer, 'name', '')}: too odd"
 
-    picky = Tools({**accelerator.KERNELS, "linear": Picky}, accelerator.resources, accelerator.engine_times)
+    kernels: dict[str, type[Kernel]] = {**accelerator.KERNELS, "linear": Picky}
+    picky = Tools(kernels, accelerator.resources, accelerator.engine_times, accelerator.formulas)
     with pytest.raises(NothingFits, match="no kernel runs 1 of its layers: gemm: too odd"):
         plain(network("gemm:2x2x2"), ZCU102, picky)
 

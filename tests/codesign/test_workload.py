@@ -425,7 +425,7 @@ def _message(path: Path) -> str:
 def test_all_unsupported_operators_are_named_at_once() -> None:
     nodes = [
         helper.make_node("LSTM", ["x", "w", "w"], ["a"], "first"),
-        helper.make_node("TopK", ["a", "w"], ["b", "i"], "second"),
+        helper.make_node("GRU", ["a", "w", "w"], ["b"], "second"),
         helper.make_node("Thing", ["b"], ["y"], "third", domain="com.example"),
     ]
     with pytest.raises(InputError, match=r"3 unsupported operators: first \(LSTM\): .*; second .*; third \(Thing\)"):

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from codesign.errors import CheckError, InputError
-from codesign.hw.rig import make_rig
+from codesign.hw.rig import TOP, make_rig
 from codesign.hw.vector import VectorKernel
 from codesign.hw.verilog import generate
 from codesign.kernel import Kernel
-from codesign.sim.benches import TOP, default_kernel, kernel_sources, run_kernel_bench
+from codesign.sim.benches import default_kernel, kernel_sources, run_kernel_bench
 from codesign.sim.waves import read
 
 SMALL = VectorKernel(t_v=1, max_d=24)

@@ -1,0 +1,205 @@
+"""Boxes of a problem's points, and lower bounds of its terms over them.
+
+A box is one node per axis of a tree whose root is all values and whose leaves are the single ones.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from math import ceil, log, prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign.errors import CheckError
+from codesign.problem import Array, Inputs, Problem, Term
+
+Nodes = NDArray[np.int64]
+
+_FAN = 8
+"""Children per node, at most; a few more where the count of values asks for it."""
+_CHEAP = 1 << 17
+
+
+class Tree:
+    """The nodes of one axis, level by level from the root; the last level is the values in order.
+
+    Attributes:
+        levels: starting positions of the nodes of each level.
+        first: number of the first node of each level.
+        size: values below each node.
+    """
+
+    def __init__(self, count: int) -> None:
+        depth = max(1, ceil(log(count) / log(_FAN) - 1e-9)) if count > 1 else 0
+        counts = [round(count ** (i / depth)) for i in range(depth)] + [count] if depth else [1]
+        self.levels = [np.arange(count)]
+        for n in reversed(counts[:-1]):
+            below = self.levels[0]
+            self.levels.insert(0, below[np.linspace(0, len(below), n + 1).astype(np.int64)[:-1]])
+        self.first = np.concatenate([[0], np.cumsum(counts)[:-1]]).tolist()
+        self.size = np.concatenate([np.diff(np.append(starts, count)) for starts in self.levels])
+
+    @property
+    def depth(self) -> int:
+        """Steps from the root to the values."""
+        return len(self.levels) - 1
+
+    @cached_property
+    def kids(self) -> list[tuple[Nodes, NDArray[np.int64]]]:
+        """Per step, the children of each node of its level and their sizes; short rows repeat, with size 0."""
+        return [self._step(*pair, first) for pair, first in zip(pairwise(self.levels), self.first[1:], strict=True)]
+
+    def _step(self, upper: Nodes, lower: Nodes, first: int) -> tuple[Nodes, NDArray[np.int64]]:
+        begin = np.searchsorted(lower, upper)
+        end = np.append(begin[1:], len(lower))
+        at = begin[:, None] + np.arange(int((end - begin).max()))
+        kids = first + np.minimum(at, end[:, None] - 1)
+        return kids, np.where(at < end[:, None], self.size[kids], 0)
+
+    def extend(self, table: Array, axis: int, extreme: np.ufunc) -> Array:
+        """A table over values becomes one over nodes."""
+        parts = [table]
+        for upper, lower in reversed([*pairwise(self.levels)]):
+            parts.insert(0, extreme.reduceat(parts[0], np.searchsorted(lower, upper), axis=axis))
+        return np.ascontiguousarray(np.concatenate(parts, axis=axis))
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Extremes of a term by node: a flat array and its strides by axis."""
+
+    flat: Array
+    strides: Mapping[str, int]
+
+    def look(self, boxes: Mapping[str, Nodes]) -> Array:
+        """The entries of boxes; the largest index array is added last."""
+        parts = sorted((boxes[axis] * stride for axis, stride in self.strides.items()), key=lambda part: part.size)
+        index = parts[0]
+        for part in parts[1:]:
+            index = index + part
+        return np.asarray(self.flat.take(index))
+
+
+class Bounder:
+    """Bounds of a problem's terms over boxes.
+
+    Args:
+        problem: the axes and formulas.
+        cells: a term with at most so many combinations of its axes' values is tabulated, unless it has a bound from
+            its inputs anyway.
+    """
+
+    def __init__(self, problem: Problem, cells: int) -> None:
+        self.problem = problem
+        self.trees = {name: Tree(len(values)) for name, values in problem.axes.items()}
+        self._cells = cells
+        self._small: set[str] = set(problem.axes)
+        for term in problem.terms:
+            if self._worth(term):
+                self._small.add(term.name)
+        self._tables: dict[tuple[str, bool], _Table] = {}
+        self._planned: set[tuple[str, bool]] = set()
+        for name in (*problem.limits, *problem.objectives):
+            self._plan(name, False)
+
+    def _worth(self, term: Term) -> bool:
+        """Truth of a term being tabulated; one with a bound from its inputs only if that is cheap."""
+        size = prod(len(self.problem.axes[axis]) for axis in self.problem.support[term.name])
+        return size <= (self._cells if self.late(term.name) else min(self._cells, _CHEAP))
+
+    def _plan(self, name: str, high: bool) -> None:
+        """Makes the tables that the bound of a term reads."""
+        if (name, high) in self._planned:
+            return
+        self._planned.add((name, high))
+        if name in self._small:
+            self._tables[name, high] = self._tabulate(name, np.maximum if high else np.minimum)
+            return
+        term = self.problem.by_name[name]
+        for i in term.of:
+            self._plan(i, high ^ (i in term.falling))
+        if term.floor is not None and not high:
+            self._plan(term.floor, False)
+
+    def _tabulate(self, name: str, extreme: np.ufunc) -> _Table:
+        axes = self.problem.support[name]
+        shape = [len(self.problem.axes[a]) for a in axes]
+        grid = dict(zip(axes, np.ix_(*(np.array(self.problem.axes[a], dtype=np.int64) for a in axes)), strict=True))
+        table = np.broadcast_to(self.problem.compute(grid, [name])[name], shape)
+        if not np.isfinite(table).all():
+            raise CheckError(f"term {name} is not a finite number everywhere over the axes {axes}")
+        for k, axis in enumerate(axes):
+            table = self.trees[axis].extend(table, k, extreme)
+        strides = [stride // table.itemsize for stride in table.strides]
+        return _Table(table.ravel(), dict(zip(axes, strides, strict=True)))
+
+    def late(self, name: str) -> frozenset[str]:
+        """Axes that must be single values before a term has a lower bound; the fewer the faster a search."""
+        if name in self._small:
+            return frozenset()
+        term = self.problem.by_name[name]
+        directed = {*term.rising, *term.falling}
+        own = frozenset[str]().union(*(self.late(i) if i in directed else self.problem.support[i] for i in term.of))
+        return own if term.floor is None else min(own, self.late(term.floor), key=len)
+
+    def over(self, boxes: Mapping[str, Nodes], single: frozenset[str]) -> "Bounds":
+        """Bounds over some boxes.
+
+        Args:
+            boxes: nodes by axis, of shapes that broadcast.
+            single: the axes whose nodes are single values in all boxes.
+        """
+        return Bounds(self, boxes, single)
+
+    def leaves(self, points: NDArray[np.int64]) -> dict[str, Nodes]:
+        """The boxes of single points, given by their positions on the axes, one per row."""
+        firsts = (tree.first[-1] for tree in self.trees.values())
+        return {axis: column + first for axis, column, first in zip(self.trees, points.T, firsts, strict=True)}
+
+
+class Bounds:
+    """Lower and upper bounds of terms over the same boxes, each computed when first asked for."""
+
+    def __init__(self, bounder: Bounder, boxes: Mapping[str, Nodes], single: frozenset[str]) -> None:
+        self._bounder, self._boxes, self._single = bounder, boxes, single
+        self._found: dict[tuple[str, bool], Array | None] = {}
+
+    def low(self, name: str) -> Array | None:
+        """Lower bounds of a term, its values where the boxes are single points; None if there is no bound."""
+        return self._side(name, False)
+
+    def value(self, name: str) -> Array:
+        """Values of a term where all boxes are single points."""
+        found = self.low(name)
+        assert found is not None, "every term has a value at a point"
+        return found
+
+    def _side(self, name: str, high: bool) -> Array | None:
+        key = (name, high)
+        if key not in self._found:
+            table = self._bounder._tables.get(key)
+            self._found[key] = table.look(self._boxes) if table else self._compose(name, high)
+        return self._found[key]
+
+    def _compose(self, name: str, high: bool) -> Array | None:
+        term = self._bounder.problem.by_name[name]
+        inputs = {i: self._input(term, i, high) for i in term.of}
+        present: Inputs = {i: value for i, value in inputs.items() if value is not None}
+        own = np.asarray(term.formula(present)) if len(present) == len(inputs) else None
+        if term.floor is None or high or self._settled(name):
+            return own
+        floor = self._side(term.floor, False)
+        if own is None or floor is None:
+            return floor if own is None else own
+        return np.asarray(np.maximum(own, floor))
+
+    def _input(self, term: Term, name: str, high: bool) -> Array | None:
+        if name in term.rising or name in term.falling or self._settled(name):
+            return self._side(name, high ^ (name in term.falling))
+        return None
+
+    def _settled(self, name: str) -> bool:
+        """Truth of all axes of a term being single values."""
+        return self._single.issuperset(self._bounder.problem.support[name])

@@ -1,0 +1,444 @@
+"""Exact search: the whole front of a problem, with the proof, and an independent check of it.
+
+A few points are tried and improved first, so that there is a front to cut with; then `codesign.branch` settles
+every point of the space.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from time import process_time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign.boxes import Bounder
+from codesign.branch import Branching, Progress
+from codesign.errors import CheckError
+from codesign.front import Archive, Cover, Front, Mask, Points, Proof, Values, nondominated
+from codesign.problem import Problem
+
+_STARTS = 4096
+_TRIES = 1 << 21
+_POOL = 1 << 17
+_CHUNK = 1 << 17
+
+
+@dataclass(frozen=True)
+class Refine:
+    """An expensive exact scorer for objectives whose terms are only lower bounds of them.
+
+    Attributes:
+        objectives: the names of those objectives.
+        score: their exact values for the parameters of one design, in that order; None if it cannot be built.
+        tighten: a better lower bound of theirs for one design, cheaper than the score; None if the design cannot
+            be built. It may become better while designs are scored, and is then asked again before the score.
+        budget: designs scored at most; what is left then is counted, and the front is not proven.
+    """
+
+    objectives: tuple[str, ...]
+    score: Callable[[Mapping[str, int]], Sequence[float] | None]
+    tighten: Callable[[Mapping[str, int]], Sequence[float] | None] | None = None
+    budget: int | None = None
+
+
+def search(
+    problem: Problem,
+    *,
+    refine: Refine | None = None,
+    progress: Progress | None = None,
+    block: int = 1 << 15,
+    cells: int = 1 << 18,
+) -> Front:
+    """All non-dominated feasible points of a problem, with the proof.
+
+    Of points with equal objectives one is returned: no single axis of it can be set to a lower value without
+    changing an objective or breaking a limit; with `refine` it is the first one scored. The same problem gives
+    the same front every time.
+
+    Args:
+        problem: what to search.
+        refine: exact scores instead of bounds; every point whose bound no score dominates is scored.
+        progress: told after every block; with `refine` the points are gone through twice.
+        block: boxes bounded at once; sets the memory used.
+        cells: terms of at most so many combinations of values are tabulated; one that is not needs directions, or
+            else no box is cut by it before its axes are single values (`codesign.boxes.Bounder.late` names them).
+
+    Returns:
+        The front, empty if nothing is feasible.
+
+    Raises:
+        CheckError: a term is not a finite number, or a score lies below its bound.
+    """
+    start = process_time()
+    engine = _Engine(Bounder(problem, cells), block, progress)
+    if refine is None:
+        archive, proof = engine.front()
+        points, values = engine.climber.lowered(archive.points), archive.values
+    else:
+        points, values, proof = _refined(engine, refine)
+    _check_finite(problem, points, values)
+    order = np.lexsort(values.T[::-1])
+    proof = replace(proof, cpu_s=process_time() - start)
+    return Front(problem.objectives, values[order], problem.parameters(points[order]), proof)
+
+
+def _check_finite(problem: Problem, points: Points, values: Values) -> None:
+    for i, j in np.argwhere(~np.isfinite(values))[:1]:
+        where = _design(problem, points[i])
+        raise CheckError(f"objective {problem.objectives[j]} is not a finite number at {where}")
+
+
+def _design(problem: Problem, point: Points) -> dict[str, int]:
+    """Parameters of one point."""
+    return {name: values[at] for (name, values), at in zip(problem.axes.items(), point.tolist(), strict=True)}
+
+
+class _Engine:
+    """Tries, then branches."""
+
+    def __init__(self, bounder: Bounder, block: int, progress: Progress | None) -> None:
+        self.problem, self.bounder, self.block, self.progress = bounder.problem, bounder, block, progress
+        self.climber = _Climber(bounder, block)
+
+    def front(self) -> tuple[Archive, Proof]:
+        """The front of the objectives' terms."""
+        archive = Archive(len(self.problem.objectives), len(self.problem.axes))
+        self.climber.climb(archive, self._starts())
+
+        def sink(values: Values, points: Points) -> None:
+            first = not len(archive)
+            archive.add(values, points)
+            if first:
+                self.climber.climb(archive, points[:0])
+
+        return archive, self.branch(archive, sink)
+
+    def branch(self, archive: Archive, sink: Callable[[Values, Points], None]) -> Proof:
+        """Hands to the sink every feasible point that the archive does not dominate."""
+        if self.problem.size == 1:
+            sink(*self.climber.feasible(self._starts()[:1]))
+            return Proof(1, {}, 0, 1, 0, self.climber.tried)
+        tally = Branching(self.bounder, archive, self.block).run(sink, self.progress)
+        return tally.proof(self.problem, self.climber.tried)
+
+    def _starts(self) -> Points:
+        """Both corners and some random points."""
+        top = np.array(self.problem.shape) - 1
+        random = np.random.default_rng(0).integers(0, top + 1, (_STARTS, len(top)))
+        return np.concatenate([[0 * top, top], random])
+
+
+class _Climber:
+    """Evaluates points, improves them along single axes, and lowers them.
+
+    Attributes:
+        tried: points evaluated.
+    """
+
+    def __init__(self, bounder: Bounder, block: int) -> None:
+        self.problem, self.bounder, self.tried = bounder.problem, bounder, 0
+        self._chunk = max(1, block // sum(self.problem.shape))
+
+    def climb(self, archive: Archive, starts: Points) -> None:
+        """Adds the feasible starts, then what differs from the archive in one axis, until nothing changes."""
+        archive.add(*self.feasible(starts))
+        self.tried += len(starts)
+        changed, mark = len(archive) > 0, -1
+        while changed and self.tried < _TRIES:
+            fresh = archive.points[archive.born > mark]
+            mark = archive.adds
+            chunks = range(0, len(fresh), self._chunk)
+            found = [self._around(fresh[i : i + self._chunk], archive.cover) for i in chunks]
+            values, points = (np.concatenate(part) for part in zip(*found, strict=True))
+            changed = archive.add(values, points)
+
+    def feasible(self, points: Points) -> tuple[Values, Points]:
+        """The feasible ones of some points, with their objectives."""
+        values, ok = self._lines(points, 0, points[:, :1])
+        return values[:, 0][ok[:, 0]], points[ok[:, 0]]
+
+    def _around(self, points: Points, cover: Cover) -> tuple[Values, Points]:
+        """The best neighbours of points along all axes, feasible and not known to be dominated."""
+        parts = [self._along(points, axis, cover) for axis in range(points.shape[1])]
+        values, found = (np.concatenate(part) for part in zip(*parts, strict=True))
+        best = nondominated(values)
+        return values[best], found[best]
+
+    def _along(self, points: Points, axis: int, cover: Cover) -> tuple[Values, Points]:
+        values, ok = self._lines(points, axis, np.arange(self.problem.shape[axis])[None, :])
+        self.tried += ok.size
+        rows, at = np.nonzero(ok)
+        values = values[rows, at]
+        new = ~cover.reaches(values, fast=True)
+        found = points[rows[new]]
+        found[:, axis] = at[new]
+        return values[new], found
+
+    def _lines(self, points: Points, axis: int, places: Points) -> tuple[Values, Mask]:
+        """Objectives and feasibility of points with one axis set to other places, point by place."""
+        boxes = {name: column[:, None] for name, column in self.bounder.leaves(points).items()}
+        name = [*boxes][axis]
+        shape = (len(points), places.shape[1])
+        boxes[name] = np.broadcast_to(places + self.bounder.trees[name].first[-1], shape)
+        bounds = self.bounder.over(boxes, frozenset(boxes))
+        ok = np.ones(shape, dtype=np.bool_)
+        for term, limit in self.problem.limits.items():
+            ok &= bounds.value(term) <= limit
+        values = [np.broadcast_to(bounds.value(term), shape) for term in self.problem.objectives]
+        found = np.stack(values, axis=-1).astype(np.float64)
+        found[np.isnan(found)] = -np.inf
+        return found, ok
+
+    def lowered(self, points: Points) -> Points:
+        """The points with every axis as low as it can be alone without changing an objective."""
+        points, before = points.copy(), points[:0]
+        while len(points) and not np.array_equal(points, before):
+            before = points.copy()
+            for axis, count in enumerate(self.problem.shape):
+                values, ok = self._lines(points, axis, np.arange(count)[None, :])
+                here = values[np.arange(len(points)), points[:, axis]]
+                points[:, axis] = np.argmax(ok & (values == here[:, None]).all(axis=-1), axis=1)
+        return points
+
+
+# Exact scores.
+
+
+def _refined(engine: _Engine, refine: Refine) -> tuple[Points, Values, Proof]:
+    """The front of exact scores: first of the points on the front of bounds, then of all that may still matter."""
+    scorer = _Scorer(engine.problem, refine)
+    archive, _ = engine.front()
+    scorer.take(archive.values, archive.points)
+    scorer.settle(0)
+    scorer.unscored = 0  # these come again
+
+    def sink(values: Values, points: Points) -> None:
+        scorer.take(values, points)
+        if scorer.waiting > _POOL:
+            scorer.settle(_POOL // 2)
+
+    proof = engine.branch(scorer.archive, sink)
+    scorer.settle(0)
+    proof = replace(proof, scored=scorer.scored, gap=scorer.gap, unscored=scorer.unscored)
+    return scorer.archive.points, scorer.archive.values, proof
+
+
+class _Scorer:
+    """Points that wait for an exact score, and the front of those that have one.
+
+    Attributes:
+        archive: the front of exact scores.
+        known: the points scored or found not to be buildable.
+        scored: how many were scored.
+        gap: the largest relative distance of a score above its bound.
+        unscored: points dropped because the budget was used up.
+    """
+
+    def __init__(self, problem: Problem, refine: Refine) -> None:
+        if not set(refine.objectives) <= set(problem.objectives) or not refine.objectives:
+            raise ValueError(f"refined objectives {refine.objectives}; legal: some of {problem.objectives}")
+        self.problem, self.refine = problem, refine
+        self.archive = Archive(len(problem.objectives), len(problem.axes))
+        self.known: set[bytes] = set()
+        self.scored, self.gap, self.unscored = 0, 0.0, 0
+        self._columns = [problem.objectives.index(name) for name in refine.objectives]
+        self._values, self._points = self.archive.values, self.archive.points
+        self._tight: Mask = np.zeros(0, dtype=np.bool_)
+
+    @property
+    def waiting(self) -> int:
+        """Points without a score."""
+        return len(self._values)
+
+    def take(self, values: Values, points: Points) -> None:
+        """Takes up points with the bounds of their objectives."""
+        self._values = np.concatenate([self._values, values])
+        self._points = np.concatenate([self._points, points])
+        self._tight = np.concatenate([self._tight, np.full(len(values), self.refine.tighten is None)])
+
+    def settle(self, most: int) -> None:
+        """Scores points until at most so many wait, the others being scored or dominated.
+
+        Only points that must be scored anyway are: no bound of a waiting point dominates theirs, so no score will.
+        """
+        self._filter()
+        while self.waiting > most:
+            if self._left() == 0:
+                self.unscored += self.waiting
+                return self._keep(np.zeros(self.waiting, dtype=np.bool_))
+            chosen = np.flatnonzero(nondominated(self._values, ties=True))
+            loose = chosen[~self._tight[chosen]]
+            for i in loose:
+                self._tighten(int(i))
+            for i in chosen[: self._left()] if not len(loose) else ():
+                self._score(int(i))
+            self._filter()
+        return None
+
+    def _left(self) -> int | None:
+        """Scores left in the budget; None without one."""
+        return None if self.refine.budget is None else max(0, self.refine.budget - self.scored)
+
+    def _filter(self) -> None:
+        """Drops points that are dominated or known."""
+        keep = ~self.archive.cover.reaches(self._values)
+        keep[keep] = [point.tobytes() not in self.known for point in self._points[keep]]
+        self._keep(keep)
+
+    def _keep(self, keep: Mask) -> None:
+        self._values, self._points, self._tight = self._values[keep], self._points[keep], self._tight[keep]
+
+    def _design(self, i: int) -> dict[str, int]:
+        return _design(self.problem, self._points[i])
+
+    def _tighten(self, i: int) -> None:
+        """Raises the bounds of a point."""
+        self._tight[i] = True
+        if self.refine.tighten is not None:
+            found = self.refine.tighten(self._design(i))
+            if found is None:
+                self.known.add(self._points[i].tobytes())
+            else:
+                self._values[i, self._columns] = np.maximum(self._values[i, self._columns], found)
+
+    def _score(self, i: int) -> None:
+        """Scores a point unless the scores of its round already dominate it."""
+        self._tighten(i)
+        bound, key = self._values[i], self._points[i].tobytes()
+        if key in self.known or self.archive.cover.reaches(bound[None])[0]:
+            return
+        self.known.add(key)
+        self.scored += 1
+        found = self.refine.score(self._design(i))
+        if found is None:
+            return
+        exact = bound.copy()
+        exact[self._columns] = found
+        if not (exact >= bound).all() or not np.isfinite(exact).all():
+            raise CheckError(
+                f"scores {[*found]} of {self._design(i)} are not finite or below the bounds"
+                f" {bound[self._columns].tolist()}"
+            )
+        self.gap = max(self.gap, float(((exact - bound) / np.where(exact == 0, 1.0, np.abs(exact))).max()))
+        self.archive.add(exact[None], self._points[i : i + 1])
+
+
+# The check.
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What `check_front` looked at.
+
+    Attributes:
+        points: points evaluated.
+        feasible: those that met every limit.
+        scored: those whose exact score was needed.
+    """
+
+    points: int
+    feasible: int
+    scored: int
+
+
+def check_front(
+    problem: Problem, front: Front, *, seed: int, points: int = 1_000_000, spaces: int = 2, refine: Refine | None = None
+) -> Checked:
+    """Checks a front by brute force, sharing nothing with the search but the problem's formulas.
+
+    Every point of the front must be feasible, have the objectives that it states and dominate no other. Then
+    all points of some random subspaces, half of them through a point of the front, are evaluated without any
+    cut: the front must dominate each feasible one, or hold its vector.
+
+    Args:
+        problem: what was searched.
+        front: what was found.
+        seed: of the choice of subspaces.
+        points: a subspace has at least so many, or is the whole space.
+        spaces: how many subspaces.
+        refine: the scorer that the search had.
+
+    Raises:
+        CheckError: something is wrong; the message names the point.
+    """
+    places = _check_members(problem, front, refine)
+    random, count, feasible, scored = np.random.default_rng(seed), 0, 0, 0
+    for space in range(spaces):
+        through = places[random.integers(len(places))] if len(places) and space % 2 else None
+        for chunk in _subspace(problem, random, points, through):
+            found = problem.evaluate(chunk)
+            allowed = found.feasible
+            left = _undominated(front.values, found.values[allowed])
+            for point in chunk[allowed][left]:
+                _check_outside(problem, front, refine, point)
+            count, feasible, scored = count + len(chunk), feasible + int(allowed.sum()), scored + len(left)
+    return Checked(count, feasible, scored)
+
+
+def _check_members(problem: Problem, front: Front, refine: Refine | None) -> Points:
+    """Positions of the front's points, each checked."""
+    columns = [np.searchsorted(values, front.parameters[name]) for name, values in problem.axes.items()]
+    places = np.stack(columns, axis=1)
+    found = problem.evaluate(places)
+    exact = _scores(problem, refine, places, found.values)
+    wrong = ~found.feasible | (exact != front.values).any(axis=1)
+    if wrong.any():
+        i = int(np.argmax(wrong))
+        raise CheckError(f"{front.rows[i]} is infeasible or has the objectives {exact[i].tolist()}")
+    for i, own in enumerate(front.values):
+        if (front.values <= own).all(axis=1).sum() > 1:
+            raise CheckError(f"{front.rows[i]} is dominated by another point of the front, or there twice")
+    return places
+
+
+def _scores(problem: Problem, refine: Refine | None, places: Points, bounds: Values) -> Values:
+    """Exact objectives of points."""
+    exact = bounds.copy()
+    for i, place in enumerate(places if refine is not None else places[:0]):
+        assert refine is not None
+        found = refine.score(_design(problem, place))
+        exact[i, [problem.objectives.index(name) for name in refine.objectives]] = np.inf if found is None else found
+    return exact
+
+
+def _subspace(problem: Problem, random: np.random.Generator, points: int, through: Points | None) -> Iterator[Points]:
+    """All points of a subspace of at least so many, chunk by chunk: some axes free, the others fixed."""
+    fixed = np.array([random.integers(n) for n in problem.shape]) if through is None else through
+    free: list[int] = []
+    for axis in random.permutation(len(problem.shape)).tolist():
+        if prod(problem.shape[a] for a in free) < points:
+            free.append(axis)
+    for axis in [*free]:  # those that the later ones made needless
+        if prod(problem.shape[a] for a in free if a != axis) >= points:
+            free.remove(axis)
+    shape = tuple(problem.shape[a] for a in free)
+    size = prod(shape)
+    for first in range(0, size, _CHUNK):
+        inner = np.unravel_index(np.arange(first, min(first + _CHUNK, size)), shape)
+        chunk = np.tile(fixed, (len(inner[0]), 1))
+        chunk[:, free] = np.stack(inner, axis=1)
+        yield chunk
+
+
+def _undominated(members: Values, values: Values) -> NDArray[np.int64]:
+    """Positions of the vectors that no member is below or equal to, one member after the other."""
+    left, columns = np.arange(len(values)), np.ascontiguousarray(values.T)
+    sample = values[:: max(1, len(values) // 200)]
+    hits = np.array([(sample >= member).all(axis=1).sum() for member in members])
+    for member in members[np.argsort(-hits, kind="stable")]:  # the most useful first
+        above = np.ones(len(left), dtype=np.bool_)
+        for column, value in zip(columns, member, strict=True):
+            above &= column >= value
+        if above.any():
+            left, columns = left[~above], columns[:, ~above]
+    return left
+
+
+def _check_outside(problem: Problem, front: Front, refine: Refine | None, point: Points) -> None:
+    """Checks a point whose cheap objectives the front does not dominate: its exact ones must be."""
+    exact = _scores(problem, refine, point[None], problem.evaluate(point[None]).values)
+    if np.isfinite(exact).all() and not (front.values <= exact).all(axis=1).any():
+        raise CheckError(
+            f"{_design(problem, point)} with the objectives {exact[0].tolist()} is not dominated by the front"
+        )

@@ -1,0 +1,415 @@
+"""Contract suites: what every kernel and every board must keep, for ours and for anybody's.
+
+Subclass one under a name that the test runner collects and say which kernel or board it is::
+
+    class TestMyKernel(KernelContract):
+        kernel = MyKernel
+
+Every test is a plain method without arguments that raises `AssertionError`, so any runner will do.
+Kernels and boards of other packages are found through the entry points ``codesign.kernels`` (the
+class) and ``codesign.boards`` (the `Board`).
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from importlib.metadata import entry_points
+from typing import Any, ClassVar, TypeVar, cast
+
+import numpy as np
+
+from codesign import board as _boards
+from codesign.archive import design_document, json_bytes, read_design
+from codesign.board import Board
+from codesign.design import Design
+from codesign.errors import InputError
+from codesign.hw.accelerator import KERNELS, bus_of
+from codesign.kernel import Kernel, Resources, Work
+from codesign.network import MASKS, Attention, Linear, Norm
+from codesign.number import IntArray
+from codesign.space import ParameterSpace
+
+KERNEL_GROUP, BOARD_GROUP = "codesign.kernels", "codesign.boards"
+"""Entry points through which other packages offer kernel classes and boards."""
+
+_RANDOM = 8
+"""Layers of random shape of every kind."""
+_ROUNDS = 200
+_BOUNDARY = (-1, 0, 1, 2, 3, 1 << 20)
+
+Point = dict[str, int]
+_Registered = TypeVar("_Registered")
+Points = Mapping[str, IntArray]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A layer as the contract needs it.
+
+    Attributes:
+        layer: one that the kernel supports.
+        work: the same for the formulas.
+        inputs: draws the arrays that golden takes behind the layer.
+    """
+
+    layer: object
+    work: Work
+    inputs: Callable[[np.random.Generator], tuple[IntArray, ...]]
+
+
+def kernels() -> dict[str, type[Kernel]]:
+    """Every kernel by name: those that ship and those of installed packages.
+
+    Raises:
+        InputError: two of one name.
+    """
+    return _with_entry_points(KERNEL_GROUP, KERNELS)
+
+
+def boards() -> dict[str, Board]:
+    """Every board by name: those that ship and those of installed packages.
+
+    Raises:
+        InputError: two of one name.
+    """
+    return _with_entry_points(BOARD_GROUP, {name: Board.load(name) for name in _boards.boards()})
+
+
+def _with_entry_points(group: str, ours: Mapping[str, _Registered]) -> dict[str, _Registered]:
+    found = dict(ours)
+    for entry in entry_points(group=group):
+        if entry.name in found:
+            raise InputError(f"entry point {entry.name!r} of {group} is {entry.value}; legal: a name not in use")
+        found[entry.name] = entry.load()
+    return found
+
+
+# Layers ------------------------------------------------------------------------------
+
+
+def sample_cases(kernel: type[Kernel], seed: int = 0) -> list[Case]:
+    """Those of some layers of every kind that the kernel supports: smallest, ragged, prime, round and random."""
+    rng = np.random.default_rng(seed)
+    cases = [*_linear_cases(rng), *_attention_cases(rng), *_norm_cases(rng)]
+    return [case for case in cases if kernel.supports(case.layer) is None]
+
+
+def _linear_cases(rng: np.random.Generator) -> Iterator[Case]:
+    table = rng.integers(-128, 128, 256).astype(np.int8)
+    changes: tuple[dict[str, Any], ...] = ({}, {"table": table}, {"addend": "r"})
+    shapes = [(1, 1, 1), (17, 64, 96), (13, 100, 31), *rng.integers(1, 129, (_RANDOM, 3)).tolist()]
+    for index, (rows, k, n) in enumerate(shapes):
+        weights = rng.integers(-127, 128, (n, k)).astype(np.int8)
+        bias, scale = rng.integers(-1000, 1000, n), rng.integers(1 << 16, 1 << 17, n)
+        change = changes[index % len(changes)]
+        layer = Linear("linear", "x", "y", rows, weights, bias, scale, np.full(n, 24), **change)
+        arrays = [(rows, k, 7), *([(rows, n, 15)] if layer.addend else [])]
+        yield Case(layer, {"rows": rows, "k": k, "n": n}, _signed(arrays))
+
+
+def _attention_cases(rng: np.random.Generator) -> Iterator[Case]:
+    scales = {"score_multiplier": 81_234, "score_shift": 21, "out_multiplier": 101_010, "out_shift": 16}
+    drawn = rng.integers(1, (60, 60, 5, 49), (_RANDOM, 4)).tolist()
+    shapes = [(1, 1, 1, 1), (17, 17, 3, 16), (13, 29, 2, 5), (31, 31, 1, 32), *drawn]
+    for index, (rows, keys, heads, width) in enumerate(shapes):
+        mask = MASKS[index % len(MASKS)]
+        window = max(1, rows - keys + 1) + index if mask == "sliding" else 0  # so that every row sees a key
+        layer = Attention("attention", "q", "k", "v", "o", rows, keys, heads, width, mask=mask, window=window, **scales)
+        work = {"rows": rows, "keys": keys, "heads": heads, "head_dim": width}
+        work |= {"mask": MASKS.index(mask), "window": window, "query_offset": 0}
+        yield Case(layer, work, _signed([(size, heads * width, 7) for size in (rows, keys, keys)]))
+
+
+def _norm_cases(rng: np.random.Generator) -> Iterator[Case]:
+    shapes = [(1, 2), (17, 48), (5, 101), (64, 1024), *rng.integers(2, 200, (_RANDOM, 2)).tolist()]
+    for index, (rows, d) in enumerate(shapes):
+        gain, bias = rng.integers(-(1 << 15), 1 << 15, d), rng.integers(-(1 << 31), 1 << 31, d)
+        layer = Norm("norm", "r", "x", rows, gain, bias, 24, 1, rms=bool(index % 2))
+        yield Case(layer, {"rows": rows, "d": d}, _signed([(rows, d, 15)]))
+
+
+def _signed(shapes: Sequence[tuple[int, int, int]]) -> Callable[[np.random.Generator], tuple[IntArray, ...]]:
+    """Draws matrices of rows, columns and magnitude bits."""
+    return lambda rng: tuple(rng.integers(-(1 << b), 1 << b, (rows, columns)) for rows, columns, b in shapes)
+
+
+# Kernels -----------------------------------------------------------------------------
+
+
+def _require(truth: object, message: str) -> None:
+    if not truth:
+        raise AssertionError(message)
+
+
+class KernelContract:
+    """What every kernel keeps; set ``kernel``, and give `cases` if it runs layers of a new kind.
+
+    Attributes:
+        kernel: the class under test.
+        points: how many designs the formulas are compared on, at least 1000.
+        growing: resources that never fall while one parameter grows and the others stay.
+        streams: whether every command moves bytes off chip by itself.
+        seed: of all random choices.
+    """
+
+    kernel: ClassVar[type[Kernel]]
+    points: ClassVar[int] = 1000
+    growing: ClassVar[tuple[str, ...]] = ("dsp",)
+    streams: ClassVar[bool] = False
+    seed: ClassVar[int] = 0
+
+    def board(self) -> Board:
+        """A board with energy coefficients."""
+        return Board.load("zcu102")
+
+    def cases(self) -> Sequence[Case]:
+        """Layers that the kernel supports, at least one."""
+        return sample_cases(self.kernel, self.seed)
+
+    def strangers(self) -> Sequence[object]:
+        """Things that the kernel does not support."""
+        return (object(), None)
+
+    # Parameters
+
+    def test_supports_its_layers_and_says_why_not_others(self) -> None:
+        """None for a layer; a reason in one line for anything else, of which there is no space either."""
+        _require(self.cases(), f"{self._name} supports none of the sample layers; legal: cases() of its own")
+        for case in self.cases():
+            reason = self.kernel.supports(case.layer)
+            _require(reason is None, f"{self._name} refuses its own case: {reason}")
+        for stranger in self.strangers():
+            reason = self.kernel.supports(stranger)
+            told = isinstance(reason, str) and reason.strip() and "\n" not in reason
+            _require(told, f"supports({stranger!r}) is {reason!r}; legal: a reason in one line")
+            self._refused(partial(self.kernel.space, stranger, self.board()), (TypeError, ValueError))
+
+    def test_space_names_every_parameter_and_holds_legal_designs(self) -> None:
+        """Every legal point makes a kernel with these parameters, which can be hashed and copied."""
+        for case in self.cases():
+            space = self.kernel.space(case.layer, self.board())
+            for point in _rows(self._legal(space, 40)):
+                made = self._made(point)
+                _require(made.params == point, f"{point} made a kernel of {made.params}")
+                _require(len({made, deepcopy(made)}) == 1, f"{made} is not equal to its copy")
+
+    def _made(self, point: Point) -> Kernel:
+        try:
+            return self.kernel(**point)
+        except ValueError as error:
+            raise AssertionError(f"the space of {self._name} holds {point}, but: {error}") from error
+
+    def test_illegal_parameters_are_refused(self) -> None:
+        """Constructor and ``legal`` agree on every parameter's neighbours and extremes; refusals say what is legal."""
+        rng, found = np.random.default_rng(self.seed), list[Point]()
+        for case in self.cases():
+            for point in _rows(self._legal(self.kernel.space(case.layer, self.board()), 10)):
+                name = str(rng.choice(list(point)))
+                found += [{**point, name: value} for value in (*_BOUNDARY, point[name] + 1, 2 * point[name])]
+        refused = [self._agrees(point) for point in found]
+        _require(any(refused), f"{self._name} refuses no parameters at all")
+        together = self.kernel.legal({name: np.array([point[name] for point in found]) for name in found[0]})
+        alike = np.array_equal(np.broadcast_to(together, len(found)).astype(bool), ~np.array(refused))
+        _require(alike, f"legal of {self._name} says one thing of numbers and another of arrays")
+
+    def _agrees(self, point: Point) -> bool:
+        """Whether both refuse the parameters; an error if only one does."""
+        legal = bool(self.kernel.legal(point))
+        try:
+            self.kernel(**point)
+        except ValueError as error:
+            _require(not legal, f"legal({point}) holds, but the constructor says: {error}")
+            _require("legal" in str(error), f"{error!s}: does not say what is legal")
+            return True
+        _require(legal, f"legal({point}) does not hold, but the constructor takes it")
+        return False
+
+    # Formulas
+
+    def test_formulas_are_one_expression_for_numbers_and_arrays(self) -> None:
+        """Element by element equal, over parameters and work together."""
+        params, work = self._drawn()
+        together, board = dict(self._formulas(params, work, self.board())), self.board()
+        for index, (point, job) in enumerate(zip(_rows(params), _rows(work), strict=True)):
+            for name, value in self._formulas(point, job, board):
+                whole = name == "energy" or isinstance(value, int)
+                _require(whole, f"{name} of {point}, {job} is a {type(value).__name__}; legal: int")
+                among = np.broadcast_to(together[name], len(params[next(iter(params))]))[index]
+                _require(value == among, f"{name} of {point}, {job} is {value} alone and {among} in an array")
+
+    def test_formulas_say_something(self) -> None:
+        """Integers of 64 bits or joules; cycles, logic and energy positive, nothing negative."""
+        params, work = self._drawn()
+        for name, value in self._formulas(params, work, self.board()):
+            kind = np.floating if name == "energy" else np.integer
+            found = np.asarray(value)
+            _require(np.issubdtype(found.dtype, kind), f"{name} is {found.dtype}; legal: {kind.__name__}")
+            positive = name in ("cycles", "energy", "lut", "ff") or (name == "traffic" and self.streams)
+            fine = np.isfinite(found) & (found >= (1e-300 if name == "energy" else int(positive)))
+            _require(fine.all(), f"{name} is as low as {found.min()}; legal: {'positive' if positive else 'from 0'}")
+
+    def test_resources_grow_with_every_parameter(self) -> None:
+        """Those in ``growing`` never fall where one parameter grows and the others stay."""
+        rng = np.random.default_rng(self.seed)
+        for case in self.cases():
+            space = self.kernel.space(case.layer, self.board())
+            small = self._legal(space, self.points)
+            for name, values in space.axes.items():
+                large = {**small, name: np.maximum(small[name], rng.choice(values, len(small[name])))}
+                both = np.asarray(space.legal(large)).astype(bool) & np.ones(len(small[name]), bool)
+                self._grows(name, _where(small, both), _where(large, both))
+
+    def _grows(self, name: str, small: Points, large: Points) -> None:
+        before, after = self.kernel.resources(small), self.kernel.resources(large)
+        for resource in self.growing:
+            fell = np.flatnonzero(np.asarray(getattr(after, resource) < getattr(before, resource)))
+            where = [(_rows(small)[i], large[name][i]) for i in fell[:1]]
+            _require(not where, f"{resource} falls where {name} grows: {where}")
+
+    def test_energy_follows_the_coefficients(self) -> None:
+        """Twice the coefficients, twice the joules; a board without any is refused."""
+        board, case = self.board(), self.cases()[0]
+        point = _rows(self._legal(self.kernel.space(case.layer, board), 1))[0]
+        names = ("mac_fj", "ram_byte_fj", "lut_cycle_fj", "ff_cycle_fj")
+        double = board.with_overrides([f"energy.{name}={2 * getattr(board.coefficients, name)}" for name in names])
+        once, twice = (self.kernel.energy(point, case.work, b) for b in (board, double))
+        equal = np.allclose(2 * once, twice, rtol=1e-9, atol=0)
+        _require(equal, f"{once} J become {twice} J with twice the coefficients")
+        bare = replace(board, energy=None, sources={}, assumptions={})
+        self._refused(lambda: self.kernel.energy(point, case.work, bare), (InputError,))
+
+    # Golden and hardware
+
+    def test_golden_is_integer_and_deterministic(self) -> None:
+        """The same integers from the same inputs, which it leaves alone."""
+        golden = cast(Any, self.kernel).golden
+        for case in self.cases():
+            arrays, kept, again = (case.inputs(np.random.default_rng(self.seed)) for _ in range(3))
+            first, second = (np.array(golden(case.layer, *given)) for given in (arrays, again))
+            _require(np.issubdtype(first.dtype, np.integer), f"golden gives {first.dtype}; legal: integers")
+            _require(first.size and np.array_equal(first, second), "golden gives two results for the same inputs")
+            same = all(np.array_equal(a, b) for a, b in zip(arrays, kept, strict=True))
+            _require(same, "golden changes its inputs")
+
+    def test_sources_are_files_and_unknown_targets_are_refused(self) -> None:
+        """Verilog for the smallest design; the refusal names the targets that there are."""
+        case = self.cases()[0]
+        found = self._legal(self.kernel.space(case.layer, self.board()), 20)
+        small = self.kernel(**min(_rows(found), key=lambda point: cast(int, self.kernel.resources(point).lut)))
+        files = small.sources("rtl")
+        _require(files and all(text.strip() for text in files.values()), f"{small} has no Verilog")
+        self._refused(lambda: small.sources("no such target"), (InputError,), says="rtl")
+
+    # Helpers
+
+    @property
+    def _name(self) -> str:
+        return self.kernel.__name__
+
+    def _refused(self, call: Callable[[], object], errors: tuple[type[Exception], ...], says: str = "") -> None:
+        try:
+            call()
+        except errors as error:
+            _require(says in str(error) and "\n" not in str(error), f"{error!s}; legal: one line with {says!r}")
+            return
+        raise AssertionError(f"{self._name} does what it should refuse; legal: {errors}")
+
+    def _legal(self, space: ParameterSpace, count: int) -> Points:
+        """That many legal points at random, with repetition."""
+        names = {field.name for field in fields(cast(Any, self.kernel))}
+        _require(set(space.axes) == names, f"space has axes {sorted(space.axes)}; legal: {sorted(names)}")
+        rng, parts, left = np.random.default_rng(self.seed), list[Points](), count
+        for _ in range(_ROUNDS):
+            drawn = {name: rng.choice(np.array(values, np.int64), 4 * count) for name, values in space.axes.items()}
+            legal = np.flatnonzero(np.asarray(space.legal(drawn)) * np.ones(4 * count, np.int64))[:left]
+            parts.append(_where(drawn, legal))
+            left -= len(legal)
+            if not left:
+                return {name: np.concatenate([part[name] for part in parts]) for name in space.axes}
+        raise AssertionError(f"{self._name}: {count - left} of {4 * count * _ROUNDS} points of the space are legal")
+
+    def _drawn(self) -> tuple[Points, Points]:
+        """Legal points and the work of the layer whose space they are of, at least ``points`` of them."""
+        _require(self.points >= 1000, f"points is {self.points}; legal: at least 1000")
+        cases = self.cases()
+        share = -(-self.points // len(cases))
+        found = [self._legal(self.kernel.space(case.layer, self.board()), share) for case in cases]
+        params = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+        work = {name: np.repeat([cast(int, case.work[name]) for case in cases], share) for name in cases[0].work}
+        return params, work
+
+    def _formulas(self, params: Mapping[str, Any], work: Mapping[str, Any], board: Board) -> Iterator[tuple[str, Any]]:
+        resources = self.kernel.resources(params)
+        _require(isinstance(resources, Resources), f"resources gives a {type(resources).__name__}; legal: Resources")
+        yield from vars(resources).items()
+        yield "cycles", self.kernel.cycles(params, work)
+        yield "traffic", self.kernel.traffic(params, work)
+        yield "energy", self.kernel.energy(params, work, board)
+
+
+def _rows(points: Points) -> list[Point]:
+    """The points one by one, as Python integers."""
+    columns = [np.asarray(values).tolist() for values in points.values()]
+    return [dict(zip(points, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _where(points: Points, chosen: Any) -> Points:
+    return {name: values[chosen] for name, values in points.items()}
+
+
+# Boards ------------------------------------------------------------------------------
+
+
+class BoardContract:
+    """What every board keeps; give `board`."""
+
+    def board(self) -> Board:
+        """The board under test."""
+        raise NotImplementedError("a subclass gives the board")
+
+    def test_every_figure_has_a_source_or_a_reason(self) -> None:
+        """Of its own or of its table; the part has a source, the clock is an assumption."""
+        board = self.board()
+        for key in board.figures():
+            known = {key, key.partition(".")[0]} & set(board.sources) or key in board.assumptions
+            _require(known, f"{board.name}: {key} has neither source nor assumption")
+        _require("part" in board.sources, f"{board.name}: the part has no source")
+        _require("clock_hz" in board.assumptions, f"{board.name}: nobody has timed the clock, so it is an assumption")
+
+    def test_resources_are_those_of_a_device(self) -> None:
+        """All positive, UltraRAM alone may be missing; every look-up table has a flip-flop beside it."""
+        board, found = self.board(), asdict(self.board().resources)
+        low = {name: value for name, value in found.items() if value < (name != "uram")}
+        _require(not low, f"{board.name}: {low}; legal: positive")
+        _require(found["ff"] >= found["lut"], f"{board.name}: fewer flip-flops than look-up tables")
+
+    def test_memory_is_consistent(self) -> None:
+        """Its ports carry its bandwidth, a burst is whole beats, and the generated hardware has such a bus."""
+        board, memory = self.board(), self.board().memory
+        word = memory.ports * memory.port_bits // 8
+        _require(memory.port_bits & (memory.port_bits - 1) == 0, f"{board.name}: ports of {memory.port_bits} bits")
+        fits = memory.bytes_per_second <= word * board.clock_hz
+        _require(fits, f"{board.name}: {memory.bytes_per_second} bytes/s over {word} bytes at {board.clock_hz} Hz")
+        _require(memory.burst_bytes % word == 0, f"{board.name}: bursts of {memory.burst_bytes} over {word} bytes")
+        _require(bus_of(memory).word_bytes == word, f"{board.name}: the hardware has another bus")
+
+    def test_energy_is_plausible(self) -> None:
+        """Where there are coefficients: farther away costs more, and the band is stated."""
+        board = self.board()
+        if board.energy is None:
+            return
+        e = board.energy
+        ordered = e.ff_cycle_fj <= e.lut_cycle_fj < e.ram_byte_fj < e.offchip_byte_fj
+        _require(ordered, f"{board.name}: {e}; legal: flip-flop, look-up table, memory, off chip in rising order")
+        _require(0 < e.error_percent < 100, f"{board.name}: error of {e.error_percent} %")
+
+    def test_round_trips(self) -> None:
+        """Overrides with its own figures, a copy, and a design's file all give the same board."""
+        board = self.board()
+        same = board.with_overrides([f"{key}={value}" for key, value in board.figures().items()])
+        _require(same.figures() == board.figures(), f"{board.name}: figures change when set to themselves")
+        _require(deepcopy(board) == board, f"{board.name}: its copy differs")
+        document = json.loads(json_bytes(design_document(Design(board, {}))))
+        _require(read_design(document).board == board, f"{board.name}: a design's file gives another board")

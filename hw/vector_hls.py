@@ -1,0 +1,118 @@
+"""The vector kernel as HLS C++, from the same design parameters as its RTL.
+
+`sources` is the project, `data` norms as the commands of its testbench with what must come out. Compiled
+and compared with golden by `codesign.sim.hls`; see `codesign.hw.hls` for what that leaves open. Digit
+recurrences take one cycle per digit, as in the RTL.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from codesign import nonlinear
+from codesign.command import FIELDS, RMS
+from codesign.errors import NothingFits
+from codesign.hw.hls import CLOCK_MHZ, PART, Argument, Call, Top, decode, encode, project, vectors, words
+from codesign.kernel import ceil_div
+from codesign.network import Norm
+from codesign.number import IntArray, IntLike, integers, limits
+
+if TYPE_CHECKING:
+    from codesign.hw.vector import VectorKernel
+
+_OPERANDS = {
+    "rows": "rows",
+    "d": "columns",
+    "shift": "of the last rounding, 0 to 31",
+    "flags": "bit 0: root-mean-square norm",
+    "eps": "added to the variance",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A norm with its rows.
+
+    Attributes:
+        layer: what to run.
+        r: int16 source, ``[at least first_row + rows, d]``.
+    """
+
+    layer: Norm
+    r: IntLike
+
+
+def top(kernel: "VectorKernel") -> Top:
+    """The top function of a design."""
+    fields, t_v = FIELDS["vector"], kernel.t_v
+    return Top(
+        "vector",
+        f"Vector<{t_v}, {kernel.max_d}, {kernel.ring_words}>",
+        f"The vector kernel in HLS C++: layer and RMS norm, {t_v} columns per cycle, rows of up to {kernel.max_d}.",
+        (
+            *(Argument(name, "operand", fields[name], text) for name, text in _OPERANDS.items()),
+            Argument("source", "input", 16 * t_v, "rows of int16, each filled up to a whole word"),
+            Argument("affine", "input", 64 * t_v, "once per command, per column 32 bits of bias, 16 of gain"),
+            Argument("target", "output", 8 * t_v, "rows of int8"),
+        ),
+    )
+
+
+def sources(kernel: "VectorKernel", part: str = PART, clock_mhz: int = CLOCK_MHZ) -> dict[str, str]:
+    """The HLS project of a design, file name to text; see `codesign.hw.hls.project`."""
+    return project(top(kernel), part, clock_mhz)
+
+
+def job_vectors(kernel: "VectorKernel", jobs: list[Job]) -> dict[str, str]:
+    """Files of the testbench's folder for jobs that run one behind the other.
+
+    Raises:
+        NothingFits: a row is longer than the design's ``max_d``.
+        ValueError: an array has a shape or values that its layer does not take.
+    """
+    return vectors(top(kernel), [_call(kernel, job) for job in jobs], {})
+
+
+def data(kernel: "VectorKernel", jobs: list[Job]) -> dict[str, str]:
+    """The folder ``data`` of the project: `job_vectors`, and what must come out, from golden."""
+    return job_vectors(kernel, jobs) | {"target.expected.hex": "".join(_expected(kernel, job) for job in jobs)}
+
+
+def targets(kernel: "VectorKernel", jobs: list[Job], text: str) -> list[IntArray]:
+    """The target of each job, from the words that the testbench wrote."""
+    values = decode(text).reshape(-1).view(np.int8).astype(np.int64)
+    found, at = [], 0
+    for job in jobs:
+        width = ceil_div(job.layer.d, kernel.t_v) * kernel.t_v
+        size = job.layer.rows * width
+        found.append(values[at : at + size].reshape(-1, width)[:, : job.layer.d])
+        at += size
+    return found
+
+
+def _expected(kernel: "VectorKernel", job: Job) -> str:
+    """A job's target words; columns that only fill a word have neither gain nor bias and give zero."""
+    layer = job.layer
+    rows = integers("r", job.r)[layer.first_row : layer.first_row + layer.rows]
+    found = nonlinear.norm(rows, layer.gain, layer.bias, layer.shift, layer.eps, layer.rms)
+    spare = ceil_div(layer.d, kernel.t_v) * kernel.t_v - layer.d
+    return encode(words(np.pad(found, ((0, 0), (0, spare))).astype(np.int8), kernel.t_v))
+
+
+def _call(kernel: "VectorKernel", job: Job) -> Call:
+    layer, r = job.layer, integers("r", job.r, *limits(16))
+    if layer.d > kernel.max_d:
+        raise NothingFits(f"{layer.name}: {layer.d} columns, max_d is {kernel.max_d}")
+    if r.ndim != 2 or r.shape[1] != layer.d or len(r) < layer.first_row + layer.rows:
+        raise ValueError(f"{layer.name}: r is {r.shape}; legal: [at least {layer.first_row + layer.rows}, {layer.d}]")
+    row = ceil_div(layer.d, kernel.t_v)
+    padded = np.zeros((layer.rows, row * kernel.t_v), np.int16)
+    padded[:, : layer.d] = r[layer.first_row : layer.first_row + layer.rows]
+    affine = np.zeros(row * kernel.t_v, np.int64)
+    affine[: layer.d] = (layer.bias & 0xFFFFFFFF) | (layer.gain & 0xFFFF) << 32
+    operands = {
+        "rows": layer.rows, "d": layer.d, "shift": layer.shift, "flags": RMS * layer.rms, "eps": layer.eps,
+    }  # fmt: skip
+    inputs = {"source": words(padded, 2 * kernel.t_v), "affine": words(affine, 8 * kernel.t_v)}
+    return Call(operands, inputs, {"target": layer.rows * row})

@@ -1,0 +1,82 @@
+"""What samples show of a model's tensors."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from codesign.number import dequantize, quantize
+from codesign.operators import Array
+from codesign.quant.views import Floats
+from codesign.workload import Workload
+
+Sample: TypeAlias = Mapping[str, Array]
+
+_VALUES = 1 << 15
+"""Values of a tensor, over all samples, that scales are chosen from."""
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What samples show of a tensor.
+
+    Attributes:
+        low, high: per element, in the tensor's shape.
+        values: some of all values.
+    """
+
+    low: Floats
+    high: Floats
+    values: Floats
+
+    @property
+    def top(self) -> float:
+        """The largest magnitude."""
+        return float(max(np.abs(self.low).max(initial=0), np.abs(self.high).max(initial=0)))
+
+
+def observe(workload: Workload, each: Sequence[Sample], names: Iterable[str]) -> dict[str, Seen]:
+    """What the samples show of some tensors."""
+    wanted, share = set(names), max(256, _VALUES // len(each))
+    lows: dict[str, Floats] = {}
+    highs: dict[str, Floats] = {}
+    values: dict[str, list[Floats]] = {}
+    rng = np.random.default_rng(0)
+    for sample in each:
+        for name, value in workload.tensors(sample):
+            if name in wanted:
+                lows[name] = np.minimum(lows.get(name, value), value)
+                highs[name] = np.maximum(highs.get(name, value), value)
+                flat = value.reshape(-1)
+                chosen = flat if flat.size <= share else flat[rng.integers(flat.size, size=share)]
+                values.setdefault(name, []).append(chosen)
+    return {name: Seen(lows[name], highs[name], np.concatenate(values[name])) for name in lows}
+
+
+def rounded(x: Floats, scale: float) -> Floats:
+    """What a signed 8-bit quantizer makes of values."""
+    return np.asarray(dequantize(quantize(x, scale), scale))
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Means over samples of a tensor, of what its quantizer makes of it, and of its square."""
+
+    mean: Floats
+    rounded: Floats
+    square: Floats
+
+
+def moments(workload: Workload, each: Sequence[Sample], scales: Mapping[str, float]) -> dict[str, Moments]:
+    """Moments of every tensor that has a scale, per element."""
+    found: dict[str, Moments] = {}
+    for sample in each:
+        for name, value in workload.tensors(sample):
+            if name in scales:
+                parts = value, rounded(value, scales[name]), np.square(value)
+                old = found.get(name)
+                sums = parts if old is None else (old.mean + parts[0], old.rounded + parts[1], old.square + parts[2])
+                found[name] = Moments(*sums)
+    count = len(each)
+    return {name: Moments(m.mean / count, m.rounded / count, m.square / count) for name, m in found.items()}

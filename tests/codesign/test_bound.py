@@ -1,0 +1,88 @@
+"""The bound is below the exact cycles of every design, near to them where the rings are deep, and one for arrays."""
+
+import numpy as np
+import pytest
+
+from codesign.bound import Bound
+from codesign.cycles import exact
+from codesign.design import Design
+from codesign.errors import CheckError, NothingFits
+from codesign.hw.accelerator import engine_times, formulas
+from codesign.models import gemm
+from codesign.network import Network
+from codesign.program import compile_network
+from tests.accelerators import board, chain, fitting
+from tests.quant.vits import random_network
+
+
+def _random_design(network: Network, rng: np.random.Generator, rings: tuple[int, ...]) -> Design:
+    """Engines of any size on memory interfaces of any speed."""
+    ports, latency = int(rng.choice([1, 2, 4])), int(rng.choice([7, 60, 200]))
+    interface = board(ports, latency, int(rng.choice([1, 8, 16])), int(rng.choice([10**9, 15_360_000_000])))
+    linear = {
+        "t_in": int(rng.choice([4, 8, 16])), "t_out": int(rng.choice([8, 16, 32])), "n_l": int(rng.integers(1, 9)),
+        "kw_max": 64, "ring_words": int(rng.choice(rings)), "table_words": int(rng.choice(rings)), "tables": 4,
+    }  # fmt: skip
+    t_a = int(rng.choice([4, 8, 16]))
+    attention = {"t_a": t_a, "n_a": 2 * int(rng.integers(1, 9)), "max_keys": 64, "db_max": 64 // t_a}
+    vector = {"t_v": int(rng.choice([1, 4, 8])), "max_d": 64}
+    engines = {"linear": linear, "attention": attention, "vector": vector}
+    return fitting(Design(interface, engines, {}, int(rng.integers(1, 20))), [network])
+
+
+def _gap(network: Network, design: Design) -> float | None:
+    """Exact cycles above the bound, relative to them; None if no program runs."""
+    try:
+        cycles = exact(compile_network(network, design), design, engine_times(design)).total
+    except (NothingFits, CheckError):
+        return None
+    found = Bound(network, design.board)(design.engines, formulas(design.engines), design.row_group)
+    return (cycles - int(found)) / cycles
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_design_is_faster(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    networks = [random_network(seed)[0], chain(rng, 17, [30, 64, 9]), gemm(23, 40, 31)]
+    gaps = [_gap(n, _random_design(n, rng, (16, 64, 1024))) for n in networks for _ in range(8)]
+    found = [gap for gap in gaps if gap is not None]
+    assert len(found) > 12
+    assert min(found) >= 0
+
+
+def test_deep_rings_on_a_fast_memory_leave_little_above_it() -> None:
+    gaps = []
+    for seed in range(6):
+        network, rng = random_network(seed)[0], np.random.default_rng(seed)
+        for _ in range(4):
+            design = _random_design(network, rng, (4096,))
+            fast = fitting(Design(board(), design.engines, {}, design.row_group), [network])
+            gap = _gap(network, fast)
+            gaps += [gap] if gap is not None else []
+    assert np.median(gaps) < 0.02
+
+
+def test_the_loads_at_the_begin_once_known_bring_it_nearer() -> None:
+    network, rng = random_network(3)[0], np.random.default_rng(3)
+    for _ in range(6):
+        drawn = _random_design(network, rng, (4096,))
+        design = fitting(Design(board(), drawn.engines, {}, drawn.row_group), [network])
+        timing = exact(compile_network(network, design), design, engine_times(design))
+        loads = [activity.stop for activity in timing.activities if activity.engine == "load"]
+        bound = Bound(network, design.board)
+        blind = int(bound(design.engines, formulas(design.engines), design.row_group))
+        seeing = int(bound(design.engines, formulas(design.engines), design.row_group, loads))
+        assert blind <= seeing <= timing.total
+
+
+def test_arrays_of_designs_give_what_each_gives_alone() -> None:
+    network = random_network(1)[0]
+    bound, rng = Bound(network, board()), np.random.default_rng(1)
+    drawn = [_random_design(network, rng, (64, 1024)).engines for _ in range(12)]
+    many = {
+        engine: {name: np.array([each[engine][name] for each in drawn]) for name in drawn[0][engine]}
+        for engine in drawn[0]
+    }
+    for row_group in (3, 17):
+        together = np.asarray(bound(many, formulas(many), row_group)).tolist()
+        assert together == [int(bound(each, formulas(each), row_group)) for each in drawn]

@@ -1,0 +1,118 @@
+"""The space of designs says of every point what the design says of itself, and its search misses none."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+from codesign.assembly import tools
+from codesign.board import Board
+from codesign.bound import Bound
+from codesign.cycles import exact
+from codesign.designspace import CHOICES, OBJECTIVES, DesignSpace, choose
+from codesign.errors import CheckError, NothingFits
+from codesign.front import Front, Proof, nondominated
+from codesign.hw import accelerator
+from codesign.kernel import Resources
+from codesign.models import gemm
+from codesign.network import Network
+from codesign.partition import plain
+from codesign.problem import check_directions
+from codesign.program import compile_network
+from tests.quant.vits import random_network
+
+_FEW = {
+    "t_in": (4, 8), "t_out": (8, 16), "n_l": (1, 3, 4), "ring_words": (64, 512), "table_words": (16,), "t_a": (4, 8),
+    "n_a": (2, 6), "t_v": (2,), "row_group": (5, 17),
+}  # fmt: skip
+
+
+class _Few(DesignSpace):
+    """Few enough designs to score them all."""
+
+    @property
+    def axes(self) -> dict[str, tuple[int, ...]]:
+        return _FEW
+
+
+def _space(network: Network, kind: type[DesignSpace] = DesignSpace) -> DesignSpace:
+    return kind(network, Board.load("zcu102"), tools())
+
+
+def _by_hand(network: Network, space: DesignSpace, objectives: tuple[str, ...]) -> list[tuple[float, ...]]:
+    """Objectives of all legal designs, each compiled and timed."""
+    found = []
+    for values in product(*_FEW.values()):
+        design = space.design(dict(zip(_FEW, values, strict=True)))
+        need = sum(accelerator.resources(design).values(), Resources())
+        if not space.planner.legal(design) or any(getattr(need, n) > getattr(space.limit, n) for n in vars(need)):
+            continue
+        try:
+            cycles = exact(compile_network(network, design), design, accelerator.engine_times(design)).total
+        except (NothingFits, CheckError):
+            continue
+        found.append((cycles / 300, *(float(getattr(need, name)) for name in objectives[1:])))
+    return found
+
+
+@pytest.mark.parametrize("objectives", [("latency_us", "dsp"), ("latency_us", "bram36", "lut")])
+def test_the_search_finds_what_scoring_every_design_finds(objectives: tuple[str, ...]) -> None:
+    network = random_network(2)[0]
+    space = _space(network, _Few)
+    front = space.search(objectives)
+    everything = np.array(_by_hand(network, space, objectives))
+    want = everything[nondominated(everything)]
+    assert sorted(map(tuple, front.values.tolist())) == sorted(map(tuple, want.tolist()))
+    assert front.proof.exact
+    assert front.proof.scored < len(everything)
+
+
+def test_points_cost_what_their_designs_cost() -> None:
+    network = random_network(1)[0]
+    space, rng = _space(network), np.random.default_rng(0)
+    problem = space.problem(("latency_us", "dsp"))
+    points = np.stack([rng.integers(0, n, 30) for n in problem.shape], axis=1)
+    parameters = problem.parameters(points)
+    found = problem.compute(parameters, OBJECTIVES)
+    for i in range(len(points)):
+        design = space.design({name: int(values[i]) for name, values in parameters.items()})
+        need = sum(accelerator.resources(design).values(), Resources())
+        for name in OBJECTIVES[1:]:
+            assert found[name][i] == getattr(need, name), (name, design)
+        bound = Bound(network, space.board, (64, 16))
+        engines = {**design.engines, "linear": {**design.linear, "ring_words": 1 << 30, "table_words": 1 << 30}}
+        cycles = int(bound(engines, accelerator.formulas(engines), design.row_group))
+        assert found["latency_us"][i] == cycles / 300
+
+
+def test_directions_are_as_declared() -> None:
+    check_directions(_space(random_network(4)[0]).problem(("latency_us", "dsp")), pairs=300)
+
+
+def test_a_searched_design_is_as_fast_as_the_plain_choice_or_faster() -> None:
+    network = gemm(48, 64, 32)
+    board = Board.load("zcu102").with_overrides(["resources.dsp=600"])
+    space = DesignSpace(network, board, tools())
+    front = space.search()
+    design = plain(network, board, tools())
+    cycles = exact(compile_network(network, design), design, accelerator.engine_times(design)).total
+    assert front.best("latency_us")["latency_us"] <= cycles / 300
+
+
+def _front(values: list[list[float]]) -> Front:
+    proof = Proof(len(values), {}, 0, len(values), 0, 0)
+    return Front(("latency_us", "dsp"), np.array(values), {"t_in": np.arange(len(values))}, proof)
+
+
+def test_near_the_best_the_cheaper_is_chosen() -> None:
+    front = _front([[100.0, 900.0], [101.9, 500.0], [102.1, 300.0], [400.0, 100.0]])
+    assert choose(front, "latency") == 1
+    assert choose(front, "area") == 3
+    assert set(CHOICES) == {"latency", "area"}
+
+
+def test_an_empty_front_is_no_design() -> None:
+    board = Board.load("zcu102").with_overrides(["resources.dsp=3"])
+    front = DesignSpace(gemm(8, 8, 8), board, tools()).search()
+    with pytest.raises(NothingFits, match="no design of the space fits"):
+        choose(front, "latency")

@@ -1,9 +1,9 @@
 """Co-design of edge accelerators: from a model file to a verified, generated FPGA design.
 
-``load`` a model, take its ``heldout`` samples, ``search`` its designs on a board, ``build`` one, ``open`` it again; a
-bundle has ``verify``, ``run`` and ``report``. Importing this package needs numpy alone.
+``load`` a model, take its ``heldout`` samples, ``search`` its designs on a board, ``build`` one, ``open`` it again,
+``sweep`` many; a bundle has ``verify``, ``run`` and ``report``. Importing this package needs numpy alone.
 """
 
-from codesign.flow import Bundle, build, heldout, load, open, search
+from codesign.flow import Bundle, build, heldout, load, open, quantize, search, sweep
 
-__all__ = ["Bundle", "build", "heldout", "load", "open", "search"]
+__all__ = ["Bundle", "build", "heldout", "load", "open", "quantize", "search", "sweep"]

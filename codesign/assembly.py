@@ -22,15 +22,19 @@ from codesign.bundle import Bundle
 from codesign.cycles import Timing, exact
 from codesign.design import Design
 from codesign.designspace import DesignSpace, choose
+from codesign.energy import run_energy
 from codesign.errors import BundleError, CodesignError, InputError
 from codesign.front import Front
 from codesign.hw import accelerator
+from codesign.hw.energies import engine_joules
 from codesign.kernel import Resources
 from codesign.network import Attention, Layer, Linear, Network, layer_macs
+from codesign.pareto import neighbours
 from codesign.partition import Tools, available, plain
 from codesign.program import Program, compile_network
 from codesign.quant.fidelity import cosines
 from codesign.quant.lower import lower, lower_traced
+from codesign.quant.pt2 import read_pt2
 from codesign.report import Report, report
 from codesign.sim.check import Sample, Subject, traffic
 from codesign.workload import Workload, load_onnx
@@ -54,11 +58,12 @@ Arrays = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """A front, and the point of it that was chosen for an objective."""
+    """A front, the point of it that was chosen for an objective, and what the designs around that one are worth."""
 
     front: Front
     objective: str
     chosen: int
+    neighbours: Sequence[Mapping[str, object]]
 
     def to_json(self) -> dict[str, object]:
         """As `report.json` has it; the same input and seed give the same bytes, so no time is in it."""
@@ -66,7 +71,8 @@ class Found:
         return {
             "strategy": "exact", "objective": self.objective, "objectives": list(self.front.objectives),
             "points": proof.points, "evaluated": proof.evaluated, "scored": proof.scored,
-            "proof": str(proof).rpartition("; ")[0], "chosen": self.chosen, "front": self.front.rows,
+            "proof": str(proof).rpartition("; ")[0], "chosen": self.chosen,
+            "front": self.front.rows, "neighbours": list(self.neighbours),
         }  # fmt: skip
 
 
@@ -103,6 +109,7 @@ class Plan:
 
     def report(self) -> Report:
         """What is known before simulation."""
+        moved = sum(traffic(self.program, self.design.word_bytes))
         return report(
             self.model,
             self.design,
@@ -111,9 +118,26 @@ class Plan:
             timing=self.timing,
             parts=accelerator.resources(self.design),
             available=self.limit,
-            traffic_bytes=sum(traffic(self.program, self.design.word_bytes)),
+            traffic_bytes=moved,
             notes=self.network.notes,
+            commands=self.program.commands,
+            search=self.found.to_json() if self.found is not None else None,
+            energy=self._energy(moved),
         )
+
+    def _energy(self, moved: int) -> dict[str, object] | None:
+        """Modelled energy of one inference; None for a board without coefficients."""
+        if self.design.board.energy is None:
+            return None
+        found = run_energy(
+            self.program,
+            self.design,
+            self.timing,
+            parts=accelerator.resources(self.design),
+            engines=engine_joules(self.design),
+            traffic_bytes=moved,
+        )
+        return dict(found.to_json())
 
 
 def peak_macs(design: Design) -> int:
@@ -148,7 +172,7 @@ def plan(
         InputError: a model or a board that cannot be used.
         NothingFits: no design fits the budget.
     """
-    found = models.load(model)
+    found = read_model(model)
     _check_board(board)
     network = _lowered(found, calibration)
     _LOG.info("%s: %d layers, %d multiply-accumulates", model, len(network.layers), found.macs)
@@ -163,9 +187,24 @@ def plan(
     return Plan(str(model), network, design, program, limit, found.macs, original, calibration is not None, searched)
 
 
+def read_model(model: str | Path) -> Workload | Network:
+    """As `codesign.models.load`; a torch ``.pt2`` file too, if torch is there.
+
+    Raises:
+        InputError: a model that cannot be used.
+        ToolError: torch is missing.
+    """
+    if Path(model).suffix != ".pt2":
+        return models.load(model)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / f"{Path(model).stem}.onnx"
+        path.write_bytes(read_pt2(model))
+        return load_onnx(path)
+
+
 def integers(model: str | Path, calibration: Arrays | None = None) -> Network:
     """The model in integers; see `plan`."""
-    return _lowered(models.load(model), calibration)
+    return _lowered(read_model(model), calibration)
 
 
 def _lowered(found: Network | Workload, calibration: Arrays | None) -> Network:
@@ -177,7 +216,8 @@ def _searched(space: DesignSpace, objective: str) -> tuple[Design, Found]:
     chosen = choose(front, objective)
     _LOG.info("%s", front.proof)
     point = {name: int(values[chosen]) for name, values in front.parameters.items()}
-    return space.design(point), Found(front, objective, chosen)
+    around = neighbours(point, space.axes, space.evaluate)
+    return space.design(point), Found(front, objective, chosen, around)
 
 
 class _Progress:
@@ -385,7 +425,7 @@ def _dense_macs(layer: Layer) -> int:
 
 def _original(model: str | Path, workload: Workload) -> bytes | None:
     """The model's file; None if it needs other files beside it."""
-    data = models.original(model)
+    data = read_pt2(model) if Path(model).suffix == ".pt2" else models.original(model)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         path.write_bytes(data)

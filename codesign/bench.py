@@ -11,10 +11,12 @@ from tempfile import TemporaryDirectory
 
 from codesign import models
 from codesign.assembly import plan, tools
+from codesign.bench_search import search_rows
 from codesign.board import Board
 from codesign.cycles import exact
 from codesign.design import Design
 from codesign.errors import CheckError, InputError, ToolError
+from codesign.goal import GOAL, Row
 from codesign.host import image_of
 from codesign.hw import accelerator
 from codesign.network import Network, run
@@ -24,45 +26,11 @@ from codesign.samples import random_samples, samples_of
 from codesign.sim.check import Inference, Sample, SimulatedAccelerator, compiled, memory_ports
 from codesign.sim.simulator import Library
 
-GOAL = "goal of the project"
 BOARD = "zcu102"
 
 _LOG = logging.getLogger(__name__)
 _TIMED = 20
 """Runs of the cycle model of which the fastest counts."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One figure.
-
-    Attributes:
-        case: ``MODEL@BOARD``.
-        metric: snake case, the unit last.
-        unit: of both figures.
-        ours: as this run computed it.
-        evidence: modelled or simulated, or measured for times on this machine.
-        reference: what it is compared with; None if with nothing.
-        source: where the reference comes from.
-        at_least: whether more is better.
-    """
-
-    case: str
-    metric: str
-    unit: str
-    ours: float
-    evidence: str
-    reference: float | None = None
-    source: str = ""
-    at_least: bool = True
-
-    @property
-    def state(self) -> str:
-        """``reached``, ``missed``, or nothing without a reference."""
-        if self.reference is None:
-            return ""
-        better = self.ours >= self.reference if self.at_least else self.ours <= self.reference
-        return "reached" if better else "missed"
 
 
 @dataclass(frozen=True)
@@ -99,7 +67,7 @@ def _spine() -> list[Row]:
     return [*_transformer(), *_products()]
 
 
-BENCHES: Mapping[str, Callable[[], Sequence[Row]]] = {"spine": _spine}
+BENCHES: Mapping[str, Callable[[], Sequence[Row]]] = {"spine": _spine, "search": search_rows}
 """Benches by name."""
 
 

@@ -319,15 +319,14 @@ class _Schedule:
     def _arrival(self) -> Number:
         """Cycle before which the last of the weights up to now cannot be there.
 
-        The memory has a rate and a latency; and whenever a ring is full, a word is asked for only after the
-        word in its place was used, which takes a tile's time and the latency again.
+        The memory has a rate and a latency; and when a ring is full, a word is asked for only after the word in
+        its place was there and used.
         """
         p, memory = self.linear, self.bound.board.memory
         late: Any = 8 * p["t_out"] * self.tiles + p["t_in"] * p["t_out"] * self.words - BURST_BYTES
         granted = -(-late * memory.bytes_denominator // memory.bytes_numerator)
-        again = memory.read_latency + self.formulas.array_latency + p["n_l"] + 2
         turns = larger((self.words - 1) // p["ring_words"], (self.tiles - 1) // p["table_words"])
-        return self.begin + memory.read_latency + larger(larger(granted, 0), turns * again)
+        return self.begin + memory.read_latency + larger(larger(granted, 0), turns * memory.read_latency)
 
     def _attention(self, layer: Attention) -> None:
         heads = self._columns(layer.query) // self._head(layer)

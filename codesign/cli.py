@@ -153,9 +153,25 @@ def _show_checked(found: Checked) -> Answer:
         for name, result in found.results.items()
     }
     waves = [f"waves      {result.waves}" for result in found.results.values() if result.waves]
-    lines = [*_verdict(found), *found.problems, *waves]
-    document = {"passed": found.passed, "kernel": found.kernel, "results": data, "problems": found.problems}
+    lines = [*_verdict(found), *found.problems, *waves, *_counted(found)]
+    document: dict[str, object] = {
+        "passed": found.passed, "kernel": found.kernel, "results": data, "problems": found.problems
+    }  # fmt: skip
+    if found.synthesized is not None:
+        document["synthesized"] = dict(found.synthesized)
     return Answer(document, "\n".join(lines), 0 if found.passed else 1)
+
+
+def _counted(found: Checked) -> list[str]:
+    """What synthesis counted beside what the formulas say, by part."""
+    if found.synthesized is None:
+        return []
+    rows = [["part", "resource", "synthesized", "modelled"]]
+    for part, counts in found.synthesized.items():
+        for name, count in counts.items():
+            modelled = found.report.parts.get(part, {}).get(name, 0)
+            rows += [[part, name, f"{count:g}", str(modelled)]] if count or modelled else []
+    return [table(rows)]
 
 
 def _verdict(found: Checked) -> list[str]:
@@ -223,6 +239,13 @@ def _show_bench(found: "Bench") -> Answer:
     return Answer({"bench": found.name, "rows": data, "seconds": found.seconds}, text, int(missed))
 
 
+def _show_quantized(found: flow.Quantized) -> Answer:
+    data = {"path": str(found.path), "layers": found.layers, "macs": found.macs}
+    lines = [f"quantized  {found.path}: {found.layers} layers in integers"]
+    lines += [f"next       codesign build {found.path} --board zcu102"]
+    return Answer(data, "\n".join(lines))
+
+
 _FOLDER = Option("dir", "a bundle that build wrote", {"metavar": "DIR"})
 
 VERBS = (
@@ -237,9 +260,9 @@ VERBS = (
             Option("--out", "the bundle's folder (default build/MODEL-BOARD)", {"metavar": "DIR"}),
             Option("--clock-mhz", "instead of the board's clock", {"type": float, "metavar": "F"}),
             Option("--budget", "less than the board has: dsp=N,bram36=N,uram=N,lut=N,ff=N", {"metavar": "LIMITS"}),
-            Option("--objective", "search all designs: latency or area (default: a plain choice)", {"metavar": "NAME"}),
             Option("--set", "another figure of the board", {"action": "append", "default": [], "metavar": "KEY=VALUE"}),
             Option("--calibrate", "samples for a model without quantizers", {"metavar": "FILE.npz"}),
+            Option("--objective", "search all designs: latency or area (default: a plain choice)", {"metavar": "NAME"}),
         ),
     ),
     Verb(
@@ -253,6 +276,7 @@ VERBS = (
             Option("--waves", "write the waves beside the bundle's folder", {"action": "store_true"}),
             Option("--seed", "of the samples", {"type": int, "default": 0, "metavar": "N"}),
             Option("--images", "samples, run back to back (default 3)", {"type": int, "default": 3, "metavar": "N"}),
+            Option("--synth", "synthesize too: engines, top or none", {"default": "none", "metavar": "WHAT"}),
         ),
     ),
     Verb(
@@ -286,6 +310,17 @@ VERBS = (
             Option("--limit", "designs per combination (default 262144)", {"type": int, "metavar": "N"}),
             Option("--exact", "score the front of latency and DSPs exactly", {"action": "store_true"}),
             Option("--resume", "continue a sweep that was interrupted", {"action": "store_true"}),
+        ),
+    ),
+    Verb(
+        "quantize",
+        "quantize a float model with samples and write it as ONNX",
+        flow.quantize,
+        _show_quantized,
+        (
+            Option("model", "a name, or a path to a .onnx file", {"metavar": "MODEL"}),
+            Option("--calibrate", "32 to 256 typical samples", {"required": True, "metavar": "FILE.npz"}),
+            Option("--out", "the new file", {"required": True, "metavar": "FILE.onnx"}),
         ),
     ),
     Verb("report", "show the report of a bundle", flow.report, _show_report, (_FOLDER,)),

@@ -155,7 +155,7 @@ _Access = tuple[int, int, int, bool]
 def _clashes(
     me: Command, seen: Mapping[str, Mapping[str, list[_Access]]], newest: Mapping[tuple[str, str], int]
 ) -> dict[str, int]:
-    """The newest earlier command per engine that this one must follow, if newer than what its engine follows already."""
+    """The newest earlier command per engine that this one must follow, if its engine does not follow it already."""
     found: dict[str, int] = {}
     for spans, writes in ((me.reads, False), (me.writes, True)):
         for memory, start, stop in spans:

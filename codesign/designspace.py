@@ -93,6 +93,17 @@ class DesignSpace:
         free: dict[str, Any] = {name: int(value) for name, value in point.items()}
         return self.planner.design(Choice(**free))
 
+    def evaluate(self, point: Mapping[str, int]) -> dict[str, float] | None:
+        """All of `OBJECTIVES` of a point, exact; None if it is not legal, does not fit or runs no program."""
+        design = self.design(point)
+        if not self.planner.legal(design):
+            return None
+        need = sum(self.tools.resources(design).values(), Resources())
+        score = _Scorer(self).score(point)
+        if score is None or any(getattr(need, name) > getattr(self.limit, name) for name in RESOURCES):
+            return None
+        return {"latency_us": score[0], **{name: float(getattr(need, name)) for name in RESOURCES}}
+
     # The problem.
 
     def problem(self, objectives: tuple[str, ...]) -> Problem:

@@ -4,6 +4,7 @@ Importing this module needs numpy alone; hardware, simulator and model files are
 needs them.
 """
 
+import io
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from codesign.sim.simulator import Library
     from codesign.sweeps import Sweep
 
+SYNTHESES = ("none", "engines", "top")
+"""What `verify` may have synthesized."""
 TARGETS = ("golden", "sim")
 """Where `run` computes: the golden model in numpy, or the simulated Verilog."""
 
@@ -104,6 +107,7 @@ class Checked:
         results: what was compared, by layer if a kernel was verified, else one named after the model.
         kernel: its name if only its layers were run.
         skipped: layers that the design has no room to run alone.
+        synthesized: what open synthesis counted, by part and resource; None if it was not asked.
     """
 
     path: Path
@@ -111,6 +115,7 @@ class Checked:
     results: Mapping[str, "Verification"]
     kernel: str | None = None
     skipped: tuple[str, ...] = ()
+    synthesized: Mapping[str, Mapping[str, float]] | None = None
 
     @property
     def result(self) -> "Verification":
@@ -221,6 +226,10 @@ def load(model: str | Path) -> Workload | Network:
     Raises:
         InputError: nothing of this name, or a file that cannot be used.
     """
+    if Path(model).suffix == ".pt2":
+        from codesign.assembly import read_model
+
+        return read_model(model)
     return _models.load(model)
 
 
@@ -338,7 +347,6 @@ def search(
     return DesignSpace(network, target, tools(), budget=limits).search(tuple(objectives))
 
 
-
 def sweep(
     model: str | Path | Sequence[str],
     board: str | Path | Sequence[str],
@@ -375,6 +383,50 @@ def sweep(
     return sweeps.sweep(request, Path(out), resume=resume)
 
 
+@dataclass(frozen=True)
+class Quantized:
+    """The result of `quantize`.
+
+    Attributes:
+        path: the file.
+        layers: layers in integers.
+        macs: multiply-accumulates of one inference.
+    """
+
+    path: Path
+    layers: int
+    macs: int
+
+
+def quantize(model: str | Path, calibrate: str | Path, out: str | Path) -> Quantized:
+    """Quantizes a float model and writes it as QONNX, which `build` takes without calibration.
+
+    Args:
+        model: a name or a path to an ONNX file.
+        calibrate: ``.npz`` of 32 to 256 typical samples, an array per model input.
+        out: the new ``.onnx`` file.
+
+    Raises:
+        InputError: a model, samples or a file that cannot be used.
+    """
+    target = Path(out)
+    if target.suffix != ".onnx" or not target.resolve().parent.is_dir():
+        raise InputError(f"--out {out}; legal: a file ending in .onnx in a folder that exists")
+    found = _models.load(model)
+    if isinstance(found, Network):
+        raise InputError(f"{model} is integers already; legal: a float model")
+    from codesign.quant.ptq import calibrate as quantized
+
+    _LOG.info("%s: trying ways to quantize it", model)
+    folder = Path(model).parent if Path(model).is_file() else None
+    data = quantized(_models.original(model), load_arrays(calibrate), name=str(model), folder=folder)
+    _written(target, data)
+    from codesign.assembly import integers
+
+    network = integers(target)
+    return Quantized(target, len(network.layers), network.macs)
+
+
 def open(dir: str | Path) -> Bundle:
     """A bundle that `build` wrote.
 
@@ -385,7 +437,7 @@ def open(dir: str | Path) -> Bundle:
 
 
 def verify(
-    dir: str | Path, kernel: str | None = None, waves: bool = False, seed: int = 0, images: int = 3
+    dir: str | Path, kernel: str | None = None, waves: bool = False, seed: int = 0, images: int = 3, synth: str = "none"
 ) -> "Checked":
     """Compares golden model, cycle model and simulated Verilog of a bundle, and writes the result into its report.
 
@@ -396,6 +448,8 @@ def verify(
             bundle's folder.
         seed: of the samples; those of a model that ships are held-out ones, others are random.
         images: samples, run back to back without reset.
+        synth: what open synthesis counts beside: ``engines``, the whole ``top``, or ``none``; minutes, unless it is in
+            the cache.
 
     Raises:
         BundleError: not a bundle, or its parts do not belong together.
@@ -405,12 +459,15 @@ def verify(
     """
     if images < 1:
         raise InputError(f"--images {images}; legal: at least 1")
+    if synth not in SYNTHESES:
+        raise InputError(f"--synth {synth!r}; legal: {', '.join(SYNTHESES)}")
     held = open(dir)
+    counts = _synthesized(held, synth) if synth != "none" else None
     options = f"--waves --seed {seed} --images {images}"
     file = held.path.resolve().with_name(f"{held.path.resolve().name}.vcd") if waves else None
     if kernel is not None:
-        return _verified_kernel(held, kernel, images, seed, file)
-    return _verified(held, images, seed, file, f"codesign verify {dir} {options}")
+        return replace(_verified_kernel(held, kernel, images, seed, file), synthesized=counts)
+    return replace(_verified(held, images, seed, file, f"codesign verify {dir} {options}"), synthesized=counts)
 
 
 def run(
@@ -495,6 +552,19 @@ def _verified(held: Bundle, images: int, seed: int, waves: Path | None, rerun: s
     result = check.verify(held.contents.subject, library, chosen, rerun=rerun, waves=waves)
     result = replace(result, faults=(*result.faults, *faults))
     return Checked(held.path, _noted(held, result), {held.contents.model: result})
+
+
+def _synthesized(held: Bundle, what: str) -> dict[str, Mapping[str, float]]:
+    """Resources that open synthesis counts in the bundle's Verilog, by part."""
+    from codesign.hw.accelerator import TOP
+    from codesign.sim.synth import synthesize, synthesize_engines
+
+    sources = {
+        name.removeprefix("rtl/"): data.decode() for name, data in held.stored.files.items() if name.startswith("rtl/")
+    }
+    _LOG.info("synthesizing with Yosys; minutes, unless it is in the cache")
+    found = synthesize(sources, TOP).engines if what == "top" else synthesize_engines(sources)
+    return {name: counts.to_json() for name, counts in sorted(found.items())}
 
 
 def _verified_kernel(held: Bundle, kernel: str, images: int, seed: int, waves: Path | None) -> Checked:
@@ -594,10 +664,16 @@ def _labels(path: str | Path, count: int) -> NDArray[np.int64]:
 
 def _save(path: Path, array: NDArray[np.float64]) -> None:
     """Writes an array whole or not at all."""
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=False)
+    _written(path, file.getvalue())
+
+
+def _written(path: Path, data: bytes) -> None:
+    """Writes a file whole or not at all."""
     part = path.with_name(f".{path.name}.part")
     try:
-        with part.open("wb") as file:
-            np.save(file, array, allow_pickle=False)
+        part.write_bytes(data)
         part.replace(path)
     except OSError as error:
         with suppress(OSError):

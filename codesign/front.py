@@ -7,6 +7,8 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
+from codesign.plots import Picture, scatter
+
 Values = NDArray[np.float64]
 """Objective vectors, one per row."""
 Mask = NDArray[np.bool_]
@@ -282,6 +284,10 @@ class Front:
         if limit is None or len(rows) <= limit:
             return rows
         return [rows[i] for i in np.linspace(0, len(rows) - 1, limit).round().astype(int)]
+
+    def plot(self, x: str | None = None, y: str | None = None) -> Picture:
+        """The points by two of their columns, the first two objectives if not given; shows itself in notebooks."""
+        return scatter(self.rows, x, y, objectives=self.objectives)
 
     def _repr_html_(self) -> str:
         return f"<pre>{escape(self.table())}</pre>"

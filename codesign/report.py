@@ -1,17 +1,24 @@
 """The report of a build: one value, as JSON and as a page that needs nothing but a browser.
 
-Every figure says how it came about: *modelled* or *simulated*. What no open tool can tell is listed.
+Every figure says how it came about: *modelled*, *simulated*, *synthesized*, and never two of them in one
+column. What no open tool can tell is listed.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from html import escape
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
 
+from codesign import page, pareto, plots
+from codesign import waits as waiting
+from codesign.board import Board
+from codesign.command import Command
 from codesign.cycles import Timing
 from codesign.design import Design
 from codesign.errors import BundleError
 from codesign.kernel import Resources
+from codesign.page import Html, mark, paragraph, table
+from codesign.plots import Bar, Picture, Point, short
+from codesign.waits import Wait
 
 UNKNOWN = (
     "whether the design closes timing at the assumed clock",
@@ -21,15 +28,9 @@ UNKNOWN = (
 )
 """What only a vendor's tools or a board can tell."""
 
-_COLOURS = ("#4878a8", "#b07c3a", "#6a9a5b", "#a0525f", "#7b6aa3", "#5b9a9a")
-_STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
-h1{font-size:1.4rem}h2{font-size:1.1rem;margin-top:2rem}table{border-collapse:collapse}
-td,th{padding:.25rem .8rem .25rem 0;text-align:left;border-bottom:1px solid #ddd}td.n{text-align:right}
-.verdict{padding:.6rem 1rem;border-left:.4rem solid #888;background:#f4f4f4}.good{border-color:#3a8a4a}
-.bad{border-color:#b33}.mark{font-size:.8rem;color:#666;border:1px solid #bbb;border-radius:.6rem;padding:0 .4rem}
-.binding{font-weight:600}svg{max-width:100%;height:auto}svg text{font:11px system-ui,sans-serif;fill:#333}
-"""
+_NONE, _LATER = "–", "not yet"
+_LONGEST = 200
+"""Idle stretches in the table."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,13 @@ class Report:
         faults: what a verification found.
         assumptions: figures that nobody measured, with the reason.
         notes: what lowering decided on its own.
+        waits: engine, first and last cycle, cause and reason of every idle stretch, see `codesign.waits`.
+        bytes_per_cycle: what the off-chip memory allows; None if unknown.
+        search: how the design was found, see `codesign.pareto`; None for the plain choice.
+        energy: as `codesign.energy.RunEnergy.to_json` gives it; None if unknown.
+        accuracy: ``share`` of right predictions, ``samples`` and ``evidence``; None if unknown.
+        command: the call that built this, without objective and budget.
+        budget: resources of which less than the board has may be used.
     """
 
     model: str
@@ -71,6 +79,13 @@ class Report:
     faults: tuple[str, ...] = ()
     assumptions: Mapping[str, str] | None = None
     notes: tuple[str, ...] = ()
+    waits: tuple[Wait, ...] = ()
+    bytes_per_cycle: float | None = None
+    search: Mapping[str, Any] | None = None
+    energy: Mapping[str, Any] | None = None
+    accuracy: Mapping[str, Any] | None = None
+    command: str | None = None
+    budget: Mapping[str, int] | None = None
 
     @property
     def total_cycles(self) -> int:
@@ -103,6 +118,14 @@ class Report:
             faults=tuple(faults),
         )
 
+    def with_accuracy(self, share: float, samples: int, evidence: str) -> "Report":
+        """The same with the share of right predictions on some samples; ``evidence`` is simulated, say."""
+        return replace(self, accuracy={"share": share, "samples": samples, "evidence": evidence})
+
+    def with_synthesis(self, found: Resources) -> "Report":
+        """The same with the resources that a synthesis counted."""
+        return replace(self, resources={**self.resources, "synthesized": _plain(found)})
+
     def to_json(self) -> dict[str, object]:
         """Plain data; figures that follow from others are included."""
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -113,7 +136,7 @@ class Report:
             "gops": 2 * self.macs / self.latency_ms / 1e6,
             "macs_per_cycle": self.macs_per_cycle,
             "mac_utilization": self.macs_per_cycle / self.peak_macs,
-            "search": {"strategy": "plain"},
+            "search": {**_PLAIN, **(self.search or {})},
         }
 
     @classmethod
@@ -124,13 +147,17 @@ class Report:
             BundleError: a missing or illegal value.
         """
         try:
-            values = {f.name: document[f.name] for f in fields(cls)}  # type: ignore[index]
+            values = {f.name: document[f.name] for f in fields(cls) if f.default is MISSING}  # type: ignore[index]
+            values |= {f.name: document.get(f.name, f.default) for f in fields(cls) if f.name not in values}  # type: ignore[attr-defined]
             for name in ("engines", "faults", "notes"):
                 values[name] = tuple(values[name])
             values["timeline"] = tuple((str(e), str(n), int(a), int(b)) for e, n, a, b in values["timeline"])
+            values["waits"] = tuple(Wait(str(e), int(a), int(b), str(c), str(r)) for e, a, b, c, r in values["waits"])
+            if values["search"] is not None and values["search"]["strategy"] == _PLAIN["strategy"]:
+                values["search"] = None
             report = cls(**values)
             report.to_json(), report.html(), report.lines()
-        except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
             raise BundleError(f"report.json is damaged: {' '.join(str(error).split())}") from error
         return report
 
@@ -156,11 +183,16 @@ class Report:
                 share = f"{count} of {there[name]}, {100 * count / there[name]:.1f} %, modelled"
                 yield name, share + (", binding" if name == self.binding else "")
 
+    @property
+    def agrees(self) -> bool:
+        """Truth of a simulation having found nothing wrong."""
+        return bool(self.bit_exact) and not self.faults and self.cycles["simulated"] == self.cycles["modelled"]
+
     def verdict(self) -> str:
         """Whether hardware and models agree, in one sentence."""
         if self.bit_exact is None:
             return "modelled; not simulated yet"
-        if self.bit_exact and not self.faults and self.cycles["simulated"] == self.cycles["modelled"]:
+        if self.agrees:
             return f"simulated: bit-exact on {self.images} images, cycles equal to the model"
         wrong = [] if self.bit_exact else ["bits differ"]
         wrong += [] if self.cycles["simulated"] == self.cycles["modelled"] else ["cycles differ from the model"]
@@ -168,79 +200,232 @@ class Report:
 
     def html(self) -> str:
         """A page of its own: verdict first, then figures with their evidence, then what nobody here can tell."""
-        title = f"{escape(self.model)} on {escape(self.board)}"
-        parts = [
-            f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>",
-            f"<style>{_STYLE}</style><h1>{title}</h1>",
-            self.body(),
-            "</html>\n",
-        ]
-        return "\n".join(parts)
-
-    def body(self) -> str:
-        """The page without its frame."""
-        state = "" if self.bit_exact is None else "good" if "bit-exact" in self.verdict() else "bad"
-        return "\n".join(
-            [
-                f'<p class="verdict {state}">{escape(self.verdict())}</p>',
-                _table(("", "", "evidence"), self._figures()),
-                "<h2>Resources</h2>",
-                _table(("", "used", "available", "share", "evidence"), self._resource_rows()),
-                "<h2>Where the cycles go</h2>",
-                self.timeline_svg(),
-                "<h2>What open tools cannot tell</h2>",
-                _list(UNKNOWN),
-                "<h2>Assumptions</h2>",
-                _list([f"{key}: {reason}" for key, reason in (self.assumptions or {}).items()]),
-                *(["<h2>Notes</h2>", _list(self.notes)] if self.notes else []),
-            ]
-        )
+        return page.document(f"{self.model} on {self.board}", self.body(interactive=True))
 
     def _repr_html_(self) -> str:
-        return f"<style>{_STYLE}</style>{self.body()}"
+        return page.fragment(self.body(interactive=False))
 
-    def _figures(self) -> list[tuple[str, str, str]]:
-        evidence = "simulated" if self.cycles["simulated"] else "modelled"
-        rows = [("cycles", f"{self.cycles['modelled']}", "modelled")]
-        if self.cycles["simulated"]:
-            rows.append(("cycles", f"{self.cycles['simulated']}", "simulated"))
+    def body(self, *, interactive: bool) -> str:
+        """The page without its frame; only an interactive one needs the frame's script."""
+        searched = ""
+        if self.search is not None:
+            searched = pareto.sections(self.search, self._command(), self.budget or {}, interactive=interactive)
+        parts = [
+            self._verdict(),
+            page.section("Latency", self._latency()),
+            page.section("Accuracy", self._accuracy()),
+            page.section("Utilization", self._utilization()),
+            page.section("Resources", self._resources()),
+            page.section("Roofline", self._roofline()),
+            page.section("Where the cycles go", self._cycles_go()),
+            searched,
+            page.section("Energy", self._energy()),
+            page.section("What open tools cannot tell", [page.listing(UNKNOWN)]),
+            page.section("Assumptions", [page.listing(self._assumptions())]),
+            page.section("Notes", [page.listing(self.notes)]),
+        ]
+        return "\n".join(part for part in parts if part)
+
+    def plot(self, name: str) -> Picture:
+        """One of the page's drawings: ``timeline``, ``roofline``, ``resources``, ``utilization`` or ``front``.
+
+        Raises:
+            ValueError: another name, or the report has no such figures.
+        """
+        if name == "timeline":
+            return self._timeline()
+        if name == "resources":
+            return plots.shares([(n, share, text) for n, share, text in self._shares("modelled")])
+        if name == "utilization":
+            return plots.shares([(e["name"], *self._busy(e["busy_cycles"])) for e in self.engines])
+        if name == "roofline" and self.bytes_per_cycle:
+            points = [Point(kind, self.macs / n, kind == "simulated") for kind, n in self.cycles.items() if n]
+            intensity = self.macs / self.traffic_bytes
+            return plots.roofline(points, intensity, peak=self.peak_macs, bandwidth=self.bytes_per_cycle)
+        if name == "front" and self.search is not None and self.search["front"]:
+            return pareto.plot(self.search)
+        raise ValueError(f"no plot {name!r}; legal: timeline, resources, utilization, and roofline and front if known")
+
+    def _command(self) -> str:
+        return self.command or pareto.base_command(self.model, self.board)
+
+    # Sections.
+
+    def _verdict(self) -> str:
+        text = self.verdict()
+        state = "" if self.bit_exact is None else "good" if self.agrees else "bad"
+        simulated = bool(self.cycles["simulated"])
+        name, share, used = max(self._shares("modelled"), key=lambda row: row[1])
+        latency, clock = f"{short(self.latency_ms)} ms", f"{self.clock_mhz:g} MHz"
+        facts = [
+            Html(f"{latency} {mark('simulated' if simulated else 'modelled')} at {clock} {mark('assumed')}"),
+            Html(f"{'does not fit: ' if share > 1 else ''}most of {page.shown(name)}: {used} {mark('modelled')}"),
+        ]
+        return f'<div class="cs-verdict {state}"><strong>{page.shown(text)}</strong>{page.listing(facts)}</div>'
+
+    def _latency(self) -> list[str]:
+        """Figures that depend on cycles, each kind of evidence in a column of its own."""
+        counts = [self.cycles["modelled"], self.cycles["simulated"]]
+
+        def row(name: str, value: Callable[[int], str]) -> list[str]:
+            return [name, *(value(count) if count else _LATER for count in counts)]
+
+        rows = [
+            row("cycles of one inference", lambda n: f"{n:,}"),
+            row(f"latency at {self.clock_mhz:g} MHz, in ms", lambda n: short(n / self.clock_mhz / 1e3)),
+            row("inferences per second", lambda n: f"{self.clock_mhz * 1e6 / n:,.0f}"),
+            row("billions of operations per second", lambda n: short(2 * self.macs * self.clock_mhz / n / 1e3)),
+            row("multiply-accumulates per cycle", lambda n: short(self.macs / n)),
+            row(f"share of the {self.peak_macs:,} possible", lambda n: f"{100 * self.macs / n / self.peak_macs:.1f} %"),
+        ]
+        work = f"{self.macs:,} multiply-accumulates of one inference"
         return [
-            *rows,
-            (f"latency at {self.clock_mhz:g} MHz (assumed clock)", f"{self.latency_ms:.4g} ms", evidence),
-            ("multiply-accumulates", f"{self.macs}", "counted"),
-            ("multiply-accumulates per cycle", f"{self.macs_per_cycle:.4g} of {self.peak_macs}", evidence),
-            ("off-chip traffic", f"{self.traffic_bytes} bytes", "modelled"),
+            table(["", "modelled", "simulated"], rows, "The clock is assumed: no open tool times this design."),
+            paragraph(work, "counted"),
+            paragraph(f"{self.traffic_bytes:,} bytes to and from the off-chip memory", "modelled"),
         ]
 
-    def _resource_rows(self) -> list[tuple[str, ...]]:
-        used, there = self.resources["modelled"] or {}, self.resources["available"] or {}
-        rows: list[tuple[str, ...]] = []
-        for name, count in used.items():
-            if there[name]:
-                label = f"{name} (binding)" if name == self.binding else name
-                rows.append((label, f"{count}", f"{there[name]}", f"{100 * count / there[name]:.1f} %", "modelled"))
-        return rows
+    def _accuracy(self) -> list[str]:
+        if self.accuracy is None:
+            return []
+        share, samples = float(self.accuracy["share"]), int(self.accuracy["samples"])
+        return [paragraph(f"{100 * share:.2f} % of {samples:,} samples right", str(self.accuracy["evidence"]))]
 
-    def timeline_svg(self) -> str:
-        """One lane per engine, one bar per command, drawn to scale over the modelled cycles."""
-        lanes = list(dict.fromkeys(entry[0] for entry in self.timeline))
-        width, left, row = 900, 80, 26
-        scale = (width - left) / max(1, max((entry[3] for entry in self.timeline), default=1))
-        parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {row * len(lanes) + 24}">']
-        for index, name in enumerate(lanes):
-            parts.append(f'<text x="0" y="{row * index + 17}">{escape(name)}</text>')
-        for engine, label, start, stop in self.timeline:
-            lane = lanes.index(engine)
-            x, w = left + start * scale, max(0.5, (stop - start) * scale)
-            parts.append(
-                f'<rect x="{x:.1f}" y="{row * lane + 4}" width="{w:.1f}" height="18"'
-                f' fill="{_COLOURS[lane % len(_COLOURS)]}"><title>{escape(label)}: {start} to {stop}</title></rect>'
+    def _busy(self, cycles: int) -> tuple[float, str]:
+        share = cycles / (self.cycles["modelled"] or 1)
+        return share, f"{cycles:,} cycles, {100 * share:.1f} %"
+
+    def _utilization(self) -> list[str]:
+        rows = [
+            [e["name"], *self._busy(e["busy_cycles"])[1].split(" cycles, "), page.pairs(e["parameters"]) or _NONE]
+            for e in self.engines
+        ]
+        caption = "Cycles in which an engine has a command under way (modelled)"
+        return [
+            page.scroll(self.plot("utilization").svg, caption),
+            table(["engine", "busy cycles", "of the run", "parameters"], rows, caption),
+        ]
+
+    def _shares(self, evidence: str) -> list[tuple[str, float, str]]:
+        """Per resource that the device has: share of it, and used, available and share as text."""
+        used, there = self.resources[evidence] or {}, self.resources["available"] or {}
+        return [
+            (name, count / there[name], f"{count:,} of {there[name]:,}, {100 * count / there[name]:.1f} %")
+            for name, count in used.items()
+            if there[name]
+        ]
+
+    def _resources(self) -> list[str]:
+        there, synthesized = self.resources["available"] or {}, self.resources["synthesized"]
+        rows = []
+        for name, share, _ in self._shares("modelled"):
+            count = (self.resources["modelled"] or {})[name]
+            other = None if synthesized is None else synthesized[name]
+            rows.append(
+                [
+                    f"{name} (binding)" if name == self.binding else name,
+                    f"{count:,}",
+                    f"{100 * share:.1f} %",
+                    _LATER if other is None else f"{other:,}",
+                    _LATER if other is None else f"{100 * other / there[name]:.1f} %",
+                    f"{there[name]:,}",
+                ]
             )
-        end = max((entry[3] for entry in self.timeline), default=0)
-        parts.append(
-            f'<text x="{width}" y="{row * len(lanes) + 16}" text-anchor="end">{end} cycles, modelled</text></svg>'
+        binding = frozenset(i for i, row in enumerate(rows) if row[0].endswith("(binding)"))
+        heading = ["", "modelled", "of available", "synthesized", "of available", "available"]
+        limited = f", limited by the budget {page.pairs(self.budget)}" if self.budget else ""
+        caption = f"Used of what the device has{limited}; of the binding one the largest share is used"
+        names = [name for name, _, _ in self._shares("modelled")]
+        parts = [[part, *(f"{counts[name]:,}" for name in names)] for part, counts in self.parts.items()]
+        return [
+            page.scroll(self.plot("resources").svg, "share of each resource (modelled)"),
+            table(heading, rows, caption, strong=binding),
+            page.details("by part", table(["part", *names], parts, "Resources by part (modelled)")),
+        ]
+
+    def _roofline(self) -> list[str]:
+        if not self.bytes_per_cycle:
+            return []
+        intensity = self.macs / self.traffic_bytes
+        bound = "the memory" if intensity * self.bytes_per_cycle < self.peak_macs else "the multipliers"
+        limit = min(self.peak_macs, intensity * self.bytes_per_cycle)
+        text = (
+            f"{short(intensity)} multiply-accumulates per off-chip byte: {bound} would allow {short(limit)} per cycle."
+            f" The memory's {short(self.bytes_per_cycle)} bytes per cycle are"
         )
-        return "\n".join(parts)
+        return [paragraph(text, "assumed"), page.scroll(self.plot("roofline").svg, "roofline")]
+
+    # Where the cycles go.
+
+    def _timeline(self) -> Picture:
+        bars = [Bar(e, a, b, f"{e}: {name}, cycles {a:,} to {b:,}") for e, name, a, b in self.timeline]
+        bars += [
+            Bar(e, a, b, f"{e} waits {b - a:,} cycles, {a:,} to {b:,}: {reason}", cause)
+            for e, a, b, cause, reason in self.waits
+            if cause != waiting.WEIGHTS
+        ]
+        return plots.timeline(bars, self.cycles["modelled"] or 0)
+
+    def _cycles_go(self) -> list[str]:
+        text = "Every bar is a command; a thin line is waiting, in the colour of the engine that is waited for."
+        return [
+            paragraph(text, "modelled"),
+            page.scroll(self.plot("timeline").svg, "timeline of the engines", wide=True),
+            *self._causes(),
+            page.details("every idle stretch", self._stretches()),
+        ]
+
+    def _causes(self) -> list[str]:
+        """Idle cycles by engine and cause."""
+        if not self.waits:
+            return []
+        counts = waiting.shares(self.waits)
+        causes = list(dict.fromkeys(cause for by in counts.values() for cause in by))
+        rows = [
+            [engine, *(f"{by[cause]:,}" if cause in by else _NONE for cause in causes)] for engine, by in counts.items()
+        ]
+        heading = ["engine", *(_CAUSES.get(cause, f"for {cause}") for cause in causes)]
+        return [table(heading, rows, "Cycles that each engine waits, by what it waits for (modelled)")]
+
+    def _stretches(self) -> str:
+        waits = sorted(self.waits, key=lambda wait: wait[1] - wait[2])[:_LONGEST]
+        rows = [[e, f"{b - a:,}", f"{a:,}", f"{b:,}", reason] for e, a, b, _, reason in waits]
+        caption = f"The {len(waits)} longest of {len(self.waits)} idle stretches (modelled)"
+        return table(["engine", "cycles", "from", "to", "waits for"], rows, caption) if waits else ""
+
+    # The rest.
+
+    def _energy(self) -> list[str]:
+        if self.energy is None:
+            return []
+        total, (least, most) = float(self.energy["total"]), self.energy["band"]
+        parts = {**self.energy["engines"], **{name: self.energy[name] for name in _ENERGY}}
+        rows = [
+            [_ENERGY.get(name, name), _micro(value), f"{100 * value / total:.1f} %"] for name, value in parts.items()
+        ]
+        band = f"{_micro(least)} and {_micro(most)} µJ (±{100 * float(self.energy['error']):.0f} %)"
+        text = f"{_micro(total)} µJ per inference, believed to lie between {band}"
+        caption = "Where it goes (modelled)"
+        return [paragraph(text, str(self.energy["evidence"])), table(["", "µJ", "share"], rows, caption)]
+
+    def _assumptions(self) -> list[Html]:
+        found = (self.assumptions or {}).items()
+        return [Html(f"{page.shown(key)}: {page.shown(reason)} {mark('assumed')}") for key, reason in found]
+
+
+_PLAIN: Mapping[str, Any] = {"strategy": "plain", "points": None, "evaluated": None, "seconds": None, "front": []}
+"""What stands for the search of a design that was not searched for."""
+_CAUSES = {
+    waiting.READING: "command list still read",
+    waiting.DONE: "nothing left to do",
+    waiting.WEIGHTS: "at the pace of its weights (not idle)",
+}
+_ENERGY = {
+    "offchip": "off-chip transfers",
+    "shell": "shell and memories",
+    "idle": "engines while they wait",
+    "static": "drawn all the time",
+}
 
 
 def report(
@@ -254,6 +439,10 @@ def report(
     available: Resources,
     traffic_bytes: int,
     notes: Sequence[str] = (),
+    commands: Sequence[Command] = (),
+    search: Mapping[str, Any] | None = None,
+    energy: Mapping[str, Any] | None = None,
+    command: str | None = None,
 ) -> Report:
     """The report of a design before anything was simulated.
 
@@ -267,31 +456,32 @@ def report(
         available: the device, or less by the user's budget.
         traffic_bytes: off-chip bytes of one inference.
         notes: what lowering decided.
+        commands: the program's list, to tell what idle stretches wait for.
+        search: how the design was found, see `codesign.pareto`.
+        energy: as `codesign.energy.RunEnergy.to_json` gives it.
+        command: the call that built this, without objective and budget; made from model and board if not given.
     """
-    busy = dict.fromkeys((activity.engine for activity in timing.activities), 0)
-    for activity in timing.activities:
-        busy[activity.engine] += activity.stop - activity.start
+    board, limit = design.board, _plain(available)
     return Report(
         model=model,
-        board=design.board.name,
-        clock_mhz=design.board.clock_hz / 1e6,
+        board=board.name,
+        clock_mhz=board.clock_hz / 1e6,
         macs=macs,
         cycles={"modelled": timing.total, "simulated": None},
         peak_macs=peak_macs,
-        resources={
-            "modelled": _plain(sum(parts.values(), Resources())),
-            "synthesized": None,
-            "available": _plain(available),
-        },
+        resources={"modelled": _plain(sum(parts.values(), Resources())), "synthesized": None, "available": limit},
         parts={name: _plain(part) for name, part in parts.items()},
         traffic_bytes=traffic_bytes,
-        engines=tuple(
-            {"name": name, "parameters": dict(design.engines.get(name, {})), "busy_cycles": cycles}
-            for name, cycles in busy.items()
-        ),
+        engines=_engines(design, timing),
         timeline=tuple((a.engine, a.label, a.start, a.stop) for a in timing.activities),
-        assumptions=dict(design.board.assumptions),
+        assumptions=dict(board.assumptions),
         notes=tuple(notes),
+        waits=_waits(commands, timing),
+        bytes_per_cycle=_bytes_per_cycle(board),
+        search=search,
+        energy=energy,
+        command=command or " ".join([pareto.base_command(model, board.name), *_settings(board)]),
+        budget={name: count for name, count in limit.items() if count < getattr(board.resources, name)},
     )
 
 
@@ -299,18 +489,36 @@ def _plain(resources: Resources) -> dict[str, int]:
     return {name: int(value) for name, value in vars(resources).items()}
 
 
-def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in heading)
-    body = "".join("<tr>" + "".join(_cell(heading[i], cell) for i, cell in enumerate(row)) + "</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{body}</table>"
+def _micro(joules: float) -> str:
+    """Microjoules with three digits, which is more than the model knows."""
+    return f"{float(f'{1e6 * joules:.3g}'):,.10g}"
 
 
-def _cell(column: str, text: str) -> str:
-    if column == "evidence":
-        return f'<td><span class="mark">{escape(text)}</span></td>'
-    kind = ' class="binding"' if text.endswith("(binding)") else ""
-    return f"<td{kind}>{escape(text)}</td>"
+def _engines(design: Design, timing: Timing) -> tuple[Mapping[str, Any], ...]:
+    return tuple(
+        {"name": name, "parameters": dict(design.engines.get(name, {})), "busy_cycles": cycles}
+        for name, cycles in waiting.busy(timing.activities).items()
+    )
 
 
-def _list(items: Sequence[str]) -> str:
-    return "<ul>" + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>"
+def _waits(commands: Sequence[Command], timing: Timing) -> tuple[Wait, ...]:
+    """Idle stretches, then those in which the array goes at the pace of its weights."""
+    if not commands:
+        return ()
+    stretches = waiting.idle(commands, timing.activities, timing.total)
+    return (*stretches, *waiting.starved(commands, timing.activities))
+
+
+def _bytes_per_cycle(board: Board) -> float:
+    """The memory's sustained bandwidth, or that of the ports if it is less."""
+    memory = board.memory
+    return min(memory.bytes_numerator / memory.bytes_denominator, memory.ports * memory.port_bits / 8)
+
+
+def _settings(board: Board) -> list[str]:
+    """The options that changed figures of the board."""
+    return [
+        f"--set {key}={value}"
+        for key, value in board.figures().items()
+        if board.assumptions.get(key) == f"set to {value} by the user"
+    ]

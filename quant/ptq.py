@@ -9,8 +9,7 @@ the way leaves the float function as it is:
 * functions get an argument and a result whose range is used from end to end;
 * biases make up for the mean error of each product.
 
-Where a bit width, a clip or a migration has to be chosen, the one with the smallest error on the
-samples is taken.
+Which of these help is measured on samples that are held back.
 """
 
 import importlib
@@ -41,6 +40,9 @@ from codesign.workload import Workload, from_proto
 Clip: TypeAlias = Literal["max", "mse"]
 
 _CLIPS: tuple[Clip, ...] = ("max", "mse")
+
+_WORTH = 0.75
+"""Part of the plain settings' error that others must stay below: less than that is chance on few samples."""
 
 _TRIED = 48
 """Samples, at most, that settings are compared on."""
@@ -102,7 +104,7 @@ def calibrate(
         model: the file's bytes; quantizers that it has stay.
         samples: an array per model input, samples first; 32 to 256 typical ones.
         settings: None tries `choices` on three quarters of the samples and takes the one with the smallest
-            error of the outputs on the last quarter.
+            error of the outputs on the last quarter, or the simplest where that gains little.
         name: of the model in messages.
         folder: where external data may lie.
 
@@ -134,7 +136,10 @@ def _chosen(model: onnx.ModelProto, workload: Workload, each: Sequence[Sample], 
         except InputError:  # a scale that no layer can hold; where all end so, the first says why
             return math.inf
 
-    return min(choices(), key=error)
+    plain, *others = choices()
+    errors = {chosen: error(chosen) for chosen in others}
+    best = min(others, key=errors.__getitem__)
+    return best if errors[best] < _WORTH * error(plain) else plain
 
 
 def output_error(workload: Workload, other: Workload, each: Sequence[Sample]) -> float:
@@ -153,7 +158,9 @@ def _parsed(model: bytes, name: str) -> onnx.ModelProto:
     try:
         return onnx.load_model_from_string(model)
     except decode_error as error:
-        raise InputError(f"{name}: not an ONNX file ({error}); legal: a whole ONNX model") from error
+        raise InputError(
+            f"{name}: not an ONNX file ({' '.join(str(error).split())}); legal: a whole ONNX model"
+        ) from error
 
 
 def _embedded(model: onnx.ModelProto, name: str, folder: Path | None) -> onnx.ModelProto:

@@ -143,6 +143,23 @@ CASES: dict[str, tuple[Callable[[Place], list[str]], int, str]] = {
     "unknown table in toml": (build("gemm:4x4x4", "--board", "extra.toml"), INPUT, "more"),
     "a bus that is not built": (build("gemm:4x4x4", "--board", "ports.toml"), INPUT, "power of two"),
     "no board": (words("build", "gemm:4x4x4"), INPUT, "--board"),
+    "unknown objective": (build("gemm:4x4x4", "--objective", "beauty"), INPUT, "latency, area"),
+    "searched budget for nothing": (
+        build("gemm:4x4x4", "--budget", "dsp=1", "--objective", "latency"), FITS, "no design of the space fits",
+    ),
+    "unknown synthesis": (words("verify", "@", "--synth", "all"), INPUT, "none, engines, top"),
+    "quantized into no folder": (
+        words("quantize", "digits-mlp", "--calibrate", "@named.npz", "--out", "@no/folder.onnx"), INPUT, "--out",
+    ),
+    "quantized into another kind of file": (
+        words("quantize", "digits-mlp", "--calibrate", "@named.npz", "--out", "@new.txt"), INPUT, "ending in .onnx",
+    ),
+    "quantized product": (
+        words("quantize", "gemm:4x4x4", "--calibrate", "@named.npz", "--out", "@new.onnx"), INPUT, "integers already",
+    ),
+    "samples of other inputs": (
+        words("quantize", "digits-mlp", "--calibrate", "@named.npz", "--out", "@new.onnx"), INPUT, "image",
+    ),
     "budget for nothing": (build("gemm:4x4x4", "--budget", "dsp=5"), FITS, "smallest budget that fits: dsp="),
     "budget of zero memory": (build("gemm:4x4x4", "--budget", "bram36=0"), FITS, "bram36 binds"),
     "budget of watts": (build("gemm:4x4x4", "--budget", "watts=5"), INPUT, "dsp=N"),

@@ -8,9 +8,10 @@ import pytest
 from codesign import bench as benches
 from codesign import cli, flow, models
 from codesign.assembly import plan, tools
-from codesign.bench import Bench, Row
+from codesign.bench import Bench
 from codesign.board import Board
 from codesign.errors import InputError
+from codesign.goal import Row
 from codesign.partition import plain
 
 ROW = Row("a@b", "mac_utilization", "1", 0.96, "simulated", 0.95, "goal of the project")

@@ -50,6 +50,41 @@ def test_no_design_is_faster(seed: int) -> None:
     assert min(found) >= 0
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_shallow_rings_hold_no_design_back_more_than_they_must(seed: int) -> None:
+    """Every few words the array waits for the memory."""
+    rng, gaps = np.random.default_rng([seed, 7]), []
+    for _ in range(25):
+        rows, k, n = (int(size) for size in rng.integers(1, 40, 3))
+        linear = {
+            "t_in": 4, "t_out": 8, "n_l": int(rng.integers(1, 4)), "kw_max": 64, "tables": 1,
+            "ring_words": int(rng.choice([2, 4, 16])), "table_words": int(rng.choice([2, 4, 64])),
+        }  # fmt: skip
+        network = gemm(rows, k, n)
+        gap = _gap(network, fitting(Design(board(2, 3), {"linear": linear}, {}, 64), [network]))
+        gaps += [gap] if gap is not None else []
+    assert len(gaps) > 8
+    assert min(gaps) >= 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_loader_and_array_alternate_as_they_may(seed: int) -> None:
+    """Rows that take as long to load as to multiply: each group may wait for the buffer or for the rows."""
+    rng, gaps = np.random.default_rng([seed, 8]), []
+    for _ in range(25):
+        n_l = int(rng.integers(1, 6))
+        widths = [int(rng.integers(16, 200)), int(rng.integers(2, 40)), 8]
+        linear = {
+            "t_in": 16, "t_out": 8, "n_l": n_l, "kw_max": 64, "tables": 2, "ring_words": 1024, "table_words": 64,
+        }  # fmt: skip
+        network = chain(rng, int(rng.integers(1, 9 * n_l)), widths)
+        interface = board(1, 7, 16, 10**11)
+        gap = _gap(network, fitting(Design(interface, {"linear": linear}, {}, int(rng.integers(1, 40))), [network]))
+        gaps += [gap] if gap is not None else []
+    assert len(gaps) > 8
+    assert min(gaps) >= 0
+
+
 def test_deep_rings_on_a_fast_memory_leave_little_above_it() -> None:
     gaps = []
     for seed in range(6):

@@ -9,13 +9,13 @@ from codesign.assembly import tools
 from codesign.board import Board
 from codesign.bound import Bound
 from codesign.cycles import exact
-from codesign.designspace import CHOICES, OBJECTIVES, DesignSpace, choose
+from codesign.designspace import CHOICES, OBJECTIVES, DesignSpace, _Scorer, choose
 from codesign.errors import CheckError, NothingFits
 from codesign.front import Front, Proof, nondominated
 from codesign.hw import accelerator
 from codesign.kernel import Resources
 from codesign.models import gemm
-from codesign.network import Network
+from codesign.network import Linear, Network
 from codesign.partition import plain
 from codesign.problem import check_directions
 from codesign.program import compile_network
@@ -83,6 +83,36 @@ def test_points_cost_what_their_designs_cost() -> None:
         engines = {**design.engines, "linear": {**design.linear, "ring_words": 1 << 30, "table_words": 1 << 30}}
         cycles = int(bound(engines, accelerator.formulas(engines), design.row_group))
         assert found["latency_us"][i] == cycles / 300
+
+
+def test_a_ring_that_holds_the_longest_tile_is_legal() -> None:
+    network = random_network(1)[0]
+    deepest = max(layer.k for layer in network if isinstance(layer, Linear))
+    term = _space(network).problem(("dsp",)).by_name["illegal"]
+    for t_in in (4, 8, 16):
+        least = -(-deepest // t_in)
+        for words, illegal in ((least, 0), (least - 1, 1)):
+            assert term.formula({"t_in": np.array(t_in), "ring_words": np.array(words)}) == illegal
+
+
+def test_programs_that_begin_alike_load_alike() -> None:
+    """What tightens the bound of a design was seen in another one."""
+    network = random_network(5)[0]
+    space, rng, seen = _space(network), np.random.default_rng(5), dict[tuple[int, ...], set[tuple[int, ...]]]()
+    scorer = _Scorer(space)
+    for _ in range(150):
+        point = {name: int(rng.choice(values)) for name, values in space.axes.items()}
+        point |= {"t_in": 8, "t_out": int(rng.choice([8, 64])), "row_group": 17, "t_v": int(rng.choice([1, 32]))}
+        design = space.design(point)
+        try:
+            timing = exact(compile_network(network, design), design, accelerator.engine_times(design))
+        except (NothingFits, CheckError):
+            continue
+        loads = tuple(activity.stop for activity in timing.activities if activity.engine == "load")
+        known = len([each for each in loads if each < loads[0] + 400])
+        seen.setdefault(scorer._begin(point, design), set()).add(loads[: min(known, 3)])
+    assert max(len(loads) for loads in seen.values()) == 1
+    assert len({loads for each in seen.values() for loads in each}) > 1
 
 
 def test_directions_are_as_declared() -> None:

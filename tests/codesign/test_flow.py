@@ -9,8 +9,10 @@ import pytest
 
 import codesign
 from codesign import board, flow, models
+from codesign.assembly import integers
 from codesign.errors import CheckError, InputError
-from codesign.network import Network
+from codesign.network import Network, outputs, run
+from codesign.samples import samples_of
 from codesign.workload import Workload
 from tests.codesign.conftest import SMALL
 
@@ -197,3 +199,37 @@ def test_hardware_of_another_identity_is_an_error(tmp_path: Path) -> None:
     write_bundle(tmp_path / "b", mixed)
     with pytest.raises(CheckError, match="the hardware says it is"):
         flow.verify(tmp_path / "b")
+
+
+def test_a_quantized_model_classifies_like_the_float_one(tmp_path: Path) -> None:
+    arrays, labels = codesign.heldout("digits-mlp")
+    np.savez(tmp_path / "samples.npz", image=arrays["image"][:48])
+    found = codesign.quantize("digits-mlp", tmp_path / "samples.npz", tmp_path / "new.onnx")
+    assert found.layers == 3
+    network = integers(found.path)
+    right = sum(
+        int(outputs(network, run(network, sample))["logits"].argmax()) == label
+        for sample, label in zip(samples_of(network, {"image": arrays["image"][:60]}), labels, strict=False)
+    )
+    assert right >= 57
+
+
+def test_a_search_is_the_whole_front() -> None:
+    front = codesign.search("gemm:32x32x32", "zcu102", budget="dsp=80")
+    assert front.proof.exact
+    assert front.best("dsp")["dsp"] <= 80
+    assert front.plot().svg.startswith("<svg")
+    with pytest.raises(InputError, match="legal: one to three of latency_us"):
+        codesign.search("gemm:32x32x32", "zcu102", objectives=("speed",))
+
+
+def test_a_build_with_an_objective_shows_the_front_that_it_is_from(tmp_path: Path) -> None:
+    bundle = codesign.build("gemm:24x32x16", "zcu102", out=tmp_path / "b", budget="dsp=60", objective="latency")
+    found = bundle.report.search
+    assert found is not None
+    chosen = found["front"][found["chosen"]]
+    assert chosen["dsp"] <= 60
+    assert bundle.report.total_cycles == round(chosen["latency_us"] * 300)
+    again = codesign.build("gemm:24x32x16", "zcu102", out=tmp_path / "c", budget="dsp=60", objective="latency")
+    assert (tmp_path / "b" / "report.json").read_bytes() == (tmp_path / "c" / "report.json").read_bytes()
+    assert again.report.search == found

@@ -67,6 +67,16 @@ def test_every_read_finds_what_was_written_last(seed: int) -> None:
             written.setdefault(span.memory, set()).update(range(span.start, span.stop))
 
 
+def test_what_is_loaded_at_the_begin_comes_before_the_weights_of_later_layers() -> None:
+    _, program, _ = _vit(2)
+    engines = [command.engine for command in program.commands]
+    first, second = (i for i, engine in enumerate(engines) if engine == "fetch" and engines[:i].count("fetch") < 2)
+    assert engines[:first] == ["load"]
+    assert program.commands[first].waits == {}
+    assert program.commands[second].waits == {"load": 1}
+    assert engines[:second].count("load") >= 2
+
+
 @pytest.mark.parametrize("rows", [1, 3, 4, 40])
 def test_weights_are_released_by_the_last_row_group_of_each_block(rows: int) -> None:
     network = gemm(rows, 64, 300)

@@ -467,3 +467,48 @@ def test_bad_samples_are_refused(inputs: dict[str, NDArray[np.generic]], expecte
     workload: Workload = from_proto(_dense())
     with pytest.raises(InputError, match=expected):
         workload.evaluate(inputs)
+
+
+# Element types and operator sets ------------------------------------------------------------
+
+
+def test_types_narrower_than_a_byte_are_unpacked() -> None:
+    values = [-8, -1, 0, 3, 7]
+    packed = helper.make_tensor("w", TensorProto.INT4, [5], values)
+    raw = helper.make_tensor("w", TensorProto.INT4, [5], bytes([0xF8, 0x30, 0x07]), raw=True)
+    for tensor in (packed, raw):
+        model = _model(helper.make_node("DequantizeLinear", ["w", "s"], ["a"]), shape=(1, 5), w=tensor, s=0.5)
+        model.graph.node.append(helper.make_node("Add", ["x", "a"], ["y"]))
+        assert from_proto(model).evaluate({"x": np.zeros(5)})["y"].tolist() == [[v / 2 for v in values]]
+
+
+def test_packed_types_of_the_wrong_length_are_refused() -> None:
+    raw = TensorProto(name="w", data_type=TensorProto.INT4, dims=[5], raw_data=b"\0" * 5)
+    with pytest.raises(InputError, match="tensor w has 5 bytes; legal: 3"):
+        from_proto(_model(helper.make_node("Relu", ["x"], ["y"]), w=raw))
+
+
+def test_whole_numbers_that_int64_does_not_hold_are_refused() -> None:
+    tensor = helper.make_tensor("w", TensorProto.UINT64, [2], [1, 1 << 63])
+    with pytest.raises(InputError, match=f"tensor w holds {1 << 63}; legal: below {1 << 63}"):
+        from_proto(_model(helper.make_node("Relu", ["x"], ["y"]), w=tensor))
+
+
+def test_an_older_operator_set_is_read_where_nothing_changed() -> None:
+    integer = helper.make_node("MatMulInteger", ["a", "b"], ["c"])
+    constants = {name: _tensor(name, [[1, 2], [3, 4]], np.uint8) for name in "ab"}
+    nodes = [integer, helper.make_node("Cast", ["c"], ["d"], to=1), helper.make_node("Add", ["x", "d"], ["y"])]
+    model = _model(*nodes, shape=(1, 2), **constants)
+    model.opset_import[0].version = 12
+    with pytest.raises(InputError, match="operator set 12; legal: 13 to"):
+        from_proto(model)
+    del model.graph.node[1:]
+    model.graph.output[0].name = "c"
+    assert from_proto(model).evaluate({"x": np.zeros(2)})["c"].tolist() == [[7, 10], [15, 22]]
+
+
+def test_large_integer_products_of_constants_are_refused_quickly() -> None:
+    big = _tensor("a", np.zeros((1 << 12, 1 << 12)), np.uint8)
+    node = helper.make_node("MatMulInteger", ["a", "a"], ["y"])
+    with pytest.raises(InputError, match="multiplies constants"):
+        from_proto(_model(node, a=big))

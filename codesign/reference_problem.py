@@ -1,21 +1,23 @@
 """A made-up FPGA accelerator for a matrix product: nine parameters, 1.2e9 designs, three objectives.
 
+A yardstick for searches, because its front is known.
+
 The array has R x C elements, each with u multipliers. The product of 1024 x 1024 x 1024 is cut into tiles of
 tm x tn x tk; o is the operand that stays (output, weight, input), d the number of buffers, b the bytes per
-cycle to memory. Its front was found once by plain enumeration of all designs, and is kept beside this file.
+cycle to memory. Its front was found once by plain enumeration of all designs, and lies in ``codesign/data``.
 """
 
-from pathlib import Path
+from importlib import resources
 
 import numpy as np
 from numpy.typing import NDArray
 
+from codesign.front import hypervolume
 from codesign.kernel import ceil_div
 from codesign.problem import Array, Inputs, Problem, Term, monotone
 
 M = N = K = 1024
 DSP, BRAM, LUT = 1728, 624, 230400
-FRONT = Path(__file__).with_name("dse_problem_front.npz")
 _TILES = (
     8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144,
     160, 192, 224, 256, 288, 320, 352, 384, 448, 512, 576, 640, 704, 768, 896, 1024,
@@ -88,12 +90,21 @@ _TERMS = (
 )  # fmt: skip
 
 
-def dse_problem() -> Problem:
+def reference_problem() -> Problem:
     """The problem: latency in cycles, energy in arbitrary units, the largest share of a resource."""
     return Problem(AXES, _TERMS, {"share": 1.0}, ("latency", "energy", "share"))
 
 
 def known_front() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Objective vectors (single precision) and positions of the 602 points that enumeration found."""
-    with np.load(FRONT) as data:
+    path = resources.files("codesign") / "data" / "reference-front.npz"
+    with path.open("rb") as file, np.load(file) as data:
         return data["values"].astype(np.float64), data["points"].astype(np.int64)
+
+
+def hypervolume_ratio(values: NDArray[np.float64]) -> float:
+    """Hypervolume of a front over that of the true one: logarithms, scaled to the true front's range, below 1.1."""
+    known = known_front()[0]
+    low, high = np.log(known.min(axis=0)), np.log(known.max(axis=0))
+    mine, true = (hypervolume((np.log(each) - low) / (high - low), (1.1, 1.1, 1.1)) for each in (values, known))
+    return mine / true

@@ -1,0 +1,120 @@
+"""The bench of the search: fronts that are known, designs on a board, resources beside synthesis."""
+
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign import models
+from codesign.assembly import tools
+from codesign.board import Board
+from codesign.cycles import exact
+from codesign.designspace import DesignSpace, choose
+from codesign.goal import GOAL, Row
+from codesign.hw.accelerator import KERNELS
+from codesign.kernel import Number, ceil_div
+from codesign.network import Network
+from codesign.partition import plain
+from codesign.program import compile_network
+from codesign.quant.lower import lower
+from codesign.reference_problem import hypervolume_ratio, known_front, reference_problem
+from codesign.search import search
+from codesign.sim.fit import errors, worst
+
+_BOARD = "zcu102"
+_SCALE_SIM = {
+    # M, N, K, rows, columns: compute cycles as SCALE-Sim 3.0.0 prints them, output stationary.
+    (256, 256, 256, 16, 16): 73_215, (197, 1152, 384, 16, 16): 387_503, (197, 197, 64, 16, 16): 15_885,
+    (197, 64, 197, 16, 16): 11_803, (197, 384, 384, 16, 16): 129_167, (197, 1536, 384, 16, 16): 516_671,
+    (197, 384, 1536, 16, 16): 488_591, (1024, 1024, 1024, 32, 32): 1_112_063,
+}  # fmt: skip
+_SCALE_SIM_S = 8.0
+"""CPU seconds that SCALE-Sim took for the first of them."""
+_POINTS = 1 << 20
+
+
+def search_rows() -> list[Row]:
+    """All rows."""
+    return [*_reference(), *_scale_sim(), *_designs("digits-vit"), *_resources()]
+
+
+def _reference() -> list[Row]:
+    """The problem whose front is known, searched for the second time."""
+    problem = reference_problem()
+    search(problem)
+    front = search(problem)
+    return [
+        Row("dse-problem", "front_points", "1", len(front), "modelled", len(known_front()[0]), GOAL),
+        Row("dse-problem", "hypervolume_ratio", "1", round(hypervolume_ratio(front.values), 6), "modelled", 1.0, GOAL),
+        Row("dse-problem", "cpu_s", "s", front.proof.cpu_s, "measured", 2.0, GOAL, at_least=False),
+        Row("dse-problem", "points", "1", front.proof.points, "modelled"),
+    ]
+
+
+def output_stationary(m: Number, n: Number, k: Number, rows: Number, columns: Number) -> Number:
+    """Cycles in which SCALE-Sim's array of ``rows`` by ``columns`` multiplies ``m x k`` by ``k x n``, on chip.
+
+    >>> output_stationary(256, 256, 256, 16, 16)
+    73215
+    """
+    cycles: Number = ceil_div(m, rows) * ceil_div(n, columns) * (k + rows + columns - 2) - 1
+    return cycles
+
+
+def _scale_sim() -> list[Row]:
+    """The same cycles as a published simulator of another array prints."""
+    off = max(abs(int(output_stationary(*sizes)) - cycles) for sizes, cycles in _SCALE_SIM.items())
+    sizes: NDArray[np.int64] = np.random.default_rng(0).integers(1, 1024, (3, _POINTS))
+    start = time.process_time()
+    output_stationary(sizes[0], sizes[1], sizes[2], 16, 16)
+    each = (time.process_time() - start) / _POINTS
+    return [
+        Row("scale-sim", "difference_cycles", "1", off, "modelled", 1, "SCALE-Sim 3.0.0", at_least=False),
+        Row("scale-sim", "speedup_ratio", "1", _SCALE_SIM_S / each, "measured", 1e6, GOAL),
+    ]
+
+
+def _designs(model: str) -> list[Row]:
+    """All designs of a model on the board, and the chosen one beside the plain choice."""
+    case, board, network = f"{model}@{_BOARD}", Board.load(_BOARD), _network(model)
+    space = DesignSpace(network, board, tools())
+    front = space.search()
+    found = front.rows[choose(front, "latency")]
+    simple = plain(network, board, tools())
+    program = compile_network(network, simple)
+    cycles = exact(program, simple, tools().times(simple)).total
+    need = sum(int(part.dsp) for part in tools().resources(simple).values())
+    microseconds = cycles / (board.clock_hz / 1e6)
+    return [
+        Row(case, "points", "1", front.proof.points, "modelled", 1e8, GOAL),
+        Row(case, "cpu_s", "s", front.proof.cpu_s, "measured", 10.0, GOAL, at_least=False),
+        Row(case, "front_points", "1", len(front), "modelled"),
+        Row(case, "designs_scored", "1", front.proof.scored, "modelled"),
+        Row(case, "latency_us", "us", float(found["latency_us"]), "modelled", microseconds, "plain", at_least=False),
+        Row(case, "dsp", "1", float(found["dsp"]), "modelled"),
+        Row(case, "plain_dsp", "1", need, "modelled"),
+        Row(case, "latency_at_plain_dsp_us", "us", _fastest(front.rows, need), "modelled", microseconds, "plain",
+            at_least=False),
+    ]  # fmt: skip
+
+
+def _fastest(rows: list[dict[str, int | float]], dsp: int) -> float:
+    """Least latency on a front with at most so many DSPs."""
+    return min(float(row["latency_us"]) for row in rows if row["dsp"] <= dsp)
+
+
+def _network(model: str) -> Network:
+    found = models.load(model)
+    return found if isinstance(found, Network) else lower(found)
+
+
+def _resources() -> list[Row]:
+    """Largest errors of the formulas against open synthesis, over the configurations in the data file."""
+    rows = []
+    for name in (*KERNELS, "shell"):
+        found = errors(name)
+        for metric, most in (("lut", 15.0), ("ff", 15.0), ("dsp", 0.0), ("bram36", 0.0)):
+            label = f"{metric.removesuffix('36')}_error_pct"
+            off = abs(worst(found, metric))
+            rows.append(Row(f"resources:{name}@{_BOARD}", label, "%", off, "synthesized", most, GOAL, at_least=False))
+    return rows

@@ -1,0 +1,367 @@
+"""Plots as SVG, each a text that a browser, a notebook or an editor shows as it is.
+
+A picture carries its own style for light and dark and needs nothing else: no fonts, no scripts, no links.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from math import ceil, floor, isfinite, log10
+from typing import NamedTuple
+
+Row = Mapping[str, int | float]
+"""Values by column, of one design."""
+
+_STYLE = """
+.cs-plot{--s:#fff;--i:#1c2430;--m:#5a6472;--g:#d9dee5;--a:#0b63b0;--w:#a33a00;
+--c0:#0b63b0;--c1:#a8560a;--c2:#17784f;--c3:#a0327a;--c4:#5b4bb5;--c5:#48606f;background:var(--s)}
+@media(prefers-color-scheme:dark){.cs-plot{--s:#14181e;--i:#e8ecf1;--m:#a4aebb;--g:#353d48;--a:#6db3f5;--w:#ff9d66;
+--c0:#6db3f5;--c1:#eda65c;--c2:#5cc795;--c3:#ea8cc8;--c4:#aea3ff;--c5:#9fb4c2}}
+.cs-plot text{font:13px system-ui,sans-serif;fill:var(--i)}.cs-plot .m{fill:var(--m)}
+.cs-plot line,.cs-plot path{stroke:var(--g);fill:none}.cs-plot .x{stroke:var(--m)}
+.cs-plot .roof{stroke:var(--i);stroke-width:2}.cs-plot .stair{stroke:var(--a);stroke-dasharray:4 3}
+.cs-plot .p{fill:var(--a);fill-opacity:.75;stroke:var(--s)}.cs-plot .new{fill:var(--s);stroke:var(--a);stroke-width:2}
+.cs-plot .on{fill:var(--w);fill-opacity:1;stroke:var(--i);stroke-width:1.5}.cs-plot .frame{fill:none;stroke:var(--m)}
+"""
+_COLOURS = 6
+_WIDTH = 760
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawing that notebooks show.
+
+    Attributes:
+        svg: one SVG element.
+    """
+
+    svg: str
+
+    def _repr_svg_(self) -> str:
+        return self.svg
+
+
+class Bar(NamedTuple):
+    """A stretch of a lane.
+
+    Attributes:
+        lane: name of the lane.
+        start, stop: cycles.
+        text: what is shown for it.
+        cause: the lane that it waits for, if it is a stretch of waiting; another name is drawn grey.
+    """
+
+    lane: str
+    start: int
+    stop: int
+    text: str
+    cause: str | None = None
+
+
+class Point(NamedTuple):
+    """A point of a roofline: its name, multiply-accumulates per cycle and whether the name is of a simulation."""
+
+    name: str
+    rate: float
+    simulated: bool
+
+
+def style() -> str:
+    """The style that every picture carries, for one that a script draws."""
+    return _STYLE
+
+
+def short(value: int | float) -> str:
+    """A number as a person reads it: whole numbers with thin groups, others with five digits.
+
+    >>> short(1234567), short(0.0296219)
+    ('1,234,567', '0.029622')
+    """
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.5g}" if abs(value) < 1e5 else f"{value:,.0f}"
+
+
+# Axes --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Values to pixels, linear or logarithmic.
+
+    Attributes:
+        low, high: values at the two ends.
+        first, last: their pixels.
+        log: whether distances are ratios.
+    """
+
+    low: float
+    high: float
+    first: float
+    last: float
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        if not (isfinite(self.low) and isfinite(self.high) and self.low < self.high and (self.low > 0 or not self.log)):
+            raise ValueError(f"axis from {self.low} to {self.high}; legal: ascending, finite, positive if logarithmic")
+
+    @classmethod
+    def around(cls, values: Sequence[float], first: float, last: float) -> "Axis":
+        """An axis with some room round the values; logarithmic if they differ by much."""
+        low, high = min(values), max(values)
+        if low > 0 and high / low > 20:
+            return cls(low / 1.25, high * 1.25, first, last, log=True)
+        room = 0.06 * (high - low) or abs(high) * 0.1 or 1.0
+        return cls(low - room if low - room > 0 or low <= 0 else 0.0, high + room, first, last)
+
+    def __call__(self, value: float) -> float:
+        """The pixel of a value."""
+        measure: Callable[[float], float] = log10 if self.log else float
+        low, high = measure(self.low), measure(self.high)
+        return self.first + (measure(value) - low) / (high - low) * (self.last - self.first)
+
+    @property
+    def ticks(self) -> list[float]:
+        """Round values on the axis.
+
+        >>> Axis(0, 10, 0, 100).ticks
+        [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
+        >>> Axis(1, 100, 0, 100, log=True).ticks
+        [1.0, 10.0, 100.0]
+        """
+        if self.log:
+            powers = range(floor(log10(self.low)), ceil(log10(self.high)) + 1)
+            for steps in ((1,), (1, 3), (1, 2, 5)):
+                found = [step * 10.0**p for p in powers for step in steps if self.low <= step * 10.0**p <= self.high]
+                if len(found) > 2:
+                    break
+            return found[:: ceil(len(found) / 8) or 1]
+        rough = (self.high - self.low) / 6
+        power = 10.0 ** floor(log10(rough))
+        step = next(power * unit for unit in (1, 2, 5, 10) if power * unit >= rough)
+        first = ceil(self.low / step)
+        return [round(i * step, 12) for i in range(first, floor(self.high / step + 1e-9) + 1)]
+
+
+def _tick(value: float) -> str:
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= limit:
+            return f"{value / (1e3 if unit == 'k' else limit):.4g}{unit}"
+    return f"{value:.4g}"
+
+
+def _text(x: float, y: float, text: str, *, kind: str = "", anchor: str = "start") -> str:
+    mark = f' class="{kind}"' if kind else ""
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{mark}>{escape(text)}</text>'
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, kind: str = "") -> str:
+    mark = f' class="{kind}"' if kind else ""
+    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"{mark}/>'
+
+
+def _titled(shape: str, title: str) -> str:
+    """A shape without its closing slash, with what is shown when the pointer rests on it."""
+    return f"<{shape}><title>{escape(title)}</title></{shape.split(' ', 1)[0]}>"
+
+
+def _picture(width: int, height: int, name: str, parts: Sequence[str]) -> Picture:
+    label = escape(name)
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" class="cs-plot" viewBox="0 0 {width} {height}" role="img"'
+    return Picture("\n".join([f'{head} aria-label="{label}"><style>{_STYLE}</style>', *parts, "</svg>"]))
+
+
+def _grid(x: Axis, y: Axis, across: str, up: str) -> list[str]:
+    """Grid lines, numbers and names of two axes."""
+    parts = []
+    for value in x.ticks:
+        parts += [
+            _line(x(value), y.first, x(value), y.last),
+            _text(x(value), y.first + 18, _tick(value), anchor="middle"),
+        ]
+    for value in y.ticks:
+        parts += [
+            _line(x.first, y(value), x.last, y(value)),
+            _text(x.first - 6, y(value) + 4, _tick(value), anchor="end"),
+        ]
+    note = [" (log)" if axis.log else "" for axis in (x, y)]
+    parts.append(_text((x.first + x.last) / 2, y.first + 38, across + note[0], kind="m", anchor="middle"))
+    parts.append(_text(x.first - 60, y.last - 10, up + note[1], kind="m"))
+    return parts
+
+
+# Plots -------------------------------------------------------------------------------------
+
+
+def columns(rows: Sequence[Mapping[str, object]], objectives: Sequence[str]) -> list[str]:
+    """Columns that every design has, objectives first, then in the order of the first design.
+
+    Raises:
+        ValueError: no designs, or a value that is no number.
+    """
+    if not rows:
+        raise ValueError("no designs; legal: at least one")
+    for row in rows:
+        for name, value in row.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
+                raise ValueError(f"{name} of a design is {value!r}; legal: a finite number")
+    names = [name for name in rows[0] if all(name in row for row in rows)]
+    return sorted(names, key=lambda name: objectives.index(name) if name in objectives else len(objectives))
+
+
+def first_axes(names: Sequence[str]) -> tuple[str, str]:
+    """What is shown across and up if nobody says: the first two columns, or the only one twice."""
+    return names[0], names[min(1, len(names) - 1)]
+
+
+def scatter(
+    rows: Sequence[Row],
+    x: str | None = None,
+    y: str | None = None,
+    *,
+    objectives: Sequence[str] = (),
+    chosen: int | None = None,
+) -> Picture:
+    """Designs by two of their columns, the chosen one marked.
+
+    If both columns are objectives, a dashed line shows what can be had of both.
+
+    Args:
+        rows: the designs.
+        x: column across; the first objective if not given.
+        y: column up; the next objective if not given, or a parameter.
+        objectives: columns that are minimised.
+        chosen: position of the design that was built.
+
+    Raises:
+        ValueError: no designs, or an unknown column.
+    """
+    names = columns(rows, objectives)
+    first = first_axes(names)
+    x, y = x or first[0], y or first[1]
+    if not {x, y} <= {*names}:
+        raise ValueError(f"columns {x!r} and {y!r} of {len(rows)} designs; legal: {', '.join(names)}")
+    across = Axis.around([row[x] for row in rows], 72, _WIDTH - 20)
+    up = Axis.around([row[y] for row in rows], 330, 34)
+    parts = _grid(across, up, x, y)
+    if {x, y} <= {*objectives}:
+        parts.append(_stair([(across(a), up(b)) for a, b in stair([(row[x], row[y]) for row in rows])], across, up))
+    order = [i for i in range(len(rows)) if i != chosen] + ([chosen] if chosen is not None else [])
+    for i in order:
+        kind, radius = ("on", 7) if i == chosen else ("p", 5)
+        shape = f'circle class="{kind}" cx="{across(rows[i][x]):.1f}" cy="{up(rows[i][y]):.1f}" r="{radius}"'
+        parts.append(_titled(shape, describe(rows[i]) + (" (built)" if i == chosen else "")))
+    return _picture(_WIDTH, 380, f"{len(rows)} designs: {y} against {x}", parts)
+
+
+def describe(row: Row) -> str:
+    """A design's values in one line."""
+    return ", ".join(f"{name} {short(value)}" for name, value in row.items())
+
+
+def stair(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points of which no other is at most as large in both, ascending by the first.
+
+    >>> stair([(1, 3), (2, 3), (2, 2), (3, 1)])
+    [(1, 3), (2, 2), (3, 1)]
+    """
+    found: list[tuple[float, float]] = []
+    for point in sorted(points):
+        if not found or point[1] < found[-1][1]:
+            found.append(point)
+    return found
+
+
+def _stair(corners: Sequence[tuple[float, float]], x: Axis, y: Axis) -> str:
+    steps = [f"M{corners[0][0]:.1f} {y.last:.1f}V{corners[0][1]:.1f}"]
+    steps += [f"H{a:.1f}V{b:.1f}" for a, b in corners[1:]]
+    return f'<path class="stair" d="{"".join(steps)}H{x.last:.1f}"/>'
+
+
+def roofline(points: Sequence[Point], intensity: float, *, peak: float, bandwidth: float) -> Picture:
+    """Work per cycle against work per off-chip byte, below what multipliers and memory allow.
+
+    Args:
+        points: rates of one design.
+        intensity: multiply-accumulates per off-chip byte.
+        peak: multiply-accumulates per cycle of all multipliers.
+        bandwidth: bytes per cycle to and from the off-chip memory.
+    """
+    ridge = peak / bandwidth
+    x = Axis(min(intensity, ridge) / 8, max(intensity, ridge) * 8, 72, _WIDTH - 20, log=True)
+    floor_ = min(x.low * bandwidth, *(point.rate / 2 for point in points))
+    y = Axis(floor_, peak * 2.5, 330, 34, log=True)
+    roof = [(x.low, max(x.low * bandwidth, y.low)), (ridge, peak), (x.high, peak)]
+    path = "L".join(f"{x(a):.1f} {y(b):.1f}" for a, b in roof)
+    parts = [*_grid(x, y, "multiply-accumulates per off-chip byte", "multiply-accumulates per cycle")]
+    parts.append(f'<path class="roof" d="M{path}"/>')
+    parts.append(_text(x.last, y(peak) - 8, f"all multipliers: {short(peak)} per cycle", anchor="end"))
+    across, up = x(max(ridge * 0.6, x.low)), y(max(ridge * 0.6, x.low) * bandwidth)
+    side = ("end", across - 12, up) if across > 300 else ("start", across + 14, up + 12)
+    parts.append(_text(*side[1:], f"memory: {short(bandwidth)} bytes per cycle", anchor=side[0]))
+    limit = min(peak, intensity * bandwidth)
+    parts.append(_line(x(intensity), y(limit), x(intensity), y.first, "x"))
+    for number, point in enumerate(points):
+        kind = "on" if point.simulated else "new"
+        title = f"{point.name}: {short(point.rate)} of at most {short(limit)} multiply-accumulates per cycle"
+        parts.append(
+            _titled(f'circle class="{kind}" cx="{x(intensity):.1f}" cy="{y(point.rate):.1f}" r="{6 - number}"', title)
+        )
+    rates = list(dict.fromkeys(point.rate for point in points))
+    text = ", ".join(f"{' and '.join(p.name for p in points if p.rate == rate)} {short(rate)}" for rate in rates)
+    parts.append(_text(x(intensity) + 12, y(points[0].rate) + 4, text))
+    return _picture(_WIDTH, 380, f"roofline: {text} of at most {short(limit)} multiply-accumulates per cycle", parts)
+
+
+def timeline(bars: Sequence[Bar], total: int, *, note: str = "modelled") -> Picture:
+    """Lanes of work drawn to scale; waiting is a thin line in the colour of what it waits for.
+
+    Args:
+        bars: stretches of lanes; lanes come in the order of their first bar.
+        total: cycles of the run.
+        note: how the cycles came about.
+    """
+    lanes = list(dict.fromkeys(bar.lane for bar in bars))
+    height, left, width = 34, 84, 1000
+    x = Axis(0, max(total, 1), left, width - 14)
+    bottom = height * len(lanes) + 8
+    parts = []
+    for value in x.ticks:
+        parts += [
+            _line(x(value), 4, x(value), bottom),
+            _text(x(value), bottom + 16, _tick(value), kind="m", anchor="middle"),
+        ]
+    for number, lane in enumerate(lanes):
+        parts.append(_text(0, height * number + 26, lane))
+    for bar in _drawable(bars, x):
+        colour = _colour(lanes, bar.lane if bar.cause is None else bar.cause)
+        top, thick = (9, 24) if bar.cause is None else (19, 4)
+        at = f'x="{x(bar.start):.2f}" y="{height * lanes.index(bar.lane) + top}"'
+        size = f'width="{max(0.4, x(bar.stop) - x(bar.start)):.2f}" height="{thick}"'
+        parts.append(_titled(f'rect {at} {size} style="fill:{colour}"', bar.text))
+    parts.append(_text(width - 14, bottom + 34, f"cycles, {note}", kind="m", anchor="end"))
+    return _picture(width, bottom + 42, f"what each engine does in {total:,} cycles, {note}", parts)
+
+
+def _colour(lanes: Sequence[str], lane: str) -> str:
+    return f"var(--c{lanes.index(lane) % _COLOURS})" if lane in lanes else "var(--g)"
+
+
+def _drawable(bars: Sequence[Bar], x: Axis) -> list[Bar]:
+    """The bars, those of one lane that would share a fifth of a pixel drawn as one."""
+    found: dict[tuple[str, bool, int, int], Bar] = {}
+    for bar in bars:
+        key = bar.lane, bar.cause is None, floor(5 * x(bar.start)), floor(5 * x(bar.stop))
+        found.setdefault(key, bar)
+    return list(found.values())
+
+
+def shares(parts: Sequence[tuple[str, float, str]]) -> Picture:
+    """Shares of what there is as bars from 0 to 100 %, with their text; more than all ends in an arrow."""
+    rows = []
+    for number, (name, share, text) in enumerate(parts):
+        top = 30 * number + 6
+        size = f'width="{max(0.0, min(share, 1.0)) * 300:.1f}" height="18"'
+        rows.append(_text(0, top + 14, name))
+        rows.append(f'<rect class="frame" x="90" y="{top}" width="300" height="18"/>')
+        rows.append(_titled(f'rect x="90" y="{top}" {size} style="fill:var(--c0)"', text))
+        rows.append(_text(400, top + 14, ("→ " if share > 1 else "") + text))
+    return _picture(_WIDTH, 30 * len(parts) + 8, "; ".join(f"{name} {text}" for name, _, text in parts), rows)

@@ -19,7 +19,7 @@ from codesign.cycles import exact
 from codesign.design import Design
 from codesign.errors import CheckError, NothingFits
 from codesign.front import Front
-from codesign.kernel import Resources, ceil_div, powers_up_to
+from codesign.kernel import Params, Resources, ceil_div, powers_up_to
 from codesign.network import Attention, Linear, Network, Norm
 from codesign.partition import RESOURCES, Choice, Planner, Tools, available
 from codesign.problem import Inputs, Problem, Term, total
@@ -108,11 +108,13 @@ class DesignSpace:
 
     def problem(self, objectives: tuple[str, ...]) -> Problem:
         """The space with its limits and with a bound in place of the latency."""
-        terms = [self._legality(), self._latency(), self._row_words()]
+        engines = [engine for engine in _ENGINE_AXES if _ENGINE_AXES[engine][0] in self.axes]
+        wrong = [self._untileable(), *(self._illegal(engine) for engine in engines)]
+        terms = [self._latency(), self._row_words(), *wrong]
         for name in RESOURCES:
-            parts = [self._resource(engine, name) for engine in _ENGINE_AXES if _ENGINE_AXES[engine][0] in self.axes]
+            parts = [self._resource(engine, name) for engine in engines]
             terms += [*parts, self._rest(name), total(name, (*(part.name for part in parts), f"rest_{name}"))]
-        limits = {name: float(getattr(self.limit, name)) for name in RESOURCES} | {"illegal": 0.0}
+        limits = {name: float(getattr(self.limit, name)) for name in RESOURCES} | {term.name: 0.0 for term in wrong}
         return Problem(self.axes, tuple(terms), limits, objectives)
 
     def search(self, objectives: tuple[str, ...] = ("latency_us", "dsp"), *, progress: Progress | None = None) -> Front:
@@ -157,8 +159,8 @@ class DesignSpace:
 
         return Term("latency_us", self._of(_TIME_AXES), formula)
 
-    def _legality(self) -> Term:
-        """1 where no layer's weights would fit the rings or a kernel is not legal."""
+    def _untileable(self) -> Term:
+        """1 where the weights of the longest tile do not fit the ring."""
 
         def formula(inputs: Inputs) -> Any:
             deepest = max(layer.k for layer in self.network if isinstance(layer, Linear))
@@ -167,16 +169,29 @@ class DesignSpace:
         return Term("illegal", ("t_in", "ring_words"), formula)
 
     def _resource(self, engine: str, name: str) -> Term:
+        kernel = self.tools.kernels[engine]
+        return self._engine_term(f"{engine}_{name}", engine, lambda params: getattr(kernel.resources(params), name))
+
+    def _illegal(self, engine: str) -> Term:
+        """1 where the kernel does not take its parameters."""
+        kernel = self.tools.kernels[engine]
+        return self._engine_term(f"illegal_{engine}", engine, lambda params: 1 - np.asarray(kernel.legal(params)) * 1)
+
+    def _engine_term(self, name: str, engine: str, value: Callable[[Params], Any]) -> Term:
+        """What an engine says of all its parameters; those that are no axes follow from the network."""
         fixed = self.planner.design(Choice()).engines[engine]
 
         def formula(inputs: Inputs) -> Any:
             params = {**fixed, **self._engines(inputs, depths=True)[engine]}
             if engine == "linear":
                 params["kw_max"] = inputs["kw_max"]
-            return getattr(self._derived(engine, params), name)
+            if engine == "attention":
+                widest = max(layer.head_dim for layer in self.network if isinstance(layer, Attention))
+                params["db_max"] = ceil_div(widest, params["t_a"])
+            return value(params)
 
         longest = ("kw_max",) if engine == "linear" else ()
-        return Term(f"{engine}_{name}", (*self._of(_ENGINE_AXES[engine]), *longest), formula)
+        return Term(name, (*self._of(_ENGINE_AXES[engine]), *longest), formula)
 
     def _row_words(self) -> Term:
         """Words of the longest source row, heads padded for the ports of their memories."""
@@ -184,13 +199,6 @@ class DesignSpace:
         return Term(
             "kw_max", axes, lambda inputs: _each(inputs, axes, lambda point: self.design(point).linear["kw_max"])
         )
-
-    def _derived(self, engine: str, params: dict[str, Any]) -> Resources:
-        """Resources of an engine; the blocks of a head follow from its width."""
-        if engine == "attention":
-            widest = max(layer.head_dim for layer in self.network if isinstance(layer, Attention))
-            params["db_max"] = ceil_div(widest, params["t_a"])
-        return self.tools.kernels[engine].resources(params)
 
     def _rest(self, name: str) -> Term:
         """Memories and shell, per combination of the ports' widths."""

@@ -95,6 +95,15 @@ def test_a_ring_that_holds_the_longest_tile_is_legal() -> None:
             assert term.formula({"t_in": np.array(t_in), "ring_words": np.array(words)}) == illegal
 
 
+def test_a_search_of_resources_alone_finds_legal_designs() -> None:
+    space = _space(random_network(1)[0])
+    front = space.search(("dsp", "bram36"))
+    for row in front.rows:
+        design = space.design({name: int(row[name]) for name in space.axes})
+        assert space.planner.legal(design)
+        assert sum(accelerator.resources(design).values(), Resources()).dsp == row["dsp"]
+
+
 def test_programs_that_begin_alike_load_alike() -> None:
     """What tightens the bound of a design was seen in another one."""
     network = random_network(5)[0]

@@ -13,7 +13,7 @@ from codesign.board import Board
 from codesign.hw.area import Units, area
 from codesign.hw.linear_rtl import ACC_BITS, DRAIN_LATENCY, Shape
 from codesign.hw.memory import READ_LATENCY, log2, row_memory
-from codesign.hw.multiply import MAX_CHAIN, PackedDot
+from codesign.hw.multiply import LANE_BITS, MAX_CHAIN, PackedDot
 from codesign.kernel import (
     DSP_MACS,
     Joules,
@@ -184,7 +184,7 @@ class Linear(Kernel):
         sums: Number = ACC_BITS * t_out * n_l
         return {
             "packed_dot": {"dots": dots, "delayed bits": 24 * dots * larger(chain - 3, 0)},
-            "row_lanes": {"sum bits": sums, "tree bits": sums * (chains - 1)},
+            "row_lanes": {"sum bits": sums, "tree bits": n_l * t_out * (chains - 1) * (2 * LANE_BITS + chains) // 2},
             "drain_column": {"columns": t_out},
             "requantizer": {"columns": t_out},
             "linear": {"engine": 1, "columns": t_out, "rows": n_l, "choices": choices, "address bits": _bits(params)},
@@ -195,9 +195,10 @@ class Linear(Kernel):
         """What flip-flops go into, likewise; the drain holds a whole tile of sums."""
         t_out, n_l, chain, chains, dots = _array(params)
         sums: Number = ACC_BITS * t_out * n_l
+        width = smaller(LANE_BITS + chains - 1, ACC_BITS)
         return {
             "packed_dot": {"dots": dots, "delayed bits": 24 * dots * ((chain > 1) + 2 * (chain > 2))},
-            "row_lanes": {"sum bits": sums, "tree bits": sums * (chains > 1)},
+            "row_lanes": {"sum bits": sums, "tree bits": n_l * t_out * (chains > 1) * width},
             "drain_column": {"columns": t_out},
             "requantizer": {"columns": t_out},
             "linear": {"engine": 1, "columns": t_out, "rows": n_l, "held bits": sums, "address bits": _bits(params)},

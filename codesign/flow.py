@@ -29,6 +29,7 @@ from codesign.front import Front
 from codesign.network import Network, outputs
 from codesign.network import run as golden
 from codesign.partition import parse_budget
+from codesign.plots import Picture
 from codesign.report import Report
 from codesign.samples import load_arrays, random_samples, samples_of
 from codesign.workload import Workload
@@ -137,7 +138,7 @@ class Checked:
                 found.append(f"{name}: cycles {sorted(set(result.cycles))}, the model says {result.modelled}")
         return found
 
-    def waveform(self, signals: Sequence[str], first: int = 0, cycles: int = 24, column: int = 34) -> "Picture":
+    def waveform(self, signals: Sequence[str], first: int = 0, cycles: int = 24, column: int = 34) -> Picture:
         """A timing diagram from the waves of `verify`; ``column`` pixels per cycle, from cycle ``first`` on.
 
         Raises:
@@ -152,20 +153,6 @@ class Checked:
 
     def _repr_html_(self) -> str:
         return self.report._repr_html_()
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A drawing that notebooks show.
-
-    Attributes:
-        svg: one SVG element.
-    """
-
-    svg: str
-
-    def _repr_svg_(self) -> str:
-        return self.svg
 
 
 @dataclass(frozen=True, eq=False)

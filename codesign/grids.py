@@ -15,7 +15,7 @@ from codesign.board import Board
 from codesign.designspace import DesignSpace
 from codesign.kernel import Resources
 from codesign.network import Network
-from codesign.partition import RESOURCES, Choice
+from codesign.partition import RESOURCES
 from codesign.problem import Problem, Term
 
 _TABLE_CELLS, _SMALL_TABLE = 1 << 18, 1 << 16
@@ -73,7 +73,7 @@ class Grid:
         self.space, self.problem = space, space.problem(("latency_us",))
         chosen = [term.name for term in self.problem.terms if self._worth(term)]
         self._tables = {name: _tabulate(self.problem, name) for name in chosen}
-        self._legal = {engine: self._legality(engine) for engine in self._engines()}
+        self._wrong = [name for name in self.problem.limits if name not in RESOURCES]
 
     def _worth(self, term: Term) -> bool:
         """Whether a term is tabulated: if it is over axes alone, or small."""
@@ -89,9 +89,8 @@ class Grid:
     def digest(self) -> str:
         """A hash of all that the columns come from: equal only if every row is equal."""
         found = hashlib.sha256(json.dumps(self.problem.axes).encode())
-        for tables in (self._tables, self._legal):
-            for name, (axes, table) in tables.items():
-                found.update(json.dumps([name, axes, table.shape]).encode() + np.ascontiguousarray(table).tobytes())
+        for name, (axes, table) in self._tables.items():
+            found.update(json.dumps([name, axes, table.shape]).encode() + np.ascontiguousarray(table).tobytes())
         return found.hexdigest()
 
     def columns(self, first: int, stop: int) -> dict[str, Column]:
@@ -100,9 +99,7 @@ class Grid:
         values: dict[str, Column] = {name: np.array(self.problem.axes[name])[at[name]] for name in at}
         known = values | {name: _looked_up(table, at) for name, table in self._tables.items()}
         found = {name: self._value(name, known) for name in ("latency_us", *RESOURCES)}
-        legal = np.asarray(self._value("illegal", known) <= 0)
-        for table in self._legal.values():
-            legal = legal & _looked_up(table, at)
+        legal = np.all([self._value(name, known) <= 0 for name in self._wrong], axis=0)
         cycles = np.rint(found["latency_us"] * (self.space.board.clock_hz / _MEGA)).astype(np.int64)
         return {**values, "legal": legal, "cycles": cycles, **found}
 
@@ -117,23 +114,6 @@ class Grid:
         """Positions in the order of the product, of points given by their parameters."""
         at = tuple(np.searchsorted(values, parameters[name]) for name, values in self.problem.axes.items())
         return [int(i) for i in np.ravel_multi_index(at, self.problem.shape)]
-
-    def _engines(self) -> dict[str, tuple[str, ...]]:
-        """Axes by engine."""
-        engines = self.space.planner.design(Choice()).engines
-        return {engine: self.problem.support[f"{engine}_dsp"] for engine in engines}
-
-    def _legality(self, engine: str) -> tuple[tuple[str, ...], Column]:
-        """Whether the engine's kernel takes each combination of its own parameters."""
-        axes, planner = self._engines()[engine], self.space.planner
-        values = [self.problem.axes[name] for name in axes]
-        table = np.zeros([len(axis) for axis in values], np.bool_)
-        for at in np.ndindex(*table.shape):
-            choice = Choice(**{name: axis[i] for name, axis, i in zip(axes, values, at, strict=True)})
-            design = planner.design(choice)
-            params = {**design.engines[engine], "word_bytes": design.word_bytes}
-            table[at] = bool(planner.tools.kernels[engine].legal(params))
-        return axes, table
 
 
 def _tabulate(problem: Problem, name: str) -> tuple[tuple[str, ...], Column]:

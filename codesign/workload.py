@@ -283,7 +283,7 @@ def _macs(node: Node, shapes: Mapping[str, Shape]) -> int:
 def _folded(graph: Graph) -> Workload:
     folder = _Folder(graph)
     folder.run()
-    nodes = _live(folder.kept, graph.outputs)
+    nodes = live_nodes(folder.kept, graph.outputs)
     used = {*(n for node in nodes for n in node.inputs), *graph.outputs}
     constants = {n: v for n, v in folder.constants.items() if n in used}
     made = {n for node in nodes for n in node.outputs} | set(graph.inputs)
@@ -291,8 +291,8 @@ def _folded(graph: Graph) -> Workload:
     return Workload(graph.name, nodes, constants, graph.inputs, {n: shapes[n] for n in graph.outputs}, shapes)
 
 
-def _live(nodes: list[Node], outputs: tuple[str, ...]) -> tuple[Node, ...]:
-    """The nodes that an output needs, in the same order."""
+def live_nodes(nodes: list[Node], outputs: tuple[str, ...]) -> tuple[Node, ...]:
+    """The nodes that some outputs need, in the same order."""
     needed, live = set(outputs), []
     for node in reversed(nodes):
         if needed.intersection(node.outputs):

@@ -17,7 +17,7 @@ import onnx
 
 from codesign.onnx_file import Node
 from codesign.operators import Array, Attribute, Call, Shape, evaluate
-from codesign.workload import PRODUCTS, Workload
+from codesign.workload import PRODUCTS, Workload, live_nodes
 
 _SAME = ("Identity", "Dropout", "Expand", "Slice", "Cast")
 _VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
@@ -27,7 +27,7 @@ _FLOAT_RESULTS = (*PRODUCTS, "Gelu", "LayerNormalization", "RMSNormalization", "
 def normalized(workload: Workload) -> Workload:
     """The same function in one form; its values are the same up to the rounding of folded batch norms."""
     normal = _Normal(workload)
-    nodes = _live(normal.run(), tuple(workload.outputs))
+    nodes = live_nodes(normal.run(), tuple(workload.outputs))
     made = {n for node in nodes for n in node.outputs} | set(workload.inputs)
     used = {*(n for node in nodes for n in node.inputs), *workload.outputs}
     constants = {n: v for n, v in normal.constants.items() if n in used}
@@ -43,16 +43,6 @@ def _chosen(node: Node) -> dict[str, Attribute]:
     plain = {k: onnx.helper.get_attribute_value(a.default_value) for k, a in known.items() if a.default_value.name}
     plain = {k: v.decode() if isinstance(v, bytes) else v for k, v in plain.items()}
     return {k: v for k, v in node.attributes.items() if isinstance(v, np.ndarray) or k not in plain or plain[k] != v}
-
-
-def _live(nodes: list[Node], outputs: tuple[str, ...]) -> tuple[Node, ...]:
-    """The nodes that an output needs, in the same order."""
-    needed, live = set(outputs), []
-    for node in reversed(nodes):
-        if needed.intersection(node.outputs):
-            live.append(node)
-            needed.update(node.inputs)
-    return tuple(reversed(live))
 
 
 def structure(workload: Workload) -> tuple[tuple[str, ...], ...]:

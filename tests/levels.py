@@ -40,7 +40,7 @@ QUICK = (
     Level("format", ("ruff", "format", "--check", ".")),
     Level("mypy", ("mypy",)),
     Level("imports", ("lint-imports",)),
-    _pytest("fast"),
+    _pytest("fast", "-n", "2"),
     _pytest("rtl", "-n", "2"),
     _pytest("notebooks"),
 )

@@ -29,7 +29,7 @@ from codesign.sim.simulator import Library
 BOARD = "zcu102"
 
 _LOG = logging.getLogger(__name__)
-_TIMED = 20
+_TIMED = 200
 """Runs of the cycle model of which the fastest counts."""
 
 

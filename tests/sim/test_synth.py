@@ -172,7 +172,7 @@ class TestCache:
         assert len(fake.batches) == 2
 
     def test_work_is_announced(self, fake: FakeYosys, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        with caplog.at_level(logging.INFO):
+        with caplog.at_level(logging.INFO, "codesign.sim.synth"):
             synthesize(DESIGN, "top", cache=tmp_path)
         assert "synthesis of leaf, other, top" in caplog.text
 

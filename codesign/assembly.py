@@ -172,7 +172,7 @@ def plan(
         InputError: a model or a board that cannot be used.
         NothingFits: no design fits the budget.
     """
-    found = read_model(model)
+    found, data = _read(model)
     _check_board(board)
     network = _lowered(found, calibration)
     _LOG.info("%s: %d layers, %d multiply-accumulates", model, len(network.layers), found.macs)
@@ -183,7 +183,7 @@ def plan(
         design, searched = _searched(DesignSpace(network, board, tools(), budget=budget), objective)
     program = compile_network(network, design)
     limit = available(board, budget or {})
-    original = None if isinstance(found, Network) else _original(model, found)
+    original = _standing_alone(data, found) if data is not None else None
     return Plan(str(model), network, design, program, limit, found.macs, original, calibration is not None, searched)
 
 
@@ -194,11 +194,22 @@ def read_model(model: str | Path) -> Workload | Network:
         InputError: a model that cannot be used.
         ToolError: torch is missing.
     """
-    if Path(model).suffix != ".pt2":
-        return models.load(model)
+    return _read(model)[0]
+
+
+def _read(model: str | Path) -> tuple[Workload | Network, bytes | None]:
+    """A model, and its ONNX file; None for a product of matrices, which has none."""
+    if Path(model).suffix == ".pt2":
+        data = read_pt2(model)
+        return _parsed(data, Path(model).stem), data
+    found = models.load(model)
+    return found, None if isinstance(found, Network) else models.original(model)
+
+
+def _parsed(data: bytes, name: str) -> Workload:
     with TemporaryDirectory() as folder:
-        path = Path(folder) / f"{Path(model).stem}.onnx"
-        path.write_bytes(read_pt2(model))
+        path = Path(folder) / f"{name}.onnx"
+        path.write_bytes(data)
         return load_onnx(path)
 
 
@@ -423,14 +434,10 @@ def _dense_macs(layer: Layer) -> int:
     return layer_macs(layer)
 
 
-def _original(model: str | Path, workload: Workload) -> bytes | None:
-    """The model's file; None if it needs other files beside it."""
-    data = read_pt2(model) if Path(model).suffix == ".pt2" else models.original(model)
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        path.write_bytes(data)
-        try:
-            alone = load_onnx(path)
-        except InputError:
-            return None
-    return data if alone.macs == workload.macs else None
+def _standing_alone(data: bytes, found: Workload | Network) -> bytes | None:
+    """A model's file; None if it needs other files beside it."""
+    try:
+        alone = _parsed(data, "model")
+    except InputError:
+        return None
+    return data if alone.macs == found.macs else None

@@ -5,18 +5,12 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign import models
-from codesign.assembly import tools
+from codesign.assembly import plan, tools
 from codesign.board import Board
-from codesign.cycles import exact
 from codesign.designspace import DesignSpace, choose
 from codesign.goal import GOAL, Row
-from codesign.hw.accelerator import KERNELS
+from codesign.hw.accelerator import KERNELS, resources, total
 from codesign.kernel import Number, ceil_div
-from codesign.network import Network
-from codesign.partition import plain
-from codesign.program import compile_network
-from codesign.quant.lower import lower
 from codesign.reference_problem import hypervolume_ratio, known_front, reference_problem
 from codesign.search import search
 from codesign.sim.fit import errors, worst
@@ -76,15 +70,12 @@ def _scale_sim() -> list[Row]:
 
 def _designs(model: str) -> list[Row]:
     """All designs of a model on the board, and the chosen one beside the plain choice."""
-    case, board, network = f"{model}@{_BOARD}", Board.load(_BOARD), _network(model)
-    space = DesignSpace(network, board, tools())
-    front = space.search()
+    case, board = f"{model}@{_BOARD}", Board.load(_BOARD)
+    simple = plan(model, board)
+    front = DesignSpace(simple.network, board, tools()).search()
     found = front.rows[choose(front, "latency")]
-    simple = plain(network, board, tools())
-    program = compile_network(network, simple)
-    cycles = exact(program, simple, tools().times(simple)).total
-    need = sum(int(part.dsp) for part in tools().resources(simple).values())
-    microseconds = cycles / (board.clock_hz / 1e6)
+    need = int(total(resources(simple.design)).dsp)
+    microseconds = simple.timing.total / (board.clock_hz / 1e6)
     return [
         Row(case, "points", "1", front.proof.points, "modelled", 1e8, GOAL),
         Row(case, "cpu_s", "s", front.proof.cpu_s, "measured", 10.0, GOAL, at_least=False),
@@ -101,11 +92,6 @@ def _designs(model: str) -> list[Row]:
 def _fastest(rows: list[dict[str, int | float]], dsp: int) -> float:
     """Least latency on a front with at most so many DSPs."""
     return min(float(row["latency_us"]) for row in rows if row["dsp"] <= dsp)
-
-
-def _network(model: str) -> Network:
-    found = models.load(model)
-    return found if isinstance(found, Network) else lower(found)
 
 
 def _resources() -> list[Row]:

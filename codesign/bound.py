@@ -17,7 +17,7 @@ from codesign.kernel import Number, Params, ceil_div, larger, smaller
 from codesign.machine import COMMAND_QUEUE, Machine
 from codesign.network import MASKS, Attention, Linear, Network, Norm
 from codesign.offchip import BURST_BYTES
-from codesign.program import AFFINE_BYTES, LUT_BYTES, Program
+from codesign.program import AFFINE_BYTES, LUT_BYTES, Program, block_tiles, head_columns, padded
 from codesign.systolic import EngineTimes, Formulas
 
 _Group = tuple[int, int, Number]
@@ -177,20 +177,20 @@ class _Schedule:
     def _stored(self, name: str) -> Number:
         """Cycles of the store of an output."""
         tensor = self.network.tensors[name]
-        wide = tensor.bits // 8
-        unit: Number = larger(self.bound.word, wide * self.linear["t_out"])
-        words: Number = ceil_div(tensor.columns * wide, unit) * unit * tensor.rows // self.bound.word
-        return self.bound.transfer("store", words)
+        return self.bound.transfer("store", self._words(tensor.rows, tensor.columns, tensor.bits // 8))
+
+    def _words(self, rows: int, columns: int, wide: int) -> Number:
+        """Bus words of a matrix of ``wide`` bytes per element, its rows padded as they lie on chip."""
+        unit = larger(self.bound.word, wide * self.linear["t_out"])
+        return padded(columns * wide, unit) * rows // self.bound.word
 
     def _padded(self) -> dict[str, Number]:
         """Columns of the matrices that attention touches, padded heads included."""
         found: dict[str, Number] = {}
         for layer in self.network:
             if isinstance(layer, Attention):
-                wide = ceil_div(layer.head_dim, self.engines["attention"]["t_a"]) * self.engines["attention"]["t_a"]
                 unit = larger(self.linear["t_out"], self.bound.word)
-                step: Any = unit // np.gcd(unit, wide)
-                total: Number = ceil_div(layer.heads, step) * step * wide
+                total = head_columns(layer.heads, self._head(layer), unit)
                 found |= dict.fromkeys((layer.query, layer.key, layer.value, layer.target), total)
         return found
 
@@ -232,9 +232,8 @@ class _Schedule:
     def _load_source(self, layer: Linear) -> None:
         if self.done.get(layer.source) == [] and self.bound.whole:
             tensor = self.network.tensors[layer.source]
-            unit = larger(self.bound.word, self.linear["t_out"])
-            pitch: Number = ceil_div(tensor.columns, unit) * unit
-            self.done[layer.source] = [(0, tensor.rows, self._load(pitch * tensor.rows // self.bound.word, "input"))]
+            loaded = self._load(self._words(tensor.rows, tensor.columns, 1), "input")
+            self.done[layer.source] = [(0, tensor.rows, loaded)]
 
     def _load_constants(self, layer: Linear) -> Number:
         """The layer's table and constant addend; returns when both are there."""
@@ -244,9 +243,7 @@ class _Schedule:
             at = self._load(ceil_div(LUT_BYTES, self.bound.word), "lut") + 1
         if layer.addend in self.network.constants and layer.addend not in self.done:
             rows, columns = self.network.constants[layer.addend].shape
-            unit = larger(self.bound.word, 2 * self.linear["t_out"])
-            pitch: Number = ceil_div(2 * columns, unit) * unit
-            at = self._load(pitch * rows // self.bound.word, "position")
+            at = self._load(self._words(rows, columns, 2), "position")
             self.done[layer.addend] = [(0, rows, at)]
         return at
 
@@ -264,7 +261,7 @@ class _Schedule:
         spacing, kw = larger(ib, p["n_l"]), ceil_div(source, word)
         self.tiles, self.words = self.tiles + ob, self.words + ob * ib
         there = self._arrival() + 1 + spacing
-        blocks = self._blocks(layer, ib, ob)
+        blocks = ceil_div(ob, block_tiles(layer.rows, ib, ob, p))
         done: list[_Group] = []
         for first, rows in self._groups(layer.rows):
             t = larger(constants, self._ready(layer.source, layer.first_row + first, rows))
@@ -308,14 +305,6 @@ class _Schedule:
         self.ends = earlier - 1, self.array - 1
         return last
 
-    def _blocks(self, layer: Linear, ib: Number, ob: Number) -> Number:
-        """Commands per row group: as many as the rings make of the layer's columns, each loading the rows anew."""
-        p = self.linear
-        rings = smaller(p["table_words"], larger(p["ring_words"] // ib, 1))
-        several: Number = (layer.rows > p["n_l"]) * 1
-        whole = several * rings + (1 - several) * p["table_words"]
-        return ceil_div(ob, smaller(ob, whole))
-
     def _arrival(self) -> Number:
         """Cycle before which the last of the weights up to now cannot be there.
 
@@ -346,11 +335,11 @@ class _Schedule:
 
     def _head(self, layer: Attention) -> Number:
         t_a = self.engines["attention"]["t_a"]
-        return ceil_div(layer.head_dim, t_a) * t_a
+        return padded(layer.head_dim, t_a)
 
     def _norm(self, layer: Norm) -> None:
         unit = larger(self.bound.word, AFFINE_BYTES * self.engines["vector"]["t_v"])
-        loaded = self._load(ceil_div(layer.d * AFFINE_BYTES, unit) * unit // self.bound.word, "affine") + 1
+        loaded = self._load(padded(layer.d * AFFINE_BYTES, unit) // self.bound.word, "affine") + 1
         done: list[_Group] = []
         for first, rows in self._groups(layer.rows):
             t = larger(larger(self.free["vector"], loaded), self._ready(layer.source, layer.first_row + first, rows))

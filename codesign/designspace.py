@@ -22,8 +22,8 @@ from codesign.front import Front
 from codesign.kernel import Params, Resources, ceil_div, powers_up_to
 from codesign.network import Attention, Linear, Network, Norm
 from codesign.partition import RESOURCES, Choice, Planner, Tools, available
-from codesign.problem import Inputs, Problem, Term, total
-from codesign.program import compile_network
+from codesign.problem import Inputs, Problem, Term, monotone, total
+from codesign.program import block_tiles, compile_network
 from codesign.search import Refine, search
 
 OBJECTIVES = ("latency_us", *RESOURCES)
@@ -96,12 +96,10 @@ class DesignSpace:
     def evaluate(self, point: Mapping[str, int]) -> dict[str, float] | None:
         """All of `OBJECTIVES` of a point, exact; None if it is not legal, does not fit or runs no program."""
         design = self.design(point)
-        if not self.planner.legal(design):
+        score = _Scorer(self).score(point) if self.planner.suits(design) else None
+        if score is None:
             return None
-        need = sum(self.tools.resources(design).values(), Resources())
-        score = _Scorer(self).score(point)
-        if score is None or any(getattr(need, name) > getattr(self.limit, name) for name in RESOURCES):
-            return None
+        need = self.planner.cost(design)
         return {"latency_us": score[0], **{name: float(getattr(need, name)) for name in RESOURCES}}
 
     # The problem.
@@ -110,7 +108,7 @@ class DesignSpace:
         """The space with its limits and with a bound in place of the latency."""
         engines = [engine for engine in _ENGINE_AXES if _ENGINE_AXES[engine][0] in self.axes]
         wrong = [self._untileable(), *(self._illegal(engine) for engine in engines)]
-        terms = [self._latency(), self._row_words(), *wrong]
+        terms = [self._cycles(), self._latency(), self._row_words(), *wrong]
         for name in RESOURCES:
             parts = [self._resource(engine, name) for engine in engines]
             terms += [*parts, self._rest(name), total(name, (*(part.name for part in parts), f"rest_{name}"))]
@@ -143,21 +141,25 @@ class DesignSpace:
             if names[0] in self.axes
         }
 
-    def _latency(self) -> Term:
-        megahertz = self.board.clock_hz / 1e6
+    def _cycles(self) -> Term:
+        """A lower bound."""
 
-        def formula(inputs: Inputs) -> NDArray[np.float64]:
+        def formula(inputs: Inputs) -> NDArray[np.int64]:
             groups = np.asarray(inputs["row_group"])
             engines = self._engines(inputs, depths=False)
             formulas = self.tools.formulas(engines)
             shape = np.broadcast_shapes(*(np.shape(value) for value in inputs.values()))
-            found = np.empty(shape)
+            found = np.empty(shape, np.int64)
             for size in np.unique(groups):
                 cycles = np.broadcast_to(self.bound(engines, formulas, int(size)), shape)
-                np.copyto(found, cycles / megahertz, where=np.broadcast_to(groups == size, shape))
+                np.copyto(found, cycles, where=np.broadcast_to(groups == size, shape))
             return found
 
-        return Term("latency_us", self._of(_TIME_AXES), formula)
+        return Term("cycles", self._of(_TIME_AXES), formula)
+
+    def _latency(self) -> Term:
+        megahertz = self.board.clock_hz / 1e6
+        return monotone("latency_us", ("cycles",), lambda inputs: inputs["cycles"] / megahertz)
 
     def _untileable(self) -> Term:
         """1 where the weights of the longest tile do not fit the ring."""
@@ -286,5 +288,6 @@ class _Scorer:
     def _cut(self, design: Design) -> tuple[int, ...]:
         """Tiles per command of every linear layer."""
         p = design.linear
-        sizes = [(ceil_div(k, p["t_in"]), ceil_div(n, p["t_out"])) for _, k, n in self.space.planner.columns(design)]
-        return tuple(min(ob, p["table_words"], max(1, p["ring_words"] // ib)) for ib, ob in sizes)
+        columns = self.space.planner.columns(design)
+        sizes = [(layer.rows, ceil_div(k, p["t_in"]), ceil_div(n, p["t_out"])) for layer, k, n in columns]
+        return tuple(int(block_tiles(rows, ib, ob, p)) for rows, ib, ob in sizes)

@@ -20,7 +20,6 @@ from codesign.problem import Problem, Term
 
 _TABLE_CELLS, _SMALL_TABLE = 1 << 18, 1 << 16
 """Combinations whose terms are computed at once, and up to which a sum of terms is tabulated too."""
-_MEGA = 1e6
 
 Column = NDArray[Any]
 
@@ -98,10 +97,9 @@ class Grid:
         at = dict(zip(self.problem.axes, np.unravel_index(np.arange(first, stop), self.problem.shape), strict=True))
         values: dict[str, Column] = {name: np.array(self.problem.axes[name])[at[name]] for name in at}
         known = values | {name: _looked_up(table, at) for name, table in self._tables.items()}
-        found = {name: self._value(name, known) for name in ("latency_us", *RESOURCES)}
+        found = {name: self._value(name, known) for name in ("cycles", "latency_us", *RESOURCES)}
         legal = np.all([self._value(name, known) <= 0 for name in self._wrong], axis=0)
-        cycles = np.rint(found["latency_us"] * (self.space.board.clock_hz / _MEGA)).astype(np.int64)
-        return {**values, "legal": legal, "cycles": cycles, **found}
+        return {**values, "legal": legal, **found}
 
     def _value(self, name: str, known: dict[str, Column]) -> Column:
         """A term of some points, from what is known of them."""

@@ -252,8 +252,9 @@ class Machine:
         if last is None or now[2] == last[2]:
             return
         period, commands, words = now[0] - last[0], now[1] - last[1], last[2] - now[2]
-        repeats = spare // words and min(self._alike(commands) // commands, spare // words)
-        if repeats > 0:
+        most = spare // words
+        repeats = min(self._alike(commands) // commands, most) if most else 0
+        if repeats:
             self._skip(repeats, commands, period)
             self.offchip.clients[COMMANDS].left -= repeats * words
             self.seen.clear()

@@ -105,7 +105,6 @@ def plain(network: Network, board: Board, tools: Tools, *, budget: Mapping[str, 
         NothingFits: a layer has no kernel, or not even the smallest design fits; the message names the binding
             resource, the need, what there is and the smallest budget that fits.
     """
-    _check_supported(network, tools.kernels)
     planner = Planner(network, board, tools, available(board, budget or {}))
     start = Choice()
     if not planner.fits(start):
@@ -138,6 +137,7 @@ class Planner:
     """Designs of choices, their resources and their time."""
 
     def __init__(self, network: Network, board: Board, tools: Tools, limit: Resources) -> None:
+        _check_supported(network, tools.kernels)
         self.network, self.board, self.tools, self.limit = network, board, tools, limit
         self.attentions = [layer for layer in network if isinstance(layer, Attention)]
         self.norms = [layer for layer in network if isinstance(layer, Norm)]
@@ -218,12 +218,20 @@ class Planner:
 
     def need(self, choice: Choice) -> Resources:
         """Resources of a choice, all parts together."""
-        return sum(self.tools.resources(self.design(choice)).values(), Resources())
+        return self.cost(self.design(choice))
+
+    def cost(self, design: Design) -> Resources:
+        """Resources of a design, all parts together."""
+        return sum(self.tools.resources(design).values(), Resources())
 
     def fits(self, choice: Choice) -> bool:
         """Whether a choice is legal and within the budget."""
         design = self.design(choice)
-        return self.legal(design) and not _excess(sum(self.tools.resources(design).values(), Resources()), self.limit)
+        return self.suits(design)
+
+    def suits(self, design: Design) -> bool:
+        """Whether a design is legal and within the budget."""
+        return self.legal(design) and not _excess(self.cost(design), self.limit)
 
     def columns(self, design: Design) -> list[tuple[Linear, int, int]]:
         """Every linear layer with its columns as they lie on chip."""

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.errors import CheckError
+from codesign.space import check_axes
 
 Array = NDArray[Any]
 Inputs = Mapping[str, Array]
@@ -113,9 +114,7 @@ class Problem:
     """The axes that an axis or a term depends on, in the problem's order."""
 
     def __post_init__(self) -> None:
-        for name, values in self.axes.items():
-            if not values or list(values) != sorted(set(values)):
-                raise ValueError(f"axis {name} is {values}; legal: at least one value, ascending, none twice")
+        check_axes(self.axes)
         support: dict[str, tuple[str, ...]] = {name: (name,) for name in self.axes}
         for term in self.terms:
             known = {*term.of, *([term.floor] if term.floor else [])} <= set(support)

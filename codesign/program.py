@@ -8,7 +8,7 @@ keeps that pitch; the padding's weights are zero.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from math import gcd
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ from codesign.command import (
 )
 from codesign.design import Design
 from codesign.errors import NothingFits
-from codesign.kernel import ceil_div
+from codesign.kernel import Number, Params, ceil_div, larger, smaller
 from codesign.network import MASKS, Attention, Linear, Network, Norm, Tensor
 
 PAGE = 4096
@@ -190,8 +190,7 @@ class _Layout:
                 t_a = self.design.engines["attention"]["t_a"]
                 wide = ceil_div(layer.head_dim, t_a) * t_a
                 unit = max(self.design.linear["t_out"], self.design.word_bytes)
-                step = unit // gcd(unit, wide)
-                return _Columns(layer.heads, layer.head_dim, wide, ceil_div(layer.heads, step) * step * wide)
+                return _Columns(layer.heads, layer.head_dim, wide, int(head_columns(layer.heads, wide, unit)))
         return _Columns(1, tensor.columns, tensor.columns, tensor.columns)
 
     def _pitch(self, name: str) -> int:
@@ -201,7 +200,7 @@ class _Layout:
         unit = max(self.design.word_bytes, wide * self.design.linear["t_out"])
         if "vector" in self.design.engines and self.home[name] in ("residual", "normed"):
             unit = max(unit, wide * self.design.engines["vector"]["t_v"])
-        return ceil_div(columns * wide, unit) * unit
+        return padded(columns * wide, unit)
 
     def _allocate(self) -> dict[str, _Region]:
         """First fit by lifetime; what does not fit its memory gets a window of rows if it may."""
@@ -293,6 +292,43 @@ class _Emitter:
             "dram": self.constant(data),
         }
         self.commands.append(Command("load", fields, writes=(Span(memory, byte, byte + len(data)),), label=label))
+
+
+@overload
+def padded(size: int, unit: int) -> int: ...
+@overload
+def padded(size: Number, unit: Number) -> Number: ...
+def padded(size: Number, unit: Number) -> Number:
+    """The smallest multiple of a unit that is at least the size; for numbers and arrays.
+
+    >>> padded(10, 4)
+    12
+    """
+    return ceil_div(size, unit) * unit
+
+
+def head_columns(heads: int, wide: Number, unit: Number) -> Number:
+    """Columns of a row of heads of ``wide`` columns each, with empty heads behind until a unit divides it.
+
+    >>> int(head_columns(3, 24, 16))
+    96
+    """
+    step: Number = unit // np.gcd(unit, wide)
+    return padded(heads, step) * wide
+
+
+def block_tiles(rows: int, ib: Number, ob: Number, linear: Params) -> Number:
+    """Tiles of one command: as many as the table ring holds, and the weight ring where more than one group needs them.
+
+    Args:
+        rows: of the layer.
+        ib: weight words per tile.
+        ob: tiles of the layer.
+        linear: n_l, ring_words and table_words.
+    """
+    again: Number = (rows > linear["n_l"]) * 1
+    kept = smaller(linear["table_words"], larger(linear["ring_words"] // ib, 1))
+    return smaller(ob, again * kept + (1 - again) * linear["table_words"])
 
 
 def compile_network(network: Network, design: Design) -> Program:
@@ -411,9 +447,7 @@ def _linear(emit: _Emitter, layer: Linear) -> None:
     ob = ceil_div(layout.columns[layer.target].total, p["t_out"])
     _check_linear(emit, layer, ib)
     groups = list(_groups(layer.rows, _common_chunk(emit, layer)))
-    whole = min(ob, p["table_words"])
-    if layer.rows > p["n_l"]:
-        whole = min(whole, p["ring_words"] // ib)
+    whole = int(block_tiles(layer.rows, ib, ob, p))
     blocks = [_Block(layer, first, min(whole, ob - first), ib) for first in range(0, ob, whole)]
     packed = _pack_weights(emit, layer, blocks)
     streamed = layout.regions[layer.target].window < layout.regions[layer.target].rows
@@ -609,8 +643,7 @@ def _attention(emit: _Emitter, layer: Attention) -> None:
 
 def _affine_pitch(d: int, design: Design) -> int:
     """Bytes of a norm's gains and biases on chip."""
-    unit = max(design.word_bytes, AFFINE_BYTES * design.engines["vector"]["t_v"])
-    return ceil_div(d * AFFINE_BYTES, unit) * unit
+    return padded(d * AFFINE_BYTES, max(design.word_bytes, AFFINE_BYTES * design.engines["vector"]["t_v"]))
 
 
 def _norm(emit: _Emitter, layer: Norm) -> None:

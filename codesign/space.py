@@ -11,6 +11,17 @@ Number = int | NDArray[np.int64]
 Params = Mapping[str, Number]
 
 
+def check_axes(axes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuses an axis whose values are not ascending.
+
+    Raises:
+        ValueError: the message names it.
+    """
+    for name, values in axes.items():
+        if not values or list(values) != sorted(set(values)):
+            raise ValueError(f"axis {name} is {values}; legal: at least one value, ascending, none twice")
+
+
 @dataclass(frozen=True)
 class ParameterSpace:
     """The product of some axes, less what is not legal.
@@ -24,9 +35,7 @@ class ParameterSpace:
     legal: Callable[[Params], Number | NDArray[np.bool_]]
 
     def __post_init__(self) -> None:
-        for name, values in self.axes.items():
-            if not values or list(values) != sorted(set(values)):
-                raise ValueError(f"axis {name} is {values}; legal: at least one value, ascending, none twice")
+        check_axes(self.axes)
 
     @property
     def size(self) -> int:

@@ -1,5 +1,6 @@
 """The space of designs says of every point what the design says of itself, and its search misses none."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -122,6 +123,13 @@ def test_programs_that_begin_alike_load_alike() -> None:
         seen.setdefault(scorer._begin(point, design), set()).add(loads[: min(known, 3)])
     assert max(len(loads) for loads in seen.values()) == 1
     assert len({loads for each in seen.values() for loads in each}) > 1
+
+
+def test_a_layer_without_a_kernel_is_refused_before_the_search() -> None:
+    network = random_network(0)[0]
+    norms = replace(network, layers=tuple(layer for layer in network if not isinstance(layer, Linear)))
+    with pytest.raises(NothingFits, match="no linear layer"):
+        _space(norms)
 
 
 def test_directions_are_as_declared() -> None:

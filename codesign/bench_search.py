@@ -1,16 +1,20 @@
 """The bench of the search: fronts that are known, designs on a board, resources beside synthesis."""
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.assembly import plan, tools
+from codesign.assembly import integers, plan
+from codesign.bench_designs import Exact, chosen, heuristic_rows, reference_rows
+from codesign.bench_minilm import minilm_rows
 from codesign.board import Board
-from codesign.designspace import DesignSpace, choose
+from codesign.designspace import choose
 from codesign.goal import GOAL, Row
 from codesign.hw.accelerator import KERNELS, resources, total
 from codesign.kernel import Number, ceil_div
+from codesign.quant import minilm
 from codesign.reference_problem import hypervolume_ratio, known_front, reference_problem
 from codesign.search import search
 from codesign.sim.fit import errors, worst
@@ -25,14 +29,28 @@ _SCALE_SIM = {
 _SCALE_SIM_S = 8.0
 """CPU seconds that SCALE-Sim took for the first of them."""
 _POINTS = 1 << 20
+_COMPARED, _BOARDS = "digits-vit", ("kv260", "zcu104", "u280")
+"""The model whose exact front is set beside heuristics, and the boards on which it is beside the first."""
 
 
-def search_rows() -> list[Row]:
-    """All rows."""
-    return [*_reference(), *_scale_sim(), *_designs("digits-vit"), *_resources()]
+def search_rows(strategy: str | None = None) -> list[Row]:
+    """All rows; those of an extra that is not installed are left out, and the log says so.
+
+    Args:
+        strategy: the one heuristic to set beside the exact front, or ``exact`` for none; None for all.
+
+    Raises:
+        CheckError: a heuristic found what an exact front excludes.
+        ToolError: the heuristic's library is missing, or fails.
+    """
+    heuristics = chosen(strategy)
+    models = [_COMPARED, *([minilm.NAME] if not minilm.missing() else [])]
+    designs = [row for model in models for row in _designs(model, heuristics)]
+    others = [row for board in _BOARDS for row in _elsewhere(board, heuristics)] if heuristics else []
+    return [*_reference(heuristics), *_scale_sim(), *designs, *others, *minilm_rows(), *_resources()]
 
 
-def _reference() -> list[Row]:
+def _reference(heuristics: Sequence[str]) -> list[Row]:
     """The problem whose front is known, searched for the second time."""
     problem = reference_problem()
     search(problem)
@@ -42,6 +60,7 @@ def _reference() -> list[Row]:
         Row("dse-problem", "hypervolume_ratio", "1", round(hypervolume_ratio(front.values), 6), "modelled", 1.0, GOAL),
         Row("dse-problem", "cpu_s", "s", front.proof.cpu_s, "measured", 2.0, GOAL, at_least=False),
         Row("dse-problem", "points", "1", front.proof.points, "modelled"),
+        *reference_rows(problem, front, heuristics),
     ]
 
 
@@ -68,24 +87,39 @@ def _scale_sim() -> list[Row]:
     ]
 
 
-def _designs(model: str) -> list[Row]:
+def _elsewhere(board: str, heuristics: Sequence[str]) -> list[Row]:
+    """The exact front of the compared model on another board, and heuristics beside it."""
+    exact = Exact.of(f"{_COMPARED}@{board}", integers(_COMPARED), Board.load(board))
+    return [
+        Row(exact.case, "points", "1", exact.front.proof.points, "modelled"),
+        Row(exact.case, "cpu_s", "s", exact.front.proof.cpu_s, "measured"),
+        Row(exact.case, "front_points", "1", len(exact.front), "modelled"),
+        *heuristic_rows(exact, heuristics),
+    ]
+
+
+def _designs(model: str, heuristics: Sequence[str]) -> list[Row]:
     """All designs of a model on the board, and the chosen one beside the plain choice."""
-    case, board = f"{model}@{_BOARD}", Board.load(_BOARD)
+    board = Board.load(_BOARD)
     simple = plan(model, board)
-    front = DesignSpace(simple.network, board, tools()).search()
+    exact = Exact.of(f"{model}@{_BOARD}", simple.network, board)
+    front, case = exact.front, exact.case
     found = front.rows[choose(front, "latency")]
     need = int(total(resources(simple.design)).dsp)
     microseconds = simple.timing.total / (board.clock_hz / 1e6)
     return [
         Row(case, "points", "1", front.proof.points, "modelled", 1e8, GOAL),
         Row(case, "cpu_s", "s", front.proof.cpu_s, "measured", 10.0, GOAL, at_least=False),
+        Row(case, "peak_mb", "MB", exact.peak_mb, "measured", 1000.0, GOAL, at_least=False),
         Row(case, "front_points", "1", len(front), "modelled"),
         Row(case, "designs_scored", "1", front.proof.scored, "modelled"),
         Row(case, "latency_us", "us", float(found["latency_us"]), "modelled", microseconds, "plain", at_least=False),
+        Row(case, "plain_latency_us", "us", microseconds, "modelled"),
         Row(case, "dsp", "1", float(found["dsp"]), "modelled"),
         Row(case, "plain_dsp", "1", need, "modelled"),
         Row(case, "latency_at_plain_dsp_us", "us", _fastest(front.rows, need), "modelled", microseconds, "plain",
             at_least=False),
+        *heuristic_rows(exact, heuristics if model == _COMPARED else ()),
     ]  # fmt: skip
 
 

@@ -232,6 +232,27 @@ class Board:
             raise InputError(f"board {self.name} has no table [energy]; legal: a board file with one")
         return self.energy
 
+    def at(self, *, ports: int = 0, clock_hz: int = 0) -> "Board":
+        """This board with some of its ports in use and at another clock; 0 leaves either as it is.
+
+        The memory's bandwidth stays the same per second; a design at another clock is not timed either.
+
+        Raises:
+            ValueError: more ports than there are, or no clock.
+
+        >>> Board.load("zcu102").at(ports=2).memory.ports
+        2
+        """
+        new = {"memory.ports": ports or self.memory.ports, "clock_hz": clock_hz or self.clock_hz}
+        if not 1 <= new["memory.ports"] <= self.memory.ports:
+            raise ValueError(f"{ports} ports; legal: 1 to the board's {self.memory.ports}")
+        figures = self.figures()
+        chosen = {key: f"{value}, chosen for the design" for key, value in new.items() if value != figures[key]}
+        if not chosen:
+            return self
+        texts = (self.name, self.part, self.family)
+        return _assemble(texts, {**figures, **new}, self.sources, {**self.assumptions, **chosen})
+
     def with_overrides(self, settings: Iterable[str]) -> "Board":
         """This board with figures replaced by ``KEY=VALUE`` settings and marked as assumed.
 
@@ -253,6 +274,30 @@ class Board:
             return _assemble((self.name, self.part, self.family), figures, self.sources, assumptions)
         except ValueError as error:
             raise InputError(f"--set: {error}") from error
+
+
+CLOCKS = (Fraction(1, 2), Fraction(2, 3), Fraction(5, 6), Fraction(1))
+"""Clocks that a search looks at, as shares of a board's own."""
+
+
+def clocks(board: Board) -> tuple[int, ...]:
+    """Clocks that a search looks at, in Hz, whole MHz but for the board's own; none is timed.
+
+    >>> clocks(Board.load("zcu102"))
+    (150000000, 200000000, 250000000, 300000000)
+    """
+    slower = {int(board.clock_hz * share) // 10**6 * 10**6 for share in CLOCKS if share < 1}
+    return (*sorted(clock for clock in slower if clock), board.clock_hz)
+
+
+def port_counts(board: Board) -> tuple[int, ...]:
+    """Numbers of AXI ports that a design may use: all, or a power of two of them.
+
+    >>> port_counts(Board.load("zcu102"))
+    (1, 2, 4)
+    """
+    fewer = (1 << i for i in range(board.memory.ports.bit_length()))
+    return (*(ports for ports in fewer if ports < board.memory.ports), board.memory.ports)
 
 
 def boards() -> tuple[str, ...]:

@@ -5,8 +5,9 @@ allows, behind the rows that it reads. What only adds cycles is left out: tokens
 queues, cuts by columns, and whatever else the memory moves while a transfer is under way.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,92 +23,69 @@ from codesign.systolic import EngineTimes, Formulas
 
 _Group = tuple[int, int, Number]
 """First row, rows, and the cycle in which they are done."""
+_FEW_TILES = 8
+"""Tiles of a first fetch up to which every possible number of them is tried."""
 _FREE = 1 << 20
 """Words of a ring that is never full."""
 _IDLE = EngineTimes(lambda fields: 0, lambda fields: 0, 0, 0)
 
 
-class Bound:
-    """Lower bounds for one network on one board; see the module.
+class Interface:
+    """What transfers take on one memory, told by runs of the cycle model; each is run once.
 
     Args:
         network: the layers.
-        board: figures of its memory.
-        rings: fewest words that the weight ring and the table ring of any design asked for have.
+        board: figures of the memory.
     """
 
-    def __init__(self, network: Network, board: Board, rings: tuple[int, int] = (1, 1)) -> None:
-        self.network, self.board, self.rings = network, board, rings
+    def __init__(self, network: Network, board: Board) -> None:
+        self.network, self.board = network, board
         self.word = board.memory.ports * board.memory.port_bits // 8
-        self.whole = len(network.layers) > 1
+        self.numerator, self.denominator = board.memory.bytes_numerator, board.memory.bytes_denominator
         self._prologues: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
         self._alone: dict[tuple[str, int, int], int] = {}
 
-    def __call__(
-        self, engines: Mapping[str, Params], formulas: Formulas, row_group: int, loads: Sequence[int] = ()
-    ) -> Number:
-        """At most the cycles of `codesign.cycles.exact` for any program of the network.
-
-        Args:
-            engines: parameters by engine, integers or arrays that broadcast against each other.
-            formulas: what the kernels say of these parameters.
-            row_group: most rows per command.
-            loads: cycles in which the loads are done that begin these programs, if they are known.
-        """
-        return _Schedule(self, engines, formulas, row_group, loads).total()
-
-    @property
+    @cached_property
     def begin(self) -> int:
         """First cycle in which any command can be accepted."""
-        return (self._listed if self.whole else self._run)([_load(0, 1)]).start[0]
+        return (self._listed if len(self.network.layers) > 1 else self._run)([_load(0, 1)]).start[0]
 
-    def prologue(self, loads: Sequence[tuple[str, Number]], fetch: tuple[Number, ...]) -> Number:
+    def prologue(self, memories: tuple[int, ...], sizes: tuple[int, ...]) -> int:
         """Cycle in which the last of the loads is done that begin every program of several layers.
 
-        They have the memory to themselves but for the first fetch, of as many tiles as the rings hold.
+        They have the memory to themselves but for the first fetch, of as many tiles as the rings hold; where those
+        may be many, they have it whole.
 
         Args:
-            loads: on-chip memory and bus words of each, in order.
-            fetch: bus words of table and of weights per tile, fewest and most tiles.
+            memories: numbers of the loads' on-chip memories.
+            sizes: bus words of each load; of the table and of the weights of a tile; fewest and most tiles.
         """
-        columns = np.broadcast_arrays(*(words for _, words in loads), *fetch)
-        rows, index = np.unique(np.stack([c.ravel() for c in columns], axis=1), axis=0, return_inverse=True)
-        memories = tuple(LOADS.index(memory) for memory, _ in loads)
-        times = np.array([self._prologue(memories, tuple(row)) for row in rows.tolist()], np.int64)
-        return times[index.reshape(columns[0].shape)] if columns[0].ndim else int(times[0])
-
-    def _prologue(self, memories: tuple[int, ...], sizes: tuple[int, ...]) -> int:
         key = memories, sizes
         if key not in self._prologues:
             words, (table, weights, fewest, tiles) = sizes[: len(memories)], sizes[len(memories) :]
             loads = [_load(memory, count) for memory, count in zip(memories, words, strict=True)]
-            self._prologues[key] = min(
-                self._listed([loads[0], _fetch(n * table, n * weights), *loads[1:]]).stop[len(loads) * (len(loads) > 1)]
-                for n in range(fewest, tiles + 1)
-            )
+            counts = range(fewest, tiles + 1) if tiles - fewest < _FEW_TILES else (0,)
+            found = [self._loads(loads, [_fetch(n * table, n * weights)] * (n > 0)) for n in counts]
+            self._prologues[key] = min(found)
         return self._prologues[key]
+
+    def _loads(self, loads: list[Command], fetch: list[Command]) -> int:
+        machine = self._listed([loads[0], *fetch, *loads[1:]])
+        return machine.stop[(len(loads) - 1 + len(fetch)) * (len(loads) > 1)]
 
     def _listed(self, commands: list[Command]) -> Machine:
         """The run of a list's begin, with as much behind it as every program has and is read ahead."""
         fewest = 2 + sum(1 + isinstance(layer, Linear) for layer in self.network)
         return self._run(commands + [Command("vector", {})] * (min(fewest, COMMAND_QUEUE) - len(commands)))
 
-    def transfer(self, engine: str, words: Number, memory: int = 0) -> Number:
+    def lone(self, engine: str, words: int, memory: int) -> int:
         """Cycles from the accept of a transfer to its end, if nothing else is under way.
 
         Args:
             engine: ``load`` or ``store``.
-            words: bus words, an integer or an array.
+            words: bus words.
             memory: number of the on-chip memory.
         """
-        if isinstance(words, int):
-            return self._lone(engine, words, memory)
-        sizes, index = np.unique(words, return_inverse=True)
-        times = np.array([self._lone(engine, int(size), memory) for size in sizes], np.int64)
-        found: Number = times[index.reshape(np.shape(words))]
-        return found
-
-    def _lone(self, engine: str, words: int, memory: int) -> int:
         key = engine, words, memory
         if key not in self._alone:
             machine = self._run([_load(memory, words, engine)])
@@ -120,6 +98,83 @@ class Bound:
         machine = Machine(program, Design(self.board, {"linear": linear}), _IDLE)
         machine.run()
         return machine
+
+
+class Bound:
+    """Lower bounds for one network on one board, or on several memories of it; see the module.
+
+    Args:
+        network: the layers.
+        board: figures of its memory.
+        rings: fewest words that the weight ring and the table ring of any design asked for have.
+        variants: the board with other memories, by number; the board alone if none are given.
+    """
+
+    def __init__(
+        self, network: Network, board: Board, rings: tuple[int, int] = (1, 1), variants: Sequence[Board] = ()
+    ) -> None:
+        self.network, self.board, self.rings = network, board, rings
+        self.interfaces = [Interface(network, each) for each in variants or (board,)]
+        self.whole = len(network.layers) > 1
+
+    def __call__(
+        self,
+        engines: Mapping[str, Params],
+        formulas: Formulas,
+        row_group: int,
+        loads: Sequence[int] = (),
+        variant: Number = 0,
+        boxed: "Boxed | None" = None,
+    ) -> Number:
+        """At most the cycles of `codesign.cycles.exact` for any program of the network.
+
+        Args:
+            engines: parameters by engine, integers or arrays that broadcast against each other.
+            formulas: what the kernels say of these parameters.
+            row_group: most rows per command.
+            loads: cycles in which the loads are done that begin these programs, if they are known.
+            variant: number of the memory, an integer or an array.
+            boxed: the least of everything over many attention and vector engines, instead of their formulas.
+        """
+        return _Schedule(self, engines, formulas, row_group, loads, variant, boxed).total()
+
+    def of(self, variant: Number, what: Callable[[Interface], int]) -> Number:
+        """A figure of the memories by their numbers."""
+        if isinstance(variant, int):
+            return what(self.interfaces[variant])
+        return np.array([what(each) for each in self.interfaces], np.int64)[variant]
+
+    def each(
+        self, variant: Number, sizes: Sequence[Number], what: Callable[[Interface, tuple[int, ...]], int]
+    ) -> Number:
+        """What a memory says of some sizes, asked once for each combination that there is."""
+        if all(isinstance(size, int) for size in (variant, *sizes)):
+            return what(self.interfaces[int(variant)], tuple(int(size) for size in sizes))
+        columns = np.broadcast_arrays(variant, *sizes)
+        flat = [column.ravel() for column in columns]
+        code = np.zeros(flat[0].size, np.int64)
+        for column in flat:
+            code = code * (int(column.max()) + 1) + column
+        _, first, index = np.unique(code, return_index=True, return_inverse=True)
+        rows = zip(*(column[first].tolist() for column in flat), strict=True)
+        found = [what(self.interfaces[number], tuple(row)) for number, *row in rows]
+        return np.array(found, np.int64)[index.reshape(columns[0].shape)]
+
+
+class Boxed(Protocol):
+    """The least that any attention and vector engine of some sets can take; every method once per layer."""
+
+    def columns(self, layer: Attention) -> Number:
+        """Columns of a row of padded heads."""
+
+    def attention(self, layer: Attention, first: int, rows: int) -> Number:
+        """Cycles of a command of some query rows."""
+
+    def vector(self, rows: int, d: int) -> Number:
+        """Cycles of a command."""
+
+    def affine(self, d: int) -> Number:
+        """Bus words of a norm's gains and biases."""
 
 
 def _load(memory: int, words: int, engine: str = "load") -> Command:
@@ -140,11 +195,19 @@ class _Schedule:
         formulas: Formulas,
         row_group: int,
         loads: Sequence[int],
+        variant: Number,
+        boxed: Boxed | None,
     ) -> None:
-        self.loads = loads
+        self.loads, self.variant, self.boxed = loads, variant, boxed
+        self.word = bound.of(variant, lambda each: each.word)
+        self.rate = (
+            bound.of(variant, lambda each: each.numerator),
+            bound.of(variant, lambda each: each.denominator),
+            bound.of(variant, lambda each: each.board.memory.read_latency),
+        )
         self.bound, self.engines, self.formulas, self.row_group = bound, engines, formulas, row_group
         self.network, self.linear = bound.network, engines["linear"]
-        self.begin: Number = bound.begin
+        self.begin: Number = bound.of(variant, lambda each: each.begin)
         self.load_free: Number = self.begin
         self.loader: Number = 0
         self.array: Number = 0
@@ -166,7 +229,7 @@ class _Schedule:
                 self._linear(layer)
             elif isinstance(layer, Attention):
                 self._attention(layer)
-            else:
+            elif isinstance(layer, Norm):
                 self._norm(layer)
         end: Number = 0
         for output in self.network.outputs:
@@ -177,20 +240,30 @@ class _Schedule:
     def _stored(self, name: str) -> Number:
         """Cycles of the store of an output."""
         tensor = self.network.tensors[name]
-        return self.bound.transfer("store", self._words(tensor.rows, tensor.columns, tensor.bits // 8))
+        return self._transfer("store", self._words(tensor.rows, tensor.columns, tensor.bits // 8))
+
+    def _transfer(self, engine: str, words: Number, memory: int = 0) -> Number:
+        """Cycles of a transfer if nothing else is under way."""
+        return self.bound.each(self.variant, [words], lambda each, sizes: each.lone(engine, sizes[0], memory))
+
+    def _prologue(self) -> Number:
+        """When the last of the loads that have begun is done; see `Interface.prologue`."""
+        memories = tuple(LOADS.index(memory) for memory, _ in self.begun)
+        sizes = [*(words for _, words in self.begun), *(self.first or ())]
+        return self.bound.each(self.variant, sizes, lambda each, found: each.prologue(memories, found))
 
     def _words(self, rows: int, columns: int, wide: int) -> Number:
         """Bus words of a matrix of ``wide`` bytes per element, its rows padded as they lie on chip."""
-        unit = larger(self.bound.word, wide * self.linear["t_out"])
-        return padded(columns * wide, unit) * rows // self.bound.word
+        unit = larger(self.word, wide * self.linear["t_out"])
+        return padded(columns * wide, unit) * rows // self.word
 
     def _padded(self) -> dict[str, Number]:
         """Columns of the matrices that attention touches, padded heads included."""
         found: dict[str, Number] = {}
         for layer in self.network:
             if isinstance(layer, Attention):
-                unit = larger(self.linear["t_out"], self.bound.word)
-                total = head_columns(layer.heads, self._head(layer), unit)
+                unit = larger(self.linear["t_out"], self.word)
+                total = self.boxed.columns(layer) if self.boxed else head_columns(layer.heads, self._head(layer), unit)
                 found |= dict.fromkeys((layer.query, layer.key, layer.value, layer.target), total)
         return found
 
@@ -212,18 +285,18 @@ class _Schedule:
 
     def _load(self, words: Number, memory: str) -> Number:
         if self.first is None:
-            self.load_free = self.load_free + self.bound.transfer("load", words, LOADS.index(memory))
+            self.load_free = self.load_free + self._transfer("load", words, LOADS.index(memory))
         else:
             self.begun.append((memory, words))
             known = len(self.begun) <= len(self.loads)
-            self.load_free = self.loads[len(self.begun) - 1] if known else self.bound.prologue(self.begun, self.first)
+            self.load_free = self.loads[len(self.begun) - 1] if known else self._prologue()
         return self.load_free
 
     def _first_tiles(self) -> tuple[Number, ...] | None:
         """What `Bound.prologue` asks of the first linear layer; None in a program of one layer."""
         if not self.bound.whole:
             return None
-        layer, p, word = next(each for each in self.network if isinstance(each, Linear)), self.linear, self.bound.word
+        layer, p, word = next(each for each in self.network if isinstance(each, Linear)), self.linear, self.word
         ib, tiles = ceil_div(self._columns(layer.source), p["t_in"]), ceil_div(self._columns(layer.target), p["t_out"])
         ring, table = self.bound.rings
         fewest = larger(smaller(tiles, smaller(table, ring // ib)), 1)
@@ -236,21 +309,25 @@ class _Schedule:
             self.done[layer.source] = [(0, tensor.rows, loaded)]
 
     def _load_constants(self, layer: Linear) -> Number:
-        """The layer's table and constant addend; returns when both are there."""
+        """The layer's table and the addend that is constant or an input; returns when both are there."""
         at: Number = 0
         if layer.table is not None and layer.table.tobytes() not in self.tables:
             self.tables.add(layer.table.tobytes())
-            at = self._load(ceil_div(LUT_BYTES, self.bound.word), "lut") + 1
+            at = self._load(ceil_div(LUT_BYTES, self.word), "lut") + 1
         if layer.addend in self.network.constants and layer.addend not in self.done:
             rows, columns = self.network.constants[layer.addend].shape
             at = self._load(self._words(rows, columns, 2), "position")
             self.done[layer.addend] = [(0, rows, at)]
+        if layer.addend is not None and self.done.get(layer.addend) == []:
+            tensor = self.network.tensors[layer.addend]
+            at = self._load(self._words(tensor.rows, tensor.columns, 2), "position")
+            self.done[layer.addend] = [(0, tensor.rows, at)]
         return at
 
     # Engines.
 
     def _linear(self, layer: Linear) -> None:
-        p, word = self.linear, self.bound.word
+        p, word = self.linear, self.word
         self.seen_linear += 1
         if self.seen_linear > 1:
             self.first = None
@@ -311,39 +388,57 @@ class _Schedule:
         The memory has a rate and a latency; and when a ring is full, a word is asked for only after the word in
         its place was there and used.
         """
-        p, memory = self.linear, self.bound.board.memory
+        p, (numerator, denominator, latency) = self.linear, self.rate
         late: Any = 8 * p["t_out"] * self.tiles + p["t_in"] * p["t_out"] * self.words - BURST_BYTES
-        granted = -(-late * memory.bytes_denominator // memory.bytes_numerator)
+        granted = -(-late * denominator // numerator)
         turns = larger((self.words - 1) // p["ring_words"], (self.tiles - 1) // p["table_words"])
-        return self.begin + memory.read_latency + larger(larger(granted, 0), turns * memory.read_latency)
+        return self.begin + latency + larger(larger(granted, 0), turns * latency)
 
     def _attention(self, layer: Attention) -> None:
-        heads = self._columns(layer.query) // self._head(layer)
         done: list[_Group] = []
         for first, rows in self._groups(layer.rows):
             t = larger(self.free["attention"], self._ready(layer.query, first, rows))
             for name in (layer.key, layer.value):
                 t = larger(t, self._ready(name, 0, layer.keys))
-            work = {
-                "rows": rows, "keys": layer.keys, "heads": heads, "head_dim": self._head(layer),
-                "mask": MASKS.index(layer.mask), "window": layer.window, "query_offset": first,
-            }  # fmt: skip
-            end = t + self.formulas.attention(work)
+            end = t + self._attention_time(layer, first, rows)
             self.free["attention"] = end + 1
             done.append((first, rows, end))
         self.done[layer.target] = done
+
+    def _attention_time(self, layer: Attention, first: int, rows: int) -> Number:
+        if self.boxed:
+            return self.boxed.attention(layer, first, rows)
+        heads = self._columns(layer.query) // self._head(layer)
+        return self.formulas.attention(attention_work(layer, first, rows, heads, self._head(layer)))
 
     def _head(self, layer: Attention) -> Number:
         t_a = self.engines["attention"]["t_a"]
         return padded(layer.head_dim, t_a)
 
     def _norm(self, layer: Norm) -> None:
-        unit = larger(self.bound.word, AFFINE_BYTES * self.engines["vector"]["t_v"])
-        loaded = self._load(padded(layer.d * AFFINE_BYTES, unit) // self.bound.word, "affine") + 1
+        loaded = self._load(self._affine(layer.d), "affine") + 1
         done: list[_Group] = []
         for first, rows in self._groups(layer.rows):
             t = larger(larger(self.free["vector"], loaded), self._ready(layer.source, layer.first_row + first, rows))
-            end = t + self.formulas.vector({"rows": rows, "d": layer.d})
+            work = {"rows": rows, "d": layer.d}
+            end = t + (self.boxed.vector(rows, layer.d) if self.boxed else self.formulas.vector(work))
             self.free["vector"] = end + 1
             done.append((first, rows, end))
         self.done[layer.target] = done
+
+    def _affine(self, d: int) -> Number:
+        """Bus words of gains and biases."""
+        return self.boxed.affine(d) if self.boxed else affine_words(d, self.engines["vector"]["t_v"], self.word)
+
+
+def affine_words(d: int, t_v: Number, word: Number) -> Number:
+    """Bus words of a norm's gains and biases as they lie on chip."""
+    return padded(d * AFFINE_BYTES, larger(word, AFFINE_BYTES * t_v)) // word
+
+
+def attention_work(layer: Attention, first: int, rows: int, heads: Number, wide: Number) -> dict[str, Number]:
+    """The kernel's work of some query rows, of heads padded to so many and to so many columns."""
+    return {
+        "rows": rows, "keys": layer.keys, "heads": heads, "head_dim": wide,
+        "mask": MASKS.index(layer.mask), "window": layer.window, "query_offset": first,
+    }  # fmt: skip

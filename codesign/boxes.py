@@ -82,6 +82,39 @@ class _Table:
         return np.asarray(self.flat.take(index))
 
 
+class _Memo:
+    """What is known of an expensive term by box, 0 where nothing is."""
+
+    def __init__(self, term: Term, problem: Problem, trees: Mapping[str, Tree]) -> None:
+        self.term, self.trees = term, trees
+        self._values = {axis: np.array(problem.axes[axis], np.int64) for axis in term.single}
+        self._first = {axis: trees[axis].first[-1] if axis in term.single else 0 for axis in term.of}
+        counts = [len(trees[axis].size) - self._first[axis] for axis in term.of]
+        self._strides = {axis: prod(counts[i + 1 :]) for i, axis in enumerate(term.of)}
+        self._known = np.zeros(prod(counts), np.int64)
+
+    def look(self, boxes: Mapping[str, Nodes]) -> Array:
+        """What is known of boxes."""
+        return np.asarray(self._known.take(self._index(boxes)))
+
+    def _index(self, boxes: Mapping[str, Nodes]) -> NDArray[np.int64]:
+        index: NDArray[np.int64] = np.zeros((), np.int64)
+        for axis, stride in self._strides.items():
+            index = index + (boxes[axis] - self._first[axis]) * stride
+        return index
+
+    def ask(self, boxes: Mapping[str, Nodes]) -> None:
+        """Computes what is not known of flat boxes."""
+        new = np.unique(self._index(boxes))
+        new = new[self._known[new] == 0]
+        if not len(new):
+            return
+        counts = (len(self.trees[axis].size) - first for axis, first in self._first.items())
+        nodes = {axis: new // s % count for (axis, s), count in zip(self._strides.items(), counts, strict=True)}
+        assert self.term.boxed is not None, "only such terms are asked"
+        self._known[new] = self.term.boxed(nodes | {axis: v[nodes[axis]] for axis, v in self._values.items()})
+
+
 class Bounder:
     """Bounds of a problem's terms over boxes.
 
@@ -101,11 +134,14 @@ class Bounder:
                 self._small.add(term.name)
         self._tables: dict[tuple[str, bool], _Table] = {}
         self._planned: set[tuple[str, bool]] = set()
+        self.lazy = {term.name: _Memo(term, problem, self.trees) for term in problem.terms if term.boxed is not None}
         for name in (*problem.limits, *problem.objectives):
             self._plan(name, False)
 
     def _worth(self, term: Term) -> bool:
         """Truth of a term being tabulated; one with a bound from its inputs only if that is cheap."""
+        if term.boxed is not None:
+            return False
         size = prod(len(self.problem.axes[axis]) for axis in self.problem.support[term.name])
         return size <= (self._cells if self.late(term.name) else min(self._cells, _CHEAP))
 
@@ -118,7 +154,7 @@ class Bounder:
             self._tables[name, high] = self._tabulate(name, np.maximum if high else np.minimum)
             return
         term = self.problem.by_name[name]
-        for i in term.of:
+        for i in term.of if term.boxed is None else ():
             self._plan(i, high ^ (i in term.falling))
         if term.floor is not None and not high:
             self._plan(term.floor, False)
@@ -143,6 +179,13 @@ class Bounder:
         directed = {*term.rising, *term.falling}
         own = frozenset[str]().union(*(self.late(i) if i in directed else self.problem.support[i] for i in term.of))
         return own if term.floor is None else min(own, self.late(term.floor), key=len)
+
+    def ask(self, boxes: Mapping[str, Nodes], single: frozenset[str]) -> bool:
+        """Has the expensive bounds of boxes computed, one per entry of flat arrays; returns whether there are any."""
+        found = [memo for memo in self.lazy.values() if single.issuperset(memo.term.single)]
+        for memo in found:
+            memo.ask(boxes)
+        return bool(found)
 
     def over(self, boxes: Mapping[str, Nodes], single: frozenset[str]) -> "Bounds":
         """Bounds over some boxes.
@@ -185,6 +228,8 @@ class Bounds:
 
     def _compose(self, name: str, high: bool) -> Array | None:
         term = self._bounder.problem.by_name[name]
+        if term.boxed is not None:
+            return self._lazily(term, high)
         inputs = {i: self._input(term, i, high) for i in term.of}
         present: Inputs = {i: value for i, value in inputs.items() if value is not None}
         own = np.asarray(term.formula(present)) if len(present) == len(inputs) else None
@@ -194,6 +239,13 @@ class Bounds:
         if own is None or floor is None:
             return floor if own is None else own
         return np.asarray(np.maximum(own, floor))
+
+    def _lazily(self, term: Term, high: bool) -> Array | None:
+        """What is known of an expensive term, or else its floor."""
+        floor = self._side(term.floor, False) if term.floor and not high else None
+        if floor is None or not self._single.issuperset(term.single):
+            return floor
+        return np.asarray(np.maximum(self._bounder.lazy[term.name].look(self._boxes), floor))
 
     def _input(self, term: Term, name: str, high: bool) -> Array | None:
         if name in term.rising or name in term.falling or self._settled(name):

@@ -140,14 +140,16 @@ class Branching:
         if not len(batch.weight):
             return 0.0, batch
         scratch = Tally()
-        left, _ = self._split(batch, step, cover, scratch)
+        left, _ = self._split(batch, step, cover, scratch, asking=False)
         count = len(left.weight)
         worth = log(max(count, 1e-3) / len(batch.weight)) / log(scratch.boxes / len(batch.weight))
         return worth, left.part(np.linspace(0, count - 1, min(count, _SAMPLE)).astype(np.int64))
 
     # One step of some boxes.
 
-    def _split(self, batch: _Batch, step: _Step, cover: Cover, tally: Tally) -> tuple[_Batch, Values]:
+    def _split(
+        self, batch: _Batch, step: _Step, cover: Cover, tally: Tally, asking: bool = True
+    ) -> tuple[_Batch, Values]:
         """The children along one axis that are not cut, and the lower bounds of their objectives."""
         tree, axis = self.trees[step.axis], self.names.index(step.axis)
         nodes = batch.nodes.astype(np.int64)
@@ -159,6 +161,13 @@ class Branching:
         at = np.flatnonzero(self._allowed(bounds, weight, tally))
         values = self._values(bounds, at, kids.shape)
         free = ~cover.reaches(values, fast=True)
+        if asking and free.any():
+            flat = {name: row[at[free] // kids.shape[1]] for name, row in zip(self.names, nodes, strict=True)}
+            flat[step.axis] = kids.ravel()[at[free]]
+            if self.bounder.ask(flat, step.single):
+                known = self.bounder.over(flat, step.single)
+                values[free] = self._values(known, np.arange(len(flat[step.axis])), flat[step.axis].shape)
+                free = ~cover.reaches(values, fast=True)
         weight = weight.ravel()[at]
         tally.dominated += int(weight[~free].sum())
         at = at[free]
@@ -189,7 +198,7 @@ class Branching:
 
 def _picked(low: Array, at: NDArray[np.int64], shape: tuple[int, ...]) -> Array:
     """Entries of an array broadcast to a block."""
-    if low.shape == (shape[0], 1):
+    if len(shape) == 2 and low.shape == (shape[0], 1):
         return np.asarray(low.ravel().take(at // shape[1]))
     return np.asarray(np.broadcast_to(low, shape).ravel().take(at))
 

@@ -8,6 +8,7 @@ act on is one line, ``codesign: error: ...``, and sets the exit code (see ``code
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -16,11 +17,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from codesign import flow
 from codesign.board import Board
+from codesign.built import Bundle, Quantized
+from codesign.checking import Checked
 from codesign.doctor import Doctor
 from codesign.errors import CodesignError, InputError, ToolError
-from codesign.flow import Bundle, Checked, Ran
 from codesign.models import Model
 from codesign.report import Report
+from codesign.running import Ran
 
 if TYPE_CHECKING:
     from codesign.bench import Bench
@@ -230,18 +233,19 @@ def _show_sweep(found: "Sweep") -> Answer:
 def _show_bench(found: "Bench") -> Answer:
     columns = ("case", "metric", "unit", "reference", "source", "ours", "evidence")
     data = [{name: getattr(row, name) for name in columns} for row in found.rows]
-    rows = [["case", "metric", "ours", "goal", "", "evidence"]]
+    rows = [["case", "metric", "ours", "reference", "", "evidence"]]
     for row in found.rows:
-        goal = "" if row.reference is None else f"{'>=' if row.at_least else '<='} {row.reference:g}"
+        sign = "" if not row.wanted else ">= " if row.at_least else "<= "
+        goal = "" if row.reference is None else f"{sign}{row.reference:g}"
         rows.append([row.case, row.metric, f"{row.ours:.6g}", goal, row.state, row.evidence])
     text = f"{table(rows)}\n{found.name}: {found.seconds:.0f} s"
     missed = any(row.state == "missed" for row in found.rows)
     return Answer({"bench": found.name, "rows": data, "seconds": found.seconds}, text, int(missed))
 
 
-def _show_quantized(found: flow.Quantized) -> Answer:
-    data = {"path": str(found.path), "layers": found.layers, "macs": found.macs}
-    lines = [f"quantized  {found.path}: {found.layers} layers in integers"]
+def _show_quantized(found: Quantized) -> Answer:
+    data = {"path": str(found.path), "layers": found.layers, "macs": found.macs, "text": found.text}
+    lines = [f"quantized  {found.path}: {found.layers} layers in integers", f"how        {found.text}"]
     lines += [f"next       codesign build {found.path} --board zcu102"]
     return Answer(data, "\n".join(lines))
 
@@ -255,14 +259,17 @@ VERBS = (
         flow.build,
         _show_bundle,
         (
-            Option("model", "a name, a path to a .onnx file, or gemm:MxKxN[:int8]", {"metavar": "MODEL"}),
+            Option("model", "a name, a path to a .onnx or .pt2 file, or gemm:MxKxN[:int8]", {"metavar": "MODEL"}),
             Option("--board", "a name or a path to a .toml file", {"required": True}),
             Option("--out", "the bundle's folder (default build/MODEL-BOARD)", {"metavar": "DIR"}),
             Option("--clock-mhz", "instead of the board's clock", {"type": float, "metavar": "F"}),
             Option("--budget", "less than the board has: dsp=N,bram36=N,uram=N,lut=N,ff=N", {"metavar": "LIMITS"}),
             Option("--set", "another figure of the board", {"action": "append", "default": [], "metavar": "KEY=VALUE"}),
             Option("--calibrate", "samples for a model without quantizers", {"metavar": "FILE.npz"}),
-            Option("--objective", "search all designs: latency or area (default: a plain choice)", {"metavar": "NAME"}),
+            Option("--objective", "search all: latency, area or energy (else a plain choice)", {"metavar": "NAME"}),
+            Option("--backend", "rtl, or hls4ml beside it as a cross-check (default rtl)", {"default": "rtl"}),
+            Option("--strategy", "of the objective's search: exact (default), nsga2 or age-moea2", {"metavar": "NAME"}),
+            Option("--design", "the very design: t_in=16,t_out=32,... as a front names it", {"metavar": "PARAMETERS"}),
         ),
     ),
     Verb(
@@ -307,6 +314,11 @@ VERBS = (
                 "dsp=N,bram36=N,uram=N,lut=N,ff=N, or all; may be given several times",
                 {"action": "append", "default": [], "metavar": "LIMITS"},
             ),
+            Option(
+                "--axis",
+                "only these values of a parameter, n_l=1,2,4 for example; may be given several times",
+                {"action": "append", "default": [], "metavar": "PARAMETER=N[,N...]"},
+            ),
             Option("--limit", "designs per combination (default 262144)", {"type": int, "metavar": "N"}),
             Option("--exact", "score the front of latency and DSPs exactly", {"action": "store_true"}),
             Option("--resume", "continue a sweep that was interrupted", {"action": "store_true"}),
@@ -318,7 +330,7 @@ VERBS = (
         flow.quantize,
         _show_quantized,
         (
-            Option("model", "a name, or a path to a .onnx file", {"metavar": "MODEL"}),
+            Option("model", "a name, or a path to a .onnx or .pt2 file", {"metavar": "MODEL"}),
             Option("--calibrate", "32 to 256 typical samples", {"required": True, "metavar": "FILE.npz"}),
             Option("--out", "the new file", {"required": True, "metavar": "FILE.onnx"}),
         ),
@@ -329,7 +341,11 @@ VERBS = (
         "compute the promised figures",
         flow.bench,
         _show_bench,
-        (Option("name", "spine", {"metavar": "NAME"}),),
+        (
+            Option("name", "spine, search or finn", {"metavar": "NAME"}),
+            Option("--strategy", "of bench search: nsga2 or age-moea2 alone, or exact alone", {"metavar": "STRATEGY"}),
+            Option("--finn", "of bench finn: ask the finn-plus of this Python", {"metavar": "PYTHON"}),
+        ),
     ),
     Verb(
         "models",
@@ -397,8 +413,16 @@ def _run(arguments: argparse.Namespace) -> int:
     options.pop("verb")
     _log_to_stderr(logging.WARNING if quiet else logging.INFO)
     answer = verb.show(verb.call(**options))
-    print(json.dumps(answer.data, indent=1) if as_json else answer.text)
+    _print(json.dumps(answer.data, indent=1) if as_json else answer.text)
     return answer.exit_code
+
+
+def _print(text: str) -> None:
+    """Prints an answer, as far as whoever reads it wants to read."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
 
 
 def _log_to_stderr(level: int) -> None:

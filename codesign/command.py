@@ -18,22 +18,25 @@ ENGINES = ("load", "store", "fetch", "linear", "attention", "vector")
 """Engines in the order of their numbers."""
 LOADS = ("input", "position", "affine", "lut")
 """Memories that the load engine writes, by number; the last is the linear engine's 8-bit tables."""
-STORES = ("output", "residual")
+STORES = ("output", "residual", "skip")
 """Memories that the store engine reads, by number."""
 SOURCES = ("input", "normed", "context", "hidden")
 """Memories that the linear engine reads rows from, by number."""
 TARGETS = ("output", "hidden", "query", "key", "value", "residual")
 """Memories that the linear engine writes, by number."""
-ADDENDS = ("none", "residual", "position")
+ADDENDS = ("none", "residual", "position", "skip")
 """Memories that the linear engine adds rows of, by number."""
-WIDE = ("residual", "position")
+NORM_SOURCES = ("residual",)
+"""Memories that the vector engine reads rows from; it takes no number."""
+WIDE = ("residual", "position", "skip")
 """Memories with 16 bits per element; the others have 8."""
 
 RELEASE, USE_TABLE = 1, 2
 """Flags of a linear command. RELEASE frees the weights behind the last row group, without it the next
 command uses them again; USE_TABLE sends the result through an 8-bit table."""
-RMS = 1
-"""Flag of a vector command: root-mean-square norm instead of layer norm."""
+RMS, WIDE_RESULT = 1, 2
+"""Flags of a vector command. RMS: root-mean-square norm instead of layer norm; WIDE_RESULT: the result has
+16 bits and goes to the memory ``skip``, without it 8 bits to ``normed``."""
 
 _TRANSFER = {"memory": 8, "address": 24, "words": 24, "dram": 40}
 FIELDS: Mapping[str, Mapping[str, int]] = {

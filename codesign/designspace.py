@@ -6,42 +6,48 @@ at once and scored by `codesign.cycles.exact` for those that may be on the front
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.board import Board
+from codesign.board import Board, clocks, port_counts
 from codesign.bound import Bound
 from codesign.branch import Progress
-from codesign.cycles import exact
+from codesign.cycles import Timing, exact
 from codesign.design import Design
-from codesign.errors import CheckError, NothingFits
+from codesign.energy import run_energy
+from codesign.energyterms import ENERGY, EnergyTerms
+from codesign.enginetables import EngineTables
+from codesign.errors import CheckError, InputError, NothingFits
 from codesign.front import Front
 from codesign.kernel import Params, Resources, ceil_div, powers_up_to
 from codesign.network import Attention, Linear, Network, Norm
 from codesign.partition import RESOURCES, Choice, Planner, Tools, available
 from codesign.problem import Inputs, Problem, Term, monotone, total
-from codesign.program import block_tiles, compile_network
+from codesign.program import Program, block_tiles, compile_network, program_traffic
 from codesign.search import Refine, search
 
-OBJECTIVES = ("latency_us", *RESOURCES)
-"""What a search may minimise."""
+OBJECTIVES = ("latency_us", ENERGY, *RESOURCES)
+"""What a search may minimise; energy is modelled and needs a board with coefficients."""
 
 _ENGINE_AXES = {
     "linear": ("t_in", "t_out", "n_l", "ring_words", "table_words"),
     "attention": ("t_a", "n_a"),
     "vector": ("t_v",),
 }
-_MEMORY_AXES = ("t_out", "t_a", "t_v")
+_MEMORY_AXES = ("t_out", "t_a", "t_v", "ports")
 NEAR = 1.02
 """Designs at most so much worse than the best count as equally good."""
 
-_BEGIN_AXES = ("t_in", "t_out", "t_v", "row_group")
-_TIME_AXES = ("t_in", "t_out", "n_l", "t_a", "n_a", "t_v", "row_group")
-_T_IN, _T_OUT, _N_L = (4, 8, 16, 32), (8, 16, 32, 64), (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 24, 32)
-_T_A, _N_A, _T_V = (4, 8, 16, 32), (2, 4, 6, 8, 10, 12, 14, 16, 24, 32), (1, 2, 4, 8, 16, 32)
+_BEGIN_AXES = ("t_in", "t_out", "t_v", "row_group", "ports", "clock_hz")
+_ARRAY_AXES = ("t_in", "t_out", "n_l", "row_group", "ports", "clock_hz")
+_BOXED_AXES = ("t_a", "n_a", "t_v")
+_TIME_AXES = ("t_in", "t_out", "n_l", "t_a", "n_a", "t_v", "row_group", "ports", "clock_hz")
+_T_IN, _T_OUT, _N_L = (4, 8, 16, 32), (8, 16, 32, 64), tuple(range(1, 33))
+_T_A, _N_A, _T_V = (4, 8, 16, 32), tuple(range(2, 33, 2)), (1, 2, 4, 8, 16, 32)
 _RING, _TABLE, _GROUPS = 64, 16, 8
 """Fewest words of the rings, and most row groups that a layer is cut into."""
 _CELLS = 1 << 22
@@ -65,7 +71,9 @@ class DesignSpace:
         self.network, self.board, self.tools = network, board, tools
         self.limit = available(board, budget or {})
         self.planner = Planner(network, board, tools, self.limit)
-        self.bound = Bound(network, board, (_RING, _TABLE))
+        self._variants = [(ports, clock) for ports in port_counts(board) for clock in clocks(board)]
+        boards = [board.at(ports=ports, clock_hz=clock) for ports, clock in self._variants]
+        self.bound = Bound(network, board, (_RING, _TABLE), boards)
         self._parts: dict[tuple[int, ...], Resources] = {}
 
     @cached_property
@@ -84,7 +92,8 @@ class DesignSpace:
             found |= {"t_a": _T_A, "n_a": _N_A}
         if any(isinstance(layer, Norm) for layer in self.network):
             found |= {"t_v": _T_V}
-        return {**found, "row_group": tuple(sorted({ceil_div(rows, n) for n in range(1, _GROUPS + 1)}))}
+        groups = tuple(sorted({ceil_div(rows, n) for n in range(1, _GROUPS + 1)}))
+        return {**found, "row_group": groups, "ports": port_counts(self.board), "clock_hz": clocks(self.board)}
 
     # From a point to a design.
 
@@ -93,14 +102,43 @@ class DesignSpace:
         free: dict[str, Any] = {name: int(value) for name, value in point.items()}
         return self.planner.design(Choice(**free))
 
+    def named(self, point: Mapping[str, int]) -> Design:
+        """The design with such parameters; those left out are as in `codesign.partition.Choice`.
+
+        Raises:
+            InputError: a parameter that there is not, or a value that no design has.
+            NothingFits: it is not legal, or needs more than there is.
+        """
+        names = tuple(field.name for field in fields(Choice) if field.name != "generous")
+        wrong = [name for name in point if name not in names]
+        if wrong:
+            raise InputError(f"design: no parameter {wrong[0]}; legal: {', '.join(names)}")
+        if min(point.values(), default=1) < 1:
+            raise InputError(f"design {dict(point)}; legal: whole numbers from 1")
+        try:
+            free: dict[str, Any] = {name: int(value) for name, value in point.items()}
+            choice = Choice(**free)
+            design = self.planner.design(choice)
+        except ValueError as error:
+            raise InputError(f"design: {error}") from error
+        if not self.planner.suits(design):
+            raise NothingFits(self.planner.verdict(choice))
+        return design
+
     def evaluate(self, point: Mapping[str, int]) -> dict[str, float] | None:
         """All of `OBJECTIVES` of a point, exact; None if it is not legal, does not fit or runs no program."""
         design = self.design(point)
-        score = _Scorer(self).score(point) if self.planner.suits(design) else None
+        names = ("latency_us", ENERGY) if self._energetic else ("latency_us",)
+        score = _Scorer(self, names).score(point) if self.planner.suits(design) else None
         if score is None:
             return None
         need = self.planner.cost(design)
-        return {"latency_us": score[0], **{name: float(getattr(need, name)) for name in RESOURCES}}
+        return {**dict(zip(names, score, strict=True)), **{name: float(getattr(need, name)) for name in RESOURCES}}
+
+    @property
+    def _energetic(self) -> bool:
+        """Whether energy can be said."""
+        return self.board.energy is not None and self.tools.joules is not None
 
     # The problem.
 
@@ -108,10 +146,11 @@ class DesignSpace:
         """The space with its limits and with a bound in place of the latency."""
         engines = [engine for engine in _ENGINE_AXES if _ENGINE_AXES[engine][0] in self.axes]
         wrong = [self._untileable(), *(self._illegal(engine) for engine in engines)]
-        terms = [self._cycles(), self._latency(), self._row_words(), *wrong]
+        terms = [self._least_cycles(), self._cycles(), self._latency(), self._row_words(), *wrong]
         for name in RESOURCES:
             parts = [self._resource(engine, name) for engine in engines]
             terms += [*parts, self._rest(name), total(name, (*(part.name for part in parts), f"rest_{name}"))]
+        terms += self._energy() if ENERGY in objectives else []
         limits = {name: float(getattr(self.limit, name)) for name in RESOURCES} | {term.name: 0.0 for term in wrong}
         return Problem(self.axes, tuple(terms), limits, objectives)
 
@@ -120,46 +159,86 @@ class DesignSpace:
 
         Args:
             objectives: two or three of `OBJECTIVES`.
-            progress: told how far it is.
+            progress: told how far it is; if it has a method ``timed``, that is told how many designs are timed.
         """
-        refine = None
-        if "latency_us" in objectives:
-            scorer = _Scorer(self)
-            refine = Refine(("latency_us",), scorer.score, scorer.tighten)
+        refine, timed = None, tuple(name for name in objectives if name in ("latency_us", ENERGY))
+        if timed:
+            scorer = _Scorer(self, timed)
+            refine = Refine(timed, scorer.score, scorer.tighten, told=getattr(progress, "timed", None))
         return search(self.problem(objectives), refine=refine, progress=progress, cells=_CELLS)
 
     def _of(self, names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(name for name in names if name in self.axes)
 
-    def _engines(self, inputs: Inputs, depths: bool) -> dict[str, dict[str, Any]]:
-        """Parameters of the engines; the rings without end unless their depths are wanted."""
-        free = {"ring_words": _FREE, "table_words": _FREE} if not depths else {}
-        word = {"word_bytes": self.bound.word}
-        return {
-            engine: {**free, **{name: inputs[name] for name in self._of(names) if name in inputs}, **word}
-            for engine, names in _ENGINE_AXES.items()
-            if names[0] in self.axes
-        }
+    def _word(self, ports: Any) -> Any:
+        """Bytes of a bus word."""
+        return np.asarray(ports) * (self.board.memory.port_bits // 8)
+
+    def _variant(self, ports: Any, clock_hz: Any) -> Any:
+        """Number of the memory that so many ports at such a clock are."""
+        at = np.searchsorted(np.array(port_counts(self.board)), ports)
+        return at * len(clocks(self.board)) + np.searchsorted(np.array(clocks(self.board)), clock_hz)
+
+    @cached_property
+    def _engine_times(self) -> EngineTables:
+        return EngineTables(self.network, self.axes, self.tools.formulas)
+
+    def _boxed_cycles(self, inputs: Inputs) -> NDArray[np.int64]:
+        """A lower bound for all attention and vector engines of some boxes, for values of the other parameters."""
+        groups, arrays = np.asarray(inputs["row_group"]), {axis: np.asarray(inputs[axis]) for axis in inputs}
+        found = np.zeros(groups.shape, np.int64)
+        for size in np.unique(groups).tolist():
+            mine = {axis: values[groups == size] for axis, values in arrays.items()}
+            found[groups == size] = self._cycles_of(mine, size)
+        return found
+
+    def _cycles_of(self, inputs: Inputs, row_group: int) -> Any:
+        arrays = {axis: inputs[axis] for axis in ("t_in", "t_out", "n_l")}
+        linear: dict[str, Any] = {"ring_words": _FREE, "table_words": _FREE, **arrays}
+        word = self._word(inputs["ports"])
+        boxed = self._engine_times.at({axis: inputs[axis] for axis in self._of(_BOXED_AXES)}, inputs["t_out"], word)
+        variant = self._variant(inputs["ports"], inputs["clock_hz"])
+        return self.bound({"linear": linear}, self.tools.formulas({"linear": linear}), row_group, (), variant, boxed)
+
+    def _least_cycles(self) -> Term:
+        """A lower bound for any attention and vector engine."""
+
+        def formula(inputs: Inputs) -> Any:
+            arrays = np.broadcast_arrays(*(np.asarray(inputs[axis]) for axis in _ARRAY_AXES))
+            flat = {axis: array.ravel() for axis, array in zip(_ARRAY_AXES, arrays, strict=True)}
+            roots = {axis: np.zeros_like(flat["t_in"]) for axis in self._of(_BOXED_AXES)}
+            return self._boxed_cycles({**flat, **roots}).reshape(arrays[0].shape)
+
+        return Term("least_cycles", _ARRAY_AXES, formula)
 
     def _cycles(self) -> Term:
         """A lower bound."""
+        axes = self._of(_TIME_AXES)
 
-        def formula(inputs: Inputs) -> NDArray[np.int64]:
-            groups = np.asarray(inputs["row_group"])
-            engines = self._engines(inputs, depths=False)
-            formulas = self.tools.formulas(engines)
-            shape = np.broadcast_shapes(*(np.shape(value) for value in inputs.values()))
-            found = np.empty(shape, np.int64)
-            for size in np.unique(groups):
-                cycles = np.broadcast_to(self.bound(engines, formulas, int(size)), shape)
-                np.copyto(found, cycles, where=np.broadcast_to(groups == size, shape))
-            return found
+        def formula(inputs: Inputs) -> Any:
+            arrays = np.broadcast_arrays(*(np.asarray(inputs[axis]) for axis in axes))
+            flat = {axis: array.ravel() for axis, array in zip(axes, arrays, strict=True)}
+            leaves = {axis: self._engine_times.leaf(axis, flat[axis]) for axis in self._of(_BOXED_AXES)}
+            return self._boxed_cycles({**flat, **leaves}).reshape(arrays[0].shape)
 
-        return Term("cycles", self._of(_TIME_AXES), formula)
+        single = tuple(axis for axis in axes if axis not in _BOXED_AXES)
+        return Term("cycles", axes, formula, floor="least_cycles", boxed=self._boxed_cycles, single=single)
 
     def _latency(self) -> Term:
-        megahertz = self.board.clock_hz / 1e6
-        return monotone("latency_us", ("cycles",), lambda inputs: inputs["cycles"] / megahertz)
+        return monotone(
+            "latency_us", ("cycles", "clock_hz"), lambda x: x["cycles"] * 1e6 / x["clock_hz"], falling=("clock_hz",)
+        )
+
+    def _energy(self) -> list[Term]:
+        """A lower bound, with what it is made of.
+
+        Raises:
+            InputError: the board has no coefficients.
+        """
+        if not self._energetic:
+            raise InputError(f"{ENERGY} on board {self.board.name}: no table [energy]; legal: a board file with one")
+        fixed = self.planner.design(Choice()).engines
+        return EnergyTerms(self.network, self.board, self.tools.kernels, fixed, tuple(self.axes)).terms()
 
     def _untileable(self) -> Term:
         """1 where the weights of the longest tile do not fit the ring."""
@@ -184,20 +263,20 @@ class DesignSpace:
         fixed = self.planner.design(Choice()).engines[engine]
 
         def formula(inputs: Inputs) -> Any:
-            params = {**fixed, **self._engines(inputs, depths=True)[engine]}
+            params: dict[str, Any] = {**fixed, **{axis: inputs[axis] for axis in self._of(_ENGINE_AXES[engine])}}
             if engine == "linear":
-                params["kw_max"] = inputs["kw_max"]
+                params |= {"kw_max": inputs["kw_max"], "word_bytes": self._word(inputs["ports"])}
             if engine == "attention":
                 widest = max(layer.head_dim for layer in self.network if isinstance(layer, Attention))
                 params["db_max"] = ceil_div(widest, params["t_a"])
             return value(params)
 
-        longest = ("kw_max",) if engine == "linear" else ()
-        return Term(name, (*self._of(_ENGINE_AXES[engine]), *longest), formula)
+        more = ("ports", "kw_max") if engine == "linear" else ()
+        return Term(name, (*self._of(_ENGINE_AXES[engine]), *more), formula)
 
     def _row_words(self) -> Term:
         """Words of the longest source row, heads padded for the ports of their memories."""
-        axes = self._of(("t_out", "t_a"))
+        axes = self._of(("t_out", "t_a", "ports"))
         return Term(
             "kw_max", axes, lambda inputs: _each(inputs, axes, lambda point: self.design(point).linear["kw_max"])
         )
@@ -227,7 +306,25 @@ def _each(inputs: Inputs, axes: tuple[str, ...], value: Callable[[Mapping[str, i
     return np.array(found, np.int64).reshape(arrays[0].shape)
 
 
-CHOICES = {"latency": ("latency_us", "dsp"), "area": ("dsp", "latency_us")}
+def parse_design(text: str | None) -> dict[str, int] | None:
+    """Parameters by name, from ``t_in=16,t_out=32,...``; None for None.
+
+    Raises:
+        InputError: something else, or a parameter twice.
+
+    >>> parse_design("t_in=16,n_l=3")
+    {'t_in': 16, 'n_l': 3}
+    """
+    found: dict[str, int] = {}
+    for item in text.split(",") if text is not None else ():
+        name, equals, value = (part.strip() for part in item.partition("="))
+        if not equals or not name or name in found or not (value.isascii() and value.isdecimal()):
+            raise InputError(f"--design {item!r}; legal: PARAMETER=N with commas between, each once")
+        found[name] = int(value[:18])
+    return None if text is None else found
+
+
+CHOICES = {"latency": ("latency_us", "dsp"), "area": ("dsp", "latency_us"), "energy": (ENERGY, "latency_us")}
 """What a build may ask for: what must be near the best, and what then decides."""
 
 
@@ -251,35 +348,59 @@ class _Scorer:
     the first such program on their end is known, and the bound of the others is near to exact.
     """
 
-    def __init__(self, space: DesignSpace) -> None:
-        self.space, self.megahertz = space, space.board.clock_hz / 1e6
+    def __init__(self, space: DesignSpace, names: tuple[str, ...] = ("latency_us",)) -> None:
+        self.space, self.names = space, names
         self._loads: dict[tuple[int, ...], list[int]] = {}
         self._floors: dict[tuple[tuple[int, ...], ...], int] = {}
+        self._cuts: dict[tuple[int, ...], tuple[int, ...]] = {}
 
-    def score(self, point: Mapping[str, int]) -> tuple[float] | None:
-        """The latency; None if no program runs on the design."""
+    def score(self, point: Mapping[str, int]) -> tuple[float, ...] | None:
+        """What is asked for; None if no program runs on the design."""
         space, design = self.space, self.space.design(point)
         try:
-            program = compile_network(space.network, design)
+            program = compile_network(space.network, design, bare=True)
             timing = exact(program, design, space.tools.times(design))
         except (NothingFits, CheckError):
             return None
         loads = [activity.stop for activity in timing.activities if activity.engine == "load"]
         self._loads.setdefault(self._begin(point, design), loads)
-        return (timing.total / self.megahertz,)
+        found = {"latency_us": timing.total * 1e6 / design.board.clock_hz}
+        if ENERGY in self.names:
+            found[ENERGY] = self._energy(program, design, timing)
+        return tuple(found[name] for name in self.names)
 
-    def tighten(self, point: Mapping[str, int]) -> tuple[float] | None:
-        """A bound of the latency; None if the design is not legal."""
+    def _energy(self, program: Program, design: Design, timing: Timing) -> float:
+        tools = self.space.tools
+        assert tools.joules is not None, "asked for of engines that say it"
+        moved = sum(program_traffic(program, design.word_bytes))
+        parts, engines = tools.resources(design), tools.joules(design)
+        return 1e6 * run_energy(program, design, timing, parts=parts, engines=engines, traffic_bytes=moved).total
+
+    def tighten(self, point: Mapping[str, int]) -> tuple[float, ...] | None:
+        """Bounds of what is asked for, 0 where none is better; None if the design is not legal."""
         space, design = self.space, self.space.design(point)
         if not space.planner.legal(design):
             return None
         loads = self._loads.get(self._begin(point, design), [])
         engines = tuple(point[name] for name in _TIME_AXES if name in point)
-        key = engines, self._cut(design), tuple(loads)
+        key = engines, self._cut(design), self._shallow(design), tuple(loads)
         if key not in self._floors:
             formulas = space.tools.formulas(design.engines)
-            self._floors[key] = int(space.bound(design.engines, formulas, design.row_group, loads))
-        return (self._floors[key] / self.megahertz,)
+            variant = int(space._variant(design.board.memory.ports, design.board.clock_hz))
+            self._floors[key] = int(space.bound(design.engines, formulas, design.row_group, loads, variant))
+        latency = self._floors[key] * 1e6 / design.board.clock_hz
+        return tuple(latency if name == "latency_us" else 0.0 for name in self.names)
+
+    def _shallow(self, design: Design) -> tuple[int, ...]:
+        """Words of the rings where turns of them may bound a design, 0 where the bandwidth is sure to bound it more.
+
+        A turn takes a read latency, and twice that is less than the bytes of a turn take.
+        """
+        p, memory = design.linear, design.board.memory
+        least = 2 * memory.read_latency * memory.bytes_numerator // memory.bytes_denominator + 1
+        shortest = min(layer.k for layer in self.space.network if isinstance(layer, Linear))
+        weights, tables = p["ring_words"] * p["t_in"] * p["t_out"], p["table_words"] * p["t_out"] * (8 + shortest)
+        return p["ring_words"] * (weights < least), p["table_words"] * (tables < least)
 
     def _begin(self, point: Mapping[str, int], design: Design) -> tuple[int, ...]:
         """All that the begin of a program depends on."""
@@ -287,7 +408,13 @@ class _Scorer:
 
     def _cut(self, design: Design) -> tuple[int, ...]:
         """Tiles per command of every linear layer."""
-        p = design.linear
+        p, widths = design.linear, (design.engines.get("attention", {}).get("t_a", 0), design.word_bytes)
+        key = (p["t_in"], p["t_out"], p["n_l"], p["ring_words"], p["table_words"], *widths)
+        if key not in self._cuts:
+            self._cuts[key] = self._counted(design, p)
+        return self._cuts[key]
+
+    def _counted(self, design: Design, p: Mapping[str, int]) -> tuple[int, ...]:
         columns = self.space.planner.columns(design)
         sizes = [(layer.rows, ceil_div(k, p["t_in"]), ceil_div(n, p["t_out"])) for layer, k, n in columns]
         return tuple(int(block_tiles(rows, ib, ob, p)) for rows, ib, ob in sizes)

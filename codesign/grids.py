@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from codesign.assembly import tools
 from codesign.board import Board
 from codesign.designspace import DesignSpace
+from codesign.errors import InputError
 from codesign.kernel import Resources
 from codesign.network import Network
 from codesign.partition import RESOURCES
@@ -20,6 +21,9 @@ from codesign.problem import Problem, Term
 
 _TABLE_CELLS, _SMALL_TABLE = 1 << 18, 1 << 16
 """Combinations whose terms are computed at once, and up to which a sum of terms is tabulated too."""
+
+CLOCK = "clock_hz"
+"""The parameter that a sweep has as a combination's clock instead."""
 
 Column = NDArray[Any]
 
@@ -39,23 +43,43 @@ def thinned(axes: Mapping[str, tuple[int, ...]], limit: int) -> dict[str, tuple[
 
 
 class ThinnedSpace(DesignSpace):
-    """A design space of at most so many points.
+    """A design space of at most so many points, all at the board's clock.
 
     Args:
         network: every layer must have a kernel.
         board: figures of the device and its memory.
         limit: points at most.
+        keep: values by parameter that alone are looked at.
         budget: limits by resource name below what the board has.
     """
 
-    def __init__(self, network: Network, board: Board, limit: int, *, budget: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, network: Network, board: Board, limit: int, *,
+        keep: Mapping[str, tuple[int, ...]] | None = None, budget: Mapping[str, int] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(network, board, tools(), budget=budget)
-        self._most = limit
+        self._most, self._keep = limit, keep or {}
+
+    @cached_property
+    def whole(self) -> dict[str, tuple[int, ...]]:
+        """Values by parameter before they are thinned.
+
+        Raises:
+            InputError: a value to keep that there is not.
+        """
+        found = {name: (self.board.clock_hz,) if name == CLOCK else values for name, values in super().axes.items()}
+        for name, values in self._keep.items():
+            wrong = sorted({*values} - {*found.get(name, ())})
+            if wrong:
+                legal = ",".join(map(str, found[name])) if name in found else f"parameters {', '.join(found)}"
+                raise InputError(f"{self.network.name}: {name}={wrong[0]} is not in its space; legal: {legal}")
+            found[name] = values
+        return found
 
     @cached_property
     def axes(self) -> dict[str, tuple[int, ...]]:
         """Values by parameter."""
-        return thinned(super().axes, self._most)
+        return thinned(self.whole, self._most)
 
 
 class Grid:

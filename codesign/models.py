@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from codesign.errors import InputError
 from codesign.network import Input, Linear, Network, Output, Tensor
 from codesign.number import requantizer
-from codesign.workload import Workload, load_onnx, sample_shape
+from codesign.workload import Workload, from_proto, load_onnx, sample_shape
 
 MAX_GEMM_SIZE = 1 << 16
 """Largest M, K or N of a ``gemm:`` model."""
@@ -33,14 +34,16 @@ class Model:
     Attributes:
         name: what ``load`` takes.
         description: one line.
-        file: in ``codesign/data``.
-        heldout: arrays in ``codesign/data`` that training never saw.
+        file: in ``codesign/data``; empty for a model whose weights are an extra.
+        heldout: arrays in ``codesign/data`` that training never saw; empty without labelled samples.
+        bare: whether the file's quantizers are left out, so that it is a float model.
     """
 
     name: str
     description: str
-    file: str
-    heldout: str
+    file: str = ""
+    heldout: str = ""
+    bare: bool = False
 
 
 def models() -> tuple[Model, ...]:
@@ -53,10 +56,27 @@ def models() -> tuple[Model, ...]:
             "digits-heldout.npz",
         ),
         Model(
+            "digits-moe-vit",
+            "digits 8x8: digits-vit with 4 experts, 2 per token, in every second block; no hardware yet, golden only",
+            "digits-moe-vit.onnx",
+            "digits-heldout.npz",
+        ),
+        Model(
             "digits-vit",
             "digits 8x8: vision transformer, 17 tokens, width 64, 4 heads, 4 blocks",
             "digits-vit.onnx",
             "digits-heldout.npz",
+        ),
+        Model(
+            "digits-vit-float",
+            "digits-vit without its quantizers: a float model, to be quantized with samples",
+            "digits-vit.onnx",
+            "digits-heldout.npz",
+            bare=True,
+        ),
+        Model(
+            "minilm",
+            "sentence encoder all-MiniLM-L6-v2: 6 post-norm BERT layers on 32 tokens; its weights are an extra",
         ),
     )
 
@@ -88,7 +108,7 @@ def load(name: str | Path) -> Workload | Network:
         A `Network` for matrix products, which are integers from the start, else a `Workload`.
 
     Raises:
-        InputError: nothing of this name, or a file that cannot be used.
+        InputError: nothing of this name, a file that cannot be used, or a model whose weights are an extra.
     """
     text = str(name)
     if text.startswith("gemm:"):
@@ -102,8 +122,34 @@ def load(name: str | Path) -> Workload | Network:
 
 
 def _shipped(name: str) -> Workload:
-    with resources.as_file(_data(model(name).file)) as path:
+    found = _with_file(name)
+    if found.bare:
+        import onnx
+
+        return from_proto(onnx.load_model_from_string(_content(found)), name)
+    with resources.as_file(_data(found.file)) as path:
         return load_onnx(path)
+
+
+def _with_file(name: str) -> Model:
+    found = model(name)
+    if not found.file:
+        raise InputError(f"model {name} is no file of this package, it is made from an extra; legal: load or build it")
+    return found
+
+
+def _content(found: Model) -> bytes:
+    """The bytes of a shipped model's file."""
+    data = _data(found.file).read_bytes()
+    if not found.bare:
+        return data
+    import onnx
+
+    whole = onnx.load_model_from_string(data)
+    for node in whole.graph.node:
+        if node.op_type == "Quant":
+            node.CopyFrom(onnx.helper.make_node("Identity", node.input[:1], node.output, node.name))
+    return bytes(whole.SerializeToString())
 
 
 def original(name: str | Path) -> bytes:
@@ -113,7 +159,7 @@ def original(name: str | Path) -> bytes:
         InputError: the file cannot be read.
     """
     if str(name) in {m.name for m in models()}:
-        return _data(model(str(name)).file).read_bytes()
+        return _content(_with_file(str(name)))
     try:
         return Path(name).read_bytes()
     except OSError as error:
@@ -138,7 +184,7 @@ def heldout(name: str) -> tuple[Mapping[str, NDArray[np.float32]], NDArray[np.in
         An array per model input, samples first, and the right class of each sample.
 
     Raises:
-        InputError: an unknown name.
+        InputError: an unknown name, or a model without labelled samples.
     """
     shapes = _shipped(name).inputs
     with resources.as_file(_data(model(name).heldout)) as path, np.load(path, allow_pickle=False) as arrays:
@@ -157,13 +203,25 @@ def export(name: str, folder: str | Path) -> tuple[Path, ...]:
         InputError: an unknown name, or a folder that cannot be written.
     """
     inputs, labels = heldout(name)
+    return write(folder, name, _content(model(name)), {"inputs": next(iter(inputs.values())), "labels": labels})
+
+
+def write(folder: str | Path, name: str, data: bytes, arrays: Mapping[str, NDArray[Any]]) -> tuple[Path, ...]:
+    """Write a model's file and some arrays into a folder.
+
+    Returns:
+        The files: ``NAME.onnx``, and an ``.npy`` per array.
+
+    Raises:
+        InputError: a folder that cannot be written.
+    """
     target = Path(folder)
-    paths = target / f"{name}.onnx", target / "inputs.npy", target / "labels.npy"
+    paths = target / f"{name}.onnx", *(target / f"{label}.npy" for label in arrays)
     try:
         target.mkdir(parents=True, exist_ok=True)
-        paths[0].write_bytes(_data(model(name).file).read_bytes())
-        np.save(paths[1], next(iter(inputs.values())))
-        np.save(paths[2], labels)
+        paths[0].write_bytes(data)
+        for path, array in zip(paths[1:], arrays.values(), strict=True):
+            np.save(path, array)
     except OSError as error:
         raise InputError(f"folder {target} cannot be written ({error.strerror}); legal: a writable folder") from error
     return paths

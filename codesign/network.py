@@ -6,16 +6,16 @@ that depends on a board or on a design; mapping pads and places it later.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign import nonlinear
+from codesign import nonlinear, routing
 from codesign.errors import InputError
-from codesign.number import dequantize, matmul, quantize, requantize, saturate_bits
+from codesign.number import dequantize, limits, matmul, quantize, requantize, saturate_bits
 
 Int8 = NDArray[np.int8]
 Ints = NDArray[np.int64]
@@ -130,7 +130,12 @@ class Attention:
 
 @dataclass(frozen=True, eq=False)
 class Norm:
-    """Layer or RMS norm of int16 rows to int8; see `codesign.nonlinear.norm`."""
+    """Layer or RMS norm of int16 rows; see `codesign.nonlinear.norm`.
+
+    Attributes:
+        bits: of the result, 8 or 16, as its tensor has. 8 bits are for linear layers to multiply, 16 bits for
+            linear layers to add: a post-norm transformer needs both of the same rows, as two layers.
+    """
 
     name: str
     source: str
@@ -142,6 +147,7 @@ class Norm:
     eps: int
     rms: bool = False
     first_row: int = 0
+    bits: int = 8
 
     @property
     def d(self) -> int:
@@ -149,7 +155,82 @@ class Norm:
         return int(self.gain.shape[0])
 
 
-Layer = Linear | Attention | Norm
+@dataclass(frozen=True)
+class Route:
+    """Which experts each token uses, and with which gate; see `codesign.routing.gates`.
+
+    Attributes:
+        source: int8 logits ``[rows, experts]``.
+        target: the gates, 0 to 255 in a 16-bit tensor ``[rows, experts]``.
+        chosen: experts per token.
+        multiplier, shift: from logits to steps of the exponential table.
+    """
+
+    name: str
+    source: str
+    target: str
+    rows: int
+    chosen: int
+    multiplier: int
+    shift: int
+
+
+@dataclass(frozen=True, eq=False)
+class Experts:
+    """``target = addend + requantize(sum of gate * expert(source))``, experts in ascending order.
+
+    An expert is two linear layers, from int8 to int8 (with a table) to int16, all experts of equal shapes.
+    It computes the tokens whose gate is not 0. The weighted sum provably fits 32 bits.
+
+    Attributes:
+        source: int8 tensor; rows ``first_row .. first_row+rows`` are used.
+        gates: target of a `Route`.
+        experts: two linear layers each, whose ``rows`` are the most that may come.
+        chosen: experts per token.
+        multiplier, shift: requantization of the weighted sum, saturated to 16 bit.
+        addend: int16 tensor or constant added with 16-bit saturation.
+    """
+
+    name: str
+    source: str
+    target: str
+    rows: int
+    gates: str
+    experts: tuple[tuple[Linear, Linear], ...]
+    chosen: int
+    multiplier: int
+    shift: int
+    addend: str | None = None
+    first_row: int = 0
+
+    @property
+    def macs_per_token(self) -> int:
+        """Multiply-accumulates of one expert for one token."""
+        return sum(layer.n * layer.k for layer in self.experts[0])
+
+    def __post_init__(self) -> None:
+        shapes = {(a.k, a.n, b.k, b.n) for a, b in self.experts}
+        if len(shapes) != 1 or any(a.n != b.k for a, b in self.experts):
+            raise ValueError(f"{self.name}: expert shapes {sorted(shapes)}; legal: one, [k, h, h, n]")
+        if not 1 <= self.chosen <= min(len(self.experts), routing.MAX_CHOSEN):
+            raise ValueError(
+                f"{self.name}: {self.chosen} of {len(self.experts)} experts; legal: at least 1, at most all"
+            )
+        for a, b in self.experts:
+            if (
+                a.addend
+                or b.addend
+                or a.first_row
+                or b.first_row
+                or b.table is not None
+                or not -128 <= a.low <= a.high < 128
+            ):
+                raise ValueError(
+                    f"{self.name}: {a.name}, {b.name}; legal: all rows to 8 bit, then to 16 bit, no addend"
+                )
+
+
+Layer = Linear | Attention | Norm | Route | Experts
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +242,7 @@ class Input:
     Attributes:
         name: the model's input name.
         shape: shape of one sample, without the batch axis.
-        target: name of the int8 tensor.
+        target: name of the tensor, int8 to be multiplied or int16 to be added by linear layers.
         gather: int64 ``[rows, columns]``.
         low, high: saturation of the quantized values.
     """
@@ -204,6 +285,19 @@ class Network:
     constants: dict[str, NDArray[np.int16]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        for layer in self.layers:
+            if isinstance(layer, Norm) and layer.bits != self.tensors[layer.target].bits:
+                raise ValueError(
+                    f"{layer.name}: {layer.bits} bits; legal: as its target has, {self.tensors[layer.target].bits}"
+                )
+        for put in self.inputs:
+            half = 1 << self.tensors[put.target].bits - 1
+            if not -half <= put.low <= put.high < half:
+                raise ValueError(
+                    f"input {put.name}: {put.low} to {put.high}; legal for {put.target}: {-half} to {half - 1}"
+                )
+
     def __iter__(self) -> Iterator[Layer]:
         return iter(self.layers)
 
@@ -213,10 +307,25 @@ class Network:
         return sum(layer_macs(layer) for layer in self.layers)
 
 
+def linears(layers: Iterable[Layer]) -> Iterator[Linear]:
+    """Every linear layer, those of experts included."""
+    for layer in layers:
+        if isinstance(layer, Linear):
+            yield layer
+        elif isinstance(layer, Experts):
+            yield from (part for pair in layer.experts for part in pair)
+
+
 def layer_macs(layer: Layer) -> int:
-    """Multiply-accumulates of one layer; the masked half of a score matrix is not counted."""
+    """Multiply-accumulates of one layer.
+
+    The masked half of a score matrix is not counted. Of a mixture each token counts its chosen experts, which
+    are all of one shape, so that the number does not depend on which they are; weighting them is not counted.
+    """
     if isinstance(layer, Linear):
         return layer.rows * layer.n * layer.k
+    if isinstance(layer, Experts):
+        return layer.rows * layer.chosen * layer.macs_per_token
     if isinstance(layer, Attention):
         return 2 * _visible(layer) * layer.heads * layer.head_dim
     return 0
@@ -282,8 +391,13 @@ def layer_golden(layer: Layer, values: Mapping[str, Ints]) -> Ints:
         return linear_golden(layer, values[layer.source], values[layer.addend] if layer.addend else None)
     if isinstance(layer, Attention):
         return attention_golden(layer, values[layer.query], values[layer.key], values[layer.value])
+    if isinstance(layer, Route):
+        return routing.gates(values[layer.source], layer.chosen, layer.multiplier, layer.shift)
+    if isinstance(layer, Experts):
+        addend = values[layer.addend] if layer.addend else None
+        return experts_golden(layer, values[layer.source], values[layer.gates], addend)
     rows = values[layer.source][layer.first_row : layer.first_row + layer.rows]
-    return nonlinear.norm(rows, layer.gain, layer.bias, layer.shift, layer.eps, layer.rms)
+    return nonlinear.norm(rows, layer.gain, layer.bias, layer.shift, layer.eps, layer.rms, layer.bits)
 
 
 def linear_golden(layer: Linear, x: Ints, addend: Ints | None = None) -> Ints:
@@ -318,3 +432,38 @@ def attention_golden(layer: Attention, query: Ints, key: Ints, value: Ints) -> I
         lo=lo,
         hi=hi,
     )
+
+
+def experts_golden(layer: Experts, x: Ints, gates: Ints, addend: Ints | None = None) -> Ints:
+    """Return the target of experts.
+
+    Args:
+        layer: the experts.
+        x: the whole source, ``[at least first_row + rows, k]``.
+        gates: ``[rows, experts]``, 0 to 255.
+        addend: int16 values ``[rows, n]`` exactly if the layer names one.
+    """
+    if (addend is None) != (layer.addend is None):
+        raise ValueError(f"{layer.name}: addend is {addend is not None}; legal: {layer.addend is not None}")
+    rows = x[layer.first_row : layer.first_row + layer.rows]
+    total = np.zeros((layer.rows, layer.experts[0][1].n), np.int64)
+    for number, (first, second) in enumerate(layer.experts):
+        tokens = np.flatnonzero(gates[:, number])
+        result = linear_golden(second, linear_golden(first, rows[tokens]))
+        total[tokens] += gates[tokens, number, None] * result
+    result = requantize(total, layer.multiplier, layer.shift, *limits(16))
+    return result if addend is None else saturate_bits(result + addend, 16)
+
+
+def tokens_per_expert(network: Network, values: Mapping[str, Ints]) -> dict[str, Ints]:
+    """Count the tokens that each expert computes for one sample: the only work that depends on data.
+
+    Args:
+        network: whatever it holds.
+        values: the integers that `run` returned.
+
+    Returns:
+        Counts ``[experts]`` by the name of each `Experts` layer; their sum is its rows times its chosen.
+    """
+    mixtures = [layer for layer in network if isinstance(layer, Experts)]
+    return {layer.name: routing.tokens_per_expert(values[layer.gates]) for layer in mixtures}

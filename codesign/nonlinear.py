@@ -206,8 +206,8 @@ def mask_interval(kind: str, rows: int, keys: int, window: int | None = None) ->
 # Norms ----------------------------------------------------------------------
 
 
-def norm(r: IntLike, gain: IntLike, bias: IntLike, shift: int, eps: int, rms: bool = False) -> IntArray:
-    """Return the layer norm (or RMS norm) of each row as signed 8 bit.
+def norm(r: IntLike, gain: IntLike, bias: IntLike, shift: int, eps: int, rms: bool = False, bits: int = 8) -> IntArray:
+    """Return the layer norm (or RMS norm) of each row as signed 8 or 16 bit.
 
     With D the width, s1 the row's sum (0 if `rms`) and s2 its sum of squares::
 
@@ -215,14 +215,15 @@ def norm(r: IntLike, gain: IntLike, bias: IntLike, shift: int, eps: int, rms: bo
         v = V << 2e  or  V >> -2e             q = isqrt(v)
         R = min((1 << 33) // q, 2**17 - 1)    c = D*r - s1
         z = saturate(rhe(c * R, 23 - e), -2**17, 2**17 - 1)
-        y = saturate(rhe(z * gain + bias, shift), -128, 127)
+        y = saturate(rhe(z * gain + bias, shift), -2**(bits - 1), 2**(bits - 1) - 1)
 
     Ranges, for D <= 1024 and 16-bit rows: D*s2 <= 2**50 and eps < 2**48, so
     1 <= n <= 51 and -9 <= e <= 16; v has 33 or 34 bits (n + 2e is 33 or 34), so q
     and R are in [2**16, 2**17); |c| <= (D-1) * 65535 < 2**26 (at most
     2**25 for `rms`), so c is signed 27 bit and c * R below 2**43; the shift 23 - e is
     in 7..32. |z| is at most about sqrt(D) * 2**10, and 2**17 by saturation, so
-    |z * gain| + |bias| <= 2**32 + 2**31 < 2**34.
+    |z * gain| + |bias| <= 2**32 + 2**31 < 2**34. Only the last step depends on `bits`: what is
+    saturated has up to 34 bits at shift 0, more than either result.
 
     Args:
         r: Signed 16 bit, shape [rows, D], 2 <= D <= 1024.
@@ -231,10 +232,13 @@ def norm(r: IntLike, gain: IntLike, bias: IntLike, shift: int, eps: int, rms: bo
         shift: 0..31.
         eps: 0..2**48 - 1, in units of D*D*scale**2.
         rms: No mean is subtracted.
+        bits: Of the result, 8 or 16.
 
     Returns:
-        Signed 8-bit values, shape [rows, D].
+        Signed values of `bits` bits, shape [rows, D].
     """
+    if bits not in (8, 16):
+        raise ValueError(f"bits must be 8 or 16, got {bits}")
     rows = integers("r", r, *limits(16))
     if rows.ndim != 2 or not 2 <= rows.shape[1] <= MAX_NORM_WIDTH:
         raise ValueError(f"r must be [rows, D] with D in 2..{MAX_NORM_WIDTH}, got {rows.shape}")
@@ -243,7 +247,7 @@ def norm(r: IntLike, gain: IntLike, bias: IntLike, shift: int, eps: int, rms: bo
         raise ValueError(f"gain and bias must be [{rows.shape[1]}], got {slope.shape} and {offset.shape}")
     places = integers("shift", shift, 0, 31)
     z = _normalised(rows, int(integers("eps", eps, 0, 2**48 - 1)), rms)
-    return saturate_bits(round_half_even(z * slope + offset, places), 8)
+    return saturate_bits(round_half_even(z * slope + offset, places), bits)
 
 
 def _normalised(rows: IntArray, eps: int, rms: bool) -> IntArray:
@@ -274,7 +278,7 @@ def norm_parameters(
         beta: Finite biases, shape [width] or one value.
         eps: At least 0.
         scale_in: Scale of the 16-bit input.
-        scale_out: Scale of the 8-bit output.
+        scale_out: Scale of the 8-bit or 16-bit output.
         width: Row length, 2..1024.
 
     Raises:

@@ -100,7 +100,8 @@ class OffChip:
         self.slots = deque([0] * self.bursts)
         self.issue_turn, self.issue_from, self.issuer, self.rival = 0, 0, self.clients[0], 0
         self.after = [*range(1, ports), 0]
-        self.delivered, self.undelivered, self.part, self.weights, self.crucial = 0, 0, 0, (0, 0), NEVER
+        self.delivered, self.undelivered, self.part, self.weights = 0, 0, 0, (0, 0)
+        self.crucial = self.wanted = NEVER
         self.ports = [_WritePort(deque([0, 0]), deque([0] * outstanding)) for _ in range(ports)]
         self.store_left, self.store_offset, self.store_from, self.store_turn = 0, 0, 0, 0
         self.unanswered, self.last_answer = 0, 0

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from codesign.errors import InputError
-from codesign.operators import FLOATS, MAX_ELEMENTS, Array, Attribute, Shape, integer_range, operators
+from codesign.onnx_call import MAX_ELEMENTS, Array, Attribute, Shape
+from codesign.onnx_elementwise import FLOATS, integer_range
+from codesign.operators import operators
 
 if TYPE_CHECKING:
     import onnx

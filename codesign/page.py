@@ -29,6 +29,7 @@ def document(title: str, body: str) -> str:
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<meta name="color-scheme" content="light dark">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         f"<style>{_data('report.css')}</style></head>\n"
         f'<body class="cs-page">{main}{script}</body></html>\n'
@@ -72,9 +73,15 @@ def listing(items: Iterable[str]) -> Html:
     return Html(f"<ul>{inner}</ul>" if inner else "")
 
 
-def scroll(inner: str, name: str, *, wide: bool = False) -> Html:
-    """A drawing or table that may be wider than the page; keys scroll it."""
-    kind = "cs-scroll wide" if wide else "cs-scroll"
+def scroll(inner: str, name: str, *, size: str = "") -> Html:
+    """A drawing or table that may be wider than the page; keys scroll it.
+
+    Args:
+        inner: the drawing or table.
+        name: what it shows.
+        size: of a drawing: ``wide`` fills the page, ``narrow`` fits a phone.
+    """
+    kind = f"cs-scroll {size}".strip()
     return Html(f'<div class="{kind}" tabindex="0" role="region" aria-label="{escape(name)}">{inner}</div>')
 
 
@@ -83,7 +90,14 @@ def details(summary: str, inner: str) -> Html:
     return Html(f"<details><summary>{escape(summary)}</summary>{inner}</details>" if inner else "")
 
 
-def table(heading: Row, rows: Sequence[Row], caption: str, *, strong: frozenset[int] = frozenset()) -> Html:
+def table(
+    heading: Row,
+    rows: Sequence[Row],
+    caption: str,
+    *,
+    strong: frozenset[int] = frozenset(),
+    evidence: str | None = None,
+) -> Html:
     """A table in a region of its own; columns whose cells all begin like numbers stand to the right.
 
     Args:
@@ -91,6 +105,7 @@ def table(heading: Row, rows: Sequence[Row], caption: str, *, strong: frozenset[
         rows: as many cells each.
         caption: what the table is about.
         strong: positions of rows that stand out.
+        evidence: of all its figures, shown behind the caption.
     """
     right = [bool(rows) and all(_number(row[i]) for row in rows) for i in range(len(heading))]
     head = "".join(
@@ -98,7 +113,8 @@ def table(heading: Row, rows: Sequence[Row], caption: str, *, strong: frozenset[
     )
     body = "".join(_row(row, right, number in strong) for number, row in enumerate(rows))
     inner = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return Html(f'<p class="cs-caption">{shown(caption)}</p>{scroll(inner, caption)}')
+    marked = "" if evidence is None else f" {mark(evidence)}"
+    return Html(f'<p class="cs-caption">{shown(caption)}{marked}</p>{scroll(inner, caption)}')
 
 
 def _row(row: Row, right: Sequence[bool], strong: bool) -> str:
@@ -114,9 +130,7 @@ def _cell(tag: str, text: str, right: bool) -> str:
 
 def _number(text: str) -> bool:
     return (
-        text in ("", "–", "not yet", "not possible")
-        or text[:1].isdigit()
-        or (text[:1] in "+-−" and text[1:2].isdigit())
+        text in ("", "–", "exact", "not possible") or text[:1].isdigit() or (text[:1] in "+-−" and text[1:2].isdigit())
     )
 
 

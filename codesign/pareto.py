@@ -34,7 +34,7 @@ def sections(search: Search, command: str, budget: Mapping[str, int], *, interac
     proof = [paragraph(str(search["proof"]), "proven" if _exact(search) else "modelled")] if search.get("proof") else []
     if not rows:
         return section("How it was searched", proof)
-    count = f"{len(rows)} designs of {int(search['points']):,} of which none is better in every objective"
+    count = f"{len(rows)} designs of {_among(search)} of which none is better in every objective"
     text = f"{count} ({', '.join(search['objectives'])}). {_rule(search)}"
     shown = explorer(search, command, budget) if interactive else scroll(plot(search).svg, "the best designs")
     return "\n".join(
@@ -48,6 +48,12 @@ def sections(search: Search, command: str, budget: Mapping[str, int], *, interac
 
 def _exact(search: Search) -> bool:
     return search["strategy"] == "exact" and "NOT PROVEN" not in search["proof"]
+
+
+def _among(search: Search) -> str:
+    """How many designs there are; of a heuristic's, how many it looked at."""
+    points = f"{int(search['points']):,}"
+    return points if search["strategy"] == "exact" else f"the {int(search['evaluated']):,} looked at, out of {points},"
 
 
 def _rule(search: Search) -> str:
@@ -85,8 +91,7 @@ def explorer(search: Search, command: str, budget: Mapping[str, int]) -> Html:
         f'<p><button type="button" disabled>copy</button> <span class="cs-which" aria-live="polite">design {at + 1} of'
         f' {len(rows)}</span> <span class="cs-status" role="status"></span></p><dl class="cs-values"></dl>'
         f'<p><code class="cs-command">{_escaped(commands[at])}</code></p></div></div>'
-        "<p>The command searches again within the resources of that design; a smaller one that is nearly as good by the"
-        " objective's rule may be built instead.</p>"
+        "<p>The command builds that very design; that of the one that was built searches again.</p>"
     )
 
 
@@ -104,24 +109,24 @@ def _select(name: str, names: Sequence[str], value: str) -> str:
     return f"<label>{name} <select disabled>{options}</select></label>"
 
 
-def build_commands(rows: Sequence[Row], command: str, budget: Mapping[str, int]) -> list[str]:
-    """Per design the call that searches within its resources, and within the budget for those that it does not tell.
+def build_commands(rows: Sequence[Row], objectives: Sequence[str], command: str) -> list[str]:
+    """Per design the call that builds it.
 
-    >>> build_commands([{"t_in": 8, "dsp": 40}], "codesign build m --board b", {"dsp": 50, "lut": 90})
-    ['codesign build m --board b --objective latency --budget dsp=40,lut=90']
+    >>> build_commands([{"t_in": 8, "n_l": 2, "dsp": 40}], ["dsp"], "codesign build m --board b")
+    ['codesign build m --board b --design t_in=8,n_l=2']
     """
-    return [f"{command} --objective latency{_limits({**budget, **row})}" for row in rows]
+    names = [name for name in columns(rows, objectives) if name not in objectives]
+    points = (",".join(f"{name}={int(row[name])}" for name in names) for row in rows)
+    return [f"{command} --design {shlex.quote(point)}" for point in points]
 
 
 def _commands(search: Search, command: str, budget: Mapping[str, int]) -> list[str]:
     """The same, but for the design that was built the call that built it."""
-    found, chosen, objective = (
-        build_commands(search["front"], command, budget),
-        search.get("chosen"),
-        search.get("objective"),
-    )
+    found = build_commands(search["front"], search["objectives"], command)
+    chosen, objective = search.get("chosen"), search.get("objective")
     if chosen is not None and objective is not None:
-        found[chosen] = f"{command} --objective {shlex.quote(objective)}{_limits(budget)}"
+        strategy = "" if search["strategy"] == "exact" else f" --strategy {shlex.quote(search['strategy'])}"
+        found[chosen] = f"{command} --objective {shlex.quote(objective)}{strategy}{_limits(budget)}"
     return found
 
 
@@ -150,7 +155,7 @@ def _designs(search: Search) -> Html:
     cells = [[f"{i + 1}", *(short(rows[i][name]) for name in heading[1:])] for i in shown]
     strong = frozenset() if search.get("chosen") is None else frozenset({at - first})
     what = "all designs" if len(shown) == len(rows) else f"designs {first + 1} to {first + len(shown)} of {len(rows)}"
-    return details(f"{what} as a table", table(heading, cells, what, strong=strong))
+    return details(f"{what} as a table", table(heading, cells, what, strong=strong, evidence="modelled"))
 
 
 # Sensitivity -------------------------------------------------------------------------------
@@ -184,18 +189,22 @@ def _steps(search: Search) -> list[str]:
     if chosen is None or not steps:
         return []
     here, objectives = search["front"][chosen], search["objectives"]
-    rows = []
+    rows, same = [], []
     for step in steps:
         name = step["parameter"]
         known = all(objective in step for objective in objectives)
+        if known and all(step[objective] == here[objective] for objective in objectives):
+            same.append(f"{name} {short(here[name])} → {short(step['value'])}")
+            continue
         changes = (
             [_change(here[o], step[o]) for o in objectives]
             if known
             else ["not possible"] + ["–"] * (len(objectives) - 1)
         )
         rows.append([name, short(here[name]), short(step["value"]), *changes])
-    caption = "One parameter of the built design one step down or up, everything else as it is (modelled)"
-    return [table(["parameter", "here", "there", *objectives], rows, caption)]
+    caption = "One parameter of the built design one step down or up, everything else as it is"
+    found: list[str] = [table(["parameter", "here", "there", *objectives], rows, caption, evidence="modelled")]
+    return [*found, paragraph(f"No difference here: {', '.join(same)}.", "modelled")] if same else found
 
 
 def _along(search: Search) -> list[str]:
@@ -203,7 +212,7 @@ def _along(search: Search) -> list[str]:
     chosen, rows, objectives = search.get("chosen"), search["front"], search["objectives"]
     if chosen is None or len(rows) < 2:
         return []
-    parameters = [name for name in columns(rows, objectives) if name not in objectives and name not in RESOURCES]
+    parameters = [name for name in columns(rows, objectives) if name not in objectives]
     here, found = rows[chosen], []
     for name in parameters:
         for side in (-1, 1):
@@ -215,10 +224,12 @@ def _along(search: Search) -> list[str]:
             ]
             changes = [_change(here[o], there[o]) for o in objectives]
             found.append([name, short(here[name]), short(there[name]), *changes, ", ".join(others) or "nothing else"])
-    caption = "The nearest design among the best with a smaller and with a larger value of each parameter (modelled)"
+    caption = "The nearest design among the best with a smaller and with a larger value of each parameter"
     fixed = [p for p in parameters if all(row[p] == here[p] for row in rows)]
     note = [paragraph(f"The same in all of the best designs: {', '.join(f'{p} {short(here[p])}' for p in fixed)}.")]
-    return [table(["parameter", "here", "there", *objectives, "also"], found, caption), *(note if fixed else [])]
+    heading = ["parameter", "here", "there", *objectives, "also"]
+    nearest = details("designs among the best next to this one", table(heading, found, caption, evidence="modelled"))
+    return [nearest, *(note if fixed else [])]
 
 
 def _nearest(rows: Sequence[Row], chosen: int, name: str, side: int, parameters: Sequence[str]) -> Row | None:

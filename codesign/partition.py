@@ -12,10 +12,11 @@ from dataclasses import dataclass, fields, replace
 from codesign.board import Board
 from codesign.cycles import exact
 from codesign.design import Design
+from codesign.energy import EngineJoules
 from codesign.errors import CheckError, InputError, NothingFits
 from codesign.kernel import Kernel, Params, Resources, ceil_div
 from codesign.network import MASKS, Attention, Linear, Network, Norm
-from codesign.program import compile_network, linear_columns, memory_need
+from codesign.program import check_engines, compile_network, linear_columns, memory_need
 from codesign.systolic import EngineTimes, Formulas
 
 RESOURCES = tuple(f.name for f in fields(Resources))
@@ -44,12 +45,14 @@ class Tools:
         resources: resources of a design's parts.
         times: what `codesign.cycles.exact` needs.
         formulas: what `codesign.bound` needs, of parameters by engine.
+        joules: what the commands of a design's engines cost; None if nobody asks for energy.
     """
 
     kernels: Mapping[str, type[Kernel]]
     resources: Callable[[Design], Mapping[str, Resources]]
     times: Callable[[Design], EngineTimes]
     formulas: Callable[[Mapping[str, Params]], Formulas]
+    joules: Callable[[Design], EngineJoules] | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Choice:
 
     Attributes:
         ring_words, table_words: 0 for as deep as the weights ask for, within a share of the device.
+        ports, clock_hz: 0 for those of the board.
         generous: whether that share is more than the least.
     """
 
@@ -70,6 +74,8 @@ class Choice:
     n_a: int = 2
     t_v: int = 4
     row_group: int = _WHOLE
+    ports: int = 0
+    clock_hz: int = 0
     generous: bool = False
 
 
@@ -122,6 +128,7 @@ def available(board: Board, budget: Mapping[str, int]) -> Resources:
 
 
 def _check_supported(network: Network, kernels: Mapping[str, type[Kernel]]) -> None:
+    check_engines(network)
     if not any(isinstance(layer, Linear) for layer in network):
         raise NothingFits(f"{network.name}: no linear layer; legal: at least one")
     reasons = []
@@ -143,6 +150,7 @@ class Planner:
         self.norms = [layer for layer in network if isinstance(layer, Norm)]
         self._columns: dict[tuple[int, ...], list[tuple[Linear, int, int]]] = {}
         self._needs: dict[tuple[int, ...], dict[str, int]] = {}
+        self._boards: dict[tuple[int, int], Board] = {}
 
     # From a choice to a design.
 
@@ -152,10 +160,16 @@ class Planner:
         if self.attentions:
             engines["attention"] = self._attention(choice)
         if self.norms:
-            engines["vector"] = {"t_v": choice.t_v, "max_d": max(layer.d for layer in self.norms)}
-        bare = Design(self.board, engines, {}, choice.row_group)
+            engines["vector"] = {"t_v": choice.t_v, **self._vector()}
+        bare = Design(self._board(choice.ports, choice.clock_hz), engines, {}, choice.row_group)
         sized = replace(bare, engines={**engines, "linear": self._rings(bare, choice)})
         return replace(sized, memories=self._memories(sized))
+
+    def _board(self, ports: int, clock_hz: int) -> Board:
+        key = ports, clock_hz
+        if key not in self._boards:
+            self._boards[key] = self.board.at(ports=ports, clock_hz=clock_hz)
+        return self._boards[key]
 
     def _attention(self, choice: Choice) -> dict[str, int]:
         widest = max(layer.head_dim for layer in self.attentions)
@@ -164,6 +178,10 @@ class Planner:
             "t_a": choice.t_a, "n_a": choice.n_a, "max_keys": _power(max(keys, 2)),
             "db_max": ceil_div(widest, choice.t_a),
         }  # fmt: skip
+
+    def _vector(self) -> dict[str, int]:
+        wide = {"wide": 1} if any(layer.bits == 16 for layer in self.norms) else {}
+        return {"max_d": max(layer.d for layer in self.norms), **wide}
 
     def _linear(self, choice: Choice, kw: int, ring: int, table: int) -> dict[str, int]:
         tables = {
@@ -242,7 +260,7 @@ class Planner:
 
     def _widths(self, design: Design) -> tuple[int, ...]:
         """All of a design that the layout of whole matrices depends on."""
-        return (design.linear["t_out"], *(design.engines.get(e, {}).get(n, 0) for e, n in _WIDTHS))
+        return (design.word_bytes, design.linear["t_out"], *(design.engines.get(e, {}).get(n, 0) for e, n in _WIDTHS))
 
     def legal(self, design: Design) -> bool:
         """Whether every kernel takes its parameters."""

@@ -25,6 +25,8 @@ _STYLE = """
 """
 _COLOURS = 6
 _WIDTH = 760
+_LONGEST = 34
+"""Letters of a name beside a bar."""
 
 
 @dataclass(frozen=True)
@@ -307,7 +309,7 @@ def roofline(points: Sequence[Point], intensity: float, *, peak: float, bandwidt
         )
     rates = list(dict.fromkeys(point.rate for point in points))
     text = ", ".join(f"{' and '.join(p.name for p in points if p.rate == rate)} {short(rate)}" for rate in rates)
-    parts.append(_text(x(intensity) + 12, y(points[0].rate) + 4, text))
+    parts.append(_text(x(intensity) + 12, y(points[0].rate) + 18, text))  # clear of a roof that is near
     return _picture(_WIDTH, 380, f"roofline: {text} of at most {short(limit)} multiply-accumulates per cycle", parts)
 
 
@@ -354,14 +356,43 @@ def _drawable(bars: Sequence[Bar], x: Axis) -> list[Bar]:
     return list(found.values())
 
 
+def lengths(parts: Sequence[tuple[str, float]], what: str) -> Picture:
+    """Values as bars from the smallest power of ten; those that are not positive have none.
+
+    Args:
+        parts: name and value, top to bottom.
+        what: the values are.
+
+    Raises:
+        ValueError: no value is positive.
+    """
+    values = [value for _, value in parts if value > 0]
+    if not values:
+        raise ValueError(f"{what} of {len(parts)} parts; legal: at least one above 0")
+    left, bottom = 250, 20 * len(parts) + 6
+    x = Axis(10.0 ** floor(log10(min(values)) - 1e-9), 1.25 * max(values), left, _WIDTH - 20, log=True)
+    drawn = []
+    for tick in x.ticks:
+        drawn.append(_line(x(tick), 0, x(tick), bottom))
+        drawn.append(_text(x(tick), bottom + 16, _tick(tick), kind="m", anchor="middle"))
+    for number, (name, value) in enumerate(parts):
+        label = name if len(name) <= _LONGEST else f"…{name[1 - _LONGEST :]}"
+        drawn.append(_text(left - 8, 20 * number + 15, label, anchor="end"))
+        if value > 0:
+            at = f'x="{left}" y="{20 * number + 4}" width="{x(value) - left:.1f}" height="13"'
+            drawn.append(_titled(f'rect {at} style="fill:var(--c0)"', f"{name}: {value:.3g}"))
+    drawn.append(_text(_WIDTH - 20, bottom + 34, f"{what} (log)", kind="m", anchor="end"))
+    return _picture(_WIDTH, bottom + 42, f"{what} of {len(parts)} parts", drawn)
+
+
 def shares(parts: Sequence[tuple[str, float, str]]) -> Picture:
     """Shares of what there is as bars from 0 to 100 %, with their text; more than all ends in an arrow."""
-    rows = []
+    rows, wide = [], 400
     for number, (name, share, text) in enumerate(parts):
-        top = 30 * number + 6
-        size = f'width="{max(0.0, min(share, 1.0)) * 300:.1f}" height="18"'
-        rows.append(_text(0, top + 14, name))
-        rows.append(f'<rect class="frame" x="90" y="{top}" width="300" height="18"/>')
-        rows.append(_titled(f'rect x="90" y="{top}" {size} style="fill:var(--c0)"', text))
-        rows.append(_text(400, top + 14, ("→ " if share > 1 else "") + text))
-    return _picture(_WIDTH, 30 * len(parts) + 8, "; ".join(f"{name} {text}" for name, _, text in parts), rows)
+        top = 42 * number + 4
+        size = f'width="{max(0.0, min(share, 1.0)) * wide:.1f}" height="12"'
+        rows.append(_text(0, top + 11, name))
+        rows.append(_text(wide, top + 11, ("→ " if share > 1 else "") + text, anchor="end"))
+        rows.append(f'<rect class="frame" x="0" y="{top + 17}" width="{wide}" height="12"/>')
+        rows.append(_titled(f'rect x="0" y="{top + 17}" {size} style="fill:var(--c0)"', text))
+    return _picture(wide, 42 * len(parts), "; ".join(f"{name} {text}" for name, _, text in parts), rows)

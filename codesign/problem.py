@@ -36,6 +36,10 @@ class Term:
         rising: inputs in which it never falls.
         falling: inputs in which it never rises.
         floor: an earlier term that is never above this one; bounds may use it.
+        boxed: a lower bound of the term, whole numbers above zero, over boxes of axes alone: values of the axes in
+            `single`, and of the others nodes of their `codesign.boxes.Tree`. It is taken to be expensive and asked
+            only of boxes that nothing else cuts; at single points it is the term itself. Needs a floor.
+        single: the axes that must be single values for that.
     """
 
     name: str
@@ -44,9 +48,13 @@ class Term:
     rising: tuple[str, ...] = ()
     falling: tuple[str, ...] = ()
     floor: str | None = None
+    boxed: Formula | None = None
+    single: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         directed = [*self.rising, *self.falling]
+        if self.boxed is not None and (self.floor is None or not set(self.single) <= set(self.of)):
+            raise ValueError(f"term {self.name} of {self.of}, single {self.single}; legal: inputs, and a floor")
         if not self.of or len(set(directed)) < len(directed) or not set(directed) <= set(self.of):
             raise ValueError(
                 f"term {self.name} of {self.of}, rising {self.rising}, falling {self.falling}; "

@@ -6,9 +6,10 @@ a pitch that every port of the memory divides. Heads are padded so that a row of
 keeps that pitch; the padding's weights are zero.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import overload
+from functools import partial
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from codesign.command import (
     ADDENDS,
     COMMAND_BYTES,
     LOADS,
+    NORM_SOURCES,
     RELEASE,
     RMS,
     SOURCES,
@@ -24,6 +26,7 @@ from codesign.command import (
     TARGETS,
     USE_TABLE,
     WIDE,
+    WIDE_RESULT,
     Command,
     Span,
     ordered,
@@ -31,7 +34,7 @@ from codesign.command import (
 from codesign.design import Design
 from codesign.errors import NothingFits
 from codesign.kernel import Number, Params, ceil_div, larger, smaller
-from codesign.network import MASKS, Attention, Linear, Network, Norm, Tensor
+from codesign.network import MASKS, Attention, Experts, Linear, Network, Norm, Route, Tensor
 
 PAGE = 4096
 FETCH_LEAD = 4
@@ -125,7 +128,7 @@ def homes(network: Network) -> dict[str, str]:
     found: dict[str, set[str]] = {name: set() for name in network.tensors}
     found |= {name: {"position"} for name in network.constants}
     for put in network.inputs:
-        found[put.target].add("input")
+        found[put.target].add("input" if network.tensors[put.target].bits == 8 else "position")
     for layer in network:
         if isinstance(layer, Attention):
             for name, memory in (
@@ -136,8 +139,7 @@ def homes(network: Network) -> dict[str, str]:
             ):
                 found[name].add(memory)
         elif isinstance(layer, Norm):
-            found[layer.source].add("residual")
-            found[layer.target].add("normed")
+            found[layer.target].add("normed" if layer.bits == 8 else "skip")
     _linear_homes(network, found)
     for name, memories in found.items():
         if len(memories) != 1:
@@ -145,26 +147,34 @@ def homes(network: Network) -> dict[str, str]:
                 f"tensor {name} would be needed in {sorted(memories) or 'no memory'}; legal: one memory each"
             )
     home = {name: memories.pop() for name, memories in found.items()}
-    wanted: list[tuple[str, str, tuple[str, ...]]] = [(output.source, "store", STORES) for output in network.outputs]
-    wanted += [(layer.source, "linear", SOURCES) for layer in network if isinstance(layer, Linear)]
-    for name, engine, legal in wanted:
+    for name, reader, legal in _reads(network):
         if home[name] not in legal:
-            raise NothingFits(
-                f"tensor {name} lies in memory {home[name]}; the {engine} engine reads {', '.join(legal)}"
-            )
+            raise NothingFits(f"tensor {name} lies in memory {home[name]}; the {reader} {', '.join(legal)}")
     return home
+
+
+def _reads(network: Network) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """Every tensor that is read but by the attention engine: its name, who reads it, and from which memories."""
+    for output in network.outputs:
+        yield output.source, "store engine reads", STORES
+    for layer in network:
+        if isinstance(layer, Linear):
+            yield layer.source, "linear engine reads", SOURCES
+            if layer.addend is not None:
+                yield layer.addend, "linear engine adds", ADDENDS[1:]
+        elif isinstance(layer, Norm):
+            yield layer.source, "vector engine reads", NORM_SOURCES
 
 
 def _linear_homes(network: Network, found: dict[str, set[str]]) -> None:
     """Targets of linear layers that nothing else places: wide, output or hidden."""
     outputs = {output.source for output in network.outputs}
+    wide = {layer.source for layer in network if isinstance(layer, Norm)}
+    wide |= {layer.addend for layer in network if isinstance(layer, Linear) and layer.addend is not None}
     for layer in network:
         if not isinstance(layer, Linear):
             continue
-        if layer.addend in network.tensors:
-            found[layer.addend].add("residual")
-        target = network.tensors[layer.target]
-        if target.bits == 16:
+        if network.tensors[layer.target].bits == 16 or layer.target in wide:
             found[layer.target].add("residual")
         elif layer.target in outputs:
             found[layer.target].add("output")
@@ -198,7 +208,7 @@ class _Layout:
         wide = 2 if self.home[name] in WIDE else 1
         columns = self.columns[name].total if name in self.columns else self.network.constants[name].shape[1]
         unit = max(self.design.word_bytes, wide * self.design.linear["t_out"])
-        if "vector" in self.design.engines and self.home[name] in ("residual", "normed"):
+        if "vector" in self.design.engines and self.home[name] in ("residual", "normed", "skip"):
             unit = max(unit, wide * self.design.engines["vector"]["t_v"])
         return padded(columns * wide, unit)
 
@@ -274,11 +284,15 @@ class _Emitter:
     luts: dict[bytes, int] = field(default_factory=dict)
     affine: int = 0
     present: set[str] = field(default_factory=set)
+    bare: bool = False
+    size: int = 0
 
-    def constant(self, data: bytes) -> int:
-        """Appends bytes to the image on a page of their own; returns their address."""
-        address = self.constants_at + len(self.image)
-        self.image += data + bytes(-len(data) % PAGE)
+    def constant(self, size: int, data: Callable[[], bytes]) -> int:
+        """Puts bytes into the image on a page of their own, or but leaves room for them; returns their address."""
+        address = self.constants_at + self.size
+        self.size += padded(size, PAGE)
+        if not self.bare:
+            self.image += data() + bytes(-size % PAGE)
         return address
 
     def load(self, memory: str, byte: int, data: bytes, label: str) -> None:
@@ -289,7 +303,7 @@ class _Emitter:
             "memory": LOADS.index(memory),
             "address": byte // word,
             "words": len(data) // word,
-            "dram": self.constant(data),
+            "dram": self.constant(len(data), lambda: data),
         }
         self.commands.append(Command("load", fields, writes=(Span(memory, byte, byte + len(data)),), label=label))
 
@@ -331,25 +345,53 @@ def block_tiles(rows: int, ib: Number, ob: Number, linear: Params) -> Number:
     return smaller(ob, again * kept + (1 - again) * linear["table_words"])
 
 
-def compile_network(network: Network, design: Design) -> Program:
+def compile_network(network: Network, design: Design, *, bare: bool = False) -> Program:
     """The program of a network on a design.
+
+    Args:
+        network: its layers.
+        design: what it runs on.
+        bare: without the bytes of the constants, which decide no command.
 
     Raises:
         NothingFits: a memory, table or ring of the design is too small; the message names it, the need
             and what there is.
     """
+    check_engines(network)
     layout = _Layout(network, design)
     _check_memories(layout, design)
     inputs, outputs, end = _host_places(layout)
-    emit = _Emitter(network, design, layout, end, inputs, outputs)
+    emit = _Emitter(network, design, layout, end, inputs, outputs, bare=bare)
     for layer in network:
         if isinstance(layer, Linear):
             _linear(emit, layer)
         elif isinstance(layer, Attention):
             _attention(emit, layer)
-        else:
+        elif isinstance(layer, Norm):
             _norm(emit, layer)
     return _finish(emit)
+
+
+def check_engines(network: Network) -> None:
+    """Refuse layers for which there is no engine.
+
+    Raises:
+        NothingFits: the message names them.
+    """
+    lost = [layer.name for layer in network if isinstance(layer, Route | Experts)]
+    if lost:
+        raise NothingFits(f"{network.name}: no engine runs a mixture of experts yet: {', '.join(lost)}")
+
+
+def program_traffic(program: Program, word_bytes: int) -> tuple[int, int]:
+    """Bytes that a program reads from and writes to DRAM, its own list included."""
+    words = {"load": 0, "fetch": 0, "store": 0}
+    for command in program.commands:
+        if command.engine in words:
+            fields = command.fields
+            words[command.engine] += sum(fields.get(name, 0) for name in ("words", "table_words", "weight_words"))
+    reads = (words["load"] + words["fetch"]) * word_bytes + len(program.commands) * COMMAND_BYTES
+    return reads, words["store"] * word_bytes
 
 
 def memory_need(network: Network, design: Design) -> dict[str, int]:
@@ -403,7 +445,7 @@ def _finish(emit: _Emitter) -> Program:
         commands += fetches[placed:until]
         placed = max(placed, until)
         commands.append(command)
-    list_at = emit.constants_at + len(emit.image)
+    list_at = emit.constants_at + emit.size
     return Program(
         commands=tuple(ordered(commands)),
         list_at=list_at,
@@ -457,7 +499,7 @@ def _linear(emit: _Emitter, layer: Linear) -> None:
     for index, (block, group) in enumerate(order):
         before = order[index - 1][0] if index else None
         after = order[index + 1][0] if index + 1 < len(order) else None
-        _need_source(emit, layer.source, group, layer.first_row)
+        _need_input(emit, layer.source, group, layer.first_row)
         if before is not block:
             emit.fetches.append((len(emit.commands), packed[block.first]))
         _linear_command(emit, layer, group, block, RELEASE * (after is not block))
@@ -507,7 +549,7 @@ def _check_linear(emit: _Emitter, layer: Linear, ib: int) -> None:
         )
 
 
-def _need_source(emit: _Emitter, name: str, group: tuple[int, int], first_row: int) -> None:
+def _need_input(emit: _Emitter, name: str, group: tuple[int, int], first_row: int) -> None:
     """Loads input rows that a command is about to read: all at once if they stay on chip."""
     if name not in emit.inputs:
         return
@@ -518,7 +560,7 @@ def _need_source(emit: _Emitter, name: str, group: tuple[int, int], first_row: i
     emit.present.add(name)
     first, rows = (0, place.rows) if whole else (first_row + group[0], group[1])
     fields = {
-        "memory": LOADS.index("input"), "address": region.at(first) // word, "words": rows * region.pitch // word,
+        "memory": LOADS.index(region.memory), "address": region.at(first) // word, "words": rows * region.pitch // word,
         "dram": place.address + first * place.pitch,
     }  # fmt: skip
     emit.commands.append(Command("load", fields, writes=(region.span(first, rows),), label=name))
@@ -543,6 +585,26 @@ def _store_rows(emit: _Emitter, name: str, first: int, rows: int) -> None:
 
 def _pack_weights(emit: _Emitter, layer: Linear, blocks: list[_Block]) -> dict[int, Command]:
     """Puts the layer's blocks into the image: requantization table, then weights, as the array consumes them."""
+    p, word, packed = emit.design.linear, emit.design.word_bytes, list[tuple[Any, Any]]()
+
+    def data(block: _Block) -> bytes:
+        if not packed:
+            packed.append(_packed(emit, layer, blocks))
+        rows, tiles = packed[0]
+        mine = slice(block.first, block.first + block.tiles)
+        return bytes(rows[mine].tobytes() + tiles[mine].tobytes())
+
+    fetches = {}
+    for block in blocks:
+        head, body = block.tiles * 8 * p["t_out"], block.tiles * block.ib * p["t_in"] * p["t_out"]
+        place = emit.constant(head + body, partial(data, block))
+        fields = {"table_words": head // word, "weight_words": body // word, "dram": place}
+        fetches[block.first] = Command("fetch", fields, label=layer.name)
+    return fetches
+
+
+def _packed(emit: _Emitter, layer: Linear, blocks: list[_Block]) -> tuple[NDArray[np.uint64], NDArray[np.int8]]:
+    """The layer's requantization table and weights, tile by tile."""
     p, layout = emit.design.linear, emit.layout
     t_in, t_out, ib = p["t_in"], p["t_out"], blocks[0].ib
     inputs, outputs = layout.columns[layer.source], layout.columns[layer.target]
@@ -553,19 +615,7 @@ def _pack_weights(emit: _Emitter, layer: Linear, blocks: list[_Block]) -> dict[i
     bias = layer.bias.astype(np.int64) & 0xFFFFFFFF
     table[outputs.index] = (bias | layer.multiplier << 32 | layer.shift << 49).astype(np.uint64)
     tiles = weights.reshape(ob, t_out, ib, t_in).transpose(0, 2, 1, 3)
-    rows = table.astype("<u8").reshape(ob, t_out)
-    fetches = {}
-    for block in blocks:
-        mine = slice(block.first, block.first + block.tiles)
-        head, body = rows[mine].tobytes(), tiles[mine].tobytes()
-        word = emit.design.word_bytes
-        fields = {
-            "table_words": len(head) // word,
-            "weight_words": len(body) // word,
-            "dram": emit.constant(head + body),
-        }
-        fetches[block.first] = Command("fetch", fields, label=layer.name)
-    return fetches
+    return table.astype("<u8").reshape(ob, t_out), tiles
 
 
 def _linear_command(emit: _Emitter, layer: Linear, group: tuple[int, int], block: _Block, release: int) -> None:
@@ -613,8 +663,9 @@ def _lut(emit: _Emitter, layer: Linear) -> int:
 
 
 def _addend(emit: _Emitter, name: str) -> _Region:
-    """The region of rows to add; constant rows are loaded at their first use."""
+    """The region of rows to add; constant rows and those of an input are loaded at their first use."""
     region = emit.layout.regions[name]
+    _need_input(emit, name, (0, region.rows), 0)
     if name in emit.network.constants and name not in emit.present:
         emit.present.add(name)
         rows = emit.network.constants[name]
@@ -658,13 +709,15 @@ def _norm(emit: _Emitter, layer: Norm) -> None:
     packed = (layer.bias.astype(np.int64) & 0xFFFFFFFF) | (layer.gain.astype(np.int64) & 0xFFFF) << 32
     emit.load("affine", base, packed.astype("<u8").tobytes().ljust(size, b"\0"), layer.name)
     source, target = emit.layout.regions[layer.source], emit.layout.regions[layer.target]
+    port = layer.bits // 8 * t_v
     fields = {
         "d": layer.d, "r_stride": source.pitch // (2 * t_v), "g_base": base // (AFFINE_BYTES * t_v),
-        "x_stride": target.pitch // t_v, "shift": layer.shift, "flags": RMS * layer.rms, "eps": layer.eps,
+        "x_stride": target.pitch // port, "shift": layer.shift, "eps": layer.eps,
+        "flags": RMS * layer.rms + WIDE_RESULT * (layer.bits == 16),
     }  # fmt: skip
     for first, rows in _groups(layer.rows, emit.design.row_group):
         at = layer.first_row + first
-        mine = {"rows": rows, "r_base": source.at(at) // (2 * t_v), "x_base": target.at(first) // t_v}
+        mine = {"rows": rows, "r_base": source.at(at) // (2 * t_v), "x_base": target.at(first) // port}
         reads = (source.span(at, rows), Span("affine", base, base + size))
         emit.commands.append(Command("vector", fields | mine, reads, (target.span(first, rows),), layer.name))
     _store_whole(emit, layer.target)

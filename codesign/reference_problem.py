@@ -102,9 +102,15 @@ def known_front() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         return data["values"].astype(np.float64), data["points"].astype(np.int64)
 
 
-def hypervolume_ratio(values: NDArray[np.float64]) -> float:
-    """Hypervolume of a front over that of the true one: logarithms, scaled to the true front's range, below 1.1."""
-    known = known_front()[0]
+def hypervolume_ratio(values: NDArray[np.float64], true: NDArray[np.float64] | None = None) -> float:
+    """Hypervolume of a front over that of the true one: logarithms, scaled to the true front's range, below 1.1.
+
+    Args:
+        values: objective vectors above zero, one per row.
+        true: the true front; that of the reference problem if not given.
+    """
+    known = known_front()[0] if true is None else true
     low, high = np.log(known.min(axis=0)), np.log(known.max(axis=0))
-    mine, true = (hypervolume((np.log(each) - low) / (high - low), (1.1, 1.1, 1.1)) for each in (values, known))
-    return mine / true
+    span, corner = np.where(high > low, high - low, 1.0), (1.1,) * known.shape[1]
+    mine, most = (hypervolume((np.log(each) - low) / span, corner) for each in (values, known))
+    return mine / most

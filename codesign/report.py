@@ -4,9 +4,9 @@ Every figure says how it came about: *modelled*, *simulated*, *synthesized*, and
 column. What no open tool can tell is listed.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, Self
 
 from codesign import page, pareto, plots
 from codesign import waits as waiting
@@ -15,6 +15,7 @@ from codesign.command import Command
 from codesign.cycles import Timing
 from codesign.design import Design
 from codesign.errors import BundleError
+from codesign.figures import PLAIN, Figures
 from codesign.kernel import Resources
 from codesign.page import Html, mark, paragraph, table
 from codesign.plots import Bar, Picture, Point, short
@@ -28,119 +29,17 @@ UNKNOWN = (
 )
 """What only a vendor's tools or a board can tell."""
 
-_NONE, _LATER = "–", "not yet"
+_NONE = "–"
 _LONGEST = 200
 """Idle stretches in the table."""
 
 
 @dataclass(frozen=True)
-class Report:
-    """What is known of a build.
-
-    Attributes:
-        model: what the user named.
-        board: the board's name.
-        clock_mhz: assumed, not timed.
-        macs: multiply-accumulates of one inference.
-        cycles: ``modelled`` and, once verified, ``simulated``.
-        peak_macs: multiply-accumulates per cycle of all multipliers together.
-        resources: ``modelled``, ``synthesized`` (None until it is) and ``available``, by resource.
-        parts: modelled resources by part and resource.
-        traffic_bytes: read and written off chip by one inference.
-        engines: name, parameters and busy cycles.
-        timeline: engine, layer, first and last cycle of every command.
-        bit_exact: None until verified.
-        images: samples that were compared.
-        faults: what a verification found.
-        assumptions: figures that nobody measured, with the reason.
-        notes: what lowering decided on its own.
-        waits: engine, first and last cycle, cause and reason of every idle stretch, see `codesign.waits`.
-        bytes_per_cycle: what the off-chip memory allows; None if unknown.
-        search: how the design was found, see `codesign.pareto`; None for the plain choice.
-        energy: as `codesign.energy.RunEnergy.to_json` gives it; None if unknown.
-        accuracy: ``share`` of right predictions, ``samples`` and ``evidence``; None if unknown.
-        command: the call that built this, without objective and budget.
-        budget: resources of which less than the board has may be used.
-    """
-
-    model: str
-    board: str
-    clock_mhz: float
-    macs: int
-    cycles: Mapping[str, int | None]
-    peak_macs: int
-    resources: Mapping[str, Mapping[str, int] | None]
-    parts: Mapping[str, Mapping[str, int]]
-    traffic_bytes: int
-    engines: tuple[Mapping[str, Any], ...]
-    timeline: tuple[tuple[str, str, int, int], ...]
-    bit_exact: bool | None = None
-    images: int = 0
-    faults: tuple[str, ...] = ()
-    assumptions: Mapping[str, str] | None = None
-    notes: tuple[str, ...] = ()
-    waits: tuple[Wait, ...] = ()
-    bytes_per_cycle: float | None = None
-    search: Mapping[str, Any] | None = None
-    energy: Mapping[str, Any] | None = None
-    accuracy: Mapping[str, Any] | None = None
-    command: str | None = None
-    budget: Mapping[str, int] | None = None
-
-    @property
-    def total_cycles(self) -> int:
-        """Simulated cycles if there are any, else modelled ones."""
-        return self.cycles["simulated"] or self.cycles["modelled"] or 0
-
-    @property
-    def latency_ms(self) -> float:
-        """Milliseconds of one inference at the assumed clock."""
-        return self.total_cycles / self.clock_mhz / 1e3
-
-    @property
-    def macs_per_cycle(self) -> float:
-        """Multiply-accumulates per cycle over the whole inference."""
-        return self.macs / self.total_cycles
-
-    @property
-    def binding(self) -> str:
-        """The resource of which the largest share is used."""
-        used, there = self.resources["modelled"] or {}, self.resources["available"] or {}
-        return max((name for name in used if there[name]), key=lambda name: used[name] / there[name])
-
-    def verified(self, *, bit_exact: bool, simulated: int, images: int, faults: Sequence[str]) -> "Report":
-        """The same with the result of a simulation."""
-        return replace(
-            self,
-            cycles={**self.cycles, "simulated": simulated},
-            bit_exact=bit_exact,
-            images=images,
-            faults=tuple(faults),
-        )
-
-    def with_accuracy(self, share: float, samples: int, evidence: str) -> "Report":
-        """The same with the share of right predictions on some samples; ``evidence`` is simulated, say."""
-        return replace(self, accuracy={"share": share, "samples": samples, "evidence": evidence})
-
-    def with_synthesis(self, found: Resources) -> "Report":
-        """The same with the resources that a synthesis counted."""
-        return replace(self, resources={**self.resources, "synthesized": _plain(found)})
-
-    def to_json(self) -> dict[str, object]:
-        """Plain data; figures that follow from others are included."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {
-            **plain,
-            "latency_ms": self.latency_ms,
-            "period_ms": self.latency_ms,
-            "gops": 2 * self.macs / self.latency_ms / 1e6,
-            "macs_per_cycle": self.macs_per_cycle,
-            "mac_utilization": self.macs_per_cycle / self.peak_macs,
-            "search": {**_PLAIN, **(self.search or {})},
-        }
+class Report(Figures):
+    """What is known of a build, with its page; see `codesign.figures.Figures` for the attributes."""
 
     @classmethod
-    def from_json(cls, document: object) -> "Report":
+    def from_json(cls, document: object) -> Self:
         """The report of a document that nobody vouches for.
 
         Raises:
@@ -153,50 +52,13 @@ class Report:
                 values[name] = tuple(values[name])
             values["timeline"] = tuple((str(e), str(n), int(a), int(b)) for e, n, a, b in values["timeline"])
             values["waits"] = tuple(Wait(str(e), int(a), int(b), str(c), str(r)) for e, a, b, c, r in values["waits"])
-            if values["search"] is not None and values["search"]["strategy"] == _PLAIN["strategy"]:
+            if values["search"] is not None and values["search"]["strategy"] == PLAIN["strategy"]:
                 values["search"] = None
             report = cls(**values)
             report.to_json(), report.html(), report.lines()
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
             raise BundleError(f"report.json is damaged: {' '.join(str(error).split())}") from error
         return report
-
-    def lines(self) -> list[str]:
-        """Clock, cycles, latency, resources and evidence, one line each, for a terminal."""
-        return [
-            f"clock      {self.clock_mhz:g} MHz, assumed, not timed",
-            f"cycles     {self._cycles()}",
-            f"latency    {self.latency_ms:.4g} ms, {self.macs_per_cycle:.4g} MACs per cycle of {self.peak_macs}",
-            *(f"{name:10} {text}" for name, text in self.used()),
-            f"evidence   {self.verdict()}",
-        ]
-
-    def _cycles(self) -> str:
-        simulated = self.cycles["simulated"]
-        return f"{self.cycles['modelled']} modelled" + (f", {simulated} simulated" if simulated else "")
-
-    def used(self) -> Iterator[tuple[str, str]]:
-        """Per resource that the device has: used, available and share, as text."""
-        used, there = self.resources["modelled"] or {}, self.resources["available"] or {}
-        for name, count in used.items():
-            if there[name]:
-                share = f"{count} of {there[name]}, {100 * count / there[name]:.1f} %, modelled"
-                yield name, share + (", binding" if name == self.binding else "")
-
-    @property
-    def agrees(self) -> bool:
-        """Truth of a simulation having found nothing wrong."""
-        return bool(self.bit_exact) and not self.faults and self.cycles["simulated"] == self.cycles["modelled"]
-
-    def verdict(self) -> str:
-        """Whether hardware and models agree, in one sentence."""
-        if self.bit_exact is None:
-            return "modelled; not simulated yet"
-        if self.agrees:
-            return f"simulated: bit-exact on {self.images} images, cycles equal to the model"
-        wrong = [] if self.bit_exact else ["bits differ"]
-        wrong += [] if self.cycles["simulated"] == self.cycles["modelled"] else ["cycles differ from the model"]
-        return f"simulated on {self.images} images: {'; '.join([*wrong, *self.faults])}"
 
     def html(self) -> str:
         """A page of its own: verdict first, then figures with their evidence, then what nobody here can tell."""
@@ -207,13 +69,14 @@ class Report:
 
     def body(self, *, interactive: bool) -> str:
         """The page without its frame; only an interactive one needs the frame's script."""
-        searched = ""
+        searched = self._plain()
         if self.search is not None:
             searched = pareto.sections(self.search, self._command(), self.budget or {}, interactive=interactive)
         parts = [
             self._verdict(),
             page.section("Latency", self._latency()),
             page.section("Accuracy", self._accuracy()),
+            page.section("Numbers", self._numbers()),
             page.section("Utilization", self._utilization()),
             page.section("Resources", self._resources()),
             page.section("Roofline", self._roofline()),
@@ -235,7 +98,7 @@ class Report:
         if name == "timeline":
             return self._timeline()
         if name == "resources":
-            return plots.shares([(n, share, text) for n, share, text in self._shares("modelled")])
+            return plots.shares([(n, share, text) for n, share, text in self._shares()])
         if name == "utilization":
             return plots.shares([(e["name"], *self._busy(e["busy_cycles"])) for e in self.engines])
         if name == "roofline" and self.bytes_per_cycle:
@@ -251,45 +114,77 @@ class Report:
 
     # Sections.
 
+    def _plain(self) -> str:
+        """What stands for the search of a design that was not searched for."""
+        command = page.shown(f"{self._command()} --objective latency")
+        text = (
+            "This design is a plain choice. To see every design that is worth building, and what each parameter buys:"
+        )
+        return page.section("Designs", [paragraph(text), Html(f"<p><code>{command}</code></p>")])
+
     def _verdict(self) -> str:
         text = self.verdict()
         state = "" if self.bit_exact is None else "good" if self.agrees else "bad"
-        simulated = bool(self.cycles["simulated"])
-        name, share, used = max(self._shares("modelled"), key=lambda row: row[1])
-        latency, clock = f"{short(self.latency_ms)} ms", f"{self.clock_mhz:g} MHz"
+        name, share, used = max(self._shares(), key=lambda row: row[1])
+        room = "does not fit, too much" if share > 1 else "binding resource"
         facts = [
-            Html(f"{latency} {mark('simulated' if simulated else 'modelled')} at {clock} {mark('assumed')}"),
-            Html(f"{'does not fit: ' if share > 1 else ''}most of {page.shown(name)}: {used} {mark('modelled')}"),
+            Html(
+                f"{_time(self.latency_ms)} {mark('simulated' if self.cycles['simulated'] else 'modelled')}"
+                f" at {self.clock_mhz:g} MHz {mark('assumed')}"
+            ),
+            Html(f"{room} {page.shown(name)}: {used} {mark('modelled')}"),
         ]
-        return f'<div class="cs-verdict {state}"><strong>{page.shown(text)}</strong>{page.listing(facts)}</div>'
+        if self.accuracy is not None:
+            facts.append(Html(f"{page.shown(self._right())} {mark(str(self.accuracy['evidence']))}"))
+        strong = page.shown(text[0].upper() + text[1:])
+        return f'<div class="cs-verdict {state}"><strong>{strong}</strong>{page.listing(facts)}</div>'
 
     def _latency(self) -> list[str]:
         """Figures that depend on cycles, each kind of evidence in a column of its own."""
-        counts = [self.cycles["modelled"], self.cycles["simulated"]]
+        known = {name: count for name, count in self.cycles.items() if count}
 
         def row(name: str, value: Callable[[int], str]) -> list[str]:
-            return [name, *(value(count) if count else _LATER for count in counts)]
+            return [name, *(value(count) for count in known.values())]
 
         rows = [
             row("cycles of one inference", lambda n: f"{n:,}"),
-            row(f"latency at {self.clock_mhz:g} MHz, in ms", lambda n: short(n / self.clock_mhz / 1e3)),
+            row(f"latency at {self.clock_mhz:g} MHz", lambda n: _time(n / self.clock_mhz / 1e3)),
             row("inferences per second", lambda n: f"{self.clock_mhz * 1e6 / n:,.0f}"),
             row("billions of operations per second", lambda n: short(2 * self.macs * self.clock_mhz / n / 1e3)),
             row("multiply-accumulates per cycle", lambda n: short(self.macs / n)),
             row(f"share of the {self.peak_macs:,} possible", lambda n: f"{100 * self.macs / n / self.peak_macs:.1f} %"),
         ]
+        later = "" if self.cycles["simulated"] else " Nothing was simulated yet: codesign verify does it."
         work = f"{self.macs:,} multiply-accumulates of one inference"
         return [
-            table(["", "modelled", "simulated"], rows, "The clock is assumed: no open tool times this design."),
+            table(["", *known], rows, f"The clock is assumed: no open tool times this design.{later}"),
             paragraph(work, "counted"),
             paragraph(f"{self.traffic_bytes:,} bytes to and from the off-chip memory", "modelled"),
         ]
 
+    def _right(self) -> str:
+        found = self.accuracy or {}
+        return f"{100 * float(found['share']):.2f} % of {int(found['samples']):,} samples right"
+
     def _accuracy(self) -> list[str]:
-        if self.accuracy is None:
+        if self.accuracy is not None:
+            return [paragraph(self._right(), str(self.accuracy["evidence"]))]
+        if self.model.startswith("gemm:"):
             return []
-        share, samples = float(self.accuracy["share"]), int(self.accuracy["samples"])
-        return [paragraph(f"{100 * share:.2f} % of {samples:,} samples right", str(self.accuracy["evidence"]))]
+        return [paragraph("Not known yet; codesign run with --input and --labels tells it.")]
+
+    def _numbers(self) -> list[str]:
+        """Where the integers come from, and who else finds the same ones."""
+        found: list[str] = []
+        if self.calibration is not None:
+            text = f"The float model was {self.calibration['text']}"
+            found.append(paragraph(text, str(self.calibration["evidence"])))
+        if self.crosscheck is not None:
+            made = f"The C++ of {self.crosscheck['backend']} {self.crosscheck['version']}, compiled with g++,"
+            count, samples = int(self.crosscheck["values"]), int(self.crosscheck["samples"])
+            text = f"{made} gives the golden model's integers, all {count:,} of {samples:,} samples"
+            found.append(paragraph(text, str(self.crosscheck["evidence"])))
+        return found
 
     def _busy(self, cycles: int) -> tuple[float, str]:
         share = cycles / (self.cycles["modelled"] or 1)
@@ -300,15 +195,15 @@ class Report:
             [e["name"], *self._busy(e["busy_cycles"])[1].split(" cycles, "), page.pairs(e["parameters"]) or _NONE]
             for e in self.engines
         ]
-        caption = "Cycles in which an engine has a command under way (modelled)"
+        caption = "Cycles in which an engine has a command under way"
         return [
-            page.scroll(self.plot("utilization").svg, caption),
-            table(["engine", "busy cycles", "of the run", "parameters"], rows, caption),
+            page.scroll(self.plot("utilization").svg, caption, size="narrow"),
+            table(["engine", "busy cycles", "of the run", "parameters"], rows, caption, evidence="modelled"),
         ]
 
-    def _shares(self, evidence: str) -> list[tuple[str, float, str]]:
-        """Per resource that the device has: share of it, and used, available and share as text."""
-        used, there = self.resources[evidence] or {}, self.resources["available"] or {}
+    def _shares(self) -> list[tuple[str, float, str]]:
+        """Per resource that the device has: modelled share of it, and used, available and share as text."""
+        used, there = self.resources["modelled"] or {}, self.resources["available"] or {}
         return [
             (name, count / there[name], f"{count:,} of {there[name]:,}, {100 * count / there[name]:.1f} %")
             for name, count in used.items()
@@ -316,32 +211,41 @@ class Report:
         ]
 
     def _resources(self) -> list[str]:
-        there, synthesized = self.resources["available"] or {}, self.resources["synthesized"]
+        there = self.resources["available"] or {}
+        kinds = ["modelled", *(["synthesized"] if self.wholly_synthesized else [])]
         rows = []
-        for name, share, _ in self._shares("modelled"):
-            count = (self.resources["modelled"] or {})[name]
-            other = None if synthesized is None else synthesized[name]
-            rows.append(
-                [
-                    f"{name} (binding)" if name == self.binding else name,
-                    f"{count:,}",
-                    f"{100 * share:.1f} %",
-                    _LATER if other is None else f"{other:,}",
-                    _LATER if other is None else f"{100 * other / there[name]:.1f} %",
-                    f"{there[name]:,}",
-                ]
-            )
+        for name, _, _ in self._shares():
+            counts = [(self.resources[kind] or {})[name] for kind in kinds]
+            cells = [text for n in counts for text in (short(n), f"{100 * n / there[name]:.1f} %")]
+            rows.append([f"{name} (binding)" if name == self.binding else name, *cells, short(there[name])])
         binding = frozenset(i for i, row in enumerate(rows) if row[0].endswith("(binding)"))
-        heading = ["", "modelled", "of available", "synthesized", "of available", "available"]
+        heading = ["", *(text for kind in kinds for text in (kind, "of available")), "available"]
         limited = f", limited by the budget {page.pairs(self.budget)}" if self.budget else ""
-        caption = f"Used of what the device has{limited}; of the binding one the largest share is used"
-        names = [name for name, _, _ in self._shares("modelled")]
-        parts = [[part, *(f"{counts[name]:,}" for name in names)] for part, counts in self.parts.items()]
+        caption = f"Used of what the device has{limited}; of the binding one the largest share is used."
+        later = "" if self.synthesized_parts else " Nothing was synthesized yet: codesign verify --synth top does it."
         return [
-            page.scroll(self.plot("resources").svg, "share of each resource (modelled)"),
-            table(heading, rows, caption, strong=binding),
-            page.details("by part", table(["part", *names], parts, "Resources by part (modelled)")),
+            page.scroll(self.plot("resources").svg, "share of each resource", size="narrow"),
+            table(heading, rows, caption + later, strong=binding),
+            *self._synthesis(),
+            page.details("by part", self._parts()),
         ]
+
+    def _parts(self) -> str:
+        names = [name for name, _, _ in self._shares()]
+        parts = [[part, *(short(counts[name]) for name in names)] for part, counts in self.parts.items()]
+        return table(["part", *names], parts, "Resources by part", evidence="modelled")
+
+    def _synthesis(self) -> list[str]:
+        """Every count of a synthesis beside the formula's."""
+        rows = []
+        for part, counts in (self.synthesized_parts or {}).items():
+            for name, count in counts.items():
+                modelled = self.parts.get(part, {}).get(name, 0)
+                if count or modelled:
+                    rows.append([part, name, short(modelled), short(count), _apart(modelled, count)])
+        what = "Every part of the design" if self.wholly_synthesized else "Parts of the design, the others not yet"
+        heading = ["part", "resource", "modelled", "synthesized", "formula is off by"]
+        return [table(heading, rows, f"{what}, through open synthesis")] if rows else []
 
     def _roofline(self) -> list[str]:
         if not self.bytes_per_cycle:
@@ -367,10 +271,13 @@ class Report:
         return plots.timeline(bars, self.cycles["modelled"] or 0)
 
     def _cycles_go(self) -> list[str]:
-        text = "Every bar is a command; a thin line is waiting, in the colour of the engine that is waited for."
+        text = (
+            "Every bar is a command; a thin line is waiting, in the colour of the engine that is waited for, grey for"
+            " the command list or if nothing is left to do. Point at one to read what it waits for."
+        )
         return [
             paragraph(text, "modelled"),
-            page.scroll(self.plot("timeline").svg, "timeline of the engines", wide=True),
+            page.scroll(self.plot("timeline").svg, "timeline of the engines", size="wide"),
             *self._causes(),
             page.details("every idle stretch", self._stretches()),
         ]
@@ -385,13 +292,15 @@ class Report:
             [engine, *(f"{by[cause]:,}" if cause in by else _NONE for cause in causes)] for engine, by in counts.items()
         ]
         heading = ["engine", *(_CAUSES.get(cause, f"for {cause}") for cause in causes)]
-        return [table(heading, rows, "Cycles that each engine waits, by what it waits for (modelled)")]
+        caption = "Cycles that each engine waits, by what it waits for"
+        return [table(heading, rows, caption, evidence="modelled")]
 
     def _stretches(self) -> str:
         waits = sorted(self.waits, key=lambda wait: wait[1] - wait[2])[:_LONGEST]
         rows = [[e, f"{b - a:,}", f"{a:,}", f"{b:,}", reason] for e, a, b, _, reason in waits]
-        caption = f"The {len(waits)} longest of {len(self.waits)} idle stretches (modelled)"
-        return table(["engine", "cycles", "from", "to", "waits for"], rows, caption) if waits else ""
+        caption = f"The {len(waits)} longest of {len(self.waits)} idle stretches"
+        heading = ["engine", "cycles", "from", "to", "waits for"]
+        return table(heading, rows, caption, evidence="modelled") if waits else ""
 
     # The rest.
 
@@ -405,16 +314,15 @@ class Report:
         ]
         band = f"{_micro(least)} and {_micro(most)} µJ (±{100 * float(self.energy['error']):.0f} %)"
         text = f"{_micro(total)} µJ per inference, believed to lie between {band}"
-        caption = "Where it goes (modelled)"
-        return [paragraph(text, str(self.energy["evidence"])), table(["", "µJ", "share"], rows, caption)]
+        evidence = str(self.energy["evidence"])
+        where = table(["", "µJ", "share"], rows, "Where it goes", evidence=evidence)
+        return [paragraph(text, evidence), where]
 
     def _assumptions(self) -> list[Html]:
         found = (self.assumptions or {}).items()
         return [Html(f"{page.shown(key)}: {page.shown(reason)} {mark('assumed')}") for key, reason in found]
 
 
-_PLAIN: Mapping[str, Any] = {"strategy": "plain", "points": None, "evaluated": None, "seconds": None, "front": []}
-"""What stands for the search of a design that was not searched for."""
 _CAUSES = {
     waiting.READING: "command list still read",
     waiting.DONE: "nothing left to do",
@@ -487,6 +395,26 @@ def report(
 
 def _plain(resources: Resources) -> dict[str, int]:
     return {name: int(value) for name, value in vars(resources).items()}
+
+
+def _apart(modelled: float, count: float) -> str:
+    """By how much a formula is off.
+
+    >>> _apart(41, 41), _apart(98, 100), _apart(5, 0)
+    ('exact', '−2.0 %', '–')
+    """
+    if modelled == count:
+        return "exact"
+    return f"{100 * (modelled - count) / count:+.1f} %".replace("-", "−") if count else _NONE
+
+
+def _time(ms: float) -> str:
+    """A time in the unit in which it is easiest to read.
+
+    >>> _time(0.0208066), _time(31.5)
+    ('20.807 µs', '31.5 ms')
+    """
+    return f"{short(ms * 1e3)} µs" if ms < 1 else f"{short(ms)} ms"
 
 
 def _micro(joules: float) -> str:

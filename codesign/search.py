@@ -12,14 +12,17 @@ from time import process_time
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.boxes import Bounder
+from codesign.boxes import Bounder, Bounds, Nodes
 from codesign.branch import Branching, Progress
 from codesign.errors import CheckError
 from codesign.front import Archive, Cover, Front, Mask, Points, Proof, Values, nondominated
 from codesign.problem import Problem
 
 _STARTS = 4096
-_TRIES = 1 << 21
+_FEW = 256
+"""Random starts, and those where objectives are expensive."""
+_TRIES, _ROUNDS = 1 << 21, 4
+"""Points tried at most, and rounds of improvements where objectives are expensive."""
 _POOL = 1 << 17
 _CHUNK = 1 << 17
 
@@ -34,12 +37,14 @@ class Refine:
         tighten: a better lower bound of theirs for one design, cheaper than the score; None if the design cannot
             be built. It may become better while designs are scored, and is then asked again before the score.
         budget: designs scored at most; what is left then is counted, and the front is not proven.
+        told: told how many are scored, after each.
     """
 
     objectives: tuple[str, ...]
     score: Callable[[Mapping[str, int]], Sequence[float] | None]
     tighten: Callable[[Mapping[str, int]], Sequence[float] | None] | None = None
     budget: int | None = None
+    told: Callable[[int], None] | None = None
 
 
 def search(
@@ -125,7 +130,8 @@ class _Engine:
     def _starts(self) -> Points:
         """Both corners and some random points."""
         top = np.array(self.problem.shape) - 1
-        random = np.random.default_rng(0).integers(0, top + 1, (_STARTS, len(top)))
+        count = _FEW if self.bounder.lazy else _STARTS
+        random = np.random.default_rng(0).integers(0, top + 1, (count, len(top)))
         return np.concatenate([[0 * top, top], random])
 
 
@@ -144,8 +150,9 @@ class _Climber:
         """Adds the feasible starts, then what differs from the archive in one axis, until nothing changes."""
         archive.add(*self.feasible(starts))
         self.tried += len(starts)
-        changed, mark = len(archive) > 0, -1
-        while changed and self.tried < _TRIES:
+        changed, mark, rounds = len(archive) > 0, -1, _ROUNDS if self.bounder.lazy else _TRIES
+        while changed and self.tried < _TRIES and rounds:
+            rounds -= 1
             fresh = archive.points[archive.born > mark]
             mark = archive.adds
             chunks = range(0, len(fresh), self._chunk)
@@ -155,11 +162,16 @@ class _Climber:
 
     def feasible(self, points: Points) -> tuple[Values, Points]:
         """The feasible ones of some points, with their objectives."""
+        if self.bounder.lazy:
+            ok = self._lines(points, 0, points[:, :1])[1][:, 0]
+            boxes = self.bounder.leaves(points[ok])
+            self.bounder.ask(boxes, frozenset(boxes))
         values, ok = self._lines(points, 0, points[:, :1])
         return values[:, 0][ok[:, 0]], points[ok[:, 0]]
 
     def _around(self, points: Points, cover: Cover) -> tuple[Values, Points]:
         """The best neighbours of points along all axes, feasible and not known to be dominated."""
+        self._ask(points, range(points.shape[1]), cover)
         parts = [self._along(points, axis, cover) for axis in range(points.shape[1])]
         values, found = (np.concatenate(part) for part in zip(*parts, strict=True))
         best = nondominated(values)
@@ -176,19 +188,60 @@ class _Climber:
         return values[new], found
 
     def _lines(self, points: Points, axis: int, places: Points) -> tuple[Values, Mask]:
-        """Objectives and feasibility of points with one axis set to other places, point by place."""
+        """Objectives and feasibility of points with one axis set to other places, point by place.
+
+        Objectives that are expensive are lower bounds, unless they were asked for.
+        """
+        bounds, ok = self._bounds(points, axis, places)
+        return self._objectives(bounds, ok.shape), ok
+
+    def _bounds(self, points: Points, axis: int, places: Points) -> tuple[Bounds, Mask]:
+        boxes = self._boxes(points, axis, places)
+        bounds = self.bounder.over(boxes, frozenset(boxes))
+        ok = np.ones((len(points), places.shape[1]), dtype=np.bool_)
+        for term, limit in self.problem.limits.items():
+            ok &= bounds.value(term) <= limit
+        return bounds, ok
+
+    def _boxes(self, points: Points, axis: int, places: Points) -> dict[str, Nodes]:
         boxes = {name: column[:, None] for name, column in self.bounder.leaves(points).items()}
         name = [*boxes][axis]
         shape = (len(points), places.shape[1])
         boxes[name] = np.broadcast_to(places + self.bounder.trees[name].first[-1], shape)
-        bounds = self.bounder.over(boxes, frozenset(boxes))
-        ok = np.ones(shape, dtype=np.bool_)
-        for term, limit in self.problem.limits.items():
-            ok &= bounds.value(term) <= limit
+        return boxes
+
+    def _ask(self, points: Points, axes: Sequence[int], cover: Cover | None) -> None:
+        """Has the expensive objectives computed of what differs from points in one of some axes and may matter."""
+        found = list[Points]()
+        for axis in axes if self.bounder.lazy else ():
+            places = np.arange(self.problem.shape[axis])[None, :]
+            values, ok = self._lines(points, axis, places)
+            if cover is not None:
+                ok &= ~cover.reaches(values.reshape(-1, values.shape[-1]), fast=True).reshape(ok.shape)
+            rows, at = np.nonzero(ok)
+            found.append(points[rows])
+            found[-1][:, axis] = at
+        if found:
+            boxes = self.bounder.leaves(np.concatenate(found))
+            self.bounder.ask(boxes, frozenset(boxes))
+
+    def _objectives(self, bounds: Bounds, shape: tuple[int, ...]) -> Values:
         values = [np.broadcast_to(bounds.value(term), shape) for term in self.problem.objectives]
         found = np.stack(values, axis=-1).astype(np.float64)
         found[np.isnan(found)] = -np.inf
-        return found, ok
+        return found
+
+    def raised(self, points: Points) -> Points:
+        """The points with all axes that no expensive objective reads as high as the objectives let them be."""
+        points, read = points.copy(), {axis for memo in self.bounder.lazy.values() for axis in memo.term.of}
+        for axis, (name, values_there) in enumerate(self.problem.axes.items()):
+            if read and name not in read:
+                count = len(values_there)
+                values, ok = self._lines(points, axis, np.arange(count)[None, :])
+                here = values[np.arange(len(points)), points[:, axis]]
+                same = ok & (values == here[:, None]).all(axis=-1)
+                points[:, axis] = count - 1 - np.argmax(same[:, ::-1], axis=1)
+        return points
 
     def lowered(self, points: Points) -> Points:
         """The points with every axis as low as it can be alone without changing an objective."""
@@ -196,6 +249,7 @@ class _Climber:
         while len(points) and not np.array_equal(points, before):
             before = points.copy()
             for axis, count in enumerate(self.problem.shape):
+                self._ask(points, [axis], None)
                 values, ok = self._lines(points, axis, np.arange(count)[None, :])
                 here = values[np.arange(len(points)), points[:, axis]]
                 points[:, axis] = np.argmax(ok & (values == here[:, None]).all(axis=-1), axis=1)
@@ -209,7 +263,7 @@ def _refined(engine: _Engine, refine: Refine) -> tuple[Points, Values, Proof]:
     """The front of exact scores: first of the points on the front of bounds, then of all that may still matter."""
     scorer = _Scorer(engine.problem, refine)
     archive, _ = engine.front()
-    scorer.take(archive.values, archive.points)
+    scorer.take(archive.values, engine.climber.raised(archive.points))
     scorer.settle(0)
     scorer.unscored = 0  # these come again
 
@@ -311,6 +365,8 @@ class _Scorer:
         self.known.add(key)
         self.scored += 1
         found = self.refine.score(self._design(i))
+        if self.refine.told is not None:
+            self.refine.told(self.scored)
         if found is None:
             return
         exact = bound.copy()

@@ -1,11 +1,13 @@
 """Sweeps: every design of many models, boards, clocks and budgets as rows of Parquet files.
 
 A combination is one model on one board at one clock within one budget. Its designs are the points of
-`codesign.designspace`, the axes thinned until they have at most `LIMIT` points: again and again the axis with
-most values loses every second one, its first and last stay. A row is one design::
+`codesign.designspace`, with ``--axis n_l=1,2,4`` those alone with such values. The axes are thinned until they
+have at most `LIMIT` points, or ``--limit N``: again and again the axis with most values loses every second one,
+its first and last stay. What is left out is said; so is how long a long sweep will take and how many bytes it
+will write. A row is one design::
 
     model, board, clock_mhz, budget        the combination, as given; the budget "all" is the whole board
-    t_in ... row_group                     every parameter; null where the network has no such engine
+    t_in ...                               every parameter; null where the network has no such engine
     evidence, cycles, latency_us           "bound", a proven lower bound, or "modelled", exact like the hardware
     dsp, bram36, uram, lut, ff             modelled resources
     legal, feasible                        whether the engines can be built; and it fits the budget as well
@@ -28,6 +30,7 @@ import hashlib
 import io
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -43,8 +46,8 @@ from codesign import shards
 from codesign.archive import write_network
 from codesign.assembly import integers, tools
 from codesign.board import Board
-from codesign.errors import InputError, NothingFits, ToolError
-from codesign.grids import Column, Grid, ThinnedSpace, use
+from codesign.errors import CheckError, InputError, NothingFits, ToolError
+from codesign.grids import CLOCK, Column, Grid, ThinnedSpace, use
 from codesign.hw.accelerator import bus_of
 from codesign.kernel import Resources
 from codesign.network import Linear, Network
@@ -60,12 +63,15 @@ SHARD_ROWS = 1 << 16
 EVIDENCE = ("bound", "modelled")
 KEYS = ("model", "board", "clock_mhz", "budget")
 """Columns that name a combination."""
-PARAMETERS = tuple(f.name for f in fields(Choice) if f.name != "generous")
+PARAMETERS = tuple(f.name for f in fields(Choice) if f.name not in ("generous", CLOCK))
 """Parameters in the order of their columns."""
 WHOLE = "all"
 """The budget that is the whole board."""
 
 _LOG = logging.getLogger(__name__)
+_NUMBERS = re.compile(r"[0-9]{1,9}(,[0-9]{1,9})*")
+_LARGE = 1 << 21
+"""Points of a sweep from which on its time and its bytes are foretold."""
 _MOST = 10**9
 _MEGA = 1e6
 _EVERY = 1.0
@@ -86,6 +92,7 @@ class Request:
         limit: points per combination at most.
         exact: whether the front of every combination is scored exactly.
         shard_rows: rows of a shard at most.
+        axes: ``n_l=1,2,4``, parameters of which only some values are looked at.
     """
 
     models: tuple[str, ...]
@@ -95,10 +102,12 @@ class Request:
     limit: int = LIMIT
     exact: bool = False
     shard_rows: int = SHARD_ROWS
+    axes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         budgets = tuple(_canonical(text) for text in self.budgets) or (WHOLE,)
         object.__setattr__(self, "budgets", budgets)
+        object.__setattr__(self, "axes", tuple(f"{n}={','.join(map(str, v))}" for n, v in self.keep.items()))
         _check_different("MODEL", self.models)
         _check_different("--board", self.boards)
         _check_different("--clock-mhz", [_clock(clock) for clock in self.clocks_mhz])
@@ -108,6 +117,21 @@ class Request:
         for flag, value in (("--limit", self.limit), ("rows of a shard", self.shard_rows)):
             if not 1 <= value <= _MOST:
                 raise InputError(f"{flag} {value}; legal: 1 to {_MOST}")
+
+    @cached_property
+    def keep(self) -> dict[str, tuple[int, ...]]:
+        """Values by parameter, ascending."""
+        found: dict[str, tuple[int, ...]] = {}
+        for text in self.axes:
+            name, _, values = text.replace(" ", "").partition("=")
+            if name not in PARAMETERS or name in found or not _NUMBERS.fullmatch(values):
+                raise InputError(f"--axis {text!r}; legal: PARAMETER=N,..., each once, of {', '.join(PARAMETERS)}")
+            found[name] = tuple(sorted({int(value) for value in values.split(",")}))
+        return found
+
+    def space(self, network: Network, board: Board, budget: Mapping[str, int] | None = None) -> ThinnedSpace:
+        """The designs of a model on a board."""
+        return ThinnedSpace(network, board, self.limit, keep=self.keep, budget=budget)
 
     def on(self, board: str) -> list[Board]:
         """A board at every clock.
@@ -150,8 +174,8 @@ def names(given: str | Path | Sequence[str]) -> tuple[str, ...]:
     return tuple(item.strip() for item in str(given).split(",")) if isinstance(given, str | Path) else tuple(given)
 
 
-def budgets(given: str | Sequence[str]) -> tuple[str, ...]:
-    """Budgets from a sequence, or one from a text."""
+def texts(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Texts from a sequence, or the one that is given."""
     return (given,) if isinstance(given, str) else tuple(given)
 
 
@@ -283,6 +307,10 @@ def sweep(request: Request, out: Path, *, resume: bool = False) -> Sweep:
         resumed = sum(shard.rows for shard in store.done.values())
         progress = _Progress(sum(c.points for c in combinations), resumed)
         for number, (combination, made) in enumerate(_grids(request, networks, combinations)):
+            if number == 0 and progress.left > _LARGE:
+                _LOG.info("%s points; tables of what they have in common come first", f"{progress.left:,}")
+                _foretell(request, combination, made.grid, progress.left)
+                progress.begun = monotonic()
             _write(request, store, number, combination, made, progress)
     return Sweep(out, combinations, progress.total, resumed, monotonic() - begun)
 
@@ -314,12 +342,23 @@ def _combinations(request: Request, networks: Mapping[str, Network]) -> Iterator
     for model in request.models:
         for name in request.boards:
             for board in request.on(name):
-                space, clock = ThinnedSpace(networks[model], board, request.limit), board.clock_hz / _MEGA
+                space, clock = request.space(networks[model], board), board.clock_hz / _MEGA
                 points = prod(map(len, space.axes.values()))
+                _say_thinned(f"{model} on {name}", space)
                 for budget in request.budgets:
                     behind = first - (-points // request.shard_rows)
                     yield Combination(model, name, clock, budget, points, (first, behind))
                     first = behind
+
+
+def _say_thinned(what: str, space: ThinnedSpace) -> None:
+    """Which values are left out."""
+    whole = prod(map(len, space.whole.values()))
+    pairs = [(name, len(values), len(space.whole[name])) for name, values in space.axes.items()]
+    fewer = ", ".join(f"{name} {count} of {there} values" for name, count, there in pairs if count < there)
+    if fewer:
+        points = prod(map(len, space.axes.values()))
+        _LOG.info("%s: %s of %s points, thinned to %s; --limit takes more", what, f"{points:,}", f"{whole:,}", fewer)
 
 
 def _identity(
@@ -339,13 +378,13 @@ def _hashed(document: object) -> str:
 class _Made:
     """The space and its grid, made when first asked for and shared by the budgets."""
 
+    request: Request
     network: Network
     board: Board
-    limit: int
 
     @cached_property
     def grid(self) -> Grid:
-        return Grid(ThinnedSpace(self.network, self.board, self.limit))
+        return Grid(self.request.space(self.network, self.board))
 
 
 def _grids(
@@ -356,7 +395,7 @@ def _grids(
     for model in request.models:
         for name in request.boards:
             for board in request.on(name):
-                made = _Made(networks[model], board, request.limit)
+                made = _Made(request, networks[model], board)
                 for _ in request.budgets:
                     yield next(left), made
 
@@ -378,6 +417,22 @@ def _write(
         progress.step(stop - first)
 
 
+def _foretell(request: Request, combination: Combination, grid: Grid, points: int) -> None:
+    """Says how long so many points will take and how many bytes they will have, from some in the middle."""
+    first = max(0, (grid.points - request.shard_rows) // 2)
+    stop, limit, taken, data = min(first + request.shard_rows, grid.points), available(grid.space.board, {}), [], b""
+    for _ in range(2):  # the first time libraries are loaded
+        begun = monotonic()
+        data = _parquet(combination, grid.columns(first, stop), {}, limit)
+        taken.append(monotonic() - begun)
+    share = points / (stop - first)
+    seconds, megabytes = share * min(taken), share * len(data) / _MEGA
+    more = " beside the searches" if request.exact else ""
+    _LOG.info(
+        "%s points: about %.0f s%s and %.1f MB; --limit and --axis take fewer", f"{points:,}", seconds, more, megabytes
+    )
+
+
 def _noted(
     request: Request, made: _Made, limits: Mapping[str, int], progress: "_Progress", number: int
 ) -> dict[str, object]:
@@ -385,11 +440,27 @@ def _noted(
     if not request.exact:
         return {"values": made.grid.digest, "front": [], "proof": ""}
     _LOG.info("searching the front of combination %d", number + 1)
-    space = ThinnedSpace(made.network, made.board, made.limit, budget=limits)
+    space = request.space(made.network, made.board, limits)
     front = space.search(("latency_us", "dsp"), progress=progress.search)
-    cycles = np.rint(front.values[:, 0] * (made.board.clock_hz / _MEGA)).astype(np.int64)
-    points = sorted(map(list, zip(made.grid.index(front.parameters), cycles.tolist(), strict=True)))
+    cycles = [_cycles(latency, made.board.clock_hz / _MEGA) for latency in front.values[:, 0].tolist()]
+    points = sorted(map(list, zip(made.grid.index(front.parameters), cycles, strict=True)))
     return {"values": made.grid.digest, "front": points, "proof": str(front.proof).rpartition("; ")[0]}
+
+
+def _cycles(latency_us: float, megahertz: float) -> int:
+    """The one number of cycles that takes so long.
+
+    Raises:
+        CheckError: there is none.
+
+    >>> _cycles(6242 / 312.5, 312.5)
+    6242
+    """
+    near = int(latency_us * megahertz)
+    found = [cycles for cycles in (near, near + 1) if cycles / megahertz == latency_us]
+    if not found:
+        raise CheckError(f"{latency_us} us are no whole number of cycles of {megahertz:g} MHz")
+    return found[0]
 
 
 def _front(store: shards.Shards, key: str, digest: str) -> dict[int, int]:
@@ -455,6 +526,11 @@ class _Progress:
         self._start, self._said = done, self.begun
         if done:
             _LOG.info("%s of %s points are there", f"{done:,}", f"{total:,}")
+
+    @property
+    def left(self) -> int:
+        """Points that are not there yet."""
+        return self.total - self.done
 
     def search(self, settled: int, points: int, front: int) -> None:
         """How far the search of a front is; said at most once per second."""

@@ -120,7 +120,9 @@ class Array:
                     ready = self.load_from
             if self.loaded and self._run_group(self.loaded[0]):
                 moved = bool(self.loading or self.loaded)
-        self.offchip.crucial = self.base + self.loaded[0].ob * self.loaded[0].ib - 1 if self.loaded else NEVER
+        group = self.loaded[0] if self.loaded else None
+        self.offchip.crucial = self.base + group.ob * group.ib - 1 if group else NEVER
+        self.offchip.wanted = self.base + (self.tile + 1) * group.ib - 1 if group else NEVER
         return ready
 
     def _load_group(self) -> _Group:

@@ -126,7 +126,7 @@ def _norm_cases(rng: np.random.Generator) -> Iterator[Case]:
     shapes = [(1, 2), (17, 48), (5, 101), (64, 1024), *rng.integers(2, 200, (_RANDOM, 2)).tolist()]
     for index, (rows, d) in enumerate(shapes):
         gain, bias = rng.integers(-(1 << 15), 1 << 15, d), rng.integers(-(1 << 31), 1 << 31, d)
-        layer = Norm("norm", "r", "x", rows, gain, bias, 24, 1, rms=bool(index % 2))
+        layer = Norm("norm", "r", "x", rows, gain, bias, 24, 1, rms=bool(index % 2), bits=16 if index % 3 else 8)
         yield Case(layer, {"rows": rows, "d": d}, _signed([(rows, d, 15)]))
 
 

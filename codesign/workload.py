@@ -10,23 +10,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from codesign.errors import InputError
+from codesign.onnx_call import Array, Call, Shape, check_size
+from codesign.onnx_elementwise import elementwise
 from codesign.onnx_file import Graph, Node, graph_of, read_graph
-from codesign.operators import (
-    Array,
-    Call,
-    Shape,
-    check_size,
-    conv_shape,
-    elementwise,
-    evaluate,
-    matmul_shape,
-    operators,
-)
+from codesign.onnx_products import conv_shape, matmul_shape
+from codesign.operators import evaluate, operators
 
 if TYPE_CHECKING:
     import onnx
@@ -117,7 +110,10 @@ class Workload:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of every matrix product and convolution, counted from shapes."""
+        """Multiply-accumulates of every matrix product and convolution, counted from shapes.
+
+        A file that computes every expert of a mixture for every token counts them all, unlike `Network.macs`.
+        """
         return sum(self.node_macs(node) for node in self.nodes)
 
     def node_macs(self, node: Node) -> int:
@@ -200,6 +196,7 @@ class _Folder:
         self.constants = dict(graph.constants)
         self.shapes: dict[str, Shape] = {n: v.shape for n, v in graph.constants.items()}
         self.shapes.update(graph.inputs)
+        self.types: dict[str, np.dtype[Any]] = {}
         self.kept: list[Node] = []
 
     def run(self) -> None:
@@ -215,7 +212,10 @@ class _Folder:
         return [self.argument(name) if name else None for name in node.inputs]
 
     def argument(self, name: str) -> Array:
-        return self.constants[name] if name in self.constants else np.broadcast_to(np.float64(0), self.shapes[name])
+        return self.constants[name] if name in self.constants else np.broadcast_to(self.zero(name), self.shapes[name])
+
+    def zero(self, name: str) -> Array:
+        return np.zeros((), self.constants[name].dtype if name in self.constants else self.types.get(name))
 
     def fold(self, node: Node) -> None:
         if node.op in PRODUCTS:
@@ -242,7 +242,9 @@ class _Folder:
         elif node.op in QUANTIZERS and not all(n in self.constants for n in node.inputs[1:] if n):
             shapes = (self.shapes[node.inputs[0]],)
         else:
-            shapes = tuple(v.shape for v in _apply(self.graph.name, node, self.arguments(node)))
+            results = _apply(self.graph.name, node, self.arguments(node))
+            shapes = tuple(v.shape for v in results)
+            self.types.update((n, v.dtype) for n, v in zip(node.outputs, results, strict=False))
         for name, shape in zip(node.outputs, shapes, strict=False):
             self.shapes[name] = shape
         lost = [n for n in node.outputs[len(shapes) :] if n]
@@ -251,7 +253,8 @@ class _Folder:
         self.kept.append(node)
 
     def broadcast_shape(self, node: Node) -> Shape:
-        _apply(self.graph.name, node, [np.zeros(()) if name else None for name in node.inputs])
+        (made,) = _apply(self.graph.name, node, [self.zero(name) if name else None for name in node.inputs])
+        self.types[node.outputs[0]] = made.dtype
         try:
             return check_size(np.broadcast_shapes(*(self.shapes[n] for n in node.inputs if n)))
         except ValueError as error:

@@ -179,6 +179,7 @@ def _copies(design: Design) -> Iterator[tuple[Number, Number, Number]]:
         "context": (t_a, word), "hidden": (t_out, word), "output": (t_out, word), "query": (t_out, t_a),
         "key": (t_out, t_a), "value": (t_out, t_a),
         "residual": (2 * t_out, 2 * t_out, word, *([2 * t_v] if "vector" in design.engines else [])),
+        "skip": (2 * t_v, 2 * t_out, word),
     }  # fmt: skip
     for name, size in design.memories.items():
         write, *reads = ports[name]

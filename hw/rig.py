@@ -91,7 +91,7 @@ def make_rig(kernel: Kernel) -> Rig:
         engine = AttentionEngine(kernel, q_depth=DEPTH, k_depth=DEPTH, v_depth=DEPTH, o_depth=DEPTH)
         return Rig(engine, dict.fromkeys("qkv", Bank(DEPTH, 8 * kernel.t_a)))
     if isinstance(kernel, VectorKernel):
-        engine = VectorEngine(kernel, r_depth=DEPTH, g_depth=DEPTH, x_depth=DEPTH)
+        engine = VectorEngine(kernel, r_depth=DEPTH, g_depth=DEPTH, x_depth=DEPTH, y_depth=DEPTH)
         return Rig(engine, {"r": Bank(DEPTH, 16 * kernel.t_v), "g": Bank(DEPTH, 64 * kernel.t_v)})
     raise ValueError(f"no rig for a {type(kernel).__name__}; legal: linear, attention, vector")
 

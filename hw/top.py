@@ -11,7 +11,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from codesign.command import ADDENDS, ENGINES, LOADS, SOURCES, STORES, TARGETS, WIDE
+from codesign.command import ADDENDS, ENGINES, LOADS, NORM_SOURCES, SOURCES, STORES, TARGETS, WIDE
 from codesign.hw import linear_rtl
 from codesign.hw.attention import AttentionKernel
 from codesign.hw.attention_rtl import AttentionEngine
@@ -65,6 +65,22 @@ class Shape:
     memories: Mapping[str, int]
     identity: bytes = bytes(32)
 
+    def __post_init__(self) -> None:
+        if self.wide != ("skip" in self.memories):
+            raise ValueError(
+                f"vector engine {self.vector} with memories {sorted(self.memories)}; legal: wide=1 exactly with skip"
+            )
+
+    @property
+    def wide(self) -> bool:
+        """Whether the vector engine gives results of 16 bits, to a memory of their own."""
+        return self.vector is not None and self.vector.wide == 1
+
+    @property
+    def stores(self) -> int:
+        """Memories that the store engine takes a number of; the last is that of wide norms."""
+        return len(STORES) - (not self.wide)
+
 
 class Top(wiring.Component):
     """The accelerator with its AXI ports, clock and reset."""
@@ -82,7 +98,7 @@ class Top(wiring.Component):
         m = Module()
         s = self.shape
         sequencer, reads = Sequencer(s.bus, len(ENGINES)), ReadPath(s.bus)
-        load, store = LoadEngine(s.bus, len(LOADS)), StoreEngine(s.bus, len(STORES))
+        load, store = LoadEngine(s.bus, len(LOADS)), StoreEngine(s.bus, s.stores)
         fetch, linear = self._fetch_engine(), linear_rtl.Linear(s.linear)
         engines: dict[str, wiring.Component] = {"load": load, "store": store, "fetch": fetch, "linear": linear}
         if s.attention:
@@ -119,9 +135,9 @@ class Top(wiring.Component):
         return AttentionEngine(kernel, q_depth=q, k_depth=k, v_depth=v, o_depth=o)
 
     def _vector_engine(self, kernel: VectorKernel) -> VectorEngine:
-        widths = {"residual": 2, "affine": 8, "normed": 1}
-        r, g, x = (self.shape.memories[name] // (width * kernel.t_v) for name, width in widths.items())
-        return VectorEngine(kernel, r_depth=r, g_depth=g, x_depth=x)
+        widths = {"residual": 2, "affine": 8, "normed": 1, "skip": 2}
+        r, g, x, y = (self.shape.memories.get(name, 0) // (width * kernel.t_v) for name, width in widths.items())
+        return VectorEngine(kernel, r_depth=r, g_depth=g, x_depth=x, y_depth=y)
 
     def _axi(self, m: Module, reads: ReadPath, store: StoreEngine) -> None:
         """AXI ports, with the signals that never change."""
@@ -290,7 +306,7 @@ def _readers(engines: Mapping[str, wiring.Component]) -> list[_Reader]:
             _Reader(getattr(attention, p), (n,), zero) for p, n in (("q", "query"), ("k", "key"), ("v", "value"))
         ]
     if vector := engines.get("vector"):
-        readers += [_Reader(vector.r, ("residual",), zero), _Reader(vector.g, ("affine",), zero)]
+        readers += [_Reader(vector.r, NORM_SOURCES, zero), _Reader(vector.g, ("affine",), zero)]
     return readers
 
 
@@ -301,6 +317,8 @@ def _writer(name: str, engines: Mapping[str, wiring.Component]) -> tuple[Value, 
         return load.out.en & (load.out_select == LOADS.index(name)), load.out.addr, load.out.data
     if name == "normed":
         return engines["vector"].x.en, engines["vector"].x.addr, engines["vector"].x.data
+    if name == "skip":
+        return engines["vector"].y.en, engines["vector"].y.addr, engines["vector"].y.data
     if name == "context":
         return engines["attention"].o.en, engines["attention"].o.addr, engines["attention"].o.data
     wide = linear.out.data

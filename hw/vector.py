@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from codesign import nonlinear
 from codesign.board import Board
-from codesign.command import FIELDS
+from codesign.command import FIELDS, WIDE_RESULT
 from codesign.hw.area import Units, area
 from codesign.hw.memory import READ_LATENCY, row_memory
 from codesign.hw.multiply import Requantizer
@@ -38,7 +38,7 @@ OPERANDS = operands(**FIELDS["vector"])
 """Command of the engine.
 
 rows, d: rows and columns; bases: first word in the memory concerned; strides: words from row to row;
-shift, eps: see `codesign.nonlinear.norm`; flags: bit 0 RMS norm, the others zero.
+shift, eps: see `codesign.nonlinear.norm`; flags: bit 0 RMS norm, bit 1 a result of 16 bits, the others zero.
 """
 
 _DIGITS = 17
@@ -48,7 +48,7 @@ _PRODUCT = 3
 _COLUMN_DSPS = 4
 """DSPs that every column passes, as the resources count them."""
 _COLUMN_BYTES = 2 + 2 + 2 + 8 + 1
-"""On-chip bytes per column of a row: read, kept for the second pass, read again, gain and bias, result."""
+"""On-chip bytes per column of a row: read, kept for the second pass, read again, gain and bias, 8-bit result."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +58,18 @@ class VectorKernel(Kernel):
     Attributes:
         t_v: columns per cycle, a power of two, 1 to 64.
         max_d: longest row, 2 to 1024.
+        wide: 1 if results may also have 16 bits, which go to a memory of their own.
     """
 
     op: ClassVar[str] = "vector"
 
     t_v: int
     max_d: int
+    wide: int = 0
 
     def __post_init__(self) -> None:
         if not self.legal(self.params):
-            raise ValueError(f"{self}; legal: t_v a power of two to 64, max_d from 2 to {MAX_NORM_WIDTH}")
+            raise ValueError(f"{self}; legal: t_v a power of two to 64, max_d from 2 to {MAX_NORM_WIDTH}, wide 0 or 1")
 
     @property
     def max_words(self) -> int:
@@ -91,8 +93,9 @@ class VectorKernel(Kernel):
     @classmethod
     def legal(cls, params: Params) -> Number:
         """Truth of the parameters being a legal design; see the class."""
-        t_v, max_d = _values(params, "t_v", "max_d")
-        result: Number = (t_v >= 1) * (t_v <= 64) * ((t_v & (t_v - 1)) == 0) * (max_d >= 2) * (max_d <= MAX_NORM_WIDTH)
+        (t_v, max_d), wide = _values(params, "t_v", "max_d"), _wide(params)
+        lanes = (t_v >= 1) * (t_v <= 64) * ((t_v & (t_v - 1)) == 0)
+        result: Number = lanes * (max_d >= 2) * (max_d <= MAX_NORM_WIDTH) * (wide >= 0) * (wide <= 1)
         return result
 
     @classmethod
@@ -100,7 +103,8 @@ class VectorKernel(Kernel):
         """See `Kernel.space`."""
         if not isinstance(layer, Norm):
             raise TypeError(f"a {type(layer).__name__} is not a norm")
-        return ParameterSpace({"t_v": powers_up_to(1, min(layer.d, 64)), "max_d": (layer.d,)}, cls.legal)
+        wide = (int(layer.bits == 16),)
+        return ParameterSpace({"t_v": powers_up_to(1, min(layer.d, 64)), "max_d": (layer.d,), "wide": wide}, cls.legal)
 
     def sources(self, target: str) -> dict[str, str]:
         """See `Kernel.sources`."""
@@ -111,7 +115,7 @@ class VectorKernel(Kernel):
     @staticmethod
     def golden(layer: Norm, r: IntLike) -> IntArray:
         """The layer on int16 rows."""
-        return nonlinear.norm(r, layer.gain, layer.bias, layer.shift, layer.eps, layer.rms)
+        return nonlinear.norm(r, layer.gain, layer.bias, layer.shift, layer.eps, layer.rms, layer.bits)
 
     @classmethod
     def cycles(cls, params: Params, work: Work) -> Number:
@@ -144,7 +148,7 @@ class VectorKernel(Kernel):
         (t_v,), (_, depth) = _values(params, "t_v"), _ring(params)
         return {
             "requantizer": {"columns": t_v},
-            "round_shift": {"columns": t_v},
+            "round_shift": {"columns": t_v, "wide columns": t_v * _wide(params)},
             "integer_root": {"engine": 1},
             "norm_reciprocal": {"engine": 1},
             "vector": {"engine": 1, "columns": t_v, "address bits": _clog2(depth)},
@@ -162,13 +166,19 @@ class VectorKernel(Kernel):
 
     @classmethod
     def energy(cls, params: Params, work: Work, board: Board) -> Joules:
-        """See `Kernel.energy`; padded columns are computed like the others."""
+        """See `Kernel.energy`; padded columns are computed like the others.
+
+        Args:
+            params: all of them.
+            work: rows, d, and wide if results have 16 bits.
+            board: the coefficients.
+        """
         (t_v,), (rows, d) = _values(params, "t_v"), _values(work, "rows", "d")
         elements = rows * ceil_div(d, t_v) * t_v
         return joules(
             board,
             macs=elements * (_COLUMN_DSPS * DSP_MACS),
-            ram_bytes=elements * _COLUMN_BYTES,
+            ram_bytes=elements * (_COLUMN_BYTES + work.get("wide", 0)),
             cycles=cls.cycles(params, work),
             logic=cls.resources(params),
         )
@@ -177,6 +187,11 @@ class VectorKernel(Kernel):
 def _values(source: Mapping[str, Number], *names: str) -> tuple[Any, ...]:
     """Some values of a mapping; the type of arithmetic on integers or arrays is beyond the checker."""
     return tuple(source[name] for name in names)
+
+
+def _wide(params: Params) -> Any:
+    """The parameter, 0 where it is left out."""
+    return params.get("wide", 0)
 
 
 def _ring(params: Params) -> tuple[Any, Any]:
@@ -215,5 +230,5 @@ def _clog2(x: Any) -> Any:
 
 
 def work_of(command: Mapping[str, int]) -> dict[str, int]:
-    """The work of a command, as `VectorKernel.cycles` takes it."""
-    return {"rows": command["rows"], "d": command["d"]}
+    """The work of a command, as `VectorKernel.cycles` and `VectorKernel.energy` take it."""
+    return {"rows": command["rows"], "d": command["d"], "wide": int(command.get("flags", 0) & WIDE_RESULT != 0)}

@@ -1,5 +1,8 @@
 // The vector kernel for HLS: layer norm and RMS norm of int16 rows.
 //
+// With WIDE every result has a place of 16 bits: of a command with that flag it is rounded to 16 bits,
+// of another to 8 bits as ever and sign-extended.
+//
 // Four processes run side by side, each busy with another row:
 //   statistics  reads a row once, keeps it in a queue and takes its sum and its sum of squares
 //   root        the variance, scaled to 33 or 34 bits, and its square root, one digit per cycle
@@ -14,16 +17,18 @@
 
 namespace codesign {
 
-template <int T_V, int MAX_D, int RING_WORDS>
+template <int T_V, int MAX_D, int RING_WORDS, int WIDE = 0>
 struct Vector {
     static const int MAX_WORDS = (MAX_D + T_V - 1) / T_V;
     static const int RMS = 1;
+    static const int WIDE_RESULT = 2;
+    static const int OUT_BITS = WIDE ? 16 : 8;
     static const int ROOT_DIGITS = 17;
     static const int QUOTIENT_DIGITS = 18;
 
     typedef ap_uint<16 * T_V> row_t;
     typedef ap_uint<64 * T_V> affine_t;
-    typedef ap_uint<8 * T_V> out_t;
+    typedef ap_uint<OUT_BITS * T_V> out_t;
 
     struct sums_t {
         ap_int<26> sum;
@@ -141,8 +146,9 @@ struct Vector {
         }
     }
 
-    static void normalise(ap_uint<16> rows, ap_uint<16> d, ap_uint<6> shift, hls::stream<affine_t>& affine,
-                          hls::stream<row_t>& kept, hls::stream<factor_t>& factors, hls::stream<out_t>& target) {
+    static void normalise(ap_uint<16> rows, ap_uint<16> d, ap_uint<6> shift, ap_uint<8> flags,
+                          hls::stream<affine_t>& affine, hls::stream<row_t>& kept, hls::stream<factor_t>& factors,
+                          hls::stream<out_t>& target) {
         affine_t affines[MAX_WORDS];
         const int words = words_of(d);
     normalise_affine:
@@ -171,7 +177,11 @@ struct Vector {
                     const ap_int<44> scaled = centred * factor.reciprocal;
                     const ap_int<18> z = saturate_bits<18>(round_half_even<44>(scaled, places));
                     const ap_int<36> y = z * gain + bias;
-                    out.range(8 * c + 7, 8 * c) = saturate_bits<8>(round_half_even<36>(y, shift));
+                    const ap_int<36> rounded = round_half_even<36>(y, shift);
+                    const ap_int<OUT_BITS> narrow = saturate_bits<8>(rounded);
+                    const bool wide = WIDE && (flags & WIDE_RESULT) != 0;
+                    const ap_int<OUT_BITS> result = wide ? saturate_bits<OUT_BITS>(rounded) : narrow;
+                    out.range(OUT_BITS * c + OUT_BITS - 1, OUT_BITS * c) = result;
                 }
                 target.write(out);
             }
@@ -193,7 +203,7 @@ struct Vector {
         statistics(rows, d, source, kept, sums);
         root(rows, d, flags, eps, sums, roots);
         invert(rows, roots, factors);
-        normalise(rows, d, shift, affine, kept, factors, target);
+        normalise(rows, d, shift, flags, affine, kept, factors, target);
     }
 };
 

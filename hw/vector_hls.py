@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from codesign import nonlinear
-from codesign.command import FIELDS, RMS
+from codesign.command import FIELDS, RMS, WIDE_RESULT
 from codesign.errors import NothingFits
 from codesign.hw.hls import CLOCK_MHZ, PART, Argument, Call, Top, decode, encode, project, vectors, words
 from codesign.kernel import ceil_div
@@ -25,7 +25,7 @@ _OPERANDS = {
     "rows": "rows",
     "d": "columns",
     "shift": "of the last rounding, 0 to 31",
-    "flags": "bit 0: root-mean-square norm",
+    "flags": "bit 0: root-mean-square norm; bit 1: results of 16 bits, in a wide design",
     "eps": "added to the variance",
 }
 
@@ -48,15 +48,20 @@ def top(kernel: "VectorKernel") -> Top:
     fields, t_v = FIELDS["vector"], kernel.t_v
     return Top(
         "vector",
-        f"Vector<{t_v}, {kernel.max_d}, {kernel.ring_words}>",
+        f"Vector<{t_v}, {kernel.max_d}, {kernel.ring_words}{', 1' if kernel.wide else ''}>",
         f"The vector kernel in HLS C++: layer and RMS norm, {t_v} columns per cycle, rows of up to {kernel.max_d}.",
         (
             *(Argument(name, "operand", fields[name], text) for name, text in _OPERANDS.items()),
             Argument("source", "input", 16 * t_v, "rows of int16, each filled up to a whole word"),
             Argument("affine", "input", 64 * t_v, "once per command, per column 32 bits of bias, 16 of gain"),
-            Argument("target", "output", 8 * t_v, "rows of int8"),
+            Argument("target", "output", 8 * _bytes(kernel) * t_v, f"rows of int{8 * _bytes(kernel)}"),
         ),
     )
+
+
+def _bytes(kernel: "VectorKernel") -> int:
+    """Of a result on its stream; one of 8 bits is sign-extended in a wide design."""
+    return 1 + kernel.wide
 
 
 def sources(kernel: "VectorKernel", part: str = PART, clock_mhz: int = CLOCK_MHZ) -> dict[str, str]:
@@ -68,7 +73,7 @@ def job_vectors(kernel: "VectorKernel", jobs: list[Job]) -> dict[str, str]:
     """Files of the testbench's folder for jobs that run one behind the other.
 
     Raises:
-        NothingFits: a row is longer than the design's ``max_d``.
+        NothingFits: a row is longer than the design's ``max_d``, or results have 16 bits and it is not wide.
         ValueError: an array has a shape or values that its layer does not take.
     """
     return vectors(top(kernel), [_call(kernel, job) for job in jobs], {})
@@ -81,7 +86,7 @@ def data(kernel: "VectorKernel", jobs: list[Job]) -> dict[str, str]:
 
 def targets(kernel: "VectorKernel", jobs: list[Job], text: str) -> list[IntArray]:
     """The target of each job, from the words that the testbench wrote."""
-    values = decode(text).reshape(-1).view(np.int8).astype(np.int64)
+    values = decode(text).reshape(-1).view((np.int8, np.int16)[kernel.wide]).astype(np.int64)
     found, at = [], 0
     for job in jobs:
         width = ceil_div(job.layer.d, kernel.t_v) * kernel.t_v
@@ -95,15 +100,18 @@ def _expected(kernel: "VectorKernel", job: Job) -> str:
     """A job's target words; columns that only fill a word have neither gain nor bias and give zero."""
     layer = job.layer
     rows = integers("r", job.r)[layer.first_row : layer.first_row + layer.rows]
-    found = nonlinear.norm(rows, layer.gain, layer.bias, layer.shift, layer.eps, layer.rms)
+    found = nonlinear.norm(rows, layer.gain, layer.bias, layer.shift, layer.eps, layer.rms, layer.bits)
     spare = ceil_div(layer.d, kernel.t_v) * kernel.t_v - layer.d
-    return encode(words(np.pad(found, ((0, 0), (0, spare))).astype(np.int8), kernel.t_v))
+    kind = (np.int8, np.int16)[kernel.wide]
+    return encode(words(np.pad(found, ((0, 0), (0, spare))).astype(kind), _bytes(kernel) * kernel.t_v))
 
 
 def _call(kernel: "VectorKernel", job: Job) -> Call:
     layer, r = job.layer, integers("r", job.r, *limits(16))
     if layer.d > kernel.max_d:
         raise NothingFits(f"{layer.name}: {layer.d} columns, max_d is {kernel.max_d}")
+    if layer.bits == 16 and not kernel.wide:
+        raise NothingFits(f"{layer.name}: results of 16 bits, wide is 0")
     if r.ndim != 2 or r.shape[1] != layer.d or len(r) < layer.first_row + layer.rows:
         raise ValueError(f"{layer.name}: r is {r.shape}; legal: [at least {layer.first_row + layer.rows}, {layer.d}]")
     row = ceil_div(layer.d, kernel.t_v)
@@ -112,7 +120,8 @@ def _call(kernel: "VectorKernel", job: Job) -> Call:
     affine = np.zeros(row * kernel.t_v, np.int64)
     affine[: layer.d] = (layer.bias & 0xFFFFFFFF) | (layer.gain & 0xFFFF) << 32
     operands = {
-        "rows": layer.rows, "d": layer.d, "shift": layer.shift, "flags": RMS * layer.rms, "eps": layer.eps,
+        "rows": layer.rows, "d": layer.d, "shift": layer.shift, "eps": layer.eps,
+        "flags": RMS * layer.rms + WIDE_RESULT * (layer.bits == 16),
     }  # fmt: skip
     inputs = {"source": words(padded, 2 * kernel.t_v), "affine": words(affine, 8 * kernel.t_v)}
     return Call(operands, inputs, {"target": layer.rows * row})

@@ -6,12 +6,13 @@ is done: variance, square root, reciprocal, normalisation. None takes longer tha
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Mux, Signal, Value, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from codesign.command import RMS
+from codesign.command import RMS, WIDE_RESULT
 from codesign.hw.memory import READ_LATENCY, ReadPort, RowMemory, WritePort, address_bits
 from codesign.hw.multiply import Requantizer, delay, sum_tree
 from codesign.hw.vector import OPERANDS, VectorKernel
@@ -86,22 +87,27 @@ class RoundShift(SharedComponent):
 
     ``lost`` masks the bits below the first dropped one, ``((1 << shift) - 1) >> 1``; it and ``shift``
     (0 to 31) belong to a whole command.
+
+    Args:
+        wide: whether there is an input ``wide``, likewise of the command: where it is 1 the result has 16 bits.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wide: bool = False) -> None:
+        self._wide = wide
         super().__init__(
             {
                 "x": In(signed(AFFINE_BITS)),
                 "shift": In(5),
                 "lost": In(31),
-                "y": Out(signed(8)),
+                "y": Out(signed(16 if wide else 8)),
+                **_wide_member(wide),
             }
         )
 
     @property
     def module_name(self) -> str:
         """Verilog name; equal names mean equal hardware."""
-        return "round_shift"
+        return "round_shift_16" if self._wide else "round_shift"
 
     def build(self, platform: object) -> Module:
         """Shift by bytes, shift by bits (one bit is kept below the point), round and clamp."""
@@ -112,8 +118,23 @@ class RoundShift(SharedComponent):
         sticky = delay(m, (self.x[:31] & self.lost).any(), 2, "sticky")
         half, floor = fine[0], fine[1:].as_signed()
         up = half & (sticky | floor[0])
-        m.d.sync += self.y.eq(Mux(floor > 126, 127, Mux(floor < -128, -128, floor[:8].as_signed() + up)))
+        m.d.sync += self.y.eq(self._clamped(floor, up))
         return m
+
+    def _clamped(self, floor: Value, up: Value) -> Value:
+        if not self._wide:
+            return Mux(floor > 126, 127, Mux(floor < -128, -128, floor[:8].as_signed() + up))
+        high, low = (Mux(self.wide, wide, narrow) for wide, narrow in ((32767, 127), (-32768, -128)))
+        above, below = (
+            Mux(self.wide, wide, narrow)
+            for wide, narrow in ((floor > 32766, floor > 126), (floor < -32768, floor < -128))
+        )
+        return Mux(above, high, Mux(below, low, floor[:16].as_signed() + up))
+
+
+def _wide_member(wide: bool) -> dict[str, wiring.Member]:
+    """The input that tells a command of wide results from others, where there are both."""
+    return {"wide": In(1)} if wide else {}
 
 
 class Root(SharedComponent):
@@ -206,13 +227,15 @@ class NormLane(SharedComponent):
     Members:
         r: the column; d: row length; minus_sum: of the row; reciprocal, scale: of the row, given
         with the column's centred value, `PRODUCT_LATENCY` cycles after r; gain, bias: of the
-        column, given `GAIN_AT` cycles after r; shift, lost: of the command. y: the result.
+        column, given `GAIN_AT` cycles after r; shift, lost: of the command. y: the result. wide: of the
+        command, only in a wide lane, see `RoundShift`.
     """
 
     GAIN_AT = PRODUCT_LATENCY + Requantizer.latency()
     LATENCY = GAIN_AT + PRODUCT_LATENCY + ROUND_LATENCY
 
-    def __init__(self) -> None:
+    def __init__(self, wide: bool = False) -> None:
+        self._wide = wide
         super().__init__(
             {
                 "r": In(signed(16)),
@@ -224,14 +247,15 @@ class NormLane(SharedComponent):
                 "bias": In(signed(32)),
                 "shift": In(5),
                 "lost": In(31),
-                "y": Out(signed(8)),
+                "y": Out(signed(16 if wide else 8)),
+                **_wide_member(wide),
             }
         )
 
     @property
     def module_name(self) -> str:
         """Verilog name; equal names mean equal hardware."""
-        return "norm_lane"
+        return "norm_lane_16" if self._wide else "norm_lane"
 
     def build(self, platform: object) -> Module:
         """Three DSPs in a row and the final rounding."""
@@ -239,7 +263,7 @@ class NormLane(SharedComponent):
         m.submodules.centre = centre = MultiplyAdd()
         m.submodules.normalise = normalise = Requantizer(CENTRED_BITS, _Z_BITS)
         m.submodules.affine = affine = MultiplyAdd()
-        m.submodules.round = rounding = RoundShift()
+        m.submodules.round = rounding = RoundShift(self._wide)
         limit = 1 << _Z_BITS - 1
         m.d.comb += [
             centre.a.eq(self.r),
@@ -258,6 +282,8 @@ class NormLane(SharedComponent):
             rounding.lost.eq(self.lost),
             self.y.eq(rounding.y),
         ]
+        if self._wide:
+            m.d.comb += rounding.wide.eq(self.wide)
         return m
 
 
@@ -314,7 +340,7 @@ class _Setup(wiring.Component):
     def _illegal(self) -> Value:
         command = self.operands
         size = (command.rows == 0) | (command.d < 2) | (command.d > self._kernel.max_d)
-        numbers = (command.shift > 31) | (command.flags > RMS)
+        numbers = (command.shift > 31) | (command.flags > RMS + WIDE_RESULT * self._kernel.wide)
         return size | numbers | (command.g_base + self._words() > self._depths["g"])
 
     def _bounds(self, m: Module, product: MultiplyAdd, step: Signal, bad: Signal) -> None:
@@ -328,7 +354,13 @@ class _Setup(wiring.Component):
                     product.c.eq(command[f"{name}_base"] + self.words),
                 ]
             with m.If(step == at + PRODUCT_LATENCY):
-                m.d.sync += bad.eq(bad | (product.y > self._depths[name]))
+                m.d.sync += bad.eq(bad | (product.y > self._depth(name)))
+
+    def _depth(self, name: str) -> Value | int:
+        """Words of a memory; of the one that a command writes where there are two."""
+        if name == "x" and self._kernel.wide:
+            return Mux(_wide_result(self.operands), self._depths["y"], self._depths["x"])
+        return self._depths[name]
 
 
 class _Rows(wiring.Component):
@@ -480,6 +512,12 @@ class _Variance(wiring.Component):
         m.d.sync += self.square.eq(fine[2 * _SPREAD :])
 
 
+def _wide_result(command: Any) -> Value:
+    """Whether a command's results have 16 bits."""
+    found: Value = (command.flags & WIDE_RESULT).any()
+    return found
+
+
 @dataclass(frozen=True)
 class _Row:
     """What normalisation needs of a row from the cycle after ``start`` on."""
@@ -496,18 +534,20 @@ class VectorEngine(wiring.Component):
     Args:
         kernel: design parameters.
         r_depth, g_depth, x_depth: words of the three memories, at most 2**24.
+        y_depth: likewise of the fourth, only in a wide kernel.
 
     Members:
         command: operands, accepted while no command runs.
         done: pulse in the cycle after the last write; error: pulse instead, the command was illegal.
         busy: a command runs.
         r: read port, words of ``t_v`` int16; g: read port, words of ``t_v`` times 64 bits (bias in
-        bits 0 to 31, gain in 32 to 47); x: write port, words of ``t_v`` int8.
+        bits 0 to 31, gain in 32 to 47); x: write port, words of ``t_v`` int8; y: write port, only in a wide
+        kernel, words of ``t_v`` int16.
     """
 
-    def __init__(self, kernel: VectorKernel, *, r_depth: int, g_depth: int, x_depth: int) -> None:
+    def __init__(self, kernel: VectorKernel, *, r_depth: int, g_depth: int, x_depth: int, y_depth: int = 0) -> None:
         self.kernel = kernel
-        self.depths = {"r": r_depth, "g": g_depth, "x": x_depth}
+        self.depths = {"r": r_depth, "g": g_depth, "x": x_depth, **({"y": y_depth} if kernel.wide else {})}
         if not all(1 <= depth <= 1 << POINTER_BITS for depth in self.depths.values()):
             raise ValueError(f"memories of {self.depths} words; legal: 1 to 2**{POINTER_BITS} each")
         super().__init__(
@@ -519,6 +559,7 @@ class VectorEngine(wiring.Component):
                 "r": Out(ReadPort(address_bits(r_depth), 16 * kernel.t_v)),
                 "g": Out(ReadPort(address_bits(g_depth), 64 * kernel.t_v)),
                 "x": Out(WritePort(address_bits(x_depth), 8 * kernel.t_v)),
+                **({"y": Out(WritePort(address_bits(y_depth), 16 * kernel.t_v))} if kernel.wide else {}),
             }
         )
 
@@ -603,11 +644,19 @@ class VectorEngine(wiring.Component):
         m.d.comb += ring.read0.addr.eq(place)
         self._lanes(m, setup, row, ring.read0.data)
         latency = READ_LATENCY + NormLane.LATENCY
+        self._enable(m, setup, delay(m, active, latency, "writing", reset_less=False))
         m.d.comb += [
-            self.x.en.eq(delay(m, active, latency, "writing", reset_less=False)),
             self.done.eq(delay(m, (left == 1) & (remaining == 0), latency + 1, "done", reset_less=False)),
         ]
         self._addresses(m, setup, row.start, latency)
+
+    def _enable(self, m: Module, setup: _Setup, writing: Value) -> None:
+        """Writes to the memory of the command's results."""
+        if not self.kernel.wide:
+            m.d.comb += self.x.en.eq(writing)
+            return
+        wide = _wide_result(setup.operands)
+        m.d.comb += [self.x.en.eq(writing & ~wide), self.y.en.eq(writing & wide)]
 
     def _addresses(self, m: Module, setup: _Setup, start: Value, latency: int) -> None:
         """Addresses of gains and results count up from the first word of a row."""
@@ -621,6 +670,8 @@ class VectorEngine(wiring.Component):
         with m.If(setup.start):
             m.d.sync += row.eq(command.x_base)
         m.d.comb += [self.g.addr.eq(gain_at), self.x.addr.eq(write_at)]
+        if self.kernel.wide:
+            m.d.comb += self.y.addr.eq(write_at)
 
     def _lanes(self, m: Module, setup: _Setup, row: _Row, word: Value) -> None:
         command = setup.operands
@@ -628,7 +679,7 @@ class VectorEngine(wiring.Component):
         factor = delay(m, row.factor, READ_LATENCY + PRODUCT_LATENCY, "factor")
         scale = delay(m, _HALF_POINT - row.spread, READ_LATENCY + PRODUCT_LATENCY, "scale")
         for column in range(self.kernel.t_v):
-            m.submodules[f"lane{column}"] = lane = NormLane()
+            m.submodules[f"lane{column}"] = lane = NormLane(self.kernel.wide == 1)
             affine = self.g.data.word_select(column, 64)
             m.d.comb += [
                 lane.r.eq(word.word_select(column, 16)),
@@ -642,3 +693,8 @@ class VectorEngine(wiring.Component):
                 lane.lost.eq(setup.lost),
                 self.x.data.word_select(column, 8).eq(lane.y),
             ]
+            if self.kernel.wide:
+                m.d.comb += [
+                    lane.wide.eq(_wide_result(command)),
+                    self.y.data.word_select(column, 16).eq(lane.y),
+                ]

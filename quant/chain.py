@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from codesign.errors import InputError
 from codesign.number import limits, signed_bits
+from codesign.onnx_call import Call
 from codesign.onnx_file import Node
-from codesign.operators import Call
 from codesign.quant.graph import Quantizer
 from codesign.quant.patterns import Patterns
 from codesign.quant.views import Floats

@@ -7,7 +7,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from codesign.operators import Array, Call, Ints, layout
+from codesign.onnx_call import Array, Call, Ints
+from codesign.onnx_layout import layout
 from codesign.quant.graph import Product
 from codesign.quant.patterns import Patterns
 from codesign.quant.views import Floats, pick
@@ -180,12 +181,7 @@ class Edit:
 
     def _name(self, wanted: str) -> str:
         """A name that was not taken."""
-        made, i = wanted, 0
-        while made in self._taken:
-            i += 1
-            made = f"{wanted}_{i}"
-        self._taken.add(made)
-        return made
+        return _unused(wanted, self._taken)
 
     def _constant(self, wanted: str, value: Array) -> str:
         """Add a float32 constant; its name."""
@@ -216,3 +212,68 @@ def _live(nodes: list[onnx.NodeProto], needed: set[str]) -> list[onnx.NodeProto]
             live.append(node)
             needed.update(node.input)
     return live[::-1]
+
+
+# Branches --------------------------------------------------------------------------------
+
+
+def forked(model: onnx.ModelProto, workload: Workload) -> onnx.ModelProto:
+    """The same function; what a norm or a model input gives to products has another name than what it gives to sums.
+
+    So each of the two can get a quantizer of its own.
+    """
+    patterns = Patterns(workload)
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    graph = made.graph
+    taken = {n for node in graph.node for n in (*node.input, *node.output)} | {t.name for t in graph.initializer}
+    branches = {t: _branches(patterns, t, taken) for t in _shared(patterns)}
+    nodes = [n for t in workload.inputs for n in branches.get(t, _Branches({}, [])).nodes]
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            if name in branches and node.output:
+                node.input[i] = branches[name].names.get(node.output[0], name)
+        nodes += [node, *(n for t in node.output if t in branches for n in branches[t].nodes)]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return made
+
+
+_BOTH = frozenset({"stream", "operand"})
+
+
+def _shared(patterns: Patterns) -> list[str]:
+    """Tensors from norms and model inputs that are read both ways."""
+    both = [name for name, use in patterns.uses.items() if use >= _BOTH]
+    return [n for n in both if patterns.kind(patterns.affine(n).origin) in ("norm", "input")]
+
+
+@dataclass(frozen=True)
+class _Branches:
+    """Names of a tensor, by the first output of the node that reads it, and the nodes that make these names."""
+
+    names: Mapping[str, str]
+    nodes: list[onnx.NodeProto]
+
+
+def _branches(patterns: Patterns, tensor: str, taken: set[str]) -> _Branches:
+    """A name for each way of reading; a node that passes on to both keeps the tensor itself."""
+    labels: dict[str, str] = {}
+    names: dict[str, str] = {}
+    for node in patterns.workload.nodes:
+        use = patterns.reads(node, patterns.uses).get(tensor, frozenset())
+        if tensor in node.inputs and not use >= _BOTH:
+            label = "operand" if "operand" in use else "stream"
+            labels.setdefault(label, _unused(f"{tensor}.{label}", taken))
+            names[node.outputs[0]] = labels[label]
+    return _Branches(names, [helper.make_node("Identity", [tensor], [name], name) for name in labels.values()])
+
+
+def _unused(wanted: str, taken: set[str]) -> str:
+    """A name that was not taken; it is now."""
+    made, i = wanted, 0
+    while made in taken:
+        i += 1
+        made = f"{wanted}_{i}"
+    taken.add(made)
+    return made

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from codesign.errors import InputError
 from codesign.network import Input, Layer, Linear, Tensor
 from codesign.number import quantize, requantizer
-from codesign.operators import Ints
+from codesign.onnx_call import Ints
 from codesign.quant.graph import Product, Quantizer
 from codesign.quant.patterns import Patterns
 from codesign.quant.views import Affine, Floats, pick

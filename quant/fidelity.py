@@ -1,11 +1,14 @@
 """How close the integer network is to the float model: cosine of every tensor."""
 
 from collections.abc import Mapping
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from codesign.network import run
+from codesign.number import dequantize
+from codesign.quant.graph import Graph
 from codesign.quant.lower import Lowered
 from codesign.workload import Workload
 
@@ -34,6 +37,32 @@ def cosines(workload: Workload, lowered: Lowered, sample: Mapping[str, NDArray[n
             continue
         reference = np.where(source.index < 0, 0.0, floats[source.tensor].reshape(-1)[source.index])
         found[layer.name] = cosine(golden[layer.target], reference)
+    return found
+
+
+def local_cosines(workload: Workload, lowered: Lowered, sample: Mapping[str, NDArray[np.generic]]) -> dict[str, float]:
+    """Like `cosines`, but floats go on from the integers that a layer has made.
+
+    So each figure is about one layer, and what is rounded differently does not add up over the layers before.
+    """
+    golden, tensors = run(lowered.network, sample), lowered.network.tensors
+    graph, values = Graph(workload), dict(workload.constants)
+    values.update(islice(workload.tensors(sample), len(workload.inputs)))
+    found = {}
+    for node in workload.nodes:
+        made = graph.evaluate(node, [values[n] if n else None for n in node.inputs])
+        values.update((n, x) for n, x in zip(node.outputs, made, strict=False) if n)
+        for layer in (x for x in lowered.network if x.target in lowered.sources):
+            source = lowered.sources[layer.target]
+            if source.tensor in node.outputs:
+                own = np.asarray(values[source.tensor], np.float64).copy()
+                reference = np.where(source.index < 0, 0.0, own.reshape(-1)[source.index])
+                found[layer.name] = cosine(golden[layer.target], reference)
+                used = source.index >= 0
+                own.reshape(-1)[source.index[used]] = dequantize(golden[layer.target], tensors[layer.target].scale)[
+                    used
+                ]
+                values[source.tensor] = own
     return found
 
 

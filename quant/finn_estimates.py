@@ -2,7 +2,8 @@
 
 `write_request` makes a folder with the model as QONNX, the request, and the script that answers it;
 the user runs the script with the Python of an environment that has finn-plus (BSD); `read_estimates`
-reads the answer, and `table` sets it beside our designs. FINN builds one engine per layer, all at work
+reads the answer, and `table` sets it beside our designs. ``codesign bench finn`` does all of this for one small
+model, from what was recorded once or, with ``--finn PYTHON``, anew. FINN builds one engine per layer, all at work
 on different samples, with their weights on chip; ours runs layer by layer, with weights from off-chip
 memory. So a table states the interval between samples, the latency of one, and what both cost. FINN's
 figures are its analytic estimates, not synthesized. Its thresholds round ties up where QONNX and we round
@@ -10,18 +11,25 @@ them to even: integers are not compared.
 """
 
 import json
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from codesign.errors import InputError
+from codesign.errors import InputError, ToolError
 from codesign.quant.chain import to_qonnx
 from codesign.quant.hls4ml_backend import PART, Model, load_workload
 
+MODEL = "digits-mlp"
+"""The model whose estimates are recorded."""
+TARGETS = (2000, 500, 200, 100, 40)
+"""Cycles per sample that FINN is asked for."""
 SCRIPT = "estimate.py"
 """What the user runs in FINN's environment, in the request's folder."""
 _REQUEST, _MODEL, _RESULT = "request.json", "model.onnx", "result.json"
+_RECORDED = f"finn-{MODEL}.json"
+_LONGEST_S = 1200
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +113,47 @@ def write_request(model: Model, folder: Path, target_cycles: Sequence[int], part
     return script
 
 
+def recorded() -> Estimates:
+    """What finn-plus said of `MODEL` once; the file, ``codesign/data/finn-digits-mlp.json``, says how it was asked."""
+    with resources.as_file(resources.files("codesign") / "data" / _RECORDED) as file:
+        return _read(file)
+
+
+def computed(python: Path, folder: Path, targets: Sequence[int] = TARGETS) -> Estimates:
+    """What finn-plus says of `MODEL` now.
+
+    Args:
+        python: the interpreter of an environment that has finn-plus.
+        folder: of the request.
+        targets: cycles per sample.
+
+    Raises:
+        InputError: no such interpreter.
+        ToolError: the script fails, finn-plus is not there for example.
+    """
+    if not python.is_file():
+        raise InputError(f"{python} is not a file; legal: the Python of an environment that has finn-plus")
+    command = (str(python), str(write_request(MODEL, folder, targets)))
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_LONGEST_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ToolError(f"finn-plus did not answer: {error}", command, folder) from error
+    if done.returncode != 0:
+        raise ToolError("finn-plus failed", command, folder, done.stderr)
+    return read_estimates(folder)
+
+
 def read_estimates(folder: Path) -> Estimates:
     """The answer in a request's folder.
 
     Raises:
         InputError: there is none yet, or it is not one.
     """
-    file = folder / _RESULT
+    return _read(folder / _RESULT)
+
+
+def _read(file: Path) -> Estimates:
+    folder = file.parent
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
         return Estimates(

@@ -1,6 +1,6 @@
 """Runs inside the environment of finn-plus, which shares nothing with ours: estimates for a folder.
 
-Copied into the folder of a request by `codesign.quant.finn`, and started there by its own Python::
+Copied into the folder of a request by `codesign.quant.finn_estimates`, and started there by its own Python::
 
     python -m venv finn && finn/bin/pip install finn-plus psutil
     finn/bin/python FOLDER/estimate.py

@@ -9,8 +9,11 @@ import numpy as np
 
 from codesign.errors import InputError
 from codesign.number import quantize
+from codesign.onnx_call import Array, Call, Ints
 from codesign.onnx_file import Node
-from codesign.operators import Array, Call, Ints, conv_windows, evaluate, layout, quant_range
+from codesign.onnx_layout import layout
+from codesign.onnx_products import conv_windows, quant_range
+from codesign.operators import evaluate
 from codesign.quant.views import Floats
 from codesign.workload import Workload
 

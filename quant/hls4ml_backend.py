@@ -34,6 +34,7 @@ Model = Workload | str | Path
 INPUT_TYPE = "fixed<48,16>"
 """Type of a model's input: float32 values below 2**15 keep 32 binary places, so they are quantized as they are."""
 PART = "xczu9eg-ffvb1156-2-e"
+CLOCK_MHZ = 300.0
 
 
 @dataclass(frozen=True)
@@ -58,19 +59,13 @@ class Comparison:
         return self.differing == 0
 
 
-def write_project(model: Model, folder: Path, *, part: str = PART, clock_mhz: float = 300) -> None:
-    """Writes hls4ml's Vitis HLS project of a model into a folder; nothing is compiled.
-
-    Raises:
-        InputError: hls4ml cannot do the model, see `codesign.quant.chain.to_qonnx`.
-        ToolError: hls4ml is missing or fails.
-    """
-    converted = _convert(load_workload(model), folder, part, clock_mhz)
-    _quietly(converted.write)
-
-
 def run_hls4ml(
-    model: Model, inputs: Mapping[str, NDArray[Any]], *, folder: Path | None = None, part: str = PART
+    model: Model,
+    inputs: Mapping[str, NDArray[Any]],
+    *,
+    folder: Path | None = None,
+    part: str = PART,
+    clock_mhz: float = CLOCK_MHZ,
 ) -> dict[str, Ints]:
     """The integers that hls4ml's C++ of a model computes; about ten seconds go into compiling it.
 
@@ -79,6 +74,7 @@ def run_hls4ml(
         inputs: an array per model input, samples first.
         folder: where hls4ml's project goes and stays; None takes one that is deleted.
         part: device of the project.
+        clock_mhz: clock of the project; neither changes the integers.
 
     Returns:
         By output name ``[samples, values]``: the output in steps of its quantizer.
@@ -89,11 +85,11 @@ def run_hls4ml(
     """
     if folder is None:
         with tempfile.TemporaryDirectory(prefix="codesign-hls4ml-") as temporary:
-            return run_hls4ml(model, inputs, folder=Path(temporary), part=part)
+            return run_hls4ml(model, inputs, folder=Path(temporary), part=part, clock_mhz=clock_mhz)
     workload = load_workload(model)
     chain = Chain(workload)
     samples = _samples(workload, chain.size, inputs)
-    converted = _convert(workload, folder, part, 300)
+    converted = _convert(workload, folder, part, clock_mhz)
     if shutil.which("g++") is None:
         raise ToolError("hls4ml compiles with g++, which is missing; install it")
     _quietly(converted.compile)
@@ -101,19 +97,28 @@ def run_hls4ml(
     return {next(iter(workload.outputs)): np.rint(values / chain.output.scale).astype(np.int64)}
 
 
-def compare(model: Model, inputs: Mapping[str, NDArray[Any]], *, folder: Path | None = None) -> Comparison:
+def compare(
+    model: Model,
+    inputs: Mapping[str, NDArray[Any]],
+    *,
+    folder: Path | None = None,
+    part: str = PART,
+    clock_mhz: float = CLOCK_MHZ,
+) -> Comparison:
     """Runs a model through hls4ml and through our goldens and compares every integer.
 
     Args:
         model: as for `run_hls4ml`.
         inputs: an array per model input, samples first.
         folder: as for `run_hls4ml`.
+        part: likewise.
+        clock_mhz: likewise.
 
     Raises:
         InputError, ToolError: as in `run_hls4ml`; InputError also where our own lowering refuses the model.
     """
     workload = load_workload(model)
-    theirs = run_hls4ml(workload, inputs, folder=folder)
+    theirs = run_hls4ml(workload, inputs, folder=folder, part=part, clock_mhz=clock_mhz)
     network = lower(workload)
     (output,) = network.outputs
     rows = [run(network, {name: x[i] for name, x in inputs.items()}) for i in range(len(theirs[output.name]))]

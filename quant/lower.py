@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.errors import InputError
-from codesign.network import Linear, Network, Output
+from codesign.network import Linear, Network, Output, Tensor, linears
 from codesign.number import accumulator_range, quantize, requantize, saturate_bits, signed_bits
-from codesign.operators import Array, Ints
+from codesign.onnx_call import Array, Ints
 from codesign.quant.emitter import WIDE, Finish, Operand, OutOfRange, Source, Target
 from codesign.quant.graph import Product, Quantizer
-from codesign.quant.operands import Operands
+from codesign.quant.mixture import Mixtures
+from codesign.quant.normalize import normalized
 from codesign.quant.patterns import Patterns
 from codesign.quant.views import Affine, Floats, compose, pick
 from codesign.workload import Workload, sample_shape
@@ -51,7 +52,11 @@ def lower(workload: Workload, *, calibration: Mapping[str, Array] | None = None)
 
 
 def lower_traced(workload: Workload, *, calibration: Mapping[str, Array] | None = None) -> Lowered:
-    """Like `lower`, and keep which values of the file each integer tensor stands for."""
+    """Like `lower`, and keep which values of the file each integer tensor stands for.
+
+    The workload is brought into one form first, so it does not matter which exporter wrote it.
+    """
+    workload = normalized(workload)
     seen = maxima(workload, calibration) if calibration is not None else None
     try:
         return _Lowering(workload, Patterns(workload), seen).run()
@@ -144,7 +149,7 @@ class _Chain:
 
 
 @dataclass
-class _Lowering(Operands):
+class _Lowering(Mixtures):
     """The residual stream, the model's outputs, and the proofs."""
 
     def run(self) -> Lowered:
@@ -191,11 +196,10 @@ class _Lowering(Operands):
     def check_accumulators(self) -> None:
         """Prove that no partial sum leaves `ACCUMULATOR_BITS`."""
         bad = []
-        for layer in self.layers:
-            if isinstance(layer, Linear):
-                low, high = accumulator_range(layer.weights, layer.bias, *self.ranges[layer.source])
-                width = signed_bits(low, high)
-                bad += [f"{layer.name} needs {width}"] if width > ACCUMULATOR_BITS else []
+        for layer in linears(self.layers):
+            low, high = accumulator_range(layer.weights, layer.bias, *self.ranges[layer.source])
+            width = signed_bits(low, high)
+            bad += [f"{layer.name} needs {width}"] if width > ACCUMULATOR_BITS else []
         if bad:
             raise self.fail(f"accumulators: {', '.join(bad)} bits; legal: at most {ACCUMULATOR_BITS}")
 
@@ -207,6 +211,8 @@ class _Lowering(Operands):
         streams = [n for n, kind in kinds.items() if kind == "sum"]
         streams += [self.patterns.norm(n).source for n, kind in kinds.items() if kind == "norm"]
         streams += [n for n in self.workload.outputs if self.ends_wide(self.patterns.affine(n))]
+        streams += [n for mixture in self.patterns.mixtures.values() for n in mixture.outputs]
+        streams += [part for s in streams if self.patterns.kind(s) == "sum" for part in self.carried(s)]
         quantizers = [q for s in streams for q in self.stream_quantizers(s)]
         found = {q.scale for q in quantizers if q.bits == 16}
         if found and max(found) > 256 * min(found):
@@ -216,6 +222,11 @@ class _Lowering(Operands):
         if found or not streams:
             return max(found, default=1.0)
         return self.residual_from_bytes(quantizers) if quantizers else self.residual_from_data(streams)
+
+    def carried(self, name: str) -> list[str]:
+        """The parts of a sum that norms or the model's inputs bring into the residual stream."""
+        parts = self.patterns.node(name).inputs
+        return [n for n in parts if self.kind(self.patterns.affine(n)) in ("norm", "input")]
 
     def stream_quantizers(self, name: str) -> list[Quantizer]:
         """Quantizers of a residual tensor and, for a sum, of its two parts."""
@@ -241,6 +252,7 @@ class _Lowering(Operands):
             return 1.0
         parts = [n for s in streams if self.patterns.kind(s) == "sum" for n in self.patterns.node(s).inputs]
         top = max(self.seen.get(n, 0.0) for n in (*streams, *parts)) or 1.0
+        top = max(top, *(largest_gain(self.patterns, n) for n in streams))
         scale = 2.0 ** math.ceil(math.log2(top / WIDE[1]))
         self.notes.append(f"residual scale {scale:g} is the smallest power of two that holds the calibrated {top:g}")
         return scale
@@ -268,6 +280,10 @@ class _Lowering(Operands):
                 self.made[memo] = self.sum(name, chain)
             elif kind == "product":
                 self.made[memo] = self.wide_product(name, chain, None)
+            elif kind in ("norm", "input"):
+                self.made[memo] = self.brought(name, chain)
+            elif kind == "mixture":
+                self.made[memo] = self.joined(name, chain, None)
             else:
                 raise self.refuse(chain.last.origin, _unsummable(kind))
         return self.made[memo]
@@ -305,16 +321,58 @@ class _Lowering(Operands):
             raise self.refuse(name, "a constant is added to a residual sum; legal: to an embedding")
         if origin != name:
             made = self.wide(origin)
-            self.sources[made] = Source(name, self.sources[made].index)
+            if chain.element.size == self.sources[made].index.size:
+                self.sources[made] = Source(name, self.sources[made].index)
             return made
         parts = self.patterns.node(origin).inputs
         chains = [self.chain(part) for part in parts]
-        usable = [i for i, c in enumerate(chains) if self.kind(c.last) == "product" and self.steady(c)]
+        usable = [i for i, c in enumerate(chains) if self.addable(c)]
         if not usable:
             kinds = " and ".join(self.kind(c.last) for c in chains)
             raise self.refuse(origin, f"adds {kinds}; legal: a matrix product onto a residual stream")
         which = usable[0] if len(usable) == 1 or self.read_elsewhere(parts[1]) else 1
-        return self.wide_product(name, chains[which], self.wide(parts[1 - which]))
+        return self.joined(name, chains[which], self.wide(parts[1 - which]))
+
+    def addable(self, chain: _Chain) -> bool:
+        """Whether a layer adds a tensor to the residual stream."""
+        return self.kind(chain.last) == "mixture" or (self.kind(chain.last) == "product" and self.steady(chain))
+
+    def joined(self, name: str, chain: _Chain, addend: str | None) -> str:
+        """A matrix product or a mixture of experts, onto a tensor if there is one."""
+        if self.kind(chain.last) == "product":
+            return self.wide_product(name, chain, addend)
+        whole = np.array_equal(chain.element, np.arange(chain.element.size))
+        if not (whole and chain.last.pure) or np.any(chain.table):
+            raise self.refuse(name, "a mixture of experts is rearranged or scaled; legal: added to the residual stream")
+        return self.mixture(name, chain.last.origin, addend)
+
+    def brought(self, name: str, chain: _Chain) -> str:
+        """A norm or a model input as residual stream, all of it and in order."""
+        whole = Affine(chain.last.origin, chain.element, chain.factor(), chain.offset())
+        memo = (whole.origin, b"".join(x.tobytes() for x in (whole.index, whole.factor, whole.offset)))
+        if np.any(chain.table) or np.any(chain.element < 0):
+            raise self.refuse(name, "constants are joined or added to the residual stream; legal: to an embedding")
+        if memo not in self.made:
+            self.made[memo] = self.fresh(name)
+            if self.kind(whole) == "norm":
+                self.check_order(name, whole)
+                self.emit_norm(self.made[memo], name, whole, self.residual, 16)
+            else:
+                self.wide_input(self.made[memo], name, whole)
+        return self.made[memo]
+
+    def check_order(self, name: str, whole: Affine) -> None:
+        """Refuse a norm whose rows or columns are rearranged behind it."""
+        if not np.array_equal(whole.index, np.arange(math.prod(self.workload.shapes[whole.origin]))):
+            raise self.refuse(name, "a norm is rearranged in the residual stream; legal: rows are selected after it")
+
+    def wide_input(self, target: str, name: str, whole: Affine) -> None:
+        """A model input as signed 16 bit at the residual scale."""
+        element = np.arange(whole.index.size).reshape(-1, self.workload.shapes[name][-1])
+        scale = self.residual / self.uniform(name, whole, element)
+        gather = pick(whole.index, element)
+        tensor = Tensor(target, len(gather), gather.shape[1], 16, scale)
+        self.add_input(whole.origin, tensor, gather, Source(name, element), WIDE)
 
     def steady(self, chain: _Chain) -> bool:
         """Whether a chain is a product with at most a bias per column."""
@@ -418,7 +476,9 @@ class _Lowering(Operands):
         return self.whole(name, found)
 
     def ends_wide(self, view: Affine) -> bool:
-        """Whether a 16-bit quantizer ends the residual stream, and not just a product."""
+        """Whether a 16-bit quantizer, or a norm of a post-norm model, ends the residual stream."""
+        if self.kind(view) == "norm":
+            return self.patterns.post_norm and "operand" not in self.patterns.uses.get(view.origin, ())
         if self.kind(view) != "quant" or self.patterns.quantizer(view.origin).bits != 16:
             return False
         inner = self.patterns.affine(self.patterns.quantized(view.origin))
@@ -450,10 +510,16 @@ def _first(x: Floats, used: NDArray[np.bool_]) -> Floats:
     return np.asarray(x[int(used.all(axis=1).argmax())], np.float64)
 
 
+def largest_gain(patterns: Patterns, name: str) -> float:
+    """The largest gain of the norm that makes a tensor, 0 without one; a norm's gain has the bits of its output."""
+    view = patterns.affine(name)
+    if not view.origin or patterns.kind(view.origin) != "norm":
+        return 0.0
+    return float(np.abs(view.factor).max(initial=0.0))
+
+
 def _unsummable(kind: str) -> str:
     reasons = {
-        "input": "a model input as residual stream; legal: an embedding of it",
-        "norm": "a norm's output in the residual stream (post-norm); legal: pre-norm",
         "function": "a function's output in the residual stream; legal: a matrix product's",
         "matmul": "attention's output in the residual stream; legal: a projection of it",
     }

@@ -2,7 +2,8 @@
 
 Channels of a norm, or of the values of attention, are shifted to the middle of their range and scaled
 against the weights that read them (SmoothQuant, arXiv 2211.10438; Outlier Suppression+, 2304.09145); the
-values of a function that becomes a table are shifted.
+values of a function that becomes a table are shifted. What sums of a residual stream read stays as it is; in a
+post-norm model `codesign.quant.edit.forked` has given it another name before.
 """
 
 import math
@@ -13,7 +14,7 @@ from typing import TypeAlias
 import numpy as np
 import onnx
 
-from codesign.operators import Ints
+from codesign.onnx_call import Ints
 from codesign.quant.edit import Edit, Reader, readers
 from codesign.quant.graph import Product
 from codesign.quant.lower import unscaled

@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 
+from codesign.onnx_call import Array, Attribute, Call, Shape
 from codesign.onnx_file import Node
-from codesign.operators import Array, Attribute, Call, Shape, evaluate
+from codesign.operators import evaluate
 from codesign.workload import PRODUCTS, Workload, live_nodes
 
 _SAME = ("Identity", "Dropout", "Expand", "Slice", "Cast")

@@ -1,17 +1,23 @@
 """What samples show of a model's tensors."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 
 from codesign.number import dequantize, quantize
-from codesign.operators import Array
+from codesign.onnx_call import Array
 from codesign.quant.views import Floats
 from codesign.workload import Workload
 
 Sample: TypeAlias = Mapping[str, Array]
+
+_LOG = logging.getLogger(__name__)
+_EVERY_S = 5.0
+"""Between two lines of progress."""
 
 _VALUES = 1 << 15
 """Values of a tensor, over all samples, that scales are chosen from."""
@@ -36,6 +42,16 @@ class Seen:
         return float(max(np.abs(self.low).max(initial=0), np.abs(self.high).max(initial=0)))
 
 
+def _watched(name: str, each: Sequence[Sample]) -> Iterator[Sample]:
+    """The samples; where they take long, a line of progress every few seconds."""
+    last = time.monotonic()
+    for number, sample in enumerate(each):
+        if time.monotonic() - last > _EVERY_S:
+            last = time.monotonic()
+            _LOG.info("%s: saw %d of %d samples", name, number, len(each))
+        yield sample
+
+
 def observe(workload: Workload, each: Sequence[Sample], names: Iterable[str]) -> dict[str, Seen]:
     """What the samples show of some tensors."""
     wanted, share = set(names), max(256, _VALUES // len(each))
@@ -43,7 +59,7 @@ def observe(workload: Workload, each: Sequence[Sample], names: Iterable[str]) ->
     highs: dict[str, Floats] = {}
     values: dict[str, list[Floats]] = {}
     rng = np.random.default_rng(0)
-    for sample in each:
+    for sample in _watched(workload.name, each):
         for name, value in workload.tensors(sample):
             if name in wanted:
                 lows[name] = np.minimum(lows.get(name, value), value)
@@ -71,7 +87,7 @@ class Moments:
 def moments(workload: Workload, each: Sequence[Sample], scales: Mapping[str, float]) -> dict[str, Moments]:
     """Moments of every tensor that has a scale, per element."""
     found: dict[str, Moments] = {}
-    for sample in each:
+    for sample in _watched(workload.name, each):
         for name, value in workload.tensors(sample):
             if name in scales:
                 parts = value, rounded(value, scales[name]), np.square(value)

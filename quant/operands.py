@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from codesign.network import MASKS, Attention, Input, Norm, Tensor
 from codesign.nonlinear import mask_interval, norm_parameters
-from codesign.number import dequantize, quantize
-from codesign.operators import Ints, Shape
+from codesign.number import dequantize, limits, quantize
+from codesign.onnx_call import Ints, Shape
 from codesign.quant.emitter import Emitter, Finish, Operand, OutOfRange, Source
 from codesign.quant.graph import Quantizer
 from codesign.quant.views import Affine, Floats, compose, pick
@@ -46,7 +46,8 @@ class Operands(Emitter):
             return replace(found, scale=found.scale * self.uniform(name, view, demand))
         if self.kind(view) not in _READABLE:
             raise self.refuse(view.origin or name, _unreadable(self.kind(view)))
-        bare = view.origin and view.plain and self.patterns.affine(view.origin).pure
+        shared = "stream" in self.patterns.uses.get(view.origin, ())
+        bare = view.origin and view.plain and self.patterns.affine(view.origin).pure and not shared
         place, chosen = (view.origin, pick(view.index, demand)) if bare else (name, demand)
         return self.quantized(place, self.calibrated(place), place, chosen, exact)
 
@@ -80,11 +81,16 @@ class Operands(Emitter):
         memo = (key, gather.tobytes())
         rows, columns = gather.shape
         if memo not in self.made:
-            target = self.made[memo] = self.fresh(key)
-            shape = sample_shape(self.workload.inputs[inner.origin])
-            self.inputs.append(Input(inner.origin, shape, target, gather, q.low, q.high))
-            self.add(Tensor(target, rows, columns, 8, scale), Source(key, demand), q.low, q.high)
+            tensor = Tensor(self.fresh(key), rows, columns, 8, scale)
+            self.made[memo] = self.add_input(inner.origin, tensor, gather, Source(key, demand), (q.low, q.high))
         return Operand(self.made[memo], 0, rows, np.arange(columns), q.scale)
+
+    def add_input(self, name: str, tensor: Tensor, gather: Ints, source: Source, span: tuple[int, int]) -> str:
+        """Record a tensor that is gathered from a model input; its name."""
+        shape = sample_shape(self.workload.inputs[name])
+        self.inputs.append(Input(name, shape, tensor.name, gather, *span))
+        self.add(tensor, source, *span)
+        return tensor.name
 
     # Functions of one variable, on the output path of a product
 
@@ -149,30 +155,46 @@ class Operands(Emitter):
         memo = (key, b"norm")
         if memo not in self.made:
             self.made[memo] = self.fresh(key)
-            self.emit_norm(self.made[memo], key, q, inner, width)
-        return Operand(self.made[memo], int(rows[0]), len(rows), columns, q.scale)
+            self.full_range(key, q)
+            self.emit_norm(self.made[memo], key, inner, q.scale, 8)
+        begin = int(self.normed(key, inner)[0][0])
+        return Operand(self.made[memo], int(rows[0]) - begin, len(rows), columns, q.scale)
 
-    def emit_norm(self, target: str, key: str, q: Quantizer, inner: Affine, width: int) -> None:
-        """Append a norm that makes all rows of a tensor."""
-        info = self.patterns.norm(inner.origin)
-        elements = self.placed(key, inner, self.workload.shapes[inner.origin]).reshape(-1, width)
+    def normed(self, key: str, inner: Affine) -> tuple[Ints, Ints]:
+        """Rows of a norm that a tensor shows, a run of them, and which element of it each of theirs is."""
+        shape = self.workload.shapes[inner.origin]
+        elements = self.shown(inner, shape).reshape(-1, shape[-1])
+        rows = np.flatnonzero((elements >= 0).all(axis=1))
+        if not rows.size or np.any(np.diff(rows) != 1) or (elements >= 0).sum() != rows.size * shape[-1]:
+            raise self.refuse(key, "quantizes a part of a norm's rows; legal: whole rows that follow each other")
+        return rows, elements[rows]
+
+    def emit_norm(self, target: str, key: str, inner: Affine, scale: float, bits: int) -> None:
+        """Append a norm that makes the rows of a tensor, of 8 or 16 bits."""
+        info, width = self.patterns.norm(inner.origin), self.workload.shapes[inner.origin][-1]
+        rows, elements = self.normed(key, inner)
         gamma, beta = (self.per_column(key, x, elements) for x in (inner.factor, inner.offset))
         source, first_row = self.stream(info.source)
         try:
-            parameters = norm_parameters(gamma, beta, info.eps, self.residual, q.scale, width)
+            parameters = norm_parameters(gamma, beta, info.eps, self.residual, scale, width)
         except ValueError as error:
             raise OutOfRange(str(self.refuse(inner.origin, str(error)))) from error
         name = self.layer_name(self.patterns.node(inner.origin).name)
-        self.layers.append(Norm(name, source, target, len(elements), *parameters, info.rms, first_row))
-        self.full_range(key, q)
-        self.add(Tensor(target, len(elements), width, 8, q.scale), Source(key, elements), -128, 127)
+        first_row += int(rows[0])
+        self.layers.append(Norm(name, source, target, len(rows), *parameters, info.rms, first_row, bits))
+        self.add(Tensor(target, len(rows), width, bits, scale), Source(key, elements), *limits(bits))
 
     def placed(self, key: str, inner: Affine, shape: Shape) -> Ints:
         """Which element of a rearranged tensor each element of its origin is; refused if one is missing."""
+        back = self.shown(inner, shape)
+        if np.any(back < 0):
+            raise self.refuse(key, "quantizes a part of attention; legal: all of it")
+        return back
+
+    def shown(self, inner: Affine, shape: Shape) -> Ints:
+        """Which element of a rearranged tensor each element of its origin is; -1 if none is."""
         back = np.full(math.prod(shape), -1, np.int64)
         back[inner.index[inner.index >= 0]] = np.flatnonzero(inner.index.reshape(-1) >= 0)
-        if np.any(back < 0):
-            raise self.refuse(key, "quantizes a part of a norm or of attention; legal: all of it")
         return back.reshape(shape)
 
     def full_range(self, key: str, q: Quantizer) -> None:

@@ -8,13 +8,18 @@ on how a file spells it, and nothing names a model.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
+from codesign.onnx_call import Array, Call
+from codesign.onnx_elementwise import elementwise
 from codesign.onnx_file import Node
-from codesign.operators import Array, Call, elementwise, layout
+from codesign.onnx_layout import layout
 from codesign.quant.graph import Graph
+from codesign.quant.routes import mixtures
 from codesign.quant.views import Affine, Floats, shifted
 from codesign.workload import Workload
 
@@ -36,7 +41,9 @@ class Patterns(Graph):
 
     Attributes:
         kinds: per computed tensor one of input, quant, product, matmul, softmax, norm, function, sum,
-            moved (an affine rearrangement), integer (inside a quantizer pair) or unknown.
+            moved (an affine rearrangement), integer (inside a quantizer pair), mixture (a weighted sum of
+            experts), inside (between router and sum of one) or unknown.
+        mixtures: by the tensor that is their sum.
     """
 
     def __init__(self, workload: Workload) -> None:
@@ -48,6 +55,16 @@ class Patterns(Graph):
         self._absorbed: set[str] = set()
         for node in workload.nodes:
             self._classify(node)
+        self.mixtures, self._faults = mixtures(self)
+        self._place_mixtures()
+
+    def _place_mixtures(self) -> None:
+        for name, mixture in self.mixtures.items():
+            self.kinds.update(dict.fromkeys(mixture.inside, "inside") | {name: "mixture"})
+            self._origins[name] = name
+            self._absorbed |= mixture.inside
+        for _, cone in self._faults.values():
+            self._absorbed |= {name for name in cone if self.kinds[name] == "unknown"}
 
     def kind(self, name: str) -> str:
         """See `kinds`; "constant" for what depends on constants alone."""
@@ -59,7 +76,48 @@ class Patterns(Graph):
         bad = {name for name, kind in self.kinds.items() if kind == "unknown" and name in read}
         made = [n for n in self.workload.nodes if bad.intersection(n.outputs)]
         lost = [n for n in made if not self._absorbed.intersection(n.outputs)]
-        return [(n, _reason(n)) for n in lost]
+        return [(n, self._faults[n.outputs[0]][0] if n.outputs[0] in self._faults else _reason(n)) for n in lost]
+
+    # Who reads a tensor
+
+    @cached_property
+    def uses(self) -> Mapping[str, frozenset[str]]:
+        """How each tensor is read, directly or rearranged.
+
+        As "stream" (by sums and norms, 16 bit), as "operand" (by products and functions, 8 bit) or as "output".
+        """
+        found: dict[str, frozenset[str]] = {}
+        for node in reversed(self.workload.nodes):
+            for name, use in self.reads(node, found).items():
+                found[name] = found.get(name, frozenset()) | use
+        return found
+
+    def reads(self, node: Node, uses: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
+        """What a node reads, and how, from how its outputs are read."""
+        kind, found = self.kind(node.outputs[0]), frozenset[str]().union(*(uses.get(n, ()) for n in node.outputs))
+        if any(n in self.workload.outputs for n in node.outputs):
+            found |= {"output"}
+        if self._absorbed.intersection(node.outputs) or not found:
+            return {}
+        if kind == "norm":
+            return {self.norm(node.outputs[0]).source: frozenset({"stream"})}
+        if kind == "mixture":
+            mixture = self.mixtures[node.outputs[0]]
+            return dict.fromkeys(mixture.outputs, frozenset({"stream"})) | {mixture.logits: frozenset({"operand"})}
+        if kind not in ("moved", "quant", "integer") or self._narrow(node):
+            found = frozenset({"stream" if kind == "sum" else "operand"})
+        return {n: found for n in node.inputs if n in self.kinds}
+
+    def _narrow(self, node: Node) -> bool:
+        """Whether a node makes 8-bit values."""
+        if self.kind(node.outputs[0]) != "quant" or self.quantizer_fault(node) is not None:
+            return False
+        return self.quantizer(node.outputs[0]).bits == 8
+
+    @cached_property
+    def post_norm(self) -> bool:
+        """Whether the residual stream is what norms make, and not what they read."""
+        return any(kind == "norm" and "stream" in self.uses.get(name, ()) for name, kind in self.kinds.items())
 
     # Classification
 

@@ -15,7 +15,7 @@ Which of these help is measured on samples that are held back.
 import importlib
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -26,11 +26,11 @@ from onnx import numpy_helper
 
 from codesign.errors import InputError
 from codesign.number import dequantize, quantize
+from codesign.onnx_call import Array, Ints
 from codesign.onnx_file import graph_of
-from codesign.operators import Array, Ints
-from codesign.quant.edit import Edit, readers
+from codesign.quant.edit import Edit, forked, readers
 from codesign.quant.graph import Product
-from codesign.quant.lower import each_sample, lower, unscaled
+from codesign.quant.lower import each_sample, largest_gain, lower, unscaled
 from codesign.quant.migrate import KEPT, is_clamp, migrated
 from codesign.quant.observe import Moments, Sample, Seen, moments, observe, rounded
 from codesign.quant.patterns import Patterns
@@ -38,6 +38,8 @@ from codesign.quant.views import Floats
 from codesign.workload import Workload, from_proto
 
 Clip: TypeAlias = Literal["max", "mse"]
+Progress: TypeAlias = Callable[[int, int], None]
+"""Is told how many settings of how many have been tried."""
 
 _CLIPS: tuple[Clip, ...] = ("max", "mse")
 
@@ -83,6 +85,23 @@ class Settings:
             raise ValueError(f"weight_bits is {self.weight_bits}; legal: 4 or 8")
 
 
+@dataclass(frozen=True)
+class Choice:
+    """Settings, and what speaks for them on samples that scales were not taken from.
+
+    Attributes:
+        settings: what was chosen.
+        error: squared error of the outputs with it, relative to their squares.
+        plain_error: likewise of the simplest settings.
+        held: how many samples were held back.
+    """
+
+    settings: Settings
+    error: float
+    plain_error: float
+    held: int
+
+
 def choices() -> tuple[Settings, ...]:
     """The settings that `calibrate` compares if none are given, the simplest first."""
     plain = Settings("max", migrate=None, centre=False, correct=False)
@@ -97,6 +116,7 @@ def calibrate(
     settings: Settings | None = None,
     name: str = "model",
     folder: Path | None = None,
+    progress: Progress | None = None,
 ) -> bytes:
     """Quantize a float ONNX model.
 
@@ -107,6 +127,7 @@ def calibrate(
             error of the outputs on the last quarter, or the simplest where that gains little.
         name: of the model in messages.
         folder: where external data may lie.
+        progress: told of each settings that were tried.
 
     Returns:
         The bytes of an ONNX model of the same inputs and outputs, which `codesign.quant.lower` takes
@@ -118,14 +139,30 @@ def calibrate(
     source = _embedded(_parsed(model, name), name, folder)
     workload = from_proto(source, name)
     each = each_sample(workload, samples)
-    chosen = settings or _chosen(source, workload, each[:_TRIED], name)
+    chosen = settings or _chosen(source, workload, each[:_TRIED], name, progress).settings
     made = _once(source, each, chosen, name)
     lower(from_proto(made, name))
     data: bytes = made.SerializeToString()
     return data
 
 
-def _chosen(model: onnx.ModelProto, workload: Workload, each: Sequence[Sample], name: str) -> Settings:
+def choose(
+    model: bytes,
+    samples: Mapping[str, Array],
+    *,
+    name: str = "model",
+    folder: Path | None = None,
+    progress: Progress | None = None,
+) -> Choice:
+    """The settings that `calibrate` takes if none are given; see there for the arguments and errors."""
+    source = _embedded(_parsed(model, name), name, folder)
+    workload = from_proto(source, name)
+    return _chosen(source, workload, each_sample(workload, samples)[:_TRIED], name, progress)
+
+
+def _chosen(
+    model: onnx.ModelProto, workload: Workload, each: Sequence[Sample], name: str, progress: Progress | None
+) -> Choice:
     """The settings with the smallest error on samples that scales were not taken from."""
     cut = max(1, len(each) * 3 // 4)
     shown, held = each[:cut], each[cut:] or each
@@ -137,9 +174,14 @@ def _chosen(model: onnx.ModelProto, workload: Workload, each: Sequence[Sample], 
             return math.inf
 
     plain, *others = choices()
-    errors = {chosen: error(chosen) for chosen in others}
+    errors = {}
+    for tried, settings in enumerate(choices(), start=1):
+        errors[settings] = error(settings)
+        if progress is not None:
+            progress(tried, 1 + len(others))
     best = min(others, key=errors.__getitem__)
-    return best if errors[best] < _WORTH * error(plain) else plain
+    chosen = best if errors[best] < _WORTH * errors[plain] else plain
+    return Choice(chosen, errors[chosen], errors[plain], len(held))
 
 
 def output_error(workload: Workload, other: Workload, each: Sequence[Sample]) -> float:
@@ -175,6 +217,7 @@ def _embedded(model: onnx.ModelProto, name: str, folder: Path | None) -> onnx.Mo
 
 def _once(model: onnx.ModelProto, each: Sequence[Sample], settings: Settings, name: str) -> onnx.ModelProto:
     """Migrate, then quantize until nothing lacks a scale: some sites show up once others have theirs."""
+    model = forked(model, from_proto(model, name))
     workload = from_proto(model, name)
     if settings.centre or settings.migrate is not None:
         model = migrated(model, workload, each, settings.migrate, settings.centre)
@@ -232,6 +275,7 @@ def _quantized(
         edit.quantize(name, scale, 8)
     if wide:
         top = max(s.top for name, s in seen.items() if name in {*wide, *_parts(patterns, wide)}) or 1.0
+        top = max(top, *(largest_gain(patterns, name) for name in wide))
         for name in wide:
             edit.quantize(name, _power_of_two(_HEADROOM * top / 32767), 16)
     return edit.finish()

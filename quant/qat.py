@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from codesign import nonlinear
+from codesign import nonlinear, routing
 from codesign.number import requantizer
 
 Requantizer: TypeAlias = tuple[int, int]
@@ -84,6 +84,18 @@ def integer_norm(r: Tensor, gain: Tensor, bias: Tensor, shift: int, eps: int, rm
     reciprocal = torch.div(unit, isqrt(v), rounding_mode="floor").clamp(max=(1 << 17) - 1)
     z = round_half_even((width * r - s1) * reciprocal, 23 - e).clamp(-(1 << 17), (1 << 17) - 1)
     return round_half_even(z * gain + bias, shift).clamp(-128, 127)
+
+
+def integer_gates(logits: Tensor, chosen: int, requantize: Requantizer) -> Tensor:
+    """Return `routing.gates` of logits [..., experts]."""
+    e, total = integer_softmax_weights(logits, torch.ones_like(logits, dtype=torch.bool), requantize)
+    sums = total[..., None]
+    places = bit_length(sums) - 1
+    quotient = torch.div(torch.full_like(sums, 1 << 16) << places, sums, rounding_mode="floor")
+    shares = round_half_even(e * quotient, places + 16 - routing.GATE_BITS)
+    first = torch.sort(logits, dim=-1, descending=True, stable=True).indices[..., :chosen]
+    kept = torch.zeros_like(logits).scatter(-1, first, 1)
+    return kept * shares.clamp(1, routing.MAX_GATE)
 
 
 # Modules ---------------------------------------------------------------------
@@ -222,6 +234,40 @@ class IntegerNorm(nn.Module):
         gain, bias, shift, eps = self.parameters_of(*self.scales)
         exact = integer_norm(to_integers(x, self.scales[0]), gain, bias, shift, eps, self.rms)
         return straight_through(smooth, exact, self.scales[1])
+
+
+class IntegerGates(nn.Module):
+    """Gates of a mixture of experts: float until frozen, then exact integers.
+
+    A softmax over all experts, zero but for the most probable ones, not normalised again.
+
+    Args:
+        chosen: Experts that each token uses.
+    """
+
+    def __init__(self, chosen: int) -> None:
+        super().__init__()
+        if chosen < 1:
+            raise ValueError(f"chosen must be at least 1, got {chosen}")
+        self.chosen = chosen
+        self.scale: float | None = None
+
+    def freeze(self, scale_in: float) -> None:
+        """Compute integers from now on, with this scale of the logits."""
+        self.scale = scale_in
+
+    def release(self) -> None:
+        """Compute the float function again."""
+        self.scale = None
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Return the gates [..., experts] of logits [..., experts]."""
+        smooth = functional.softmax(logits, dim=-1)
+        if self.scale is None:
+            first = smooth.topk(self.chosen, dim=-1)
+            return torch.zeros_like(smooth).scatter(-1, first.indices, first.values)
+        exact = integer_gates(to_integers(logits, self.scale), self.chosen, requantizer(128 * self.scale))
+        return straight_through(smooth * (exact > 0), exact, routing.GATE_SCALE)
 
 
 class _Smooth(Protocol):

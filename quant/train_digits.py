@@ -4,9 +4,12 @@
 
 * ``digits-vit.onnx`` (QONNX): a vision transformer with power-of-two scales;
 * ``digits-mlp.onnx`` (QONNX) and ``digits-mlp-qcdq.onnx`` (QCDQ): a small ReLU network;
+* ``digits-moe-vit.onnx`` (QONNX): the transformer with a mixture of 4 experts in every second block;
 * ``digits-heldout.npz``: the test images, named like the models' input, and labels;
 * ``digits-logits.npz``: the exact integer logits, as torch computes them, of these images
-  (arrays ``vit`` and ``mlp``).
+  (arrays ``vit``, ``mlp`` and ``moe-vit``).
+
+``--models`` trains some of them; logits that the folder has of the others stay.
 
 Data are the 1797 digits of scikit-learn, split once by a fixed seed: 1197 to train,
 200 to choose by (epochs, scales), 400 to test. The test part is read once, at the end.
@@ -16,6 +19,7 @@ import argparse
 import copy
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,21 +32,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from codesign.quant.export import export_model
+from codesign.quant.layers import FloatLayers, QuantLayers, scale_of
 from codesign.quant.mlp import QuantMlp
 from codesign.quant.vit import (
-    FloatLayers,
-    QuantLayers,
     VisionTransformer,
     VitConfig,
     float_functions,
     freeze_scales,
     largest_residual,
     load_float,
-    scale_of,
 )
 
 SPLIT_SEED = 0
 TRAIN, VALIDATION, TEST = 1197, 200, 400
+MIXTURE = VitConfig(experts=4, chosen=2, expert_mlp=64)
+"""The transformer with experts: two of them are as wide as the feed-forward layers of the one without."""
 
 
 @dataclass(frozen=True)
@@ -162,10 +166,10 @@ def fit(model: nn.Module, data: Digits, recipe: Recipe) -> None:
     model.eval()
 
 
-def float_vit(data: Digits, recipe: Recipe) -> VisionTransformer:
+def float_vit(data: Digits, recipe: Recipe, config: VitConfig) -> VisionTransformer:
     """Return the trained float network."""
     torch.manual_seed(recipe.seed)
-    model = VisionTransformer(VitConfig(), FloatLayers())
+    model = VisionTransformer(config, FloatLayers())
     fit(model, data, recipe)
     return model
 
@@ -228,48 +232,82 @@ def integer_logits(model: VisionTransformer | QuantMlp, images: Tensor) -> npt.N
     return np.asarray(torch.round(logits).numpy().astype(np.int16))
 
 
-def write(folder: Path, data: Digits, vit: VisionTransformer, mlp: QuantMlp) -> None:
-    """Write the files named at the top of this module."""
+def write_heldout(folder: Path, data: Digits) -> None:
+    """Write the test images and their labels."""
     images, labels = data.test.images, data.test.labels
     np.savez_compressed(folder / "digits-heldout.npz", image=images.numpy(), label=labels.numpy())
-    logits = [integer_logits(model, images) for model in (vit, mlp)]
-    np.savez_compressed(folder / "digits-logits.npz", vit=logits[0], mlp=logits[1])
-    names = {"inputs": "image", "outputs": "logits"}
-    with float_functions(vit):
-        export_model(vit, images[:1], folder / "digits-vit.onnx", form="qonnx", **names)
-    export_model(mlp, images[:1], folder / "digits-mlp.onnx", form="qonnx", **names)
-    export_model(mlp, images[:1], folder / "digits-mlp-qcdq.onnx", form="qcdq", **names)
 
 
-def _table(data: Digits, models: dict[str, nn.Module]) -> Iterator[str]:
-    """Yield one line per model: accuracy on the validation and on the test part."""
-    yield f"{'model':<24}{'validation %':>14}{'test %':>10}"
-    for name, model in models.items():
-        scores = accuracy(model, data.validation), accuracy(model, data.test)
-        yield f"{name:<24}{scores[0]:>14.2f}{scores[1]:>10.2f}"
+def write(folder: Path, data: Digits, name: str, model: VisionTransformer | QuantMlp) -> None:
+    """Write a model's files, named at the top of this module, and its integer logits."""
+    images, names = data.test.images, {"inputs": "image", "outputs": "logits"}
+    _add_logits(folder / "digits-logits.npz", name.removeprefix("digits-"), integer_logits(model, images))
+    with float_functions(model) if isinstance(model, VisionTransformer) else nullcontext():
+        export_model(model, images[:1], folder / f"{name}.onnx", form="qonnx", **names)
+    if isinstance(model, QuantMlp):
+        export_model(model, images[:1], folder / f"{name}-qcdq.onnx", form="qcdq", **names)
+
+
+def _add_logits(path: Path, name: str, logits: npt.NDArray[np.int16]) -> None:
+    """Add or replace one array of a file."""
+    arrays: dict[str, npt.NDArray[np.int16]] = {}
+    if path.exists():
+        with np.load(path, allow_pickle=False) as found:
+            arrays.update(found)
+    np.savez_compressed(path, allow_pickle=False, **{**arrays, name: logits})
+
+
+def _line(data: Digits, name: str, model: nn.Module) -> str:
+    """Return a table's line: accuracy on the validation and on the test part."""
+    scores = accuracy(model, data.validation), accuracy(model, data.test)
+    return f"{name:<24}{scores[0]:>14.2f}{scores[1]:>10.2f}"
+
+
+def train_vit(data: Digits, options: argparse.Namespace, name: str) -> Iterator[str]:
+    """Train and write a transformer; yield its lines of the table."""
+    mixture = name == "digits-moe-vit"
+    config = MIXTURE if mixture else VitConfig()
+    epochs = options.moe_quantized_epochs if mixture else options.quantized_epochs
+    print(f"{name}: float", flush=True)
+    trained = float_vit(data, Recipe(options.epochs, 2e-3, 0.1, seed=0), config)
+    print(f"{name}: quantized", flush=True)
+    model = quantized_vit(data, trained, Recipe(epochs, 2e-4, 0.1, seed=1))
+    write(options.out, data, name, model)
+    yield _line(data, f"{name} float", trained)
+    yield _line(data, f"{name} integer", model)
+
+
+def train_mlp(data: Digits, options: argparse.Namespace, name: str) -> Iterator[str]:
+    """Train and write the small ReLU network; yield its line of the table."""
+    print(f"{name}: quantized", flush=True)
+    model = quantized_mlp(data, Recipe(options.mlp_epochs, 5e-3, 0.01, seed=2))
+    write(options.out, data, name, model)
+    yield _line(data, f"{name} integer", model)
+
+
+def _options() -> argparse.Namespace:
+    makers = {"digits-vit": train_vit, "digits-mlp": train_mlp, "digits-moe-vit": train_vit}
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder for the files")
+    parser.add_argument("--models", nargs="+", choices=makers, default=list(makers), help="which to train")
+    parser.add_argument("--epochs", type=int, default=200, help="of the float transformers")
+    parser.add_argument("--quantized-epochs", type=int, default=20, help="with quantization")
+    parser.add_argument("--moe-quantized-epochs", type=int, default=10, help="with quantization and experts")
+    parser.add_argument("--mlp-epochs", type=int, default=200, help="of the ReLU network")
+    parser.set_defaults(makers=makers)
+    return parser.parse_args()
 
 
 def main() -> None:
     """Train, write the files, print the table."""
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder for the files")
-    parser.add_argument("--epochs", type=int, default=200, help="of the float transformer")
-    parser.add_argument("--quantized-epochs", type=int, default=20, help="with quantization")
-    parser.add_argument("--mlp-epochs", type=int, default=200, help="of the ReLU network")
-    options = parser.parse_args()
+    options = _options()
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     data = load_parts()
-    print("float transformer", flush=True)
-    trained = float_vit(data, Recipe(options.epochs, 2e-3, 0.1, seed=0))
-    print("quantized transformer", flush=True)
-    vit = quantized_vit(data, trained, Recipe(options.quantized_epochs, 2e-4, 0.1, seed=1))
-    print("quantized ReLU network", flush=True)
-    mlp = quantized_mlp(data, Recipe(options.mlp_epochs, 5e-3, 0.01, seed=2))
-    write(options.out, data, vit, mlp)
-    models = {"digits-vit float": trained, "digits-vit integer": vit, "digits-mlp integer": mlp}
-    print("\n".join(_table(data, models)))
+    write_heldout(options.out, data)
+    lines = [line for name in options.models for line in options.makers[name](data, options, name)]
+    print("\n".join([f"{'model':<24}{'validation %':>14}{'test %':>10}", *lines]))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.operators import Array, Ints
+from codesign.onnx_call import Array, Ints
 
 Floats = NDArray[np.float64]
 

@@ -4,24 +4,20 @@ Both forms have the same parameter names. The quantized one carries brevitas
 quantizers whose scales are powers of two: int8 per tensor between layers, int8
 narrow range per output channel for weights, and one signed 16-bit scale for the
 whole residual stream. Biases are integers at input scale times weight scale.
+
+Every second block may hold a mixture of experts in place of its feed-forward layers.
 """
 
-import math
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
-import brevitas.nn as qnn
 import torch
-from brevitas.inject.enum import ScalingImplType
-from brevitas.quant.fixed_point import Int8ActPerTensorFixedPoint, Int8WeightPerChannelFixedPoint
-from brevitas.quant.scaled_int import Int32Bias
 from torch import Tensor, nn
 
-from codesign.quant.qat import IntegerNorm, IntegerSoftmaxAttention, IntegerTable
-
-RESIDUAL_BITS = 16
+from codesign.quant.layers import RESIDUAL_BITS, Layers, scale_of
+from codesign.quant.qat import IntegerGates, IntegerNorm, IntegerSoftmaxAttention, IntegerTable
 
 
 @dataclass(frozen=True)
@@ -38,6 +34,9 @@ class VitConfig:
         mlp: Hidden width of the feed-forward layers.
         classes: Outputs.
         activation: A name of `codesign.nonlinear.function_names`.
+        experts: Experts of the mixture in every second block; 0 for feed-forward layers there too.
+        chosen: Experts that each token uses, fewer than there are; float32 adds up to two exactly.
+        expert_mlp: Hidden width of an expert.
     """
 
     image: int = 8
@@ -49,14 +48,19 @@ class VitConfig:
     mlp: int = 128
     classes: int = 10
     activation: str = "gelu"
+    experts: int = 0
+    chosen: int = 2
+    expert_mlp: int = 64
 
     def __post_init__(self) -> None:
-        for name in ("image", "patch", "channels", "width", "heads", "blocks", "mlp", "classes"):
+        for name in ("image", "patch", "channels", "width", "heads", "blocks", "mlp", "classes", "expert_mlp"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for whole, part in (("image", "patch"), ("width", "heads")):
             if getattr(self, whole) % getattr(self, part):
                 raise ValueError(f"{part} must divide {whole}, got {self}")
+        if self.experts and not (1 <= self.chosen <= 2 and self.chosen < self.experts):
+            raise ValueError(f"chosen must be 1 or 2 and below experts, got {self.chosen} of {self.experts}")
 
     @property
     def tokens(self) -> int:
@@ -64,107 +68,8 @@ class VitConfig:
         return (self.image // self.patch) ** 2 + 1
 
 
-class Layers(Protocol):
-    """Makes the layers of one form of the network."""
-
-    def linear(self, inputs: int, outputs: int) -> nn.Module:
-        """A linear layer with bias."""
-
-    def patches(self, channels: int, width: int, size: int) -> nn.Module:
-        """A convolution over disjoint patches, without bias."""
-
-    def activation(self, bits: int = 8) -> nn.Module:
-        """A quantizer; its output feeds non-linear functions and sums."""
-
-    def operand(self) -> nn.Module:
-        """An 8-bit quantizer whose output feeds a linear layer."""
-
-
-class FloatLayers:
-    """Plain torch layers; quantizers are identities."""
-
-    def linear(self, inputs: int, outputs: int) -> nn.Module:
-        """See `Layers`."""
-        return nn.Linear(inputs, outputs)
-
-    def patches(self, channels: int, width: int, size: int) -> nn.Module:
-        """See `Layers`."""
-        return nn.Conv2d(channels, width, size, size, bias=False)
-
-    def activation(self, bits: int = 8) -> nn.Module:
-        """See `Layers`."""
-        return nn.Identity()
-
-    def operand(self) -> nn.Module:
-        """See `Layers`."""
-        return nn.Identity()
-
-
-class QuantLayers:
-    """Brevitas layers with power-of-two scales.
-
-    Args:
-        residual_scale: Scale of every 16-bit quantizer, a power of two.
-    """
-
-    def __init__(self, residual_scale: float) -> None:
-        if not residual_scale > 0 or math.frexp(residual_scale)[0] != 0.5:
-            raise ValueError(f"residual_scale must be a power of two, got {residual_scale}")
-        self.residual_scale = residual_scale
-
-    def linear(self, inputs: int, outputs: int) -> nn.Module:
-        """See `Layers`."""
-        layer: nn.Module = qnn.QuantLinear(
-            inputs, outputs, weight_quant=Int8WeightPerChannelFixedPoint, bias_quant=Int32Bias
-        )
-        return layer
-
-    def patches(self, channels: int, width: int, size: int) -> nn.Module:
-        """See `Layers`."""
-        layer: nn.Module = qnn.QuantConv2d(
-            channels,
-            width,
-            size,
-            size,
-            bias=False,
-            weight_quant=Int8WeightPerChannelFixedPoint,
-        )
-        return layer
-
-    def activation(self, bits: int = 8) -> nn.Module:
-        """See `Layers`."""
-        act = Int8ActPerTensorFixedPoint
-        if bits != 8:
-            act = _constant(bits, self.residual_scale)
-        layer: nn.Module = qnn.QuantIdentity(act_quant=act, return_quant_tensor=False)
-        return layer
-
-    def operand(self) -> nn.Module:
-        """See `Layers`."""
-        act = Int8ActPerTensorFixedPoint
-        layer: nn.Module = qnn.QuantIdentity(act_quant=act, return_quant_tensor=True)
-        return layer
-
-
-def _constant(bits: int, scale: float) -> type[Int8ActPerTensorFixedPoint]:
-    """Return a signed activation quantizer with a fixed power-of-two scale."""
-    members = {
-        "bit_width": bits,
-        "scaling_impl_type": ScalingImplType.CONST,
-        "scaling_init": scale * 2.0 ** (bits - 1),
-    }
-    base = Int8ActPerTensorFixedPoint
-    made: type[Int8ActPerTensorFixedPoint] = type(base)(f"Int{bits}ActFixed", (base,), members)
-    return made
-
-
-def scale_of(quantizer: nn.Module) -> float:
-    """Return the scale of a calibrated activation quantizer."""
-    return float(quantizer.act_quant.scale().detach())
-
-
 class Block(nn.Module):
-    """One pre-norm transformer block on the residual stream.
+    """One pre-norm transformer block on the residual stream; subclasses say what follows attention.
 
     Args:
         config: Shape of the network.
@@ -181,9 +86,6 @@ class Block(nn.Module):
         self.attention, self.attention_out = IntegerSoftmaxAttention(config.heads), layers.operand()
         self.proj = layers.linear(width, width)
         self.norm2, self.norm2_out = IntegerNorm(width), layers.operand()
-        self.fc1, self.fc1_out = layers.linear(width, config.mlp), layers.activation()
-        self.table, self.table_out = IntegerTable(config.activation), layers.operand()
-        self.fc2 = layers.linear(config.mlp, width)
 
     def forward(self, r: Tensor, residual: nn.Module) -> Tensor:
         """Return the residual stream after this block; `residual` quantizes to 16 bit."""
@@ -191,10 +93,12 @@ class Block(nn.Module):
         q, k, v = self.q_out(self.q(x)), self.k_out(self.k(x)), self.v_out(self.v(x))
         x = self.attention_out(self.attention(q, k, v))
         r = residual(r + residual(self.proj(x)))
-        x = self.fc1_out(self.fc1(self.norm2_out(self.norm2(r))))
-        x = self.table_out(self.table(x))
-        out: Tensor = residual(r + residual(self.fc2(x)))
+        out: Tensor = residual(r + residual(self.second(self.norm2_out(self.norm2(r)), residual)))
         return out
+
+    def second(self, x: Tensor, residual: nn.Module) -> Tensor:
+        """Return what the second half of the block adds to the residual stream."""
+        raise NotImplementedError
 
     def freeze(self, residual_scale: float) -> None:
         """Let the non-linear functions compute integers at the quantizers' scales."""
@@ -202,7 +106,87 @@ class Block(nn.Module):
         self.norm2.freeze(residual_scale, scale_of(self.norm2_out))
         q, k, v = (scale_of(x) for x in (self.q_out, self.k_out, self.v_out))
         self.attention.freeze(q, k, v, scale_of(self.attention_out))
+
+
+class _FeedForward:
+    """Gives a module a linear layer, a table and a linear layer."""
+
+    def make(self, config: VitConfig, hidden: int, layers: Layers) -> None:
+        """Add the layers, with this width between them."""
+        self.fc1, self.fc1_out = layers.linear(config.width, hidden), layers.activation()
+        self.table, self.table_out = IntegerTable(config.activation), layers.operand()
+        self.fc2 = layers.linear(hidden, config.width)
+
+    def feed(self, x: Tensor) -> Tensor:
+        """Return the sums of the second linear layer."""
+        x = self.fc1_out(self.fc1(x))
+        out: Tensor = self.fc2(self.table_out(self.table(x)))
+        return out
+
+    def freeze_table(self) -> None:
+        """Let the table compute integers at the quantizers' scales."""
         self.table.freeze(scale_of(self.fc1_out), scale_of(self.table_out))
+
+
+class DenseBlock(_FeedForward, Block):
+    """A block with feed-forward layers that all tokens pass."""
+
+    def __init__(self, config: VitConfig, layers: Layers) -> None:
+        super().__init__(config, layers)
+        self.make(config, config.mlp, layers)
+
+    def second(self, x: Tensor, residual: nn.Module) -> Tensor:
+        """See `Block`."""
+        return self.feed(x)
+
+    def freeze(self, residual_scale: float) -> None:
+        """See `Block`."""
+        super().freeze(residual_scale)
+        self.freeze_table()
+
+
+class Expert(_FeedForward, nn.Module):
+    """The feed-forward layers of one expert."""
+
+    def __init__(self, config: VitConfig, layers: Layers) -> None:
+        super().__init__()
+        self.make(config, config.expert_mlp, layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See `_FeedForward.feed`."""
+        return self.feed(x)
+
+
+class MixtureBlock(Block):
+    """A block with a router and experts, of which each token uses the most probable few.
+
+    Every expert computes every token here; the gates of those not chosen are zero.
+    """
+
+    def __init__(self, config: VitConfig, layers: Layers) -> None:
+        super().__init__(config, layers)
+        self.router, self.router_out = layers.linear(config.width, config.experts), layers.activation()
+        self.gates, self.gates_out = IntegerGates(config.chosen), layers.gates()
+        self.experts = nn.ModuleList(Expert(config, layers) for _ in range(config.experts))
+
+    def second(self, x: Tensor, residual: nn.Module) -> Tensor:
+        """See `Block`; the experts' results are 16 bit before they are weighted and added."""
+        gates = self.gates_out(self.gates(self.router_out(self.router(x))))
+        parts = [gates[..., i : i + 1] * residual(expert(x)) for i, expert in enumerate(self.experts)]
+        return functools.reduce(torch.add, parts)
+
+    def freeze(self, residual_scale: float) -> None:
+        """See `Block`."""
+        super().freeze(residual_scale)
+        self.gates.freeze(scale_of(self.router_out))
+        for expert in self.experts:
+            assert isinstance(expert, Expert)
+            expert.freeze_table()
+
+
+def _block(config: VitConfig, index: int) -> type[Block]:
+    """Every second block of a network with experts is a mixture, as in M3ViT."""
+    return MixtureBlock if config.experts and index % 2 else DenseBlock
 
 
 class VisionTransformer(nn.Module):
@@ -221,7 +205,7 @@ class VisionTransformer(nn.Module):
         self.class_token = nn.Parameter(torch.randn(1, 1, width) * 0.02)
         self.positions = nn.Parameter(torch.randn(1, config.tokens, width) * 0.02)
         self.residual = layers.activation(RESIDUAL_BITS)
-        self.blocks = nn.ModuleList(Block(config, layers) for _ in range(config.blocks))
+        self.blocks = nn.ModuleList(_block(config, i)(config, layers) for i in range(config.blocks))
         self.norm, self.norm_out = IntegerNorm(width), layers.operand()
         self.head = layers.linear(width, config.classes)
         self.logits = layers.activation(RESIDUAL_BITS)
@@ -248,7 +232,7 @@ class VisionTransformer(nn.Module):
     def release(self) -> None:
         """Compute float non-linear functions again."""
         for module in self.modules():
-            if isinstance(module, IntegerNorm | IntegerSoftmaxAttention | IntegerTable):
+            if isinstance(module, IntegerGates | IntegerNorm | IntegerSoftmaxAttention | IntegerTable):
                 module.release()
 
 

@@ -31,7 +31,7 @@ async def random_gaps(dut: Any) -> None:
 async def _run(dut: Any, pace: Pace, rng: np.random.Generator) -> None:
     kernel, commands = read_setting(AttentionKernel)
     await start(dut)
-    engine = Engine(dut, "attention", "o", "qkv", Referee(8), pace)
+    engine = Engine(dut, "attention", ["o"], "qkv", Referee(8), pace)
     await exercise(
         engine, rng, commands, lambda slot: legal(rng, kernel, slot), lambda slot: illegal(rng, kernel, slot)
     )

@@ -73,7 +73,7 @@ class _Bench:
     async def start(self, command_pace: Pace, word_pace: Pace) -> None:
         """Clock, reset, drivers, and the 8-bit tables into their memory."""
         await start(self.dut)
-        self.engine = Engine(self.dut, "linear", "out", ("source", "addend"), self.referee, command_pace)
+        self.engine = Engine(self.dut, "linear", ["out"], ("source", "addend"), self.referee, command_pace)
         self.feeder = Feeder(self.dut, self.kernel, word_pace)
         await self.engine.fill("lut", 0, pack(self.draws.tables.reshape(-1, 1), 8))
 

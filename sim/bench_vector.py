@@ -5,7 +5,7 @@ from typing import Any
 import cocotb
 import numpy as np
 
-from codesign.command import RMS
+from codesign.command import RMS, WIDE_RESULT
 from codesign.hw.rig import DEPTH
 from codesign.hw.vector import VectorKernel
 from codesign.network import Norm
@@ -32,7 +32,7 @@ async def random_gaps(dut: Any) -> None:
 async def _run(dut: Any, pace: Pace, rng: np.random.Generator) -> None:
     kernel, commands = read_setting(VectorKernel)
     await start(dut)
-    engine = Engine(dut, "vector", "x", "rg", Referee(8), pace)
+    engine = Engine(dut, "vector", ["x", "y"] if kernel.wide else ["x"], "rg", Referee(None), pace)
     await exercise(
         engine, rng, commands, lambda slot: legal(rng, kernel, slot), lambda slot: illegal(rng, kernel, slot)
     )
@@ -44,7 +44,8 @@ def legal(rng: np.random.Generator, kernel: VectorKernel, slot: int) -> Trial:
     high = 1 << int(rng.integers(1, 16))
     r = rng.integers(-high, high, (layer.rows, layer.d))
     words = -(-layer.d // kernel.t_v)
-    fields = {"rows": layer.rows, "d": layer.d, "shift": layer.shift, "flags": RMS * layer.rms, "eps": layer.eps}
+    fields = {"rows": layer.rows, "d": layer.d, "shift": layer.shift, "eps": layer.eps}
+    fields["flags"] = RMS * layer.rms + WIDE_RESULT * (layer.bits == 16)
     for name in "rx":
         fields[f"{name}_base"], fields[f"{name}_stride"] = place(rng, slot, layer.rows, words)
     fields["g_base"], _ = place(rng, slot, 1, words)
@@ -55,13 +56,15 @@ def legal(rng: np.random.Generator, kernel: VectorKernel, slot: int) -> Trial:
         fields,
         int(VectorKernel.cycles(kernel.params, {"rows": layer.rows, "d": layer.d})),
         {"r": rows, "g": [(fields["g_base"], _words(affine, kernel.t_v, 64))]},
-        {(0, fields["x_base"] + row * fields["x_stride"] + at): word for row, at, word in result},
+        {(layer.bits // 16, fields["x_base"] + row * fields["x_stride"] + at): word for row, at, word in result},
+        bits=layer.bits,
     )
 
 
 def illegal(rng: np.random.Generator, kernel: VectorKernel, slot: int) -> Trial:
     """A command that is legal but for one operand."""
-    changes = [{"rows": 0}, {"d": 0}, {"d": 1}, {"d": kernel.max_d + 1}, {"shift": 32}, {"flags": 2}, {"flags": 255}]
+    changes = [{"rows": 0}, {"d": 0}, {"d": 1}, {"d": kernel.max_d + 1}, {"shift": 32}, {"flags": 255}]
+    changes += [{"flags": 4 if kernel.wide else WIDE_RESULT}]
     changes += [{f"{name}_base": base} for name in "rgx" for base in (DEPTH, 0xFFFFFF)]
     changes += [{"rows": 65535, f"{name}_stride": 65535} for name in "rx"]
     return legal(rng, kernel, slot).illegal(changes[rng.integers(len(changes))])
@@ -73,7 +76,8 @@ def random_layer(rng: np.random.Generator, kernel: VectorKernel) -> Norm:
     rows = int(rng.integers(1, 1 + min(9, ROOM // -(-d // kernel.t_v))))
     gain, bias = rng.integers(-(1 << 15), 1 << 15, d), rng.integers(-(1 << 31), 1 << 31, d)
     eps, shift = int(rng.integers(1 << int(rng.integers(1, 49)))), int(rng.integers(16, 32))
-    return Norm("norm", "r", "x", rows, gain, bias, shift, eps, bool(rng.integers(2)))
+    bits = int(rng.choice([8, 16])) if kernel.wide else 8
+    return Norm("norm", "r", "x", rows, gain, bias, shift, eps, bool(rng.integers(2)), bits=bits)
 
 
 def _words(row: IntArray, t_v: int, bits: int) -> list[int]:

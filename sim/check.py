@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from codesign import host
 from codesign.board import Memory
-from codesign.command import COMMAND_BYTES, ENGINES
+from codesign.command import ENGINES
 from codesign.cycles import exact
 from codesign.design import Design
 from codesign.errors import CheckError, NothingFits
 from codesign.host import Image
 from codesign.hw import top
 from codesign.network import Attention, Ints, Layer, Linear, Network, Norm, Output, Tensor, run
-from codesign.program import Program, compile_network, homes
+from codesign.program import Program, compile_network, homes, program_traffic
 from codesign.sim.simulator import Library, MemoryPorts, Simulator, compile_design
 from codesign.systolic import EngineTimes
 
@@ -313,19 +313,8 @@ def _equal(outputs: Mapping[str, Ints], golden: Mapping[str, Ints]) -> bool:
     return all(np.array_equal(matrix, golden[name]) for name, matrix in outputs.items())
 
 
-def traffic(program: Program, word_bytes: int) -> tuple[int, int]:
-    """Bytes that a program reads from and writes to DRAM, its own list included."""
-    words = {"load": 0, "fetch": 0, "store": 0}
-    for command in program.commands:
-        if command.engine in words:
-            fields = command.fields
-            words[command.engine] += sum(fields.get(name, 0) for name in ("words", "table_words", "weight_words"))
-    reads = (words["load"] + words["fetch"]) * word_bytes + len(program.commands) * COMMAND_BYTES
-    return reads, words["store"] * word_bytes
-
-
 def _traffic_faults(subject: Subject, runs: Sequence[Inference]) -> Iterator[str]:
-    expected = traffic(subject.program, subject.design.word_bytes)
+    expected = program_traffic(subject.program, subject.design.word_bytes)
     for index, inference in enumerate(runs):
         found = inference.read_bytes, inference.write_bytes
         if found != expected:
@@ -403,7 +392,7 @@ def probes(network: Network, layers: int, design: Design) -> Iterator[tuple[int,
     """
     last = network.layers[layers - 1]
     width = network.tensors[last.target].columns
-    whole = isinstance(last, Linear) and last.addend is not None
+    whole = (isinstance(last, Linear) and last.addend is not None) or _wide_norm(last)
     for columns in (width,) if whole else _widths(width):
         found = [(at, _probe(network, layers, at, min(columns, width - at))) for at in range(0, width, columns)]
         if all(_fits(probe, design) for _, probe in found):
@@ -436,6 +425,8 @@ def _probe(network: Network, layers: int, first: int, columns: int) -> Network:
     shown = Tensor(PROBE, target.rows, columns, max(bits, target.bits), target.scale)
     if retargeted and isinstance(last, Linear):
         kept = (*kept[:-1], _slice(last, first, columns))
+    elif _wide_norm(last):
+        kept, shown = (*kept[:-1], replace(last, target=PROBE)), replace(target, name=PROBE)
     else:
         kept = (*kept, _copy(last.target, target, first, columns))
     used = {name for layer in kept for name in _names(layer)}
@@ -449,6 +440,11 @@ def _probe(network: Network, layers: int, first: int, columns: int) -> Network:
         outputs=(Output(PROBE, shown.shape, PROBE),),
         constants={name: table for name, table in network.constants.items() if name in used},
     )
+
+
+def _wide_norm(layer: Layer) -> bool:
+    """Whether a layer's result lies where the linear engine cannot read it, but can be stored."""
+    return isinstance(layer, Norm) and layer.bits == 16
 
 
 def _names(layer: Layer) -> tuple[str, ...]:

@@ -28,17 +28,18 @@ class Engine:
     Args:
         dut: the rig.
         kernel: name of the kernel.
-        output: name of the write port.
+        outputs: names of the write ports; where one has no signal that selects a memory, its place among
+            them is the number of the memory, and -1 if two are used at once.
         memories: names of the memories that trials fill.
         referee: the judge.
         pace: asked in each cycle in which a new command could be offered.
     """
 
     def __init__(
-        self, dut: Any, kernel: str, output: str, memories: Iterable[str], referee: Referee, pace: Pace
+        self, dut: Any, kernel: str, outputs: Sequence[str], memories: Iterable[str], referee: Referee, pace: Pace
     ) -> None:
         self.dut, self.referee = dut, referee
-        self._kernel, self._output = kernel, output
+        self._kernel, self._outputs = kernel, tuple(outputs)
         for name in memories:
             getattr(dut, f"load_{name}_en").value = 0
         stream = Stream.of(dut, "command")
@@ -82,18 +83,21 @@ class Engine:
             await self.fill(f"load_{name}", first, words)
 
     async def _watch(self, stream: Stream) -> None:
-        dut, en = self.dut, getattr(self.dut, f"{self._output}_en")
+        dut, enables = self.dut, [getattr(self.dut, f"{name}_en") for name in self._outputs]
         while True:
             await FallingEdge(dut.clk)
             if bool(dut.rst.value):
                 continue
             done, error, busy = (bool(pin.value) for pin in (dut.done, dut.error, dut.busy))
-            write = self._written() if bool(en.value) else None
+            used = [number for number, en in enumerate(enables) if bool(en.value)]
+            write = self._written(used) if used else None
             self.referee.look(Seen(stream.moves(), done, error, busy, write))
 
-    def _written(self) -> tuple[Address, int]:
-        dut, name = self.dut, self._output
-        select = int(getattr(dut, f"{name}_select").value) if hasattr(dut, f"{name}_select") else 0
+    def _written(self, used: Sequence[int]) -> tuple[Address, int]:
+        dut, name = self.dut, self._outputs[used[0]]
+        select = used[0] if len(used) == 1 else -1
+        if hasattr(dut, f"{name}_select"):
+            select = int(getattr(dut, f"{name}_select").value)
         return (select, int(getattr(dut, f"{name}_addr").value)), int(getattr(dut, f"{name}_data").value)
 
 

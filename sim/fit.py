@@ -62,10 +62,11 @@ CONFIGURATIONS: Mapping[str, tuple[tuple[int, ...], ...]] = {
         (1, 2, 32, 8), (8, 2, 32, 2), (16, 8, 32, 1), (2, 2, 32, 16), (8, 4, 64, 4), (4, 4, 128, 8), (16, 4, 32, 2),
         (32, 4, 128, 1), (4, 2, 32, 4), (16, 16, 64, 2), (4, 8, 2048, 16), (8, 8, 128, 4), (8, 16, 128, 4),
     ),
-    # t_v, max_d
+    # t_v, max_d, wide
     "vector": (
-        (1, 16), (2, 64), (2, 1024), (4, 64), (4, 384), (8, 64), (8, 384), (16, 128), (16, 384), (32, 384),
-        (32, 1024), (4, 1024), (64, 512), (16, 1024),
+        (1, 16, 0), (2, 64, 0), (2, 1024, 0), (4, 64, 0), (4, 384, 0), (8, 64, 0), (8, 384, 0), (16, 128, 0),
+        (16, 384, 0), (32, 384, 0), (32, 1024, 0), (4, 1024, 0), (64, 512, 0), (16, 1024, 0),
+        (4, 384, 1), (8, 384, 1), (32, 384, 1), (16, 768, 1), (1, 64, 1), (2, 128, 1), (64, 1024, 1),
     ),
     # ports, port_bits, outstanding, t_out, attention and vector engine or not
     "shell": (
@@ -173,7 +174,8 @@ def engine_sources(kernel: Kernel) -> tuple[dict[str, str], list[str]]:
         engine = AttentionEngine(kernel, q_depth=_DEPTH, k_depth=_DEPTH, v_depth=_DEPTH, o_depth=_DEPTH)
         return _generated(engine, kernel.op), [kernel.op]
     if isinstance(kernel, VectorKernel):
-        return _generated(VectorEngine(kernel, r_depth=_DEPTH, g_depth=_DEPTH, x_depth=_DEPTH), kernel.op), [kernel.op]
+        engine = VectorEngine(kernel, r_depth=_DEPTH, g_depth=_DEPTH, x_depth=_DEPTH, y_depth=_DEPTH)
+        return _generated(engine, kernel.op), [kernel.op]
     raise TypeError(f"a {type(kernel).__name__} has no hardware of its own; legal: {', '.join(KERNELS)}")
 
 

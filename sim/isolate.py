@@ -127,6 +127,9 @@ def _build(network: Network, layer: Layer, design: Design, rng: np.random.Genera
         bits = bits if layer.table is None else 8  # a table's entries are bytes
         parts.layers.append(replace(layer, target=RESULT))
         parts.tensors[RESULT] = replace(target, name=RESULT, bits=max(bits, target.bits))
+    elif isinstance(layer, Norm) and layer.bits == 16:
+        parts.layers.append(replace(layer, target=RESULT))
+        parts.tensors[RESULT] = replace(target, name=RESULT)
     else:
         parts.layers.append(layer)
         parts.tensors[target.name] = target

@@ -96,11 +96,11 @@ class Referee:
     the acceptance of a command to its last one.
 
     Args:
-        lane_bits: distance of two elements in a word that is written.
+        lane_bits: distance of two elements in a word that is written; None for the bits of an element.
         exact: whether commands take the cycles of their formula; at least so many if not.
     """
 
-    def __init__(self, lane_bits: int, *, exact: bool = True) -> None:
+    def __init__(self, lane_bits: int | None, *, exact: bool = True) -> None:
         self.trials: list[Trial] = []
         self.cycle = 0
         self.cycles: dict[int, int] = {}
@@ -186,7 +186,8 @@ class Referee:
         word = self._left.pop(address, None)
         if word is None:
             raise self._fault(f"write to {address}, which is not the command's or is written already", index)
-        bits, lane = self.trials[index].bits, self._lane_bits
+        bits = self.trials[index].bits
+        lane = bits if self._lane_bits is None else self._lane_bits
         got = wrap_bits([data >> lane * at & (1 << bits) - 1 for at in range(len(word.values))], bits)
         for at in np.flatnonzero(got != word.values):
             raise self._fault(f"{_element(word, int(at))}: expected {word.values[at]}, got {got[at]}", index)

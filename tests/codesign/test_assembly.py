@@ -1,21 +1,19 @@
-import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
-from codesign import models
-from codesign.archive import json_bytes
-from codesign.assembly import contents, files, model_faults, peak_macs, plan
+from codesign import archive, models
+from codesign.assembly import files, integers, peak_macs, plan, quantized
 from codesign.board import Board
 from codesign.bundle import read_bundle, write_bundle
-from codesign.errors import BundleError, InputError
-from codesign.samples import random_samples, samples_of
+from codesign.contents import contents, model_faults
+from codesign.errors import InputError
+from codesign.quant.lower import lower
+from codesign.samples import random_samples
 
 ZCU102 = Board.load("zcu102")
-Change = Callable[[dict[str, bytes]], None]
 
 
 def test_a_bundle_holds_what_it_must(built: Path, mlp: Path) -> None:
@@ -52,67 +50,6 @@ def test_peak_counts_all_multipliers() -> None:
     assert peak_macs(made.design) == made.design.multipliers + 2 * attention["t_a"] * attention["n_a"]
 
 
-def edit_json(name: str, change: Callable[[dict[str, object]], object]) -> Change:
-    def edit(inside: dict[str, bytes]) -> None:
-        document = json.loads(inside[name])
-        change(document)
-        inside[name] = json_bytes(document)
-
-    return edit
-
-
-def flip(name: str) -> Change:
-    return lambda inside: inside.update({name: bytes([inside[name][0] ^ 1]) + inside[name][1:]})
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        flip("program.bin"),
-        flip("weights.bin"),
-        flip("network.npz"),
-        lambda inside: inside.pop("network.npz"),
-        lambda inside: inside.pop("design.json"),
-        lambda inside: inside.pop("report.json"),
-        edit_json("design.json", lambda d: d.update(version=99)),
-        edit_json("design.json", lambda d: d.update(design=[])),
-        edit_json("design.json", lambda d: d["design"]["engines"].pop("linear")),  # type: ignore[index]
-        edit_json("design.json", lambda d: d["design"]["memories"].clear()),  # type: ignore[index]
-        edit_json("design.json", lambda d: d["design"]["engines"]["linear"].update(t_in=0)),  # type: ignore[index]
-        edit_json("report.json", lambda d: d.update(cycles=[])),
-        lambda inside: [inside.pop(name) for name in list(inside) if name.endswith(".v")],
-    ],
-)
-def test_a_bundle_with_parts_of_another_is_refused(built: Path, tmp_path: Path, change: Change) -> None:
-    inside = dict(read_bundle(built).files)
-    change(inside)
-    write_bundle(tmp_path / "b", inside)
-    with pytest.raises(BundleError):
-        contents(read_bundle(tmp_path / "b"))
-
-
-def test_a_shipped_model_has_no_faults(mlp: Path) -> None:
-    bundle = read_bundle(mlp)
-    held = contents(bundle)
-    arrays, _ = models.heldout("digits-mlp")
-    assert model_faults(bundle, held, samples_of(held.network, arrays)[:3]) == []
-
-
-def test_another_model_file_is_a_fault(mlp: Path, tmp_path: Path) -> None:
-    inside = {**read_bundle(mlp).files, "model.onnx": models.original("digits-vit")}
-    write_bundle(tmp_path / "b", inside)
-    bundle = read_bundle(tmp_path / "b")
-    held = contents(bundle)
-    faults = model_faults(bundle, held, random_samples(held.network, 1, 0))
-    assert [fault for fault in faults if "multiply-accumulates" in fault]
-    assert [fault for fault in faults if fault == "network.npz is not what model.onnx lowers to"]
-
-
-def test_a_product_has_no_model_file_to_compare_with(built: Path) -> None:
-    bundle = read_bundle(built)
-    assert model_faults(bundle, contents(bundle), []) == []
-
-
 def float_model(path: Path, external: bool = False) -> Path:
     rng = np.random.default_rng(0)
     weights = onnx.numpy_helper.from_array(rng.normal(size=(12, 5)).astype(np.float32), "w")
@@ -124,21 +61,91 @@ def float_model(path: Path, external: bool = False) -> Path:
     return path
 
 
-def test_a_float_model_needs_samples(tmp_path: Path) -> None:
+def half_quantized(path: Path) -> Path:
+    """The same with a quantizer at its input, and with a second product, whose input has none."""
+    model = onnx.load(float_model(path))
+    values = (("scale", 0.125), ("zero", 0.0), ("bits", 8.0), ("v", np.eye(5)))
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(np.array(v, np.float32), n) for n, v in values)
+    model.graph.node[0].output[0] = "h"
+    model.graph.node.append(onnx.helper.make_node("MatMul", ["h", "v"], ["y"]))
+    quantizer = onnx.helper.make_node(
+        "Quant", ["x", "scale", "zero", "bits"], ["q"], domain="qonnx.custom_op.general",
+        signed=1, narrow=0, rounding_mode="ROUND",
+    )  # fmt: skip
+    model.graph.node[0].input[0] = "q"
+    model.graph.node.insert(0, quantizer)
+    model.opset_import.append(onnx.helper.make_opsetid("qonnx.custom_op.general", 1))
+    onnx.save(model, path)
+    return path
+
+
+CALIBRATION = {"x": np.random.default_rng(1).normal(size=(8, 12))}
+
+
+def test_a_float_model_is_quantized_with_samples(tmp_path: Path) -> None:
     path = float_model(tmp_path / "m.onnx")
     with pytest.raises(InputError, match="calibration data"):
         plan(path, ZCU102)
-    made = plan(path, ZCU102, calibration={"x": np.random.default_rng(1).normal(size=(8, 12))})
-    assert made.calibrated
+    made = plan(path, ZCU102, calibration=CALIBRATION)
+    assert not made.calibrated
+    assert made.calibration is not None
+    assert archive.write_network(lower(made.calibration.workload)) == archive.write_network(made.network)
+    assert made.report().calibration == made.calibration.to_json()
     write_bundle(tmp_path / "b", files(made))
     bundle = read_bundle(tmp_path / "b")
+    assert bundle.data("quantized.onnx") == made.calibration.data
+    assert "quantized.onnx" in bundle.data("README.txt").decode()
+    assert "The float model was quantized with 8 samples" in bundle.data("report.html").decode()
+    held = contents(bundle)
+    assert not held.calibrated
+    assert model_faults(bundle, held, random_samples(held.network, 1, 0)) == []
+
+
+def test_build_and_quantize_give_the_same_integers(tmp_path: Path) -> None:
+    path = float_model(tmp_path / "m.onnx")
+    made = plan(path, ZCU102, calibration=CALIBRATION)
+    network, found = quantized(path, CALIBRATION)
+    assert made.calibration is not None
+    assert found.data == made.calibration.data
+    assert archive.write_network(network) == archive.write_network(made.network)
+    assert archive.write_network(integers(path, CALIBRATION)) == archive.write_network(made.network)
+
+
+def test_lowering_calibrates_what_a_file_leaves_unquantized(tmp_path: Path) -> None:
+    path = half_quantized(tmp_path / "m.onnx")
+    with pytest.raises(InputError, match="calibration data"):
+        plan(path, ZCU102)
+    made = plan(path, ZCU102, calibration=CALIBRATION)
+    assert made.calibrated
+    assert made.calibration is None
+    write_bundle(tmp_path / "b", files(made))
+    bundle = read_bundle(tmp_path / "b")
+    assert "quantized.onnx" not in bundle.files
     held = contents(bundle)
     assert held.calibrated
     assert model_faults(bundle, held, random_samples(held.network, 1, 0)) == []
+    network, found = quantized(path, CALIBRATION)  # which puts quantizers where there are none
+    assert len(network.layers) == 2
+    assert found.choice.held == 2
+
+
+def test_a_product_is_integers_already() -> None:
+    with pytest.raises(InputError, match="is integers already; legal: a float model"):
+        quantized("gemm:2x3x4", {"a": np.zeros((4, 2, 3))})
+
+
+def test_an_unknown_backend_is_refused_before_any_work() -> None:
+    with pytest.raises(InputError, match="--backend 'vhdl'; legal: rtl, hls4ml"):
+        plan("no such model", ZCU102, backend="vhdl")
+
+
+def test_a_product_has_no_file_for_another_backend() -> None:
+    with pytest.raises(InputError, match="--backend hls4ml: gemm:2x3x4 is no file"):
+        plan("gemm:2x3x4", ZCU102, backend="hls4ml")
 
 
 def test_a_model_with_external_data_stays_outside(tmp_path: Path) -> None:
     path = float_model(tmp_path / "m.onnx", external=True)
-    made = plan(path, ZCU102, calibration={"x": np.random.default_rng(1).normal(size=(8, 12))})
+    made = plan(path, ZCU102, calibration=CALIBRATION)
     assert made.original is None
     assert made.macs == 60

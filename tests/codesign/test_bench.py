@@ -24,13 +24,40 @@ def test_a_missed_goal_is_missed() -> None:
     assert replace(ROW, reference=None).state == ""
 
 
+def test_others_figures_are_no_goals(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    row = replace(ROW, wanted=False)
+    assert [replace(row, ours=ours).state for ours in (0.94, 0.95, 0.96)] == ["worse", "equal", "better"]
+    assert replace(row, at_least=False).state == "worse"
+    monkeypatch.setattr(benches, "BENCHES", {"finn": lambda options: [replace(row, ours=0.1)]})
+    assert cli.main(["bench", "finn"]) == 0
+    cells = capsys.readouterr().out.splitlines()[1].split()
+    assert cells == ["a@b", "mac_utilization", "0.1", "0.95", "worse", "simulated"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "part"),
+    [
+        (["spine", "--strategy", "exact"], "legal: with bench search"),
+        (["search", "--finn", "python"], "legal: with bench finn"),
+        (["search", "--strategy", "hill"], "legal: exact, nsga2, age-moea2"),
+        (["finn", "--finn", "/none/python"], "/none/python is not a file"),
+        (["none"], "legal: spine, search, finn"),
+    ],
+)
+def test_options_of_another_bench_are_one_line(argv: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", *argv]) == 2
+    error = capsys.readouterr().err
+    assert part in error
+    assert error.count("\n") == 1
+
+
 def test_an_unknown_bench_is_refused() -> None:
-    with pytest.raises(InputError, match="legal: spine"):
+    with pytest.raises(InputError, match="legal: spine, search, finn"):
         flow.bench("none")
 
 
 def test_scripts_read_names_and_figures(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(benches, "BENCHES", {"spine": lambda: [ROW, replace(ROW, metric="other", ours=0.5)]})
+    monkeypatch.setattr(benches, "BENCHES", {"spine": lambda options: [ROW, replace(ROW, metric="other", ours=0.5)]})
     assert cli.main(["bench", "spine", "--json"]) == 1  # a goal is missed
     document = json.loads(capsys.readouterr().out)
     assert document["bench"] == "spine"
@@ -46,7 +73,7 @@ def test_scripts_read_names_and_figures(monkeypatch: pytest.MonkeyPatch, capsys:
 
 
 def test_a_bench_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benches, "BENCHES", {"spine": lambda: [ROW]})
+    monkeypatch.setattr(benches, "BENCHES", {"spine": lambda options: [ROW]})
     found = flow.bench("spine")
     assert isinstance(found, Bench)
     assert found.rows == (ROW,)

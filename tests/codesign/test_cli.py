@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from codesign import cli, flow
@@ -175,6 +176,46 @@ def test_the_package_runs_as_a_module() -> None:
     assert done.stderr.startswith("codesign: error: ")
 
 
+def test_a_reader_who_has_enough_is_no_error() -> None:
+    command = f"{sys.executable} -m codesign boards --json"
+    done = subprocess.run(["sh", "-c", f"{command} | true"], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["quantize", "gemm:2x3x4", "--calibrate", "{x}", "--out", "{d}/q.onnx"], "gemm:2x3x4 is integers already"),
+        (["quantize", "digits-vit-float", "--calibrate", "{x}", "--out", "{d}/q.txt"], "legal: a file ending in .onnx"),
+        (["quantize", "digits-vit-float", "--calibrate", "{d}/none.npz", "--out", "{d}/q.onnx"], "cannot read"),
+        (["quantize", "digits-vit-float", "--calibrate", "{x}", "--out", "{d}/q.onnx"], "calibration arrays ['x']"),
+        (["build", "digits-vit-float", "--board", "zcu102", "--calibrate", "{x}", "--out", "{d}/b"], "arrays ['x']"),
+        (["build", "digits-vit-float", "--board", "zcu102", "--out", "{d}/b"], "or calibration data (--calibrate)"),
+        (["build", "gemm:2x3x4", "--board", "zcu102", "--out", "{d}/b", "--design", "t_in"], "--design 't_in'; legal"),
+        (
+            ["build", "gemm:2x3x4", "--board", "zcu102", "--out", "{d}/b", "--design", "q=2"],
+            "no parameter q; legal: t_in",
+        ),
+        (["verify", "{d}"], "cannot read bundle"),
+        (["verify", "{b}", "--synth", "chip"], "--synth 'chip'; legal: none, engines, top"),
+        (["verify", "{b}", "--images", "0"], "--images 0; legal: at least 1"),
+        (["run", "{b}", "--input", "{x}", "--labels", "{x}"], "legal: ['a']"),
+        (["run", "{b}", "--input", "{a}", "--labels", "{x}"], "legal: one whole number per sample, (2,)"),
+    ],
+)
+def test_every_bad_option_is_one_line(
+    argv: list[str], message: str, built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "x.npz", x=np.zeros((4, 3)))
+    np.save(tmp_path / "a.npy", np.zeros((2, 5, 30)))
+    names = {"x": tmp_path / "x.npz", "a": tmp_path / "a.npy", "d": tmp_path, "b": built}
+    assert main([*(text.format(**names) for text in argv), "--quiet"]) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
+
+
 def test_build_ends_with_ten_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["build", "gemm:5x30x20", "--board", "zcu102", "--budget", "dsp=60", "--out", str(tmp_path / "b")]
     assert main(argv) == 0
@@ -194,7 +235,15 @@ def test_build_ends_with_ten_lines(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_run_shows_a_table(mlp: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "digits-mlp", "--export", str(tmp_path), "--quiet"]) == 0
     capsys.readouterr()
-    argv = ["run", str(mlp), "--input", str(tmp_path / "inputs.npy"), "--labels", str(tmp_path / "labels.npy")]
+    shutil.copytree(mlp, tmp_path / "b")
+    argv = [
+        "run",
+        str(tmp_path / "b"),
+        "--input",
+        str(tmp_path / "inputs.npy"),
+        "--labels",
+        str(tmp_path / "labels.npy"),
+    ]
     assert main(argv) == 0
     rows = {line.split("  ")[0]: line for line in capsys.readouterr().out.splitlines()}
     assert "98.50 %" in rows["accuracy"]

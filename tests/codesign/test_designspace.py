@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import product
+from math import prod
 
 import numpy as np
 import pytest
@@ -10,21 +11,23 @@ from codesign.assembly import tools
 from codesign.board import Board
 from codesign.bound import Bound
 from codesign.cycles import exact
-from codesign.designspace import CHOICES, OBJECTIVES, DesignSpace, _Scorer, choose
-from codesign.errors import CheckError, NothingFits
+from codesign.designspace import CHOICES, OBJECTIVES, DesignSpace, _Scorer, choose, parse_design
+from codesign.energyterms import ENERGY
+from codesign.errors import CheckError, InputError, NothingFits
 from codesign.front import Front, Proof, nondominated
 from codesign.hw import accelerator
 from codesign.kernel import Resources
 from codesign.models import gemm
 from codesign.network import Linear, Network
-from codesign.partition import plain
+from codesign.partition import RESOURCES, plain
 from codesign.problem import check_directions
 from codesign.program import compile_network
+from codesign.search import Refine, check_front
 from tests.quant.vits import random_network
 
 _FEW = {
     "t_in": (4, 8), "t_out": (8, 16), "n_l": (1, 3, 4), "ring_words": (64, 512), "table_words": (16,), "t_a": (4, 8),
-    "n_a": (2, 6), "t_v": (2,), "row_group": (5, 17),
+    "n_a": (2, 6), "t_v": (2,), "row_group": (5, 17), "ports": (2, 4), "clock_hz": (200_000_000, 300_000_000),
 }  # fmt: skip
 
 
@@ -52,7 +55,8 @@ def _by_hand(network: Network, space: DesignSpace, objectives: tuple[str, ...]) 
             cycles = exact(compile_network(network, design), design, accelerator.engine_times(design)).total
         except (NothingFits, CheckError):
             continue
-        found.append((cycles / 300, *(float(getattr(need, name)) for name in objectives[1:])))
+        latency_us = cycles * 1e6 / design.board.clock_hz
+        found.append((latency_us, *(float(getattr(need, name)) for name in objectives[1:])))
     return found
 
 
@@ -74,16 +78,16 @@ def test_points_cost_what_their_designs_cost() -> None:
     problem = space.problem(("latency_us", "dsp"))
     points = np.stack([rng.integers(0, n, 30) for n in problem.shape], axis=1)
     parameters = problem.parameters(points)
-    found = problem.compute(parameters, OBJECTIVES)
+    found = problem.compute(parameters, ["latency_us", *RESOURCES])
     for i in range(len(points)):
         design = space.design({name: int(values[i]) for name, values in parameters.items()})
         need = sum(accelerator.resources(design).values(), Resources())
-        for name in OBJECTIVES[1:]:
+        for name in RESOURCES:
             assert found[name][i] == getattr(need, name), (name, design)
-        bound = Bound(network, space.board, (64, 16))
+        bound = Bound(network, design.board, (64, 16))
         engines = {**design.engines, "linear": {**design.linear, "ring_words": 1 << 30, "table_words": 1 << 30}}
         cycles = int(bound(engines, accelerator.formulas(engines), design.row_group))
-        assert found["latency_us"][i] == cycles / 300
+        assert found["latency_us"][i] == cycles * 1e6 / design.board.clock_hz
 
 
 def test_a_ring_that_holds_the_longest_tile_is_legal() -> None:
@@ -113,6 +117,7 @@ def test_programs_that_begin_alike_load_alike() -> None:
     for _ in range(150):
         point = {name: int(rng.choice(values)) for name, values in space.axes.items()}
         point |= {"t_in": 8, "t_out": int(rng.choice([8, 64])), "row_group": 17, "t_v": int(rng.choice([1, 32]))}
+        point |= {"ports": int(rng.choice([2, 4])), "clock_hz": 300_000_000}
         design = space.design(point)
         try:
             timing = exact(compile_network(network, design), design, accelerator.engine_times(design))
@@ -146,6 +151,81 @@ def test_a_searched_design_is_as_fast_as_the_plain_choice_or_faster() -> None:
     assert front.best("latency_us")["latency_us"] <= cycles / 300
 
 
+def test_energy_beside_latency_is_searched_exactly() -> None:
+    space = _space(random_network(2)[0], _Few)
+    front = space.search(("latency_us", ENERGY))
+    points = (dict(zip(_FEW, values, strict=True)) for values in product(*_FEW.values()))
+    found = [space.evaluate(point) for point in points]
+    everything = np.array([(each["latency_us"], each[ENERGY]) for each in found if each is not None])
+    want = everything[nondominated(everything)]
+    assert sorted(map(tuple, front.values.tolist())) == sorted(map(tuple, want.tolist()))
+
+
+def test_brute_force_finds_no_better_design() -> None:
+    space = _space(random_network(2)[0], _Few)
+    front, scorer = space.search(("latency_us", "dsp")), _Scorer(space)
+    refine = Refine(("latency_us",), scorer.score)
+    found = check_front(space.problem(("latency_us", "dsp")), front, seed=3, refine=refine)
+    assert found.points >= prod(map(len, _FEW.values()))
+
+
+def test_fewer_ports_and_slower_clocks_are_other_memories() -> None:
+    space = _space(random_network(1)[0])
+    assert space.axes["ports"] == (1, 2, 4)
+    assert space.axes["clock_hz"][-1] == space.board.clock_hz
+    point = {name: values[-1] for name, values in space.axes.items()}
+    narrow = space.design({**point, "ports": 2, "clock_hz": space.axes["clock_hz"][0]})
+    assert (narrow.word_bytes, narrow.board.clock_hz) == (32, 150_000_000)
+    assert narrow.board.memory.bytes_per_second == space.board.memory.bytes_per_second
+    assert {"memory.ports", "clock_hz"} <= {*narrow.board.assumptions}
+    assert space.design(point).board is space.board
+
+
+def test_a_named_design_is_the_design_of_the_point() -> None:
+    space = _space(random_network(1)[0], _Few)
+    row = space.search(("latency_us", "dsp")).rows[0]
+    point = {name: int(row[name]) for name in _FEW}
+    assert space.named(point) == space.design(point)
+    text = ",".join(f"{name}={value}" for name, value in point.items())
+    assert parse_design(text) == point
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("t_in=8,t_in=8", "legal: PARAMETER=N"), ("t_in", "legal: PARAMETER=N"), ("t_in=-8", "legal: PARAMETER=N"),
+        ("watts=3", "no parameter watts"), ("generous=1", "no parameter generous"), ("n_l=0", "whole numbers from 1"),
+        ("ports=8", "8 ports; legal: 1 to the board's 4"),
+    ],
+)  # fmt: skip
+def test_a_wrong_name_of_a_design_is_refused(text: str, message: str) -> None:
+    space = _space(random_network(1)[0])
+    with pytest.raises(InputError, match=message):
+        space.named(parse_design(text) or {})
+
+
+@pytest.mark.parametrize("text", ["t_in=12", "t_in=32,t_out=64,n_l=16"])
+def test_a_named_design_that_is_not_legal_or_too_large_is_refused(text: str) -> None:
+    with pytest.raises(NothingFits):
+        _space(random_network(1)[0]).named(parse_design(text) or {})
+
+
+def test_a_progress_that_can_is_told_of_timed_designs() -> None:
+    class Told:
+        timings = 0
+
+        def __call__(self, settled: int, points: int, front: int) -> None:
+            assert settled <= points
+
+        def timed(self, designs: int) -> None:
+            assert designs == self.timings + 1
+            self.timings = designs
+
+    told = Told()
+    front = _space(random_network(2)[0], _Few).search(progress=told)
+    assert told.timings == front.proof.scored > 0
+
+
 def _front(values: list[list[float]]) -> Front:
     proof = Proof(len(values), {}, 0, len(values), 0, 0)
     return Front(("latency_us", "dsp"), np.array(values), {"t_in": np.arange(len(values))}, proof)
@@ -155,7 +235,8 @@ def test_near_the_best_the_cheaper_is_chosen() -> None:
     front = _front([[100.0, 900.0], [101.9, 500.0], [102.1, 300.0], [400.0, 100.0]])
     assert choose(front, "latency") == 1
     assert choose(front, "area") == 3
-    assert set(CHOICES) == {"latency", "area"}
+    assert set(CHOICES) == {"latency", "area", "energy"}
+    assert all({*names} <= {*OBJECTIVES} for names in CHOICES.values())
 
 
 def test_an_empty_front_is_no_design() -> None:

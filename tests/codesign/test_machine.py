@@ -1,5 +1,6 @@
 """Leaving out what is known to happen again never changes a cycle."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -11,10 +12,11 @@ from codesign.design import Design
 from codesign.hw.accelerator import engine_times
 from codesign.machine import Machine
 from codesign.models import gemm
-from codesign.offchip import BURST_BYTES
+from codesign.offchip import BURST_BYTES, Told
 from codesign.program import Program, compile_network
+from codesign.shortcuts import Shortcuts
 from codesign.systolic import EngineTimes
-from tests.accelerators import board
+from tests.accelerators import board, chain, fitting
 
 _TIMES = EngineTimes(lambda fields: 7 * fields["rows"] + 3, lambda fields: 5 * fields["rows"] + 40, 15, 13)
 _LINEAR = {"t_in": 8, "t_out": 16, "kw_max": 64, "table_words": 16, "tables": 4}
@@ -95,6 +97,50 @@ def test_random_programs_take_all_shortcuts() -> None:
         machine.run()
     assert sum(machine.skipped > 0 for machine in machines) > 5
     assert sum(min(machine.stop) > 0 for machine in machines) > 30
+
+
+def _weights(seed: int) -> tuple[Program, Design]:
+    """A few layers of many weights, rings that hold them all or little of them, on memories of any speed."""
+    rng = np.random.default_rng([seed, 47])
+    widths = [int(rng.choice([40, 96, 160, 256])) for _ in range(int(rng.integers(3, 6)))]
+    network = chain(rng, int(rng.integers(1, 24)), widths)
+    linear = {
+        "t_in": int(rng.choice([4, 8, 16])), "t_out": int(rng.choice([8, 16, 32])), "n_l": int(rng.integers(1, 9)),
+        "kw_max": 64, "ring_words": int(rng.choice([64, 128, 512, 4096])), "table_words": int(rng.choice([16, 64])),
+        "tables": 8,
+    }  # fmt: skip
+    rates = [15_360_000_000, 15_360_000_000, 4_000_000_000, 30_000_000_000]
+    interface = board(
+        int(rng.choice([1, 2, 4, 4])), int(rng.choice([7, 60])), int(rng.choice([2, 8, 16])), rates[seed % 4]
+    )
+    design = fitting(Design(interface, {"linear": linear}, {}, int(rng.integers(1, 30))), [network])
+    return compile_network(network, design, bare=True), design
+
+
+def test_streams_of_weights_change_no_cycle(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = {"_glide": 0, "_flow": 0}
+
+    def counted(name: str) -> Callable[[Shortcuts, int], list[Told]]:
+        inner = getattr(Shortcuts, name)
+
+        def outer(self: Shortcuts, limit: int) -> list[Told]:
+            told: list[Told] = inner(self, limit)
+            taken[name] += bool(told)
+            return told
+
+        return outer
+
+    for name in taken:
+        monkeypatch.setattr(Shortcuts, name, counted(name))
+    for seed in range(60):
+        program, design = _weights(seed)
+        short, plain = (Machine(program, design, _TIMES, shortcuts=shortcuts) for shortcuts in (True, False))
+        short.run()
+        plain.run()
+        assert short.start == plain.start, seed
+        assert short.stop == plain.stop, seed
+        assert short.offchip.arrivals == plain.offchip.arrivals, seed
+    assert min(taken.values()) > 20, taken
 
 
 def test_a_streamed_product_is_mostly_skipped() -> None:

@@ -227,7 +227,7 @@ def test_mask_interval_refuses() -> None:
 # Norms -----------------------------------------------------------------------
 
 
-def _norm_row(r: list[int], gain: list[int], bias: list[int], shift: int, eps: int, rms: bool) -> list[int]:
+def _norm_row(r: list[int], gain: list[int], bias: list[int], shift: int, eps: int, rms: bool, bits: int) -> list[int]:
     """One row of the norm in Python integers; asserts the documented ranges."""
     width = len(r)
     s1, s2 = 0 if rms else sum(r), sum(x * x for x in r)
@@ -244,7 +244,8 @@ def _norm_row(r: list[int], gain: list[int], bias: list[int], shift: int, eps: i
     assert all(-(2**26) <= x < 2**26 for x in c)
     z = [_clamp(_rhe(x * reciprocal, 23 - e), -(2**17), 2**17 - 1) for x in c]
     assert all(abs(x * g) + abs(b) < 2**34 for x, g, b in zip(z, gain, bias, strict=True))
-    return [_clamp(_rhe(x * g + b, shift), -128, 127) for x, g, b in zip(z, gain, bias, strict=True)]
+    half = 1 << (bits - 1)
+    return [_clamp(_rhe(x * g + b, shift), -half, half - 1) for x, g, b in zip(z, gain, bias, strict=True)]
 
 
 def _extreme_rows(width: int, rng: np.random.Generator) -> Array:
@@ -259,16 +260,17 @@ def _extreme_rows(width: int, rng: np.random.Generator) -> Array:
 @pytest.mark.parametrize("rms", [False, True])
 @pytest.mark.parametrize("width", [2, 3, 17, 64, 1023, 1024])
 @pytest.mark.parametrize("eps", [0, 1, 42950, 2**48 - 1])
-def test_norm_equals_reference(width: int, eps: int, rms: bool) -> None:
+@pytest.mark.parametrize("bits", [8, 16])
+def test_norm_equals_reference(width: int, eps: int, rms: bool, bits: int) -> None:
     rng = np.random.default_rng(width + eps % 97)
     rows = _extreme_rows(width, rng)
     gain = rng.integers(-32768, 32768, width)
     bias = rng.integers(-(2**31), 2**31, width)
     gain[:2], bias[:2] = (-32768, 32767), (2**31 - 1, -(2**31))
     for shift in (0, 19, 31) if width < 1000 else (19,):
-        got = nonlinear.norm(rows, gain, bias, shift, eps, rms)
+        got = nonlinear.norm(rows, gain, bias, shift, eps, rms, bits)
         assert got.dtype == np.int64
-        expected = [_norm_row(r, gain.tolist(), bias.tolist(), shift, eps, rms) for r in rows.tolist()]
+        expected = [_norm_row(r, gain.tolist(), bias.tolist(), shift, eps, rms, bits) for r in rows.tolist()]
         assert got.tolist() == expected
 
 
@@ -279,6 +281,19 @@ def test_norm_reaches_both_ends_of_the_variance() -> None:
     assert set(got.ravel().tolist()) == {-114, 114}
     flat = nonlinear.norm(np.full((1, 1024), -32768), ones * 32767, ones * 5, 0, 0)
     assert set(flat.ravel().tolist()) == {5}
+
+
+def test_a_wide_norm_saturates_just_where_sixteen_bits_end() -> None:
+    """Rows of one sign have z of 0, so that the result is the rounded bias alone."""
+    ends = [32767, 32768, -32768, -32769, 2**31 - 1, -(2**31), 127, 128]
+    flat = np.full((1, len(ends)), 32767)
+    for shift in (0, 1, 15):
+        bias = np.array([min(max(end << shift, -(2**31)), 2**31 - 1) for end in ends])
+        got = nonlinear.norm(flat, np.full(len(ends), -32768), bias, shift, 0, bits=16)
+        assert got.tolist() == [[32767, 32767, -32768, -32768, 32767, -32768, 127, 128]]
+    half = np.array([2 * 32767 - 1, 2 * 32767 + 1, -2 * 32768 + 1, -2 * 32768 - 1, 1, 3])
+    got = nonlinear.norm(np.zeros((1, 6), int), np.zeros(6, int), half, 1, 0, bits=16)
+    assert got.tolist() == [[32766, 32767, -32768, -32768, 0, 2]]
 
 
 @pytest.mark.parametrize("rms", [False, True])
@@ -352,6 +367,7 @@ def test_norm_parameters_refuse(arguments: tuple[float, float, float, float, flo
         ({"shift": 32}, "shift must be at most 31, got 32"),
         ({"eps": 2**48}, "eps must be at most"),
         ({"eps": -1}, "eps must be at least 0, got -1"),
+        ({"bits": 12}, "bits must be 8 or 16, got 12"),
     ],
 )
 def test_norm_refuses(changes: dict[str, object], message: str) -> None:

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
-from codesign.operators import MAX_ELEMENTS, Call, check_size, conv_windows, evaluate, matmul_shape, quant_range
+from codesign.onnx_call import MAX_ELEMENTS, Call, check_size
+from codesign.onnx_products import conv_windows, matmul_shape, quant_range
+from codesign.operators import evaluate
 
 
 def test_quant_rounds_half_to_even_and_saturates() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from codesign import cli, pareto
+from codesign.designspace import parse_design
 from codesign.pareto import base_command, build_commands, explorer, neighbours, sections
 
 SEARCH: Mapping[str, Any] = {
@@ -30,9 +31,8 @@ def test_the_plot_shows_what_is_asked_for() -> None:
 
 
 def test_every_design_has_a_command_that_build_takes() -> None:
-    commands = build_commands(
-        SEARCH["front"], base_command("a model; rm -rf.onnx", "zcu102"), {"lut": 1000, "dsp": 999}
-    )
+    call = base_command("a model; rm -rf.onnx", "zcu102")
+    commands = build_commands(SEARCH["front"], SEARCH["objectives"], call)
     assert len(commands) == len(SEARCH["front"])
     for command, row in zip(commands, SEARCH["front"], strict=True):
         program, *words = shlex.split(command)
@@ -43,15 +43,21 @@ def test_every_design_has_a_command_that_build_takes() -> None:
             "a model; rm -rf.onnx",
             "zcu102",
         )
-        assert found["budget"] == f"dsp={row['dsp']:.0f},lut=1000"
-        assert found["objective"] == "latency"
+        assert parse_design(found["design"]) == {name: row[name] for name in ("t_in", "n_l", "row_group")}
+        assert found["objective"] is None
 
 
 def test_the_built_design_has_the_command_that_built_it() -> None:
     page = explorer({**SEARCH, "objective": "area"}, "codesign build m --board b", {"lut": 1000})
     data = json.loads(page.partition('type="application/json">')[2].partition("</script>")[0])
     assert data["commands"][1] == "codesign build m --board b --objective area --budget lut=1000"
-    assert data["commands"][2] == "codesign build m --board b --objective latency --budget dsp=100,lut=1000"
+    assert data["commands"][2] == "codesign build m --board b --design t_in=8,n_l=1,row_group=9"
+
+
+def test_a_heuristic_is_part_of_the_command_that_built_the_design() -> None:
+    page = explorer({**SEARCH, "objective": "area", "strategy": "nsga2"}, "codesign build m --board b", {})
+    data = json.loads(page.partition('type="application/json">')[2].partition("</script>")[0])
+    assert data["commands"][1] == "codesign build m --board b --objective area --strategy nsga2"
 
 
 def test_commands_of_the_search_come_first() -> None:

@@ -1,10 +1,11 @@
+import math
 import re
 import xml.etree.ElementTree as ET
 from itertools import pairwise
 
 import pytest
 
-from codesign.plots import Axis, Bar, Picture, Point, roofline, scatter, shares, stair, style, timeline
+from codesign.plots import Axis, Bar, Picture, Point, lengths, roofline, scatter, shares, stair, style, timeline
 
 SVG = "{http://www.w3.org/2000/svg}"
 ROWS = [{"n": 1, "latency": 9.0, "dsp": 10}, {"n": 2, "latency": 4.0, "dsp": 40}, {"n": 3, "latency": 1.0, "dsp": 400}]
@@ -119,8 +120,24 @@ def test_a_long_timeline_stays_small() -> None:
 def test_shares_never_leave_their_frame() -> None:
     root = drawn(shares([("dsp", 0.5, "5 of 10"), ("lut", 1.7, "17 of 10")]))
     bars = [r for r in root.findall(f"{SVG}rect") if r.get("class") is None]
-    assert [float(r.get("width", 0)) for r in bars] == [150, 300]
+    assert [float(r.get("width", 0)) for r in bars] == [200, 400]
     assert "→ 17 of 10" in "".join(root.itertext())
+
+
+def test_lengths_start_at_a_power_of_ten() -> None:
+    root = drawn(
+        lengths([("a", 0.02), ("b", 0.2), ("none", 0.0), ("a name that is much too long " + "x" * 40, 0.1)], "w")
+    )
+    sizes = [float(r.get("width", 0)) for r in root.findall(f"{SVG}rect")]
+    assert len(sizes) == 3
+    assert sizes[0] < sizes[2] < sizes[1]
+    decade = sizes[1] - sizes[0]  # from 0.02 to 0.2
+    assert sizes[0] == pytest.approx(decade * math.log10(2), abs=0.2)
+    names = [t.text for t in root.findall(f"{SVG}text") if t.get("text-anchor") == "end"]
+    assert names[:3] == ["a", "b", "none"]
+    assert names[3] == "…" + "x" * 33
+    with pytest.raises(ValueError, match="w of 1 parts; legal: at least one above 0"):
+        lengths([("a", 0.0)], "w")
 
 
 def _contrast(one: str, other: str) -> float:

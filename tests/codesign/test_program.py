@@ -6,12 +6,16 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from codesign.assembly import tools
 from codesign.command import ENGINES, RELEASE, Command, Span
 from codesign.design import Design
 from codesign.errors import NothingFits
-from codesign.models import gemm
+from codesign.models import gemm, load
 from codesign.network import Attention, Layer, Linear, Network
+from codesign.partition import plain
 from codesign.program import Program, compile_network, homes, memory_need
+from codesign.quant.lower import lower
+from codesign.workload import Workload
 from tests.accelerators import SMALL_VIT, board, chain, fitting
 from tests.quant.vits import random_network
 
@@ -180,3 +184,24 @@ def test_commands_name_known_engines_and_layers() -> None:
     names = {layer.name for layer in network} | set(network.tensors) | set(network.constants)
     assert {command.engine for command in program.commands} == set(ENGINES)
     assert all(command.label in names for command in program.commands)
+
+
+def _workload(name: str) -> Workload:
+    found = load(name)
+    assert isinstance(found, Workload)
+    return found
+
+
+def test_no_engine_runs_a_mixture_of_experts_yet() -> None:
+    network, design = (
+        lower(_workload("digits-moe-vit")),
+        fitting(Design(board(), SMALL_VIT, {}, 5), [lower(_workload("digits-vit"))]),
+    )
+    tries = (lambda: compile_network(network, design), lambda: plain(network, board(), tools()))
+    for attempt in tries:
+        with pytest.raises(NothingFits) as caught:
+            attempt()
+        assert caught.value.exit_code == 1
+        told = "digits-moe-vit: no engine runs a mixture of experts yet: blocks.1.gates_out/Quant, blocks.1/Add_3, "
+        assert str(caught.value).startswith(told)
+        assert "\n" not in str(caught.value)

@@ -15,10 +15,9 @@ from codesign.board import Board
 from codesign.energy import RunEnergy
 from codesign.errors import BundleError
 from codesign.hw import accelerator
-from codesign.kernel import Resources
+from codesign.program import program_traffic
 from codesign.report import UNKNOWN, Report
 from codesign.report import report as make_report
-from codesign.sim.check import traffic
 from codesign.waits import WEIGHTS, Wait
 from tests.codesign import chromium
 
@@ -28,7 +27,10 @@ DESIGN_KEYS = {
 }  # fmt: skip
 LOADING = {"link", "img", "iframe", "object", "embed", "audio", "video", "base", "form", "image", "use"}
 VOID = {"meta"}
-NEW = {"waits", "bytes_per_cycle", "search", "energy", "accuracy", "command", "budget"}
+NEW = {
+    "waits", "bytes_per_cycle", "search", "energy", "accuracy", "command", "budget", "synthesized_parts",
+    "calibration", "crosscheck",
+}  # fmt: skip
 
 
 class Page(HTMLParser):
@@ -75,7 +77,7 @@ def reported(made: Plan, **more: Any) -> Report:
     return make_report(
         made.model, made.design, macs=made.macs, peak_macs=made.design.multipliers, timing=made.timing,
         parts=accelerator.resources(made.design), available=made.limit, commands=made.program.commands,
-        traffic_bytes=sum(traffic(made.program, made.design.word_bytes)), **more,
+        traffic_bytes=sum(program_traffic(made.program, made.design.word_bytes)), **more,
     )  # fmt: skip
 
 
@@ -144,10 +146,10 @@ def test_the_terminal_gets_ten_lines_with_the_binding_one_marked(report: Report)
 def test_the_page_is_whole_and_loads_nothing(report: Report) -> None:
     page = read(replace(report, energy=None).html())
     text = " ".join(page.text)
-    assert text.index(report.verdict()) < text.index("Latency")  # the verdict comes first
+    assert text.index(report.verdict()[1:]) < text.index("Latency")  # the verdict comes first
     assert page.headings == [
         f"{report.model} on {report.board}", "Latency", "Utilization", "Resources", "Roofline", "Where the cycles go",
-        "What open tools cannot tell", "Assumptions",
+        "Designs", "What open tools cannot tell", "Assumptions",
     ]  # fmt: skip
     for sentence in UNKNOWN:
         assert sentence in text
@@ -165,7 +167,58 @@ def test_a_whole_report_shows_everything(whole: Report) -> None:
     assert "145 µJ per inference, believed to lie between 72.5 and 218 µJ (±50 %) modelled" in text
     assert "1,000 points: all settled proven" in text
     assert "command list still read" in text
-    assert f"{whole.command} --objective latency --budget dsp=60,lut=200000" in whole.html()
+    assert f"{whole.command} --design t_in=" in whole.html()
+
+
+def test_a_plain_choice_says_how_to_see_every_design(report: Report) -> None:
+    page = read(report.html())
+    assert f"{report.command} --objective latency" in page.text
+    assert "What a parameter buys" not in page.headings
+
+
+def test_what_is_not_known_yet_says_how_to_know_it(report: Report) -> None:
+    text = " ".join(read(replace(report, model="my.onnx").html()).text)
+    for command in ("codesign verify does it", "codesign verify --synth top does it", "codesign run with --input and"):
+        assert command in text
+    assert "Accuracy" not in read(report.html()).headings  # a matrix product has no labels
+
+
+def test_where_the_numbers_come_from(report: Report) -> None:
+    found = replace(
+        report,
+        calibration={"text": "quantized with 8 samples", "evidence": "modelled"},
+        crosscheck={"backend": "hls4ml", "version": "1.3.0", "samples": 40, "values": 4000, "evidence": "simulated"},
+    )
+    page = read(found.html())
+    assert "Numbers" in page.headings
+    text = " ".join(page.text)
+    assert "The float model was quantized with 8 samples modelled" in text
+    assert (
+        "hls4ml 1.3.0, compiled with g++, gives the golden model's integers, all 4,000 of 40 samples simulated" in text
+    )
+    assert Report.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_parts_are_synthesized_one_after_the_other(report: Report) -> None:
+    one = report.with_synthesis({"linear": {"dsp": 40, "bram36": 1.5, "uram": 0, "lut": 10, "ff": 20}})
+    assert not one.wholly_synthesized
+    assert one.resources["synthesized"] == {"dsp": 40, "bram36": 1.5, "uram": 0, "lut": 10, "ff": 20}
+    assert "Parts of the design, the others not yet" in one.html()
+    head = re.findall(r"<thead>(.*?)</thead>", one.html())
+    assert [row for row in head if "synthesized" in row] == [row for row in head if "formula is off by" in row]
+    rest = {part: dict(counts) for part, counts in report.parts.items() if part != "linear"}
+    both = one.with_synthesis(rest)
+    assert both.wholly_synthesized
+    assert both.resources["synthesized"]["lut"] == 10 + sum(counts["lut"] for counts in rest.values())  # type: ignore[index]
+    assert both.synthesized_parts["linear"] == one.synthesized_parts["linear"]  # type: ignore[index]
+    assert ">exact<" in both.html()
+    assert Report.from_json(json.loads(json.dumps(both.to_json()))) == both
+
+
+def test_accuracy_is_part_of_the_verdict(report: Report) -> None:
+    page = replace(report, model="my.onnx").with_accuracy(0.985, 400, "modelled").html()
+    verdict = page.partition('class="cs-verdict')[2].partition("</div>")[0]
+    assert '98.50 % of 400 samples right <span class="cs-mark modelled">' in verdict
 
 
 def test_a_notebook_gets_the_same_without_a_script(whole: Report) -> None:
@@ -204,6 +257,9 @@ def test_a_document_without_the_optional_figures_is_read(report: Report) -> None
         {"energy": {"total": 0}},
         {"waits": [["linear", 1]]},
         {"accuracy": {"share": 1}},
+        {"calibration": {"text": "quantized"}},
+        {"crosscheck": {"backend": "hls4ml"}},
+        {"synthesized_parts": {"linear": 3}},
         {"accuracy": {"share": 1, "samples": 2, "evidence": "<script>"}},
         {"bytes_per_cycle": "fast"},
         {"traffic_bytes": 0},
@@ -220,7 +276,8 @@ def test_evidence_never_shares_a_column(report: Report) -> None:
     modelled = report.cycles["modelled"]
     assert modelled is not None
     both = report.verified(bit_exact=True, simulated=modelled + 7, images=1, faults=())
-    both = both.with_synthesis(Resources(dsp=11, bram36=22, uram=0, lut=33, ff=44))
+    found = {part: {**counts, "dsp": 11 if part == "linear" else 0} for part, counts in both.parts.items()}
+    both = both.with_synthesis(found)
     for page, marks in ((both.html(), ["modelled", "simulated"]), (both.html(), ["modelled", "synthesized"])):
         head = next(h for h in re.findall(r"<thead>(.*?)</thead>", page) if marks[1] in h)
         assert re.findall(r'cs-mark (\w+)"', head) == marks
@@ -352,7 +409,7 @@ def test_nothing_moves_while_designs_are_looked_at(tab: chromium.Tab, whole: Rep
     assert tab.run(SHIFTS) == []
 
 
-def test_a_click_copies_the_command_of_a_design(tab: chromium.Tab, page: Path) -> None:
+def test_a_click_copies_the_command_of_a_design(tab: chromium.Tab, whole: Report, page: Path) -> None:
     tab.pipe.call("Browser.grantPermissions", {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]})
     tab.open(page, 1000)
     tab.run("document.querySelector('.cs-canvas').scrollIntoView({block: 'center'})")
@@ -361,7 +418,7 @@ def test_a_click_copies_the_command_of_a_design(tab: chromium.Tab, page: Path) -
     tab.point(*by_place[0], click=True)
     assert tab.run(WHICH) == "design 1 of 3"
     assert tab.run(COPIED) == "copied"
-    assert tab.run("navigator.clipboard.readText()").endswith("--objective latency --budget dsp=36,lut=200000")
+    assert tab.run("navigator.clipboard.readText()").startswith(f"{whole.command} --design t_in=")
 
 
 COPIED = """new Promise(done => {

@@ -28,9 +28,9 @@ from codesign.assembly import integers, tools
 from codesign.board import Board
 from codesign.cli import main
 from codesign.cycles import exact
-from codesign.errors import InputError
+from codesign.errors import CheckError, InputError
 from codesign.front import nondominated
-from codesign.grids import ThinnedSpace
+from codesign.grids import Grid, ThinnedSpace
 from codesign.hw.accelerator import engine_times
 from codesign.partition import RESOURCES
 from codesign.program import compile_network
@@ -74,7 +74,8 @@ def test_every_design_of_every_combination_is_one_row(swept: Sweep, rows: pl.Dat
     assert rows.select(*KEYS, *PARAMETERS).is_unique().all()
     for c in swept.combinations:
         part = rows.filter(model=c.model, board=c.board, clock_mhz=c.clock_mhz, budget=c.budget)
-        axes = ThinnedSpace(integers(c.model), Board.load(c.board), REQUEST.limit).axes
+        whole = ThinnedSpace(integers(c.model), Board.load(c.board), REQUEST.limit).axes
+        axes = {name: values for name, values in whole.items() if name in PARAMETERS}
         assert {name: tuple(sorted(set(part[name]))) for name in axes} == axes
         assert len(part) == np.prod([len(values) for values in axes.values()]) == c.points
 
@@ -86,7 +87,7 @@ def test_columns_are_documented(rows: pl.DataFrame) -> None:
     assert nulls == {"t_a", "n_a", "t_v"}
     assert rows["t_a"].dtype == pl.Int32
     text = sweeps.__doc__ or ""
-    assert all(name in text for name in expected if name not in PARAMETERS[1:-1])
+    assert all(name in text for name in expected if name not in PARAMETERS[1:])
 
 
 def test_feasible_rows_keep_their_budget(rows: pl.DataFrame) -> None:
@@ -110,7 +111,7 @@ def test_modelled_rows_are_exact_and_the_front(swept: Sweep, rows: pl.DataFrame)
         space = ThinnedSpace(integers(c.model), board, REQUEST.limit)
         scored = []
         for row in part.filter(pl.col("feasible")).iter_rows(named=True):
-            design = space.design({name: row[name] for name in space.axes})
+            design = space.design({name: row[name] for name in space.axes if name in PARAMETERS})
             cycles = exact(compile_network(space.network, design), design, engine_times(design)).total
             scored.append((cycles, row["dsp"]))
             assert row["cycles"] == cycles if row["evidence"] == "modelled" else row["cycles"] <= cycles
@@ -146,12 +147,102 @@ def test_a_transformer_has_all_parameters(tmp_path: Path) -> None:
     assert not any(found[name].null_count() for name in PARAMETERS)
 
 
-def test_the_documented_lines_run(swept: Sweep) -> None:
-    lines = [line.strip() for line in (sweeps.__doc__ or "").splitlines() if line.strip().startswith("pl.")]
-    assert len(lines) == 2
-    for line in lines:
-        found = eval(line.replace("DIR", str(swept.path)), {"pl": pl})
-        assert len(found) > 0
+def documented(tool: str) -> list[str]:
+    """Lines of the module's text that begin with the name of a tool."""
+    return [line.strip() for line in (sweeps.__doc__ or "").splitlines() if line.strip().startswith(f"{tool}.")]
+
+
+def test_the_documented_lines_of_polars_run(swept: Sweep) -> None:
+    assert len(documented("pl")) == 2
+    for line in documented("pl"):
+        assert len(eval(line.replace("DIR", str(swept.path)), {"pl": pl})) > 0
+
+
+def test_the_documented_lines_of_duckdb_run(swept: Sweep, rows: pl.DataFrame) -> None:
+    duckdb = pytest.importorskip("duckdb", reason="duckdb is not installed")
+    assert len(documented("duckdb")) == 2
+    found = [eval(line.replace("DIR", str(swept.path)), {"duckdb": duckdb}).fetchall() for line in documented("duckdb")]
+    best = rows.filter(pl.col("feasible")).group_by("model", "board").agg(pl.col("latency_us").min())
+    assert sorted(found[0]) == sorted(best.iter_rows())
+    wrong = rows.filter(pl.col("legal") & ~pl.col("feasible"))
+    assert sum(line[-1] for line in found[1]) == len(wrong) > 0
+
+
+# Parts of a space.
+
+
+def test_an_axis_may_be_cut_to_some_values(tmp_path: Path) -> None:
+    whole = sweep(Request(("gemm:8x16x16",), ("zcu102",), limit=10**6), tmp_path / "whole").scan().collect()
+    request = Request(("gemm:8x16x16",), ("zcu102",), limit=10**6, axes=("n_l=4,1, 2", "t_in=8"))
+    assert request.axes == ("n_l=1,2,4", "t_in=8")
+    part = sweep(request, tmp_path / "part").scan().collect()
+    expected = whole.filter(pl.col("n_l").is_in([1, 2, 4]), pl.col("t_in") == 8)
+    assert part.equals(expected)
+    assert 0 < len(part) < len(whole)
+
+
+def test_the_front_of_a_part_is_the_part_s(tmp_path: Path) -> None:
+    request = Request(("gemm:8x16x16",), ("zcu102",), exact=True, axes=("n_l=1", "t_out=8"))
+    front = sweep(request, tmp_path / "s").scan().filter(evidence="modelled").collect()
+    assert len(front) > 0
+    assert front.select("n_l", "t_out").unique().rows() == [(1, 8)]
+
+
+def test_what_is_left_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["sweep", "gemm:8x16x16", "--board", "zcu102", "--limit", "40", "--axis", "n_l=1,8", "--out"]
+    assert main([*argv, str(tmp_path / "s")]) == 0
+    found = re.search(r"gemm:8x16x16 on zcu102: ([\d,]+) of ([\d,]+) points, thinned to (.*); --limit takes more",
+                      capsys.readouterr().err)  # fmt: skip
+    assert found is not None
+    space = ThinnedSpace(integers("gemm:8x16x16"), Board.load("zcu102"), 10**9, keep={"n_l": (1, 8)})
+    assert int(found[2].replace(",", "")) == np.prod([len(values) for values in space.axes.values()])
+    assert int(found[1].replace(",", "")) <= 40
+    assert "t_in " in found[3]
+    assert "n_l" not in found[3].replace("n_l 1 of 2 values", "")
+    assert main([*argv[:4], "--axis", "n_l=8", "--out", str(tmp_path / "t")]) == 0
+    assert "thinned" not in capsys.readouterr().err
+
+
+def test_time_and_bytes_of_many_points_are_foretold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["sweep", "gemm:64x256x256", "--board", "zcu102,kv260", "--limit", "9000", "--out"]
+    assert main([*argv, str(tmp_path / "s")]) == 0
+    assert "about" not in capsys.readouterr().err
+    monkeypatch.setattr(sweeps, "_LARGE", 2000)
+    assert main([*argv, str(tmp_path / "t")]) == 0
+    told = capsys.readouterr().err
+    found = re.search(r"([\d,]+) points: about (\d+) s and (\d+\.\d) MB; --limit and --axis take fewer", told)
+    assert found is not None
+    assert told.index("tables of what they have in common") < told.index("about") < told.index("per second")
+    parts = [*(tmp_path / "t").glob("part-*")]
+    assert int(found[1].replace(",", "")) == sum(pl.read_parquet(path).height for path in parts)
+    assert int(found[2]) < 60
+    assert main([*argv, str(tmp_path / "t"), "--resume"]) == 0
+    assert "about" not in capsys.readouterr().err
+
+
+def test_bytes_are_foretold_from_some_rows(
+    swept: Sweep, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    combination = swept.combinations[0]
+    grid = Grid(REQUEST.space(integers(combination.model), REQUEST.on(combination.board)[0]))
+    there = sum((swept.path / name).stat().st_size for name in combination.ranges(REQUEST.shard_rows))
+    monkeypatch.setattr(logging.getLogger("codesign"), "handlers", [])
+    caplog.set_level(logging.INFO, logger="codesign.sweeps")
+    sweeps._foretell(REQUEST, combination, grid, 1000 * combination.points)
+    found = re.search(r"s beside the searches and ([\d.]+) MB", caplog.text)
+    assert found is not None
+    assert float(found[1]) == pytest.approx(1000 * there / 1e6, rel=0.3)
+
+
+def test_cycles_follow_from_a_latency_without_rounding(rng: np.random.Generator) -> None:
+    for clock_hz in (100_000_000, 312_500_000, 333_333_333, 299_999_997):
+        megahertz = clock_hz / 1e6
+        for cycles in [1, 2, 3, *rng.integers(1, 1 << 40, 500).tolist()]:
+            assert sweeps._cycles(cycles / megahertz, megahertz) == cycles
+    with pytest.raises(CheckError, match="no whole number of cycles"):
+        sweeps._cycles(6242.3 / 300, 300.0)
 
 
 # The folder.
@@ -302,7 +393,7 @@ def test_other_formulas_are_not_mixed_in(tmp_path: Path) -> None:
     [
         ({"models": ("gemm:8x16x16", "gemm:9x70x34")}, "models"), ({"boards": ("zcu102",)}, "boards"),
         ({"clocks_mhz": (200.0,)}, "clocks_mhz"), ({"budgets": ("all",)}, "budgets"), ({"limit": 99}, "limit"),
-        ({"exact": False}, "exact"), ({"shard_rows": 17}, "shard_rows"),
+        ({"exact": False}, "exact"), ({"shard_rows": 17}, "shard_rows"), ({"axes": ("n_l=1,2",)}, "axes"),
     ],
 )  # fmt: skip
 def test_another_request_is_not_resumed(swept: Sweep, changes: dict[str, Any], part: str) -> None:
@@ -371,7 +462,10 @@ def test_the_python_face_takes_sequences(tmp_path: Path) -> None:
         resume=True,
     )  # fmt: skip
     assert again.resumed == found.rows
-    assert codesign.sweep("gemm:8x16x16", "zcu102", tmp_path / "t", clock_mhz=150, budget="dsp=9", limit=9).rows > 0
+    other = codesign.sweep(
+        "gemm:8x16x16", "zcu102", tmp_path / "t", clock_mhz=150, budget="dsp=9", axis="n_l=1", limit=9
+    )
+    assert set(other.scan().collect()["n_l"]) == {1}
 
 
 def test_the_same_budget_may_be_written_in_many_ways() -> None:
@@ -410,6 +504,18 @@ BAD: dict[str, tuple[list[str], int, str]] = {
     ),
     "a limit of zero": (["gemm:4x4x4", "--board", "zcu102", "--limit", "0", "--out", "@out"], 2, "--limit 0"),
     "a limit of letters": (["gemm:4x4x4", "--board", "zcu102", "--limit", "x", "--out", "@out"], 2, "--limit"),
+    "an axis of no parameter": (["gemm:4x4x4", "--board", "zcu102", "--axis", "x=1", "--out", "@out"], 2, "n_l"),
+    "an axis without values": (["gemm:4x4x4", "--board", "zcu102", "--axis", "n_l=", "--out", "@out"], 2, "PARAMETER"),
+    "an axis of letters": (["gemm:4x4x4", "--board", "zcu102", "--axis", "n_l=1,x", "--out", "@out"], 2, "PARAMETER"),
+    "an axis twice": (
+        ["gemm:4x4x4", "--board", "zcu102", "--axis", "n_l=1", "--axis", "n_l=2", "--out", "@out"], 2, "each once",
+    ),
+    "an axis with a value that is none": (
+        ["gemm:4x4x4", "--board", "zcu102", "--axis", "t_in=8,9", "--out", "@out"], 2, "t_in=9 is not in its space",
+    ),
+    "an axis that the network has not": (
+        ["gemm:4x4x4", "--board", "zcu102", "--axis", "t_a=8", "--out", "@out"], 2, "legal: parameters t_in",
+    ),
     "out is a file": (["gemm:4x4x4", "--board", "zcu102", "--out", "@file"], 2, "not a folder"),
     "out is foreign": (["gemm:4x4x4", "--board", "zcu102", "--out", "@foreign"], 2, "other files"),
     "resume the foreign": (["gemm:4x4x4", "--board", "zcu102", "--out", "@foreign", "--resume"], 2, "other files"),

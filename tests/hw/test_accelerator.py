@@ -17,6 +17,7 @@ from codesign.partition import plain
 from codesign.program import compile_network
 from codesign.quant.lower import lower
 from codesign.workload import Workload
+from tests.transformers import post_norm
 
 ZCU102 = Board.load("zcu102")
 ARRAY = re.compile(r'\(\* r[ao]m_style = "block" \*\)\s+reg \[(\d+):0\] \w+ \[(\d+):(\d+)\];', re.MULTILINE)
@@ -41,13 +42,21 @@ def gemm() -> tuple[Design, accelerator.Hardware]:
     return design, accelerator.sources(design)
 
 
-@pytest.mark.parametrize("which", ["vit", "gemm"])
+@pytest.fixture(scope="module")
+def post() -> tuple[Design, accelerator.Hardware]:
+    """A post-norm transformer whose memories are large enough for block RAM."""
+    design = plain(post_norm(2), ZCU102, tools(), budget={"dsp": 200})
+    design = replace(design, memories={name: 16 * size for name, size in design.memories.items()})
+    return design, accelerator.sources(design)
+
+
+@pytest.mark.parametrize("which", ["vit", "gemm", "post"])
 def test_multipliers_are_as_many_as_the_verilog_has(which: str, request: pytest.FixtureRequest) -> None:
     design, hardware = request.getfixturevalue(which)
     assert accelerator.multipliers(hardware.sources.files) == accelerator.total(accelerator.resources(design)).dsp
 
 
-@pytest.mark.parametrize("which", ["vit", "gemm"])
+@pytest.mark.parametrize("which", ["vit", "gemm", "post"])
 def test_block_rams_are_as_many_as_the_verilog_has(which: str, request: pytest.FixtureRequest) -> None:
     design, hardware = request.getfixturevalue(which)
     counts = accelerator.instances(hardware.sources.files)

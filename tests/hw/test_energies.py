@@ -66,7 +66,7 @@ def stepped_vector(p: Mapping[str, int], work: Mapping[str, int]) -> tuple[int, 
     for _ in range(work["rows"]):
         for _ in range(0, work["d"], p["t_v"]):
             macs += 8 * p["t_v"]
-            ram += (2 + 2 + 2 + 8 + 1) * p["t_v"]
+            ram += (2 + 2 + 2 + 8 + 1 + work["wide"]) * p["t_v"]
     return macs, ram
 
 
@@ -103,8 +103,8 @@ def test_attention_counts_every_multiplication_and_byte(rng: np.random.Generator
 def test_vector_counts_every_multiplication_and_byte(rng: np.random.Generator) -> None:
     for _ in range(100):
         params = {"t_v": int(1 << rng.integers(0, 7)), "max_d": 300}
-        work = {"rows": int(rng.integers(1, 40)), "d": int(rng.integers(2, 300))}
-        check(VectorKernel, params, work, stepped_vector(params, work))
+        work = {"rows": int(rng.integers(1, 40)), "d": int(rng.integers(2, 300)), "wide": int(rng.integers(0, 2))}
+        check(VectorKernel, params | {"wide": work["wide"]}, work, stepped_vector(params, work))
 
 
 def test_commands_of_a_network_cost_what_its_layers_cost() -> None:

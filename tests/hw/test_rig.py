@@ -19,10 +19,11 @@ _SMALL: tuple[Kernel, ...] = (
     Linear(t_in=4, t_out=4, n_l=3, kw_max=16, ring_words=64, table_words=16, tables=2, word_bytes=16),
     AttentionKernel(t_a=4, n_a=2, max_keys=64, db_max=3),
     VectorKernel(t_v=2, max_d=64),
+    VectorKernel(t_v=2, max_d=64, wide=1),
 )
 
 
-@pytest.mark.parametrize("kernel", _SMALL, ids=lambda kernel: kernel.op)
+@pytest.mark.parametrize("kernel", _SMALL, ids=str)
 def test_its_sources_are_a_module_with_multipliers(kernel: Kernel) -> None:
     files = kernel.sources("rtl")
     assert f"module {TOP}(" in files[f"{TOP}.v"]
@@ -32,8 +33,8 @@ def test_its_sources_are_a_module_with_multipliers(kernel: Kernel) -> None:
 
 
 def test_high_level_synthesis_is_there_for_two_kernels() -> None:
-    linear, attention, vector = _SMALL
-    for kernel in (linear, vector):
+    linear, attention, *vectors = _SMALL
+    for kernel in (linear, *vectors):
         files = kernel.sources("hls")
         assert "run_hls.tcl" in files
         assert any(

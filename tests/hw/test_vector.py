@@ -3,12 +3,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from amaranth.lib import wiring
+from amaranth.hdl import Cat, Module, Mux
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator as PythonSimulator
 from amaranth.sim import SimulatorContext
 
 from codesign import network
-from codesign.command import RMS
+from codesign.command import RMS, WIDE_RESULT
+from codesign.hw.memory import ReadPort, WritePort, address_bits
 from codesign.hw.vector import OPERANDS, VectorKernel, work_of
 from codesign.hw.vector_rtl import (
     DIGITS,
@@ -21,7 +24,7 @@ from codesign.hw.vector_rtl import (
     VectorEngine,
 )
 from codesign.nonlinear import norm_parameters
-from codesign.number import IntArray, isqrt, round_half_even, saturate_bits
+from codesign.number import IntArray, isqrt, limits, round_half_even, saturate_bits
 from codesign.sim.simulator import Library
 from tests.hw.engine_bench import Driver, EngineBench, MemoryShape, Words, build, encode, hardware, refuses
 
@@ -34,6 +37,9 @@ KERNELS = (
     VectorKernel(t_v=8, max_d=100),
     VectorKernel(t_v=8, max_d=1024),
     VectorKernel(t_v=16, max_d=64),
+    VectorKernel(t_v=1, max_d=90, wide=1),
+    VectorKernel(t_v=4, max_d=384, wide=1),
+    VectorKernel(t_v=8, max_d=61, wide=1),
 )
 MORE_KERNELS = (
     VectorKernel(t_v=1, max_d=1024),
@@ -42,6 +48,9 @@ MORE_KERNELS = (
     VectorKernel(t_v=16, max_d=1024),
     VectorKernel(t_v=32, max_d=768),
     VectorKernel(t_v=64, max_d=1000),
+    VectorKernel(t_v=2, max_d=1024, wide=1),
+    VectorKernel(t_v=16, max_d=1023, wide=1),
+    VectorKernel(t_v=32, max_d=384, wide=1),
 )
 
 
@@ -56,7 +65,11 @@ class Case:
         return VectorKernel.golden(self.layer, self.r)
 
     def work(self) -> dict[str, int]:
-        return {"rows": self.layer.rows, "d": self.layer.d}
+        return {"rows": self.layer.rows, "d": self.layer.d, "wide": int(self.layer.bits == 16)}
+
+    def wide(self, finer: int) -> "Case":
+        """The same with results of 16 bits, ``2**finer`` times as large if the shift allows it."""
+        return replace(self, layer=replace(self.layer, bits=16, shift=max(0, self.layer.shift - finer)))
 
 
 def case(rng: np.random.Generator, r: IntArray, eps: int = 0, shift: int = 24, rms: bool = False) -> Case:
@@ -75,7 +88,12 @@ def real_case(rng: np.random.Generator, rows: int, d: int, rms: bool) -> Case:
 
 
 def random_case(rng: np.random.Generator, kernel: VectorKernel, ragged: bool) -> Case:
-    """Everything at random; if ragged, t_v does not divide d where that is possible."""
+    """Everything at random; if ragged, t_v does not divide d where that is possible; a wide kernel has both kinds."""
+    item = _narrow_case(rng, kernel, ragged)
+    return item.wide(int(rng.choice([0, 8]))) if kernel.wide and rng.integers(0, 2) else item
+
+
+def _narrow_case(rng: np.random.Generator, kernel: VectorKernel, ragged: bool) -> Case:
     widths = [d for d in range(2, kernel.max_d + 1) if not ragged or kernel.t_v == 1 or d % kernel.t_v]
     d = int(rng.choice(np.array(widths or [2])))
     rows = int(rng.integers(1, min(20, DEPTH // (-(-d // kernel.t_v) + 2)) + 1))
@@ -87,7 +105,14 @@ def random_case(rng: np.random.Generator, kernel: VectorKernel, ragged: bool) ->
 
 
 def extremes(rng: np.random.Generator, kernel: VectorKernel) -> Iterator[Case]:
-    """One and many rows, the narrowest and widest, both ends of the variance and of every number."""
+    """One and many rows, the narrowest and widest, both ends of the variance and of every number; wide ones too."""
+    for item in _narrow_extremes(rng, kernel):
+        yield item
+        if kernel.wide:
+            yield from (item.wide(0), item.wide(8))
+
+
+def _narrow_extremes(rng: np.random.Generator, kernel: VectorKernel) -> Iterator[Case]:
     d = kernel.max_d
     rows = min(9, DEPTH // (-(-d // kernel.t_v)))
     yield case(rng, rng.integers(-32768, 32768, (1, 2)))
@@ -111,7 +136,8 @@ def extremes(rng: np.random.Generator, kernel: VectorKernel) -> Iterator[Case]:
 def command(rng: np.random.Generator, item: Case, t_v: int, depth: int = DEPTH) -> dict[str, int]:
     """Operands of a case with random bases and strides; sometimes the last word is the memory's last."""
     layer, width = item.layer, -(-item.layer.d // t_v)
-    fields = {"rows": layer.rows, "d": layer.d, "shift": layer.shift, "flags": RMS * layer.rms, "eps": layer.eps}
+    fields = {"rows": layer.rows, "d": layer.d, "shift": layer.shift, "eps": layer.eps}
+    fields["flags"] = RMS * layer.rms + WIDE_RESULT * (layer.bits == 16)
     for name in "rx":
         most = (depth - width) // max(1, layer.rows - 1)
         stride = int(rng.integers(width, min(most, width + 3) + 1)) if layer.rows > 1 else 0
@@ -130,9 +156,47 @@ def words(x: IntArray, t_v: int, bits: int) -> Words:
     return padded.view(np.uint8).reshape(len(x), -1, t_v * bits // 8)
 
 
-def bench(kernel: VectorKernel, depth: int = DEPTH) -> EngineBench:
-    engine = VectorEngine(kernel, r_depth=depth, g_depth=depth, x_depth=depth)
+class BothResults(wiring.Component):
+    """A wide engine whose two write ports are one: words of y behind those of x; a write to both is spoiled."""
+
+    def __init__(self, kernel: VectorKernel, depth: int, x_depth: int, y_depth: int) -> None:
+        self.engine = VectorEngine(kernel, r_depth=depth, g_depth=depth, x_depth=x_depth, y_depth=y_depth)
+        t_v, bits = kernel.t_v, address_bits(depth)
+        super().__init__(
+            {
+                "command": In(stream.Signature(OPERANDS)), "done": Out(1), "error": Out(1), "busy": Out(1),
+                "r": Out(ReadPort(bits, 16 * t_v)), "g": Out(ReadPort(bits, 64 * t_v)),
+                "both": Out(WritePort(bits + 1, 16 * t_v)),
+            }
+        )  # fmt: skip
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.engine = engine = self.engine
+        wiring.connect(m, wiring.flipped(self.command), engine.command)
+        for name in "rg":
+            wiring.connect(m, getattr(engine, name), wiring.flipped(getattr(self, name)))
+        m.d.comb += [getattr(self, name).eq(getattr(engine, name)) for name in ("done", "error", "busy")]
+        x, y = engine.x, engine.y
+        m.d.comb += [
+            self.both.en.eq(x.en | y.en),
+            self.both.addr.eq(Cat(Mux(y.en, y.addr, x.addr), y.en)),
+            self.both.data.eq(Mux(y.en, Mux(x.en, ~y.data, y.data), x.data)),
+        ]
+        return m
+
+
+def bench(kernel: VectorKernel, depth: int = DEPTH, x_depth: int = 0, y_depth: int = 0) -> EngineBench:
+    """The engine between memories of so many words; those of a wide kernel's results may be smaller."""
     reads = {"r": MemoryShape(depth, 16 * kernel.t_v), "g": MemoryShape(depth, 64 * kernel.t_v)}
+    if kernel.wide:
+        return EngineBench(
+            BothResults(kernel, depth, x_depth or depth, y_depth or depth),
+            OPERANDS,
+            reads,
+            ("both", MemoryShape(2 * depth, 16 * kernel.t_v)),
+        )
+    engine = VectorEngine(kernel, r_depth=depth, g_depth=depth, x_depth=depth)
     return EngineBench(engine, OPERANDS, reads, ("x", MemoryShape(depth, 8 * kernel.t_v)))
 
 
@@ -144,12 +208,16 @@ class Rig:
     library: Library
 
 
-@pytest.fixture(scope="module", params=KERNELS, ids=lambda k: f"{k.t_v}x{k.max_d}")
+def name_of(kernel: VectorKernel) -> str:
+    return f"{kernel.t_v}x{kernel.max_d}{' wide' * kernel.wide}"
+
+
+@pytest.fixture(scope="module", params=KERNELS, ids=name_of)
 def rig(request: pytest.FixtureRequest) -> Rig:
     return Rig(request.param, build(bench(request.param)))
 
 
-@pytest.fixture(scope="module", params=MORE_KERNELS, ids=lambda k: f"{k.t_v}x{k.max_d}")
+@pytest.fixture(scope="module", params=MORE_KERNELS, ids=name_of)
 def large_rig(request: pytest.FixtureRequest) -> Rig:
     return Rig(request.param, build(bench(request.param)))
 
@@ -163,20 +231,22 @@ def driver(rig: Rig) -> Iterator[Driver]:
 
 def check(driver: Driver, kernel: VectorKernel, item: Case, rng: np.random.Generator) -> int:
     """Runs a case: bits, number of writes and cycles must be golden's and the formula's."""
-    fields, layer = command(rng, item, kernel.t_v), item.layer
+    fields, layer, bits = command(rng, item, kernel.t_v), item.layer, item.layer.bits
     affine = (layer.bias & 0xFFFFFFFF) | ((layer.gain & 0xFFFF) << 32)
     driver.load("g", fields["g_base"], words(affine[None], kernel.t_v, 64)[0])
     for row, content in enumerate(words(item.r, kernel.t_v, 16)):
         driver.load("r", fields["r_base"] + row * fields["r_stride"], content)
     outcome = driver.issue(encode(OPERANDS, fields), LIMIT)
-    expected = words(item.golden(), kernel.t_v, 8)
+    expected = words(item.golden(), kernel.t_v, bits)
     cycles = int(VectorKernel.cycles(kernel.params, item.work()))
     assert work_of(fields) == item.work()
     written = expected.shape[0] * expected.shape[1]
     assert (outcome.error, outcome.cycles, outcome.writes) == (False, cycles, written), (layer.rows, layer.d)
+    first = fields["x_base"] + DEPTH * (bits == 16)
     for row, content in enumerate(expected):
-        found = driver.result(fields["x_base"] + row * fields["x_stride"], len(content)).reshape(-1)
-        np.testing.assert_array_equal(found[: layer.d], content.reshape(-1)[: layer.d], f"row {row} of {layer}")
+        found = driver.result(first + row * fields["x_stride"], len(content))[:, : content.shape[1]].reshape(-1)
+        size = layer.d * bits // 8
+        np.testing.assert_array_equal(found[:size], content.reshape(-1)[:size], f"row {row} of {layer}")
     return cycles
 
 
@@ -226,10 +296,24 @@ class TestHardware:
 def illegal(kernel: VectorKernel) -> list[dict[str, int]]:
     """Changes of a small legal command that each make it illegal."""
     sizes = [{"rows": 0}, {"d": 0}, {"d": 1}, {"d": kernel.max_d + 1}, {"d": 65535}]
-    numbers = [{"shift": 32}, {"shift": 255}, {"flags": 2}, {"flags": 255}]
+    numbers = [{"shift": 32}, {"shift": 255}, {"flags": 4 if kernel.wide else WIDE_RESULT}, {"flags": 255}]
     bases = [{f"{name}_base": base} for name in "rgx" for base in (DEPTH, 0xFFFFFF)]
     strides = [{"rows": 2, f"{name}_stride": 65535} for name in "rx"]
     return [*sizes, *numbers, *bases, *strides, {"rows": 65535, "r_stride": 65535}, {"r_stride": DEPTH // 2}]
+
+
+@pytest.mark.rtl
+@pytest.mark.parametrize(("x_depth", "y_depth"), [(8, 64), (64, 8)])
+def test_each_result_has_the_room_of_its_own_memory(x_depth: int, y_depth: int, rng: np.random.Generator) -> None:
+    kernel = VectorKernel(t_v=2, max_d=16, wide=1)
+    driver = Driver(build(bench(kernel, 64, x_depth, y_depth)))
+    narrow = case(rng, rng.integers(-999, 1000, (1, 6)))
+    for item, depth in ((narrow, x_depth), (narrow.wide(0), y_depth)):
+        fields = {**command(rng, item, kernel.t_v, 64), "x_stride": 3}
+        for base in range(depth - 5, depth + 3):
+            outcome = driver.issue(encode(OPERANDS, {**fields, "x_base": base}), 1000)
+            assert outcome.error == (base > depth - 3), base
+    driver.close()
 
 
 @pytest.mark.rtl
@@ -288,7 +372,9 @@ class TestCycles:
 
 
 class TestContract:
-    @pytest.mark.parametrize("wrong", [{"t_v": 3}, {"t_v": 0}, {"t_v": 128}, {"max_d": 1}, {"max_d": 1025}])
+    @pytest.mark.parametrize(
+        "wrong", [{"t_v": 3}, {"t_v": 0}, {"t_v": 128}, {"max_d": 1}, {"max_d": 1025}, {"wide": 2}]
+    )
     def test_illegal_parameters(self, wrong: dict[str, int]) -> None:
         params = {"t_v": 4, "max_d": 64, **wrong}
         assert not VectorKernel.legal(params)
@@ -313,9 +399,9 @@ class TestContract:
 
 class TestResources:
     @pytest.mark.rtl
-    @pytest.mark.parametrize("kernel", [KERNELS[1], KERNELS[2]], ids=lambda k: f"{k.t_v}x{k.max_d}")
+    @pytest.mark.parametrize("kernel", [KERNELS[1], KERNELS[2], KERNELS[7]], ids=name_of)
     def test_multipliers_and_memories_are_those_of_the_hardware(self, kernel: VectorKernel) -> None:
-        found = hardware(VectorEngine(kernel, r_depth=64, g_depth=64, x_depth=64))
+        found = hardware(VectorEngine(kernel, r_depth=64, g_depth=64, x_depth=64, y_depth=64))
         modelled = kernel.resources(kernel.params)
         assert (modelled.dsp, modelled.bram36) == (found.dsp, -(-found.bram18 // 2))
 
@@ -328,7 +414,7 @@ class TestResources:
                 assert np.broadcast_to(values, len(KERNELS))[index] == getattr(alone, name)
 
 
-def stream(unit: wiring.Component, latency: int, inputs: list[dict[str, int]], result: str) -> list[int]:
+def clocked(unit: wiring.Component, latency: int, inputs: list[dict[str, int]], result: str) -> list[int]:
     """One set of inputs per cycle; returns what comes out ``latency`` cycles later."""
     seen: list[int] = []
 
@@ -376,17 +462,20 @@ class TestParts:
         ]
         drawn = [tuple(int(rng.integers(-(1 << n), 1 << n)) for n in (26, 17, 45)) for _ in range(50)]
         inputs = [{"a": a, "b": b, "c": c} for a, b, c in [*ends, *drawn]]
-        found = stream(MultiplyAdd(), PRODUCT_LATENCY, inputs, "y")
+        found = clocked(MultiplyAdd(), PRODUCT_LATENCY, inputs, "y")
         assert found == [x["a"] * x["b"] + x["c"] for x in inputs]
 
-    @pytest.mark.parametrize("shift", [0, 1, 2, 8, 15, 31])
-    def test_round_shift(self, shift: int, rng: np.random.Generator) -> None:
-        most = min(520, 1 << 36 - shift)
+    @pytest.mark.parametrize(("bits", "wide"), [(8, None), (8, 0), (16, 1)])
+    @pytest.mark.parametrize("shift", [0, 1, 2, 8, 15, 19, 31])
+    def test_round_shift(self, shift: int, bits: int, wide: int | None, rng: np.random.Generator) -> None:
+        most = min(2 * (1 << bits) + 8, 1 << 36 - shift)
         near = [(k << shift) // 2 + j for k in range(1 - most, most, 1 + most // 40) for j in (-1, 0, 1)]
-        values = [*near, -(1 << 35), (1 << 35) - 1, *(int(x) for x in rng.integers(-(1 << 35), 1 << 35, 30))]
-        constants = {"shift": shift, "lost": ((1 << shift) - 1) >> 1}
-        found = stream(RoundShift(), ROUND_LATENCY, [{"x": x, **constants} for x in values], "y")
-        assert found == saturate_bits(round_half_even(np.array(values), shift), 8).tolist()
+        ends = [((2 * end + k) << shift) // 2 + j for end in limits(bits) for k in (-1, 0, 1) for j in (-1, 0, 1)]
+        drawn = rng.integers(-(1 << 35), 1 << 35, 30).tolist() + rng.integers(-(1 << 20), 1 << 20, 30).tolist()
+        values = [x for x in (*near, *ends, *drawn, -(1 << 35), (1 << 35) - 1) if -(1 << 35) <= x < 1 << 35]
+        constants = {"shift": shift, "lost": ((1 << shift) - 1) >> 1} | ({} if wide is None else {"wide": wide})
+        found = clocked(RoundShift(wide is not None), ROUND_LATENCY, [{"x": x, **constants} for x in values], "y")
+        assert found == saturate_bits(round_half_even(np.array(values), shift), bits).tolist()
 
     def test_root(self, rng: np.random.Generator) -> None:
         roots = [*(int(x) for x in rng.integers(1 << 16, 1 << 17, 20)), 1 << 16, (1 << 17) - 1]

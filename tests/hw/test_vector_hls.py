@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ compiled = pytest.mark.skipif(
 WIDE = VectorKernel(t_v=4, max_d=1024)
 SERIAL = VectorKernel(t_v=1, max_d=77)
 MORE = (VectorKernel(t_v=2, max_d=2), VectorKernel(t_v=16, max_d=100), VectorKernel(t_v=64, max_d=1000))
+SIXTEEN = VectorKernel(t_v=4, max_d=1024, wide=1)
+MORE_SIXTEEN = (VectorKernel(t_v=1, max_d=33, wide=1), VectorKernel(t_v=32, max_d=384, wide=1))
 WIDTHS = (2, 3, 5, 7, 31, 32, 64, 76, 77, 127, 384, 1023, 1024)
 
 
@@ -39,7 +42,13 @@ def real_job(rng: np.random.Generator, rows: int, d: int, rms: bool) -> Job:
 
 
 def random_jobs(rng: np.random.Generator, kernel: VectorKernel, count: int) -> list[Job]:
-    """Everything at random: sizes, ranges of the rows, shifts, eps."""
+    """Everything at random: sizes, ranges of the rows, shifts, eps; on a wide design half with 16 bits."""
+    found = _random_jobs(rng, kernel, count)
+    wide = rng.integers(2, size=count) * kernel.wide
+    return [Job(replace(made.layer, bits=8 << int(w)), made.r) for made, w in zip(found, wide, strict=True)]
+
+
+def _random_jobs(rng: np.random.Generator, kernel: VectorKernel, count: int) -> list[Job]:
     widths = [d for d in WIDTHS if d <= kernel.max_d] + [kernel.max_d]
     found = []
     for index in range(count):
@@ -62,20 +71,22 @@ def assert_golden(kernel: VectorKernel, jobs: list[Job]) -> None:
 
 
 @compiled
-def test_random_norms(rng: np.random.Generator) -> None:
-    assert_golden(WIDE, random_jobs(rng, WIDE, 120))
+@pytest.mark.parametrize("kernel", [WIDE, SIXTEEN], ids=str)
+def test_random_norms(rng: np.random.Generator, kernel: VectorKernel) -> None:
+    assert_golden(kernel, random_jobs(rng, kernel, 120))
 
 
 @compiled
 @pytest.mark.slow
-@pytest.mark.parametrize("kernel", [SERIAL, *MORE], ids=str)
+@pytest.mark.parametrize("kernel", [SERIAL, *MORE, *MORE_SIXTEEN], ids=str)
 def test_random_norms_on_more_designs(rng: np.random.Generator, kernel: VectorKernel) -> None:
     assert_golden(kernel, random_jobs(rng, kernel, 200))
 
 
 @compiled
+@pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("rms", [False, True])
-def test_every_length_of_the_variance(rng: np.random.Generator, rms: bool) -> None:
+def test_every_length_of_the_variance(rng: np.random.Generator, rms: bool, bits: int) -> None:
     """One row per bit of the variance, from all zeros to the largest there is."""
     jobs = [job(rng, np.zeros((1, 2), int), 24, max(0, (1 << bit) - 1), rms) for bit in range(49)]
     extreme = np.resize([-32768, 32767], (1, 1024))
@@ -84,7 +95,7 @@ def test_every_length_of_the_variance(rng: np.random.Generator, rms: bool) -> No
     one = np.zeros((2, 1024), int)
     one[0, 0], one[1, 1023] = 32767, -32768
     jobs += [job(rng, one, shift, 0, rms) for shift in (0, 20, 31)]
-    assert_golden(WIDE, jobs)
+    assert_golden(SIXTEEN if bits == 16 else WIDE, [Job(replace(j.layer, bits=bits), j.r) for j in jobs])
 
 
 def power(n: int, offset: int) -> Job:
@@ -156,13 +167,13 @@ def _filled(words: str, jobs: list[Job]) -> str:
 # Text alone, without a compiler ------------------------------------------------------
 
 
-@pytest.mark.parametrize("kernel", [WIDE, SERIAL, *MORE], ids=str)
+@pytest.mark.parametrize("kernel", [WIDE, SERIAL, *MORE, SIXTEEN], ids=str)
 def test_the_project_has_the_parameters_of_the_design(kernel: VectorKernel) -> None:
     files = sources(kernel)
     values = re.search(r"typedef codesign::Vector<([^>]*)> vector_engine", files["vector.h"])
     assert values is not None
-    assert list(map(int, values[1].split(", "))) == [kernel.t_v, kernel.max_d, kernel.ring_words]
-    assert "template <int T_V, int MAX_D, int RING_WORDS>" in files["vector_hls.h"]
+    assert list(map(int, values[1].split(", "))) == [kernel.t_v, kernel.max_d, kernel.ring_words, *[1] * kernel.wide]
+    assert "template <int T_V, int MAX_D, int RING_WORDS, int WIDE = 0>" in files["vector_hls.h"]
     assert kernel.ring_words >= kernel.max_words  # else the queue between the two passes over a row would block
     found = set(re.findall(r"port=(\w+)", files["vector.cpp"]))
     assert found == {argument.name for argument in top(kernel).arguments} | {"return"}
@@ -179,11 +190,14 @@ def test_rows_that_do_not_fit(rng: np.random.Generator) -> None:
     with pytest.raises(NothingFits, match="78 columns, max_d is 77"):
         job_vectors(SERIAL, [job(rng, np.zeros((1, 78), int))])
     made = job(rng, np.zeros((2, 8), int))
+    with pytest.raises(NothingFits, match="results of 16 bits, wide is 0"):
+        job_vectors(SERIAL, [Job(replace(made.layer, bits=16), made.r)])
     with pytest.raises(ValueError, match=r"r is \(1, 8\); legal: \[at least 2, 8\]"):
         job_vectors(SERIAL, [Job(made.layer, np.zeros((1, 8), int))])
 
 
-def test_expected_words_are_those_of_golden(rng: np.random.Generator) -> None:
-    jobs = random_jobs(rng, WIDE, 12)
-    for made, got in zip(jobs, targets(WIDE, jobs, data(WIDE, jobs)["target.expected.hex"]), strict=True):
+@pytest.mark.parametrize("kernel", [WIDE, SIXTEEN], ids=str)
+def test_expected_words_are_those_of_golden(rng: np.random.Generator, kernel: VectorKernel) -> None:
+    jobs = random_jobs(rng, kernel, 12)
+    for made, got in zip(jobs, targets(kernel, jobs, data(kernel, jobs)["target.expected.hex"]), strict=True):
         assert got.tolist() == VectorKernel.golden(made.layer, made.r).tolist()

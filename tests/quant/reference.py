@@ -44,10 +44,11 @@ def read_quantizers(model: onnx.ModelProto) -> dict[str, Quantizer]:
         scale, zero, bits = (constants[name].astype(np.float64) for name in node.input[1:])
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         assert not zero.any()
-        assert attributes["signed"] == 1
+        signed = "gates_out" not in node.name
+        assert attributes["signed"] == signed
         assert attributes["rounding_mode"] == b"ROUND"
         assert np.all(np.frexp(scale)[0] == 0.5)
-        low, high = number.limits(int(bits), narrow=bool(attributes["narrow"]))
+        low, high = number.limits(int(bits), signed, bool(attributes["narrow"]))
         values = None
         if node.input[0] in constants:
             values = number.quantize(constants[node.input[0]], scale, low=low, high=high)

@@ -1,22 +1,49 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from codesign import models
-from codesign.quant.fidelity import cosine, cosines
+from codesign.network import Linear
+from codesign.quant.fidelity import cosine, cosines, local_cosines
 from codesign.quant.lower import lower_traced
 from codesign.workload import Workload
+from tests.quant.vits import Recipe, lowered, recipe, samples
 
 
 @pytest.mark.parametrize("name", ["digits-vit", "digits-mlp"])
 def test_every_layer_of_a_trained_model_is_close_to_float(name: str) -> None:
     workload = models.load(name)
     assert isinstance(workload, Workload)
-    lowered = lower_traced(workload)
+    made = lower_traced(workload)
     images, _ = models.heldout(name)
     for index in (0, 7):
-        found = cosines(workload, lowered, {key: array[index] for key, array in images.items()})
-        assert set(found) == {layer.name for layer in lowered.network}
+        found = cosines(workload, made, {key: array[index] for key, array in images.items()})
+        assert set(found) == {layer.name for layer in made.network}
         assert min(found.values()) > 0.99
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("order", ["pre", "post"])
+def test_figures_of_single_layers_do_not_add_up(order: str, seed: int) -> None:
+    chosen = replace(recipe(seed), order=order, depth=2)
+    workload, made = lowered(chosen)
+    for sample in samples(chosen, 2):
+        found = local_cosines(workload, made, {"image": sample})
+        assert set(found) == {layer.name for layer in made.network}
+        assert min(found.values()) > 0.997
+
+
+def test_a_layer_that_is_wrong_is_the_only_one_that_is_named() -> None:
+    workload, made = lowered(Recipe(seed=4, order="post", depth=2, width=32, heads=2))
+    network = made.network
+    wrong = [layer for layer in network if isinstance(layer, Linear)][8]
+    layers = tuple(replace(wrong, weights=-wrong.weights) if layer is wrong else layer for layer in network)
+    broken = replace(made, network=replace(network, layers=layers))
+    sample = {"image": samples(Recipe(seed=4), 1)[0]}
+    found = local_cosines(workload, broken, sample)
+    assert [name for name, value in found.items() if value < 0.99] == [wrong.name]
+    assert sum(value < 0.99 for value in cosines(workload, broken, sample).values()) > 1
 
 
 def test_cosine() -> None:

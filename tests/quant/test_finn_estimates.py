@@ -2,20 +2,28 @@
 
 import importlib.util
 import json
-import subprocess
+import shutil
 import sys
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from codesign import models
-from codesign.errors import InputError
-from codesign.quant.finn_estimates import Row, read_estimates, table, write_request
+from codesign.errors import InputError, ToolError
+from codesign.quant.finn_estimates import (
+    TARGETS,
+    Row,
+    computed,
+    read_estimates,
+    recorded,
+    table,
+    write_request,
+)
 from codesign.workload import Workload, load_onnx
 
-RECORDED = Path(__file__).parent / "finn-digits-mlp.json"
-TARGETS = (2000, 500, 200, 100, 40)
+RECORDED = resources.files("codesign") / "data" / "finn-digits-mlp.json"
 
 
 @pytest.fixture
@@ -47,6 +55,8 @@ def test_a_new_request_drops_the_old_answer(folder: Path) -> None:
 
 def test_the_recorded_answer(folder: Path) -> None:
     found = read_estimates(folder)
+    assert found == recorded()
+    assert "finn-plus 1.6.1" in json.loads(RECORDED.read_text(encoding="utf-8"))["how"]
     assert (found.version, found.part) == ("1.6.1", "xczu9eg-ffvb1156-2-e")
     assert tuple(estimate.target_cycles for estimate in found.estimates) == TARGETS
     for estimate in found.estimates:
@@ -97,11 +107,33 @@ def test_requests_that_ask_for_nothing(tmp_path: Path) -> None:
         write_request("digits-vit", tmp_path, [8])
 
 
+def python_that_answers(folder: Path, text: str) -> Path:
+    """Something that is started like a Python and runs a shell line instead."""
+    found = folder / "python"
+    found.write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+    found.chmod(0o755)
+    return found
+
+
+def test_another_environment_is_asked_by_files(tmp_path: Path) -> None:
+    python = python_that_answers(tmp_path, f'cp "{RECORDED}" "$(dirname "$1")/result.json"')
+    assert computed(python, tmp_path / "request") == recorded()
+    request = json.loads((tmp_path / "request" / "request.json").read_text(encoding="utf-8"))
+    assert request["target_cycles"] == [*TARGETS]
+
+
+def test_an_environment_without_finn_is_a_tool_s_failure(tmp_path: Path) -> None:
+    python = python_that_answers(tmp_path, "echo no finn here >&2; exit 1")
+    with pytest.raises(ToolError, match="finn-plus failed") as caught:
+        computed(python, tmp_path / "request")
+    assert caught.value.log_tail == "no finn here"
+    with pytest.raises(InputError, match="legal: the Python of an environment that has finn-plus"):
+        computed(tmp_path / "none", tmp_path / "request")
+    with pytest.raises(ToolError, match="did not answer"):
+        computed(Path(shutil.copy(str(RECORDED), tmp_path / "text")), tmp_path / "request")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("finn") is None, reason="needs an environment with finn-plus")
 def test_finn_answers_as_recorded(tmp_path: Path) -> None:
-    script = write_request("digits-mlp", tmp_path, TARGETS)
-    subprocess.run([sys.executable, str(script)], check=True, timeout=600)
-    assert json.loads((tmp_path / "result.json").read_text(encoding="utf-8")) == json.loads(
-        RECORDED.read_text(encoding="utf-8")
-    )
+    assert computed(Path(sys.executable), tmp_path) == recorded()

@@ -10,7 +10,7 @@ import pytest
 from codesign import models
 from codesign.errors import InputError, ToolError
 from codesign.quant import hls4ml_backend as backend
-from codesign.quant.hls4ml_backend import compare, run_hls4ml, write_project
+from codesign.quant.hls4ml_backend import compare, run_hls4ml
 from tests.quant.chains import random_chain
 
 compiled = pytest.mark.skipif(
@@ -64,11 +64,15 @@ def test_a_difference_is_counted(rng: np.random.Generator, monkeypatch: pytest.M
 
 
 @compiled
-def test_a_project_without_compiling_it(tmp_path: Path) -> None:
-    write_project("digits-mlp", tmp_path / "hls4ml", part="xck26-sfvc784-2lv-c", clock_mhz=250)
-    code = (tmp_path / "hls4ml" / "firmware" / "network.cpp").read_text(encoding="utf-8")
-    assert code.count("nnet::dense<") == 3
-    settings = (tmp_path / "hls4ml" / "hls4ml_config.yml").read_text(encoding="utf-8")
+@pytest.mark.slow
+def test_the_project_stays_in_the_folder(rng: np.random.Generator, tmp_path: Path) -> None:
+    workload = random_chain(rng, (4, 3), True).workload()
+    folder = tmp_path / "hls4ml"
+    assert compare(
+        workload, {"x": rng.normal(0, 1, (5, 4))}, folder=folder, part="xck26-sfvc784-2lv-c", clock_mhz=250
+    ).equal
+    assert (folder / "firmware" / "network.cpp").read_text(encoding="utf-8").count("nnet::dense<") == 1
+    settings = (folder / "hls4ml_config.yml").read_text(encoding="utf-8")
     assert "xck26-sfvc784-2lv-c" in settings
     assert "ClockPeriod: 4.0" in settings
 

@@ -223,6 +223,65 @@ def test_lowering_is_deterministic() -> None:
             assert np.array_equal(a.multiplier, b.multiplier)
 
 
+# Post-norm transformers ------------------------------------------------------------------------
+
+
+def _post(seed: int, **changes: Any) -> Recipe:
+    return replace(recipe(seed), order="post", **changes)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_random_post_norm_transformers_stay_close_to_float(seed: int) -> None:
+    chosen = _post(seed)
+    workload, made = lowered(chosen)
+    for sample in samples(chosen, 2):
+        found = _cosines(workload, made, {"image": sample})
+        assert min(found.values()) >= 0.98, {n: c for n, c in found.items() if c < 0.98}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_power_of_two_post_norm_transformers_make_the_files_integers(seed: int) -> None:
+    chosen = _post(seed, form="quant", scales="po2", parts=True, argument=True)
+    workload, made = lowered(chosen)
+    for sample in samples(chosen, 2):
+        assert _unequal(workload, made, {"image": sample}) == []
+
+
+@pytest.mark.parametrize("parts", [True, False])
+def test_an_eight_bit_post_norm_stream_is_widened(parts: bool) -> None:
+    chosen = _post(2, form="quant", stream_bits=8, parts=parts)
+    workload, made = lowered(chosen)
+    assert any("sixteenth" in note for note in made.network.notes)
+    assert min(_cosines(workload, made, {"image": samples(chosen, 1)[0]}).values()) >= 0.99
+
+
+def test_spellings_of_exporters_make_the_same_integers() -> None:
+    """A GELU as one node or as five."""
+    found = [lowered(_post(8, form="quant", activation=a, qkv="separate"))[1].network for a in ("gelu", "erf")]
+    first, second = ([x for x in network if isinstance(x, Linear)] for network in found)
+    for a, b in zip(first, second, strict=True):
+        assert np.array_equal(a.weights, b.weights)
+        assert np.array_equal(a.multiplier, b.multiplier)
+        assert (a.table is None) == (b.table is None)
+        assert a.table is None or np.array_equal(a.table, np.asarray(b.table))
+
+
+def test_a_norm_that_is_multiplied_and_added_to_is_two_layers_of_different_bits() -> None:
+    network = lowered(_post(3, depth=2, norm="decomposed"))[1].network
+    norms = [x for x in network if isinstance(x, Norm)]
+    assert [x.bits for x in norms].count(16) == 4
+    assert len(norms) == 9
+    by_source = {x.source: sorted(y.bits for y in norms if y.source == x.source) for x in norms}
+    assert sorted(map(len, by_source.values())) == [1, 2, 2, 2, 2]
+    added = {x.addend for x in network if isinstance(x, Linear) and x.addend not in network.constants}
+    assert {x.target for x in norms if x.bits == 16} <= added
+    assert {x.target for x in norms if x.bits == 8} == {
+        x.source
+        for x in network
+        if isinstance(x, Linear) and network.tensors[x.source].name in {n.target for n in norms}
+    }
+
+
 # Small graphs -----------------------------------------------------------------------------------
 
 
@@ -287,6 +346,49 @@ def _exactly(net: _Net, output: str) -> Network:
         got = outputs(made.network, run(made.network, sample))[output]
         assert np.array_equal(got, workload.evaluate(sample)[output].reshape(got.shape))
     return made.network
+
+
+def _hidden(net: _Net, final: bool) -> tuple[str, str]:
+    """A post-norm block straight on the model's input."""
+    added = net.op("Add", "x", net.linear(net.quant("x")))
+    first = net.norm(added)
+    return first, net.norm(net.op("Add", first, net.linear(net.quant(first)))) if final else first
+
+
+@pytest.mark.parametrize("shape", [None, (6, 8)])
+def test_a_model_input_is_multiplied_and_added_to(shape: tuple[int, ...] | None) -> None:
+    net = _Net()
+    _, output = _hidden(net, final=True)
+    output = output if shape is None else net.op("Reshape", output, net.const(shape, np.int64))
+    workload = net.workload(output)
+    data = {"x": np.stack([net.sample()["x"] for _ in range(16)])}
+    made = lower_traced(workload, calibration=data)
+    network = made.network
+    assert sorted((x.name, network.tensors[x.target].bits, x.low) for x in network.inputs) == [
+        ("x", 8, -128),
+        ("x", 16, -(1 << 15)),
+    ]
+    assert [x.bits for x in network if isinstance(x, Norm)] == [16, 8, 16]
+    assert network.tensors[network.outputs[0].source].bits == 16
+    assert min(_cosines(workload, made, net.sample()).values()) > 0.998
+
+
+def test_some_rows_of_a_norm_are_computed() -> None:
+    net = _Net()
+    rows = net.op("Slice", net.norm(net.stream()), *(net.const([i], np.int64) for i in (3, 5, 1)))
+    workload = net.workload(net.quant(net.linear(net.quant(rows)), 1 / 16))
+    made = lower_traced(workload)
+    (norm,) = [x for x in made.network if isinstance(x, Norm)]
+    assert (norm.first_row, norm.rows) == (3, 2)
+    assert min(_cosines(workload, made, net.sample()).values()) > 0.99
+
+
+def test_what_ends_in_a_norm_that_is_multiplied_too_is_eight_bits() -> None:
+    net = _Net()
+    first, _ = _hidden(net, final=False)
+    net.linear(net.quant(first))
+    network = lower(net.workload(first), calibration={"x": np.stack([net.sample()["x"] for _ in range(4)])})
+    assert network.tensors[network.outputs[0].source].bits == 8
 
 
 def test_an_overlapping_padded_convolution_is_a_gather() -> None:
@@ -425,10 +527,16 @@ def _mean_pool(net: _Net) -> str:
     return net.linear(net.quant(pooled))
 
 
-def _post_norm(net: _Net) -> str:
+def _rearranged_norm(net: _Net) -> str:
     first = net.norm(net.stream())
-    added = net.op("Add", first, net.linear(net.quant(first)))
-    return net.linear(net.quant(net.norm(added)))
+    turned = net.op("Slice", first, *(net.const([i], np.int64) for i in (-1, -10, 1, -1)))
+    return net.linear(net.quant(net.norm(net.op("Add", turned, net.linear(net.quant(first))))))
+
+
+def _norm_plus_table(net: _Net) -> str:
+    first = net.norm(net.stream())
+    second = net.quant(net.op("Add", net.quant(first, bits=16), net.const(np.ones((1, 6, 8)))), bits=16)
+    return net.linear(net.quant(net.norm(net.op("Add", second, net.linear(net.quant(first))))))
 
 
 def _softmax_output(net: _Net) -> str:
@@ -523,7 +631,8 @@ _REFUSED: dict[str, tuple[_Make, str, tuple[int, ...]]] = {
     "full range weights": (_full_range_weights, r"quantized weight -128; legal: -127 to 127", ()),
     "scales along inputs": (_scales_along_inputs, r"weight scales along the inputs; legal: per output channel", ()),
     "mean pooling": (_mean_pool, r"ReduceMean.* a mean outside a norm; use a class token", ()),
-    "post-norm": (_post_norm, r"post-norm.*legal: pre-norm", ()),
+    "rearranged norm": (_rearranged_norm, r"a norm is rearranged in the residual stream", ()),
+    "norm plus table": (_norm_plus_table, r"constants are joined or added to the residual stream", ()),
     "softmax output": (_softmax_output, r"Softmax.* legal: softmax\(q k\) v, and a model that ends in its logits", ()),
     "gated": (_gated, r"Mul.* multiplies two computed tensors", ()),
     "constant output": (_constant, r"output mul0 is constant", ()),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from codesign.network import Attention, Linear, Norm, run
+from codesign.network import Attention, Linear, Network, Norm, run
 from codesign.quant.lower import lower_traced
 from codesign.workload import load_onnx
 
@@ -69,6 +69,12 @@ class _Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
+class _PostBlock(_Block):
+    def forward(self, x: Any) -> Any:
+        x = self.norm1(x + self.attention(x))
+        return self.norm2(x + self.mlp(x))
+
+
 class _Vit(nn.Module):
     def __init__(self, block: Callable[[], Any]) -> None:
         super().__init__()
@@ -79,8 +85,17 @@ class _Vit(nn.Module):
 
     def forward(self, image: Any) -> Any:
         x = self.embed(image).flatten(2).transpose(1, 2)
-        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.positions
+        return self.end(torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.positions)
+
+    def end(self, x: Any) -> Any:
         return self.head(self.norm(self.blocks(x))[:, 0])
+
+
+class _PostVit(_Vit):
+    """Norms make the residual stream, as in BERT."""
+
+    def end(self, x: Any) -> Any:
+        return self.head(self.blocks(self.norm(x))[:, 0])
 
 
 def _layer_norm() -> Any:
@@ -93,9 +108,11 @@ _BLOCKS: dict[str, Callable[[], Any]] = {
     "causal": lambda: _Block(_ScaledDotProduct(2, causal=True), nn.SiLU(), _layer_norm),
     "module": lambda: _Block(_MultiHead(), nn.ReLU(), _layer_norm),
     "rms": lambda: _Block(_Fused(1), nn.Hardswish(), lambda: nn.RMSNorm(WIDTH, eps=1e-5)),
-    "encoder layer": lambda: nn.TransformerEncoderLayer(
-        WIDTH, 3, 40, 0.0, "gelu", batch_first=True, norm_first=True
-    ),
+    "encoder layer": lambda: nn.TransformerEncoderLayer(WIDTH, 3, 40, 0.0, "gelu", batch_first=True, norm_first=True),
+}
+_POST_BLOCKS: dict[str, Callable[[], Any]] = {
+    "by hand": lambda: _PostBlock(_Fused(3), nn.GELU(), _layer_norm),
+    "encoder layer": lambda: nn.TransformerEncoderLayer(WIDTH, 3, 40, 0.0, "gelu", batch_first=True),
 }  # fmt: skip
 
 
@@ -119,21 +136,35 @@ def _export(model: Any, path: Path, how: str) -> None:
 def test_exports_are_read_and_lowered(name: str, how: str, tmp_path: Path) -> None:
     if name == "rms" and how == "torchscript":
         pytest.skip("torch's older exporter has no RMS norm")
+    network = _lowered(lambda: _Vit(_BLOCKS[name]), how, tmp_path)
+    assert Counter(type(x) for x in network) == {Linear: 14, Norm: 5, Attention: 2}
+    assert {x.mask for x in network if isinstance(x, Attention)} == {"causal" if name == "causal" else "full"}
+
+
+@pytest.mark.parametrize("how", ["dynamo", "dynamic batch", "torchscript"])
+@pytest.mark.parametrize("name", _POST_BLOCKS)
+def test_post_norm_exports_are_read_and_lowered(name: str, how: str, tmp_path: Path) -> None:
+    network = _lowered(lambda: _PostVit(_POST_BLOCKS[name]), how, tmp_path)
+    assert Counter(type(x) for x in network) == {Linear: 14, Norm: 9, Attention: 2}
+    assert Counter(x.bits for x in network if isinstance(x, Norm)) == {8: 5, 16: 4}
+
+
+def _lowered(make: Callable[[], Any], how: str, folder: Path) -> Network:
+    """The network of an exported model; file and integers are compared with torch and with the file."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    model = _Vit(_BLOCKS[name]).eval()
-    _export(model, tmp_path / "m.onnx", how)
-    workload = load_onnx(tmp_path / "m.onnx")
+    model = make().eval()
+    _export(model, folder / "m.onnx", how)
+    workload = load_onnx(folder / "m.onnx")
     rng = np.random.default_rng(0)
     image = rng.random((1, 1, 8, 8))
     with torch.no_grad():
         expected = model(torch.tensor(image, dtype=torch.float32)).numpy()
     np.testing.assert_allclose(workload.evaluate({"image": image})["logits"], expected, rtol=1e-4, atol=1e-5)
     made = lower_traced(workload, calibration={"image": rng.random((8, 1, 8, 8))})
-    assert Counter(type(x) for x in made.network) == {Linear: 14, Norm: 5, Attention: 2}
-    assert {x.mask for x in made.network if isinstance(x, Attention)} == {"causal" if name == "causal" else "full"}
     values, floats = run(made.network, {"image": image}), dict(workload.tensors({"image": image}))
     for tensor, source in made.sources.items():
         a = values[tensor].astype(np.float64)
         b = np.where(source.index < 0, 0.0, floats[source.tensor].reshape(-1)[source.index])
         assert (a * b).sum() >= 0.99 * math.sqrt((a * a).sum() * (b * b).sum()), tensor
+    return made.network

@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 from codesign import models
 from codesign.errors import InputError
 from codesign.network import Linear, Norm, outputs, run
+from codesign.quant.edit import forked
 from codesign.quant.lower import each_sample, lower
 from codesign.quant.migrate import migrated
 from codesign.quant.ptq import Settings, calibrate, choices, output_error
@@ -189,6 +190,63 @@ def test_external_data_becomes_part_of_the_model(tmp_path: Path) -> None:
     sample = {"image": samples(chosen, 1)[0]}
     first, second = (next(iter(from_proto(_parsed(data)).evaluate(sample).values())) for data in (made, inside))
     assert np.array_equal(first, second)
+
+
+# Post-norm transformers -------------------------------------------------------------------
+
+
+def _post_recipe(seed: int) -> Recipe:
+    return replace(_float_recipe(seed), order="post")
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_float_post_norm_models_become_integers_that_are_close(seed: int) -> None:
+    chosen = _post_recipe(seed)
+    model, settings = build(chosen), choices()[seed % len(choices())]
+    made = calibrate(model.SerializeToString(), _images(chosen), settings=settings)
+    assert _integer_error(model, made, _images(chosen)) < 0.02
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_branches_and_their_migration_keep_the_float_function(seed: int) -> None:
+    chosen = _post_recipe(seed)
+    model = build(chosen)
+    workload = from_proto(model)
+    branched = forked(model, workload)
+    assert [n.op_type for n in branched.graph.node].count("Identity") == 2 * 2 * chosen.depth
+    each = each_sample(workload, _images(chosen, 4))
+    assert output_error(workload, from_proto(branched), each) == 0
+    moved = migrated(branched, from_proto(branched), each, 0.6, True)
+    assert output_error(workload, from_proto(moved), each) < 1e-11
+
+
+def test_only_what_products_read_is_migrated() -> None:
+    chosen = replace(Recipe(form="float", width=32, heads=4, depth=2, mlp=64), order="post")
+    model, images = build(chosen), _images(chosen, 16)
+    plain, moved = (
+        lower(from_proto(_parsed(calibrate(model.SerializeToString(), images, settings=s))))
+        for s in (PLAIN, Settings(migrate=0.7))
+    )
+    before, after = ([x for x in n if isinstance(x, Norm)] for n in (plain, moved))
+    assert [x.bits for x in before] == [x.bits for x in after]
+    for a, b in zip(before, after, strict=True):
+        ratio = a.gain * 2.0**-a.shift / (b.gain * 2.0**-b.shift)
+        assert (np.ptp(ratio) < 0.01 * ratio.mean()) == (a.bits == 16)
+
+
+def test_pre_norm_models_have_no_branches() -> None:
+    for seed in range(4):
+        model = build(_float_recipe(seed))
+        assert forked(model, from_proto(model)).SerializeToString() == model.SerializeToString()
+
+
+@pytest.mark.parametrize("order", ["pre", "post"])
+def test_migration_helps_in_either_order(order: str) -> None:
+    chosen = Recipe(form="float", width=32, heads=4, depth=2, mlp=64, order=order)
+    model, images = build(chosen), _images(chosen, 16)
+    plain = _integer_error(model, calibrate(model.SerializeToString(), images, settings=PLAIN), images)
+    made = _integer_error(model, calibrate(model.SerializeToString(), images, settings=Settings(migrate=0.7)), images)
+    assert made < plain
 
 
 # Trained models ---------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from codesign import nonlinear, number
+from codesign import nonlinear, number, routing
 
 torch: Any = pytest.importorskip("torch", reason="needs torch: pip install codesign[quant]")
 qat: Any = pytest.importorskip("codesign.quant.qat")
@@ -133,6 +133,38 @@ def test_float_functions_equal_nonlinear(function: str) -> None:
     assert np.allclose(got.numpy(), nonlinear.evaluate(function, x), atol=1e-9)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_gates_equal_routing(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    experts = int(rng.integers(1, 20))
+    chosen, scale = int(rng.integers(1, experts + 1)), float(2.0 ** rng.integers(-7, -1))
+    logits = _int8(rng, (3, 40, experts), seed % 3)
+    module = qat.IntegerGates(chosen)
+    module.freeze(scale)
+    got = module(torch.as_tensor(logits * scale, dtype=torch.float32)) / routing.GATE_SCALE
+    expected = [routing.gates(x, chosen, *number.requantizer(128 * scale)) for x in logits]
+    assert got.to(torch.int64).tolist() == np.array(expected).tolist()
+    assert torch.equal(got, torch.round(got))
+
+
+def test_gates_train_the_router_through_the_chosen_experts() -> None:
+    module = qat.IntegerGates(2)
+    logits = torch.tensor([[0.5, 0.25, -0.25, 1.0], [0.25, 0.25, 0.25, 0.25]])
+    gradients = []
+    for frozen in (False, True):
+        if frozen:
+            module.freeze(2.0**-5)
+        x = logits.clone().requires_grad_()
+        out = module(x)
+        assert torch.count_nonzero(out, dim=1).tolist() == [2, 2]
+        gradients.append(torch.autograd.grad((out[:1] * torch.tensor([1.0, 2.0, 3.0, 4.0])).sum(), x)[0])
+    assert torch.allclose(gradients[0][0], gradients[1][0])
+    assert float(gradients[1][0].abs().min()) > 0
+    module.release()
+    assert torch.allclose(module(logits)[0], torch.softmax(logits[0], 0) * torch.tensor([1.0, 0, 0, 1.0]))
+    assert (module(logits)[1] > 0).sum() == 2
+
+
 def _modules() -> dict[str, tuple[Any, int, tuple[float, ...]]]:
     """A module of each kind, its number of inputs, and scales to freeze it with."""
     scale = 2.0**-5
@@ -171,5 +203,7 @@ def test_gradients_are_those_of_the_float_function(name: str) -> None:
 def test_modules_refuse() -> None:
     with pytest.raises(ValueError, match="heads must be at least 1, got 0"):
         qat.IntegerSoftmaxAttention(0)
+    with pytest.raises(ValueError, match="chosen must be at least 1, got 0"):
+        qat.IntegerGates(0)
     with pytest.raises(ValueError, match="got 'mish'"):
         qat.IntegerTable("mish")

@@ -9,7 +9,7 @@ import pytest
 from tests.quant.reference import IntegerVit, read_quantizers
 
 DATA = Path(__file__).parents[2] / "codesign" / "data"
-MODELS = ("digits-vit.onnx", "digits-mlp.onnx", "digits-mlp-qcdq.onnx")
+MODELS = ("digits-vit.onnx", "digits-mlp.onnx", "digits-mlp-qcdq.onnx", "digits-moe-vit.onnx")
 
 
 @pytest.fixture(scope="module")

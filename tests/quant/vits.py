@@ -33,6 +33,7 @@ class Recipe:
         argument: whether the activation's input is quantized.
         parts: whether both sides of a residual add are quantized, not only the sum.
         stream_bits: of the residual stream's quantizers.
+        order: pre (norms read the residual stream) or post (norms make it).
     """
 
     seed: int = 0
@@ -59,6 +60,7 @@ class Recipe:
     conv_bias: bool = False
     symbolic_batch: bool = False
     stream_bits: int = 16
+    order: str = "pre"
 
     @property
     def tokens(self) -> int:
@@ -325,6 +327,15 @@ class _Builder:
     def residual_add(self, stream: str, x: str) -> str:
         return self.wide(self.op("Add", stream, self.wide(x) if self.r.parts else x))
 
+    def post_block(self, stream: str) -> str:
+        """Sums are normalised; what a norm makes is multiplied (8 bit) and added to (16 bit)."""
+        r = self.r
+        x = self.linear(self.attention(self.quant(stream)), r.width, r.width)
+        stream = self.norm(self.residual_add(self.wide(stream), x))
+        x = self.linear(self.quant(stream), r.width, r.mlp)
+        x = self.quant(self.activation(self.quant(x) if r.argument else x))
+        return self.norm(self.residual_add(self.wide(stream), self.linear(x, r.mlp, r.width)))
+
     def block(self, stream: str) -> str:
         r = self.r
         x = self.attention(self.quant(self.norm(stream)))
@@ -364,14 +375,16 @@ class _Builder:
 
     def model(self) -> onnx.ModelProto:
         r = self.r
-        stream = self.tokens()
+        stream = self.tokens() if r.order == "pre" else self.norm(self.tokens())
         for _ in range(r.depth):
-            stream = self.block(stream)
+            stream = self.block(stream) if r.order == "pre" else self.post_block(stream)
         if r.seed % 2:
             row = self.op("Gather", stream, self.const(0, np.int64), axis=1)
         else:
             row = self.op("Squeeze", self.op("Slice", stream, self.ints(0), self.ints(1), self.ints(1)), self.ints(1))
-        logits = self.linear(self.quant(self.norm(row)), r.width, r.classes, gemm=bool(r.seed % 3))
+        logits = self.linear(
+            self.quant(self.norm(row) if r.order == "pre" else row), r.width, r.classes, gemm=bool(r.seed % 3)
+        )
         return self.finished(logits)
 
     def finished(self, output: str) -> onnx.ModelProto:

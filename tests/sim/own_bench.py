@@ -18,7 +18,7 @@ async def one_command(dut: Any) -> None:
     kernel, commands = read_setting(VectorKernel)
     assert (kernel.t_v, commands) == (2, 3)
     await start(dut)
-    engine = Engine(dut, "vector", "x", "rg", Referee(8), always)
+    engine = Engine(dut, "vector", ["x"], "rg", Referee(8), always)
     trial = legal(np.random.default_rng(0), kernel, 0)
     await engine.load([trial])
     await engine.run([trial])

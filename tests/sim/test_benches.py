@@ -14,6 +14,7 @@ from codesign.sim.benches import default_kernel, kernel_sources, run_kernel_benc
 from codesign.sim.waves import read
 
 SMALL = VectorKernel(t_v=1, max_d=24)
+WIDE = VectorKernel(t_v=2, max_d=40, wide=1)
 STREAMED = ["back_to_back", "random_gaps"]
 
 
@@ -50,6 +51,17 @@ class TestRunKernelBench:
             ended = [int(index) for index in re.findall(r"(\d+): \d+", text)]
             assert len(ended) == 12 - 3, "three of twelve are illegal"
         assert log.count("12 commands, cycles by command") == len(report.outcomes)
+
+    def test_a_wide_vector_engine_passes(self, tmp_path: Path) -> None:
+        report = run_kernel_bench("vector", directory=tmp_path, commands=24, kernel=WIDE)
+        assert [outcome.name for outcome in report.outcomes] == STREAMED
+
+    def test_results_in_both_memories_at_once_are_found(self, tmp_path: Path) -> None:
+        with pytest.raises(CheckError, match=r"write to \(-1, \d+\), which is not the command's"):
+            run_kernel_bench(
+                "vector", directory=tmp_path, kernel=WIDE, tests=["back_to_back"],
+                sources=broken(WIDE, y_en="core_x_en | NAME"),
+            )  # fmt: skip
 
     def test_a_wrong_element_is_named_and_the_waves_show_it(self, tmp_path: Path) -> None:
         faults = {"x_data": "NAME ^ (count == 2 && core_x_addr[1:0] == 1)"}

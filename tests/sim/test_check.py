@@ -15,11 +15,11 @@ from codesign.errors import CheckError
 from codesign.host import image_of
 from codesign.hw import accelerator
 from codesign.network import Network, run
-from codesign.program import Program, compile_network
+from codesign.program import Program, compile_network, program_traffic
 from codesign.quant.lower import lower
 from codesign.samples import random_samples
 from codesign.sim import check
-from codesign.sim.check import PROBE, SimulatedAccelerator, Subject, compiled, probes, traffic
+from codesign.sim.check import PROBE, SimulatedAccelerator, Subject, compiled, probes
 from codesign.sim.simulator import Library
 from codesign.workload import Workload
 
@@ -63,7 +63,7 @@ def commands(program: Program, engine: str) -> list[Command]:
 
 def test_traffic_counts_every_transfer(design: Design) -> None:
     program = compile_network(models.gemm(3, 20, 7), design)
-    reads, writes = traffic(program, design.word_bytes)
+    reads, writes = program_traffic(program, design.word_bytes)
     matrix = program.inputs["a"].size + program.outputs["c"].size
     fetched = 8 * 8 + 8 * 24  # one tile: eight table entries, 20 inputs padded to 24
     assert reads + writes == matrix + fetched + 64 * len(program.commands)
@@ -83,7 +83,7 @@ def test_inferences_follow_each_other_without_reset(design: Design, library: Lib
         assert len(cycles) == 1
         assert inference.busy["linear"] > 0
         assert inference.busy["attention"] == 0
-        assert (inference.read_bytes, inference.write_bytes) == traffic(program, design.word_bytes)
+        assert (inference.read_bytes, inference.write_bytes) == program_traffic(program, design.word_bytes)
 
 
 @pytest.mark.rtl

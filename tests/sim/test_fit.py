@@ -15,7 +15,7 @@ from codesign.sim.synth import Counts
 
 LIMIT_PCT = 15.0
 """What a formula for LUTs or flip-flops may be off."""
-QUICK: Mapping[str, tuple[int, ...]] = {"linear": (0, 4), "attention": (0, 3), "vector": (0, 1), SHELL: (0,)}
+QUICK: Mapping[str, tuple[int, ...]] = {"linear": (0, 4), "attention": (0, 3), "vector": (0, 1, 18), SHELL: (0,)}
 """Configurations that are synthesized again in every test run."""
 
 
@@ -62,7 +62,8 @@ class TestData:
         assert (linear[:, 0].min(), linear[:, 0].max()) == (2, 64)
         assert {1, 32} <= set(attention[:, 0])
         assert {2, 16} <= set(attention[:, 1])
-        assert {4, 8, 16, 32} <= set(vector[:, 0])
+        for wide in (0, 1):
+            assert {4, 8, 16, 32} <= set(vector[vector[:, 2] == wide][:, 0])
 
     @pytest.mark.parametrize("name", CONFIGURATIONS)
     @pytest.mark.parametrize("metric", fit.FITTED)
@@ -87,7 +88,7 @@ class TestData:
     def test_the_table_names_the_worst(self) -> None:
         text = fit.table("vector")
         assert text.count("\n") == len(CONFIGURATIONS["vector"]) + 1
-        assert "* t_v=2 max_d=1024: dsp 10/10 (+0.0 %)" in text
+        assert "* t_v=2 max_d=1024 wide=0: dsp 10/10 (+0.0 %)" in text
         assert "  worst: dsp +0.0 %, bram36 +0.0 %, uram +0.0 %, lut " in text
 
 

@@ -1,0 +1,161 @@
+"""Fronts of designs for the bench of the search: exact ones, and what heuristics reach beside them.
+
+An exact search runs in a process of its own, so that its peak of memory is its own; that of the process includes
+the interpreter, the libraries and the model.
+"""
+
+import logging
+import multiprocessing
+import resource
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign.assembly import tools
+from codesign.board import Board
+from codesign.designspace import DesignSpace
+from codesign.errors import CheckError
+from codesign.front import Front, Values
+from codesign.goal import GOAL, Row
+from codesign.heuristics import ALGORITHMS, STRATEGIES, evolve, searched
+from codesign.network import Network
+from codesign.problem import Problem
+from codesign.reference_problem import hypervolume_ratio
+
+OBJECTIVES = ("latency_us", "dsp")
+EVALUATIONS = 400
+"""Designs that a heuristic looks at; each is timed exactly, which takes most of its time."""
+REFERENCE_EVALUATIONS, REFERENCE_POPULATION = 10_000, 100
+"""Points of the reference problem that a heuristic looks at, and how many at once."""
+
+_LOG = logging.getLogger(__name__)
+_NEEDED, _INSTALL = ("pymoo", "numba"), "pip install 'codesign[heuristics]'"
+
+
+@dataclass(frozen=True, eq=False)
+class Exact:
+    """A proven front.
+
+    Attributes:
+        case: ``MODEL@BOARD``.
+        network: the model in integers.
+        board: where it shall run.
+        front: latency against DSPs.
+        peak_mb: most memory of the process that searched, in 1e6 bytes.
+    """
+
+    case: str
+    network: Network
+    board: Board
+    front: Front
+    peak_mb: float
+
+    @classmethod
+    def of(cls, case: str, network: Network, board: Board) -> "Exact":
+        """Searches.
+
+        Raises:
+            CheckError: the front is not proven.
+        """
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+            front, peak_mb = process.submit(_searched, network, board).result()
+        _LOG.info("%s: %s", case, front.proof)
+        if not front.proof.exact:
+            raise CheckError(f"{case}: {front.proof}")
+        return cls(case, network, board, front, peak_mb)
+
+
+def _searched(network: Network, board: Board) -> tuple[Front, float]:
+    """The front, and the peak of this process in 1e6 bytes."""
+    front = DesignSpace(network, board, tools()).search(OBJECTIVES)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return front, peak * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+def chosen(strategy: str | None) -> tuple[str, ...]:
+    """The heuristics to run: one, none for ``exact``, all for None if their library is installed.
+
+    Where it is not, a line of the log says how to get it.
+    """
+    if strategy is not None:
+        return () if strategy == STRATEGIES[0] else (strategy,)
+    absent = [name for name in _NEEDED if find_spec(name) is None]
+    if absent:
+        _LOG.warning("heuristics are left out: no %s; install: %s", " and ".join(absent), _INSTALL)
+    return () if absent else tuple(ALGORITHMS)
+
+
+def heuristic_rows(exact: Exact, strategies: Sequence[str]) -> list[Row]:
+    """What heuristics reach in the space of a proven front.
+
+    Raises:
+        CheckError: one reached what the front excludes, so that the front is wrong.
+    """
+    rows = []
+    for strategy in strategies:
+        space = DesignSpace(exact.network, exact.board, tools())
+        found = searched(space, strategy, OBJECTIVES, evaluations=EVALUATIONS)
+        rows += _compared(f"{exact.case}:{strategy}", found, exact.front)
+    return rows
+
+
+def reference_rows(problem: Problem, front: Front, strategies: Sequence[str]) -> list[Row]:
+    """Likewise on a problem whose objectives are its terms; compiling comes before the clock starts."""
+    rows = []
+    for strategy in strategies:
+        evolve(problem, strategy, evaluations=5 * REFERENCE_POPULATION, population=REFERENCE_POPULATION)
+        found = evolve(problem, strategy, evaluations=REFERENCE_EVALUATIONS, population=REFERENCE_POPULATION)
+        rows += _compared(f"dse-problem:{strategy}", found, front)
+    return rows
+
+
+def _compared(case: str, found: Front, exact: Front) -> list[Row]:
+    """A heuristic's front beside the exact one, which must lie below or at all of it."""
+    _LOG.info("%s: %s", case, found.proof)
+    beaten = dominated(exact.values, found.values)
+    _check(case, found, exact, int(beaten.sum()))
+    ratio = round(hypervolume_ratio(found.values, exact.values), 6)
+    return [
+        Row(case, "hypervolume_ratio", "1", ratio, "modelled"),
+        Row(case, "dominated_points", "1", int(beaten.sum()), "modelled", 0, GOAL, at_least=False),
+        Row(case, "exact_points_found", "1", len(_rows(found.values) & _rows(exact.values)), "modelled"),
+        Row(case, "exact_points", "1", len(exact), "modelled"),
+        Row(case, "evaluations", "1", found.proof.evaluated, "modelled"),
+        Row(case, "cpu_s", "s", found.proof.cpu_s, "measured"),
+    ]
+
+
+def _check(case: str, found: Front, exact: Front, beaten: int) -> None:
+    """The exact front must have a point at least as good as each that was found, and none that is worse than one.
+
+    Raises:
+        CheckError: it has not.
+    """
+    missed = ~covered(found.values, exact.values)
+    if beaten or missed.any():
+        shown = found.rows[int(np.argmax(missed))] if missed.any() else found.rows[0]
+        counts = f"{beaten} points of the exact front are dominated, {int(missed.sum())} found points are not covered"
+        raise CheckError(f"{case}: {counts}, for one {shown}; legal: none, or the front is not exact")
+
+
+def dominated(values: Values, others: Values) -> NDArray[np.bool_]:
+    """Truth of each vector being dominated by one of the others: nowhere smaller and somewhere larger than it.
+
+    >>> dominated(np.array([[1.0, 3.0], [2.0, 2.0]]), np.array([[1.0, 3.0], [2.0, 1.0]])).tolist()
+    [False, True]
+    """
+    return np.array([bool(((others <= own).all(axis=1) & (others < own).any(axis=1)).any()) for own in values])
+
+
+def covered(values: Values, others: Values) -> NDArray[np.bool_]:
+    """Truth of each vector being nowhere smaller than some one of the others."""
+    return np.array([bool((others <= own).all(axis=1).any()) for own in values])
+
+
+def _rows(values: Values) -> set[tuple[float, ...]]:
+    return {tuple(row) for row in values.tolist()}

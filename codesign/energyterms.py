@@ -1,0 +1,174 @@
+"""A lower bound of the energy of a run as terms of a problem, from the kernels' own formulas.
+
+Work costs what the kernels say of it, whatever the time; what is drawn all the time is counted for a bound of the
+cycles. Left out are waiting in the linear engine, what its logic does but feed the array, and padding of all that is
+loaded and stored but weights.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from codesign.board import Board
+from codesign.bound import attention_work
+from codesign.command import COMMAND_BYTES
+from codesign.kernel import Kernel, Params, Resources, ceil_div, joules, larger
+from codesign.network import Attention, Linear, Network, Norm
+from codesign.problem import Inputs, Term, monotone
+from codesign.program import AFFINE_BYTES, head_columns, padded
+
+ENERGY = "energy_uj"
+
+_SLACK = 1 - 1e-9
+"""Sums of floating-point numbers in another order may be less."""
+_FEMTO, _MILLI, _MICRO = 1e-15, 1e-3, 1e6
+
+
+class EnergyTerms:
+    """Terms whose last is the energy in microjoules.
+
+    Args:
+        network: the layers.
+        board: with coefficients.
+        kernels: kernel classes by engine name.
+        fixed: parameters by engine that are no axes.
+        axes: names of the axes.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        board: Board,
+        kernels: Mapping[str, type[Kernel]],
+        fixed: Mapping[str, Params],
+        axes: tuple[str, ...],
+    ) -> None:
+        self.network, self.board, self.kernels, self.fixed, self.axes = network, board, kernels, fixed, axes
+        self.port_bytes = board.memory.port_bits // 8
+
+    def terms(self) -> list[Term]:
+        """All of them; they read ``cycles``, and resources by engine and of the ``rest``."""
+        work = {"linear": self._linear, "attention": self._attention, "vector": self._vector}
+        needs = {
+            "linear": ("t_in", "t_out", "n_l", "row_group", "t_a", "ports"),
+            "attention": ("t_a", "n_a", "t_out", "row_group", "ports"),
+            "vector": ("t_v", "row_group"),
+        }
+        busy = Term("linear_busy", tuple(a for a in needs["linear"] if a in self.axes), self._busy)
+        used = [engine for engine in needs if engine in self.fixed]
+        found = [Term(f"{e}_joules", tuple(a for a in needs[e] if a in self.axes), work[e]) for e in used]
+        idle = [f"{engine}_ff" for engine in used if engine != "linear"]
+        return [busy, *found, self._total([term.name for term in found], idle)]
+
+    def _total(self, spent: list[str], idle: list[str]) -> Term:
+        def formula(x: Inputs) -> Any:
+            logic = Resources(lut=x["rest_lut"], ff=sum((x[name] for name in idle), x["rest_ff"]))
+            static = self.board.coefficients.static_mw * _MILLI / x["clock_hz"]
+            per_cycle = joules(self.board, macs=0, ram_bytes=0, cycles=1, logic=logic) + static
+            array = Resources(lut=x["linear_lut"], ff=x["linear_ff"])
+            working = x["linear_busy"] * joules(self.board, macs=0, ram_bytes=0, cycles=1, logic=array)
+            return (sum(x[name] for name in spent) + working + x["cycles"] * per_cycle) * (_MICRO * _SLACK)
+
+        of = (*spent, *idle, "linear_busy", "linear_lut", "linear_ff", "rest_lut", "rest_ff", "cycles", "clock_hz")
+        return monotone(ENERGY, of, formula, falling=("clock_hz",))
+
+    def _heads(self, layer: Attention, x: Inputs) -> tuple[Any, Any]:
+        """Heads and columns of one, padded."""
+        wide = padded(layer.head_dim, x["t_a"])
+        unit = larger(x["t_out"], x["ports"] * self.port_bytes)
+        return head_columns(layer.heads, wide, unit) // wide, wide
+
+    def _columns(self, x: Inputs) -> dict[str, Any]:
+        """Columns of the matrices that attention touches."""
+        found: dict[str, Any] = {}
+        for layer in self.network:
+            if isinstance(layer, Attention):
+                heads, wide = self._heads(layer, x)
+                found |= dict.fromkeys((layer.query, layer.key, layer.value, layer.target), heads * wide)
+        return found
+
+    def _linear(self, x: Inputs) -> Any:
+        """Multiplications and on-chip memory, and the weights' way from off chip."""
+        kernel, e, columns = self.kernels["linear"], self.board.coefficients, self._columns(x)
+        params = {**self.fixed["linear"], **x, "word_bytes": x["ports"] * self.port_bytes}
+        per_byte = (e.offchip_byte_fj + e.ram_byte_fj) * _FEMTO
+        spent: Any = self._transferred() * per_byte
+        for layer in self.network:
+            if isinstance(layer, Linear):
+                tensors = self.network.tensors
+                k, n = (columns.get(name, tensors[name].columns) for name in (layer.source, layer.target))
+                work = {"rows": layer.rows, "k": k, "n": n}
+                spent = spent + kernel.traffic(params, work) * per_byte
+                for chosen, rows in _groups(x["row_group"], layer.rows):
+                    spent = spent + chosen * self._active(kernel, params, {**work, "rows": rows}, lut=False)
+        return spent
+
+    def _transferred(self) -> int:
+        """Bytes that every program moves beside weights: inputs, outputs, constants, and a command per layer."""
+        names = {*(put.target for put in self.network.inputs), *(out.source for out in self.network.outputs)}
+        tensors = [self.network.tensors[name] for name in names]
+        moved = sum(tensor.rows * tensor.columns * tensor.bits // 8 for tensor in tensors)
+        added = {layer.addend for layer in self.network if isinstance(layer, Linear)}
+        moved += sum(2 * table.size for name, table in self.network.constants.items() if name in added)
+        moved += sum(AFFINE_BYTES * layer.d for layer in self.network if isinstance(layer, Norm))
+        return moved + COMMAND_BYTES * len(self.network.layers)
+
+    def _busy(self, x: Inputs) -> Any:
+        """Cycles in which the array works: for every row group and tile a word, or a row to drain, per cycle."""
+        columns, busy = self._columns(x), np.zeros((), np.int64)
+        for layer in self.network:
+            if isinstance(layer, Linear):
+                tensors = self.network.tensors
+                k, n = (columns.get(name, tensors[name].columns) for name in (layer.source, layer.target))
+                tile = larger(ceil_div(k, x["t_in"]), x["n_l"]) * ceil_div(n, x["t_out"])
+                for chosen, rows in _groups(x["row_group"], layer.rows):
+                    busy = busy + chosen * ceil_div(rows, x["n_l"]) * tile
+        return busy
+
+    def _attention(self, x: Inputs) -> Any:
+        kernel, params = self.kernels["attention"], {**self.fixed["attention"], **x}
+        widest = max(layer.head_dim for layer in self.network if isinstance(layer, Attention))
+        params["db_max"] = -(-widest // x["t_a"])
+        spent: Any = 0.0
+        for layer in self.network:
+            if isinstance(layer, Attention):
+                heads, wide = self._heads(layer, x)
+                for chosen, first, rows in _places(x["row_group"], layer.rows):
+                    work = attention_work(layer, first, rows, heads, wide)
+                    spent = spent + chosen * self._active(kernel, params, work, lut=True)
+        return spent
+
+    def _vector(self, x: Inputs) -> Any:
+        kernel, params = self.kernels["vector"], {**self.fixed["vector"], **x}
+        spent: Any = 0.0
+        for layer in self.network:
+            if isinstance(layer, Norm):
+                for chosen, rows in _groups(x["row_group"], layer.rows):
+                    spent = spent + chosen * self._active(kernel, params, {"rows": rows, "d": layer.d}, lut=True)
+        return spent
+
+    def _active(self, kernel: type[Kernel], params: Params, work: Mapping[str, Any], *, lut: bool) -> Any:
+        """Joules of a command without those of its flip-flops, and perhaps without those of its look-up tables."""
+        logic, cycles = kernel.resources(params), kernel.cycles(params, work)
+        left_out = Resources(lut=0 if lut else logic.lut, ff=logic.ff)
+        whole = kernel.energy(params, work, self.board)
+        return np.maximum(whole - joules(self.board, macs=0, ram_bytes=0, cycles=cycles, logic=left_out), 0.0)
+
+
+def _groups(row_group: Any, rows: int) -> Iterator[tuple[Any, int]]:
+    """How often groups of so many rows come, for every size of the axis."""
+    for size in np.unique(row_group).tolist():
+        here = row_group == size
+        yield here * (rows // size), min(size, rows)
+        if rows % size and rows > size:
+            yield here * 1, rows % size
+        elif rows < size:
+            yield here * 1, rows
+
+
+def _places(row_group: Any, rows: int) -> Iterator[tuple[Any, int, int]]:
+    """Every group: where the axis has its size, its first row, and its rows."""
+    for size in np.unique(row_group).tolist():
+        for first in range(0, rows, size):
+            yield (row_group == size) * 1, first, min(size, rows - first)

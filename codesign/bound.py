@@ -7,7 +7,7 @@ queues, cuts by columns, and whatever else the memory moves while a transfer is 
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -27,6 +27,8 @@ _FEW_TILES = 8
 """Tiles of a first fetch up to which every possible number of them is tried."""
 _FREE = 1 << 20
 """Words of a ring that is never full."""
+_LAYERS = 8
+"""Linear layers whose begin may hold back weights; only the latest matter."""
 _IDLE = EngineTimes(lambda fields: 0, lambda fields: 0, 0, 0)
 
 
@@ -125,6 +127,7 @@ class Bound:
         loads: Sequence[int] = (),
         variant: Number = 0,
         boxed: "Boxed | None" = None,
+        holding: bool = True,
     ) -> Number:
         """At most the cycles of `codesign.cycles.exact` for any program of the network.
 
@@ -135,8 +138,10 @@ class Bound:
             loads: cycles in which the loads are done that begin these programs, if they are known.
             variant: number of the memory, an integer or an array.
             boxed: the least of everything over many attention and vector engines, instead of their formulas.
+            holding: whether to follow how the weight ring holds back what comes early. Without it, designs alike but
+                for rings that cut their layers alike have one bound, unless a ring is shorter than the memory is late.
         """
-        return _Schedule(self, engines, formulas, row_group, loads, variant, boxed).total()
+        return _Schedule(self, engines, formulas, row_group, loads, variant, boxed, holding).total()
 
     def of(self, variant: Number, what: Callable[[Interface], int]) -> Number:
         """A figure of the memories by their numbers."""
@@ -185,6 +190,37 @@ def _fetch(table: int, weights: int) -> Command:
     return Command("fetch", {"table_words": table, "weight_words": weights, "dram": 0})
 
 
+class _Held(NamedTuple):
+    """Weights that stay in the ring during the last pass over them.
+
+    Attributes:
+        freed: cycle in which the first tile of them gives its room back.
+        words: how many there are.
+    """
+
+    freed: Number
+    words: Number
+
+
+class _Cut(NamedTuple):
+    """How a layer's weights are cut.
+
+    Attributes:
+        ib, spacing: words and cycles of a tile.
+        tiles, blocks, last: tiles of a block; blocks; tiles of the last block.
+        passes: times that the array goes over a block.
+        freed: cycles from the begin of a block's last pass to the end of its first tile's words.
+    """
+
+    ib: Number
+    spacing: Number
+    tiles: Number
+    blocks: Number
+    last: Number
+    passes: Number
+    freed: Number
+
+
 class _Schedule:
     """The run of one call: when each engine is free, and when each row of each tensor is done."""
 
@@ -197,6 +233,7 @@ class _Schedule:
         loads: Sequence[int],
         variant: Number,
         boxed: Boxed | None,
+        holding: bool,
     ) -> None:
         self.loads, self.variant, self.boxed = loads, variant, boxed
         self.word = bound.of(variant, lambda each: each.word)
@@ -221,6 +258,9 @@ class _Schedule:
         self.first = self._first_tiles()
         self.begun: list[tuple[str, Number]] = []
         self.seen_linear = 0
+        self.turning = holding and bound.whole and bool(np.min(self.linear["ring_words"]) < _FREE)
+        self.held = _Held(0, 0)
+        self.begun_with: list[tuple[Number, Number]] = []
 
     def total(self) -> Number:
         """Cycles to the interrupt."""
@@ -336,18 +376,78 @@ class _Schedule:
         source, target = self._columns(layer.source), self._columns(layer.target)
         ib, ob = ceil_div(source, p["t_in"]), ceil_div(target, p["t_out"])
         spacing, kw = larger(ib, p["n_l"]), ceil_div(source, word)
+        before = self.words
         self.tiles, self.words = self.tiles + ob, self.words + ob * ib
-        there = self._arrival() + 1 + spacing
-        blocks = ceil_div(ob, block_tiles(layer.rows, ib, ob, p))
+        tiles = block_tiles(layer.rows, ib, ob, p, self.row_group)
+        blocks = ceil_div(ob, tiles)
+        rest = layer.rows - (layer.rows - 1) // self.row_group * self.row_group
+        freed = spacing + self.formulas.array_latency + rest - (ceil_div(rest, p["n_l"]) - 1) * p["n_l"]
+        cut = _Cut(ib, spacing, tiles, blocks, ob - (blocks - 1) * tiles, self._passes(layer.rows), freed)
+        there: Number = self._arrival()
+        once: Number = 0
+        if self.turning:
+            rows = min(layer.rows, self.row_group)
+            ready = self._ready(layer.source, layer.first_row, rows) + smaller(p["n_l"], rows) * kw
+            self.begun_with.append((before, larger(self.array, ready) + (cut.passes - 1) * tiles * spacing + freed))
+            there, once = larger(there, self._behind()), self._once(cut, ob)
+        once = larger(once, there + 1 + spacing)
         done: list[_Group] = []
         for first, rows in self._groups(layer.rows):
             t = larger(constants, self._ready(layer.source, layer.first_row + first, rows))
             t = larger(t, self._ready(layer.addend, first, rows))
             last = self._pass(t, rows, kw, ob * spacing + blocks, blocks)
-            self.array = larger(self.array, there)
-            end = self.array - 1 + self.formulas.array_latency + self.formulas.drain_latency + last
+            turned = once + (self._passes(first + rows) - 1) * cut.last * spacing
+            end = larger(self.array, turned) - 1 + self.formulas.array_latency + self.formulas.drain_latency + last
             done.append((first, rows, end))
         self.done[layer.target] = done
+        self.array = larger(self.array, once + (cut.passes - 1) * cut.last * spacing)
+        begun = self.array - cut.last * spacing
+        self.held = _Held((cut.passes > 1) * (begun + freed), (cut.passes > 1) * cut.last * ib)
+
+    def _passes(self, rows: int) -> Number:
+        """Times that the array goes over a block of weights for so many rows, cut into commands."""
+        n_l = self.linear["n_l"]
+        return sum((ceil_div(count, n_l) for _, count in self._groups(rows)), 0 * n_l)
+
+    def _once(self, cut: "_Cut", tiles: Number) -> Number:
+        """Cycle before which the array has not gone once over the last block of a layer of so many tiles.
+
+        A block stays in the ring until the last pass over it. Then the next one comes in behind its tiles, but for
+        what there was room for before. In a layer of one pass every tile comes in behind an earlier one like that.
+        """
+        whole, last, spacing = cut.tiles * cut.ib, cut.last * cut.ib, cut.spacing
+        held = _Held(cut.freed, whole)
+        between = (cut.passes - 2) * cut.tiles * spacing
+        step = larger(2 * cut.tiles * spacing, self._refilled(held, whole) + spacing)
+        end = larger((cut.tiles + cut.last) * spacing, self._refilled(held, last) + spacing)
+        first = larger(self.array + cut.tiles * spacing, self._refilled(self.held, whole) + spacing)
+        several: Any = (cut.blocks > 1) * 1
+        chain = first + several * ((cut.blocks - 1) * between + (cut.blocks - 2) * step + end)
+        fit = larger(self.linear["ring_words"] // cut.ib, 1)
+        turn = self._refilled(_Held(cut.freed, fit * cut.ib), cut.ib)
+        single = self.array + spacing + (tiles - 1) // fit * turn
+        again: Any = (cut.passes > 1) * 1
+        found: Number = again * chain + (1 - again) * single
+        return found
+
+    def _behind(self) -> Number:
+        """Cycle before which the last of the weights up to now are not there, as the ring holds back what comes early.
+
+        Before the first word of a layer is done with, nothing comes that lies further behind it than the ring is long.
+        """
+        found: Number = 0
+        for before, freed in self.begun_with[-_LAYERS:]:
+            found = larger(found, self._refilled(_Held(freed, 0), self.words - before))
+        return found
+
+    def _refilled(self, held: "_Held", words: Number) -> Number:
+        """Cycle before which so many weight words behind those held are not there; 0 if they may be all along."""
+        numerator, denominator, latency = self.rate
+        p: Any = self.linear
+        late: Any = words - (p["ring_words"] - held.words)
+        rest = larger(late * p["t_in"] * p["t_out"] - BURST_BYTES, 0)
+        found: Number = (late > 0) * (held.freed + latency - (-rest * denominator // numerator))
+        return found
 
     def _pass(self, t: Number, rows: int, kw: Number, period: Number, blocks: Number) -> Number:
         """Runs the groups of a command accepted in cycle ``t``; returns the rows of the last.

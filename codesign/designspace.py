@@ -46,7 +46,7 @@ _BEGIN_AXES = ("t_in", "t_out", "t_v", "row_group", "ports", "clock_hz")
 _ARRAY_AXES = ("t_in", "t_out", "n_l", "row_group", "ports", "clock_hz")
 _BOXED_AXES = ("t_a", "n_a", "t_v")
 _TIME_AXES = ("t_in", "t_out", "n_l", "t_a", "n_a", "t_v", "row_group", "ports", "clock_hz")
-_T_IN, _T_OUT, _N_L = (4, 8, 16, 32), (8, 16, 32, 64), tuple(range(1, 33))
+_T_IN, _T_OUT, _MOST_N_L = (4, 8, 16, 32), (8, 16, 32, 64), 32
 _T_A, _N_A, _T_V = (4, 8, 16, 32), tuple(range(2, 33, 2)), (1, 2, 4, 8, 16, 32)
 _RING, _TABLE, _GROUPS = 64, 16, 8
 """Fewest words of the rings, and most row groups that a layer is cut into."""
@@ -81,10 +81,11 @@ class DesignSpace:
         """Values by parameter; those of engines that the network does not use are missing."""
         linears = [layer for layer in self.network if isinstance(layer, Linear)]
         rows = max(layer.rows for layer in self.network)
+        groups = tuple(sorted({ceil_div(rows, n) for n in range(1, _GROUPS + 1)}))
         tiles = sum(ceil_div(layer.k, _T_IN[0]) * ceil_div(layer.n, _T_OUT[0]) for layer in linears)
         columns = sum(ceil_div(layer.n, _T_OUT[0]) for layer in linears)
         found = {
-            "t_in": _T_IN, "t_out": _T_OUT, "n_l": tuple(n for n in _N_L if n <= rows),
+            "t_in": _T_IN, "t_out": _T_OUT, "n_l": self._passes(linears, groups),
             "ring_words": powers_up_to(_RING, min(tiles, 1 << 16)),
             "table_words": powers_up_to(_TABLE, min(columns, 1 << 12)),
         }  # fmt: skip
@@ -92,8 +93,15 @@ class DesignSpace:
             found |= {"t_a": _T_A, "n_a": _N_A}
         if any(isinstance(layer, Norm) for layer in self.network):
             found |= {"t_v": _T_V}
-        groups = tuple(sorted({ceil_div(rows, n) for n in range(1, _GROUPS + 1)}))
         return {**found, "row_group": groups, "ports": port_counts(self.board), "clock_hz": clocks(self.board)}
+
+    @staticmethod
+    def _passes(layers: list[Linear], groups: tuple[int, ...]) -> tuple[int, ...]:
+        """The fewest rows at once for each number of passes over any command's rows; more would only idle."""
+        ends = {layer.rows % size for layer in layers for size in groups}
+        whole = {min(layer.rows, size) for layer in layers for size in groups}
+        found = {ceil_div(rows, passes) for rows in {*ends, *whole} for passes in range(1, rows + 1)}
+        return tuple(sorted(n for n in found if n <= _MOST_N_L))
 
     # From a point to a design.
 
@@ -154,17 +162,25 @@ class DesignSpace:
         limits = {name: float(getattr(self.limit, name)) for name in RESOURCES} | {term.name: 0.0 for term in wrong}
         return Problem(self.axes, tuple(terms), limits, objectives)
 
-    def search(self, objectives: tuple[str, ...] = ("latency_us", "dsp"), *, progress: Progress | None = None) -> Front:
+    def search(
+        self,
+        objectives: tuple[str, ...] = ("latency_us", "dsp"),
+        *,
+        progress: Progress | None = None,
+        most: int | None = None,
+    ) -> Front:
         """All designs of which none is better in every objective, with the proof.
 
         Args:
             objectives: two or three of `OBJECTIVES`.
             progress: told how far it is; if it has a method ``timed``, that is told how many designs are timed.
+            most: designs timed at most; the front is not proven if that is too few.
         """
         refine, timed = None, tuple(name for name in objectives if name in ("latency_us", ENERGY))
         if timed:
             scorer = _Scorer(self, timed)
-            refine = Refine(timed, scorer.score, scorer.tighten, told=getattr(progress, "timed", None))
+            told = getattr(progress, "timed", None)
+            refine = Refine(timed, scorer.score, scorer.tighten, most, told, scorer.lift)
         return search(self.problem(objectives), refine=refine, progress=progress, cells=_CELLS)
 
     def _of(self, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -376,6 +392,20 @@ class _Scorer:
         parts, engines = tools.resources(design), tools.joules(design)
         return 1e6 * run_energy(program, design, timing, parts=parts, engines=engines, traffic_bytes=moved).total
 
+    def lift(self, points: Inputs) -> NDArray[np.float64]:
+        """Bounds of what is asked for of many designs, 0 where none is better; rings hold back weights in them."""
+        space, groups, found = self.space, points["row_group"], np.zeros((len(points["row_group"]), len(self.names)))
+        for size in np.unique(groups).tolist():
+            mine = {name: values[groups == size] for name, values in points.items()}
+            engines = {name: {axis: mine[axis] for axis in space._of(axes)} for name, axes in _ENGINE_AXES.items()}
+            used: dict[str, Any] = {name: params for name, params in engines.items() if params}
+            variant = space._variant(mine["ports"], mine["clock_hz"])
+            cycles = space.bound(used, space.tools.formulas(used), size, (), variant)
+            latency = cycles * 1e6 / mine["clock_hz"]
+            columns = [latency if name == "latency_us" else 0 * latency for name in self.names]
+            found[groups == size] = np.stack(columns, axis=1)
+        return found
+
     def tighten(self, point: Mapping[str, int]) -> tuple[float, ...] | None:
         """Bounds of what is asked for, 0 where none is better; None if the design is not legal."""
         space, design = self.space, self.space.design(point)
@@ -387,7 +417,9 @@ class _Scorer:
         if key not in self._floors:
             formulas = space.tools.formulas(design.engines)
             variant = int(space._variant(design.board.memory.ports, design.board.clock_hz))
-            self._floors[key] = int(space.bound(design.engines, formulas, design.row_group, loads, variant))
+            self._floors[key] = int(
+                space.bound(design.engines, formulas, design.row_group, loads, variant, holding=False)
+            )
         latency = self._floors[key] * 1e6 / design.board.clock_hz
         return tuple(latency if name == "latency_us" else 0.0 for name in self.names)
 
@@ -409,12 +441,9 @@ class _Scorer:
     def _cut(self, design: Design) -> tuple[int, ...]:
         """Tiles per command of every linear layer."""
         p, widths = design.linear, (design.engines.get("attention", {}).get("t_a", 0), design.word_bytes)
-        key = (p["t_in"], p["t_out"], p["n_l"], p["ring_words"], p["table_words"], *widths)
+        key = (p["t_in"], p["t_out"], p["n_l"], p["ring_words"], p["table_words"], design.row_group, *widths)
         if key not in self._cuts:
-            self._cuts[key] = self._counted(design, p)
+            columns = self.space.planner.columns(design)
+            sizes = [(layer.rows, ceil_div(k, p["t_in"]), ceil_div(n, p["t_out"])) for layer, k, n in columns]
+            self._cuts[key] = tuple(int(block_tiles(rows, ib, ob, p, design.row_group)) for rows, ib, ob in sizes)
         return self._cuts[key]
-
-    def _counted(self, design: Design, p: Mapping[str, int]) -> tuple[int, ...]:
-        columns = self.space.planner.columns(design)
-        sizes = [(layer.rows, ceil_div(k, p["t_in"]), ceil_div(n, p["t_out"])) for layer, k, n in columns]
-        return tuple(int(block_tiles(rows, ib, ob, p)) for rows, ib, ob in sizes)

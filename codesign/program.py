@@ -331,7 +331,7 @@ def head_columns(heads: int, wide: Number, unit: Number) -> Number:
     return padded(heads, step) * wide
 
 
-def block_tiles(rows: int, ib: Number, ob: Number, linear: Params) -> Number:
+def block_tiles(rows: int, ib: Number, ob: Number, linear: Params, row_group: int) -> Number:
     """Tiles of one command: as many as the table ring holds, and the weight ring where more than one group needs them.
 
     Args:
@@ -339,8 +339,9 @@ def block_tiles(rows: int, ib: Number, ob: Number, linear: Params) -> Number:
         ib: weight words per tile.
         ob: tiles of the layer.
         linear: n_l, ring_words and table_words.
+        row_group: most rows per command.
     """
-    again: Number = (rows > linear["n_l"]) * 1
+    again: Number = (rows > smaller(linear["n_l"], row_group)) * 1
     kept = smaller(linear["table_words"], larger(linear["ring_words"] // ib, 1))
     return smaller(ob, again * kept + (1 - again) * linear["table_words"])
 
@@ -489,7 +490,7 @@ def _linear(emit: _Emitter, layer: Linear) -> None:
     ob = ceil_div(layout.columns[layer.target].total, p["t_out"])
     _check_linear(emit, layer, ib)
     groups = list(_groups(layer.rows, _common_chunk(emit, layer)))
-    whole = int(block_tiles(layer.rows, ib, ob, p))
+    whole = int(block_tiles(layer.rows, ib, ob, p, emit.design.row_group))
     blocks = [_Block(layer, first, min(whole, ob - first), ib) for first in range(0, ob, whole)]
     packed = _pack_weights(emit, layer, blocks)
     streamed = layout.regions[layer.target].window < layout.regions[layer.target].rows

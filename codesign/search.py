@@ -16,7 +16,7 @@ from codesign.boxes import Bounder, Bounds, Nodes
 from codesign.branch import Branching, Progress
 from codesign.errors import CheckError
 from codesign.front import Archive, Cover, Front, Mask, Points, Proof, Values, nondominated
-from codesign.problem import Problem
+from codesign.problem import Inputs, Problem
 
 _STARTS = 4096
 _FEW = 256
@@ -38,6 +38,7 @@ class Refine:
             be built. It may become better while designs are scored, and is then asked again before the score.
         budget: designs scored at most; what is left then is counted, and the front is not proven.
         told: told how many are scored, after each.
+        lift: better lower bounds of many designs at once, a row each, from their parameters.
     """
 
     objectives: tuple[str, ...]
@@ -45,6 +46,7 @@ class Refine:
     tighten: Callable[[Mapping[str, int]], Sequence[float] | None] | None = None
     budget: int | None = None
     told: Callable[[int], None] | None = None
+    lift: Callable[[Inputs], Values] | None = None
 
 
 def search(
@@ -307,6 +309,12 @@ class _Scorer:
 
     def take(self, values: Values, points: Points) -> None:
         """Takes up points with the bounds of their objectives."""
+        keep = ~self.archive.cover.reaches(values)
+        values, points = values[keep], points[keep]
+        if self.refine.lift is not None and len(points):
+            values = values.copy()
+            lifted = self.refine.lift(self.problem.parameters(points))
+            values[:, self._columns] = np.maximum(values[:, self._columns], lifted)
         self._values = np.concatenate([self._values, values])
         self._points = np.concatenate([self._points, points])
         self._tight = np.concatenate([self._tight, np.full(len(values), self.refine.tighten is None)])

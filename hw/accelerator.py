@@ -160,7 +160,7 @@ def resources(design: Design) -> dict[str, Resources]:
     """Modelled resources of each engine, of the memories and of the shell; DSP and block RAM are exact."""
     word = {"word_bytes": design.word_bytes}
     found = {name: KERNELS[name].resources({**params, **word}) for name, params in design.engines.items()}
-    found["memories"] = _memory(_copies(design))
+    found["memories"] = _memory(copies(design))
     found["shell"] = _shell(design)
     return found
 
@@ -170,7 +170,7 @@ def total(parts: Mapping[str, Resources]) -> Resources:
     return sum(parts.values(), Resources())
 
 
-def _copies(design: Design) -> Iterator[tuple[Number, Number, Number]]:
+def copies(design: Design) -> Iterator[tuple[Number, Number, Number]]:
     """Bits written and read at once, and words of the wider, of every copy of an activation memory, one per reader."""
     linear, attend, normalize = (design.engines.get(name, {}) for name in ("linear", "attention", "vector"))
     word, t_out, t_a, t_v = design.word_bytes, linear["t_out"], attend.get("t_a", 0), normalize.get("t_v", 0)

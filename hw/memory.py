@@ -5,7 +5,7 @@ from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from codesign.hw.verilog import SharedComponent
-from codesign.kernel import Number, ceil_div, larger
+from codesign.kernel import Number, ceil_div, larger, smaller
 
 READ_LATENCY = 2
 """Cycles from an address to its data, for every memory."""
@@ -13,6 +13,10 @@ READ_LATENCY = 2
 _BRAM36_SHAPES = ((512, 72), (1024, 36), (2048, 18), (4096, 9), (8192, 4), (16384, 2), (32768, 1))
 _BRAM18_SHAPES = ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1))
 _LUTRAM_DEPTH = 64
+_Shape = tuple[int, int, int, int]
+_WHOLE = tuple((words, bits, 2, 514) for words, bits in _BRAM36_SHAPES)
+"""Words, bits, halves and price: what Yosys weighs a block RAM with, in bits of the multiplexer between banks."""
+_ANY = _WHOLE + tuple((words, bits, 1, 258) for words, bits in _BRAM18_SHAPES)
 
 
 class ReadPort(wiring.Signature):
@@ -166,43 +170,56 @@ class RowMemory(SharedComponent):
 
 
 def bram36(width_bits: Number, depth: Number) -> Number:
-    """Block RAMs (36 Kbit) of one simple dual-port memory, in the best of the device's shapes.
+    """Block RAMs (36 Kbit) of one simple dual-port memory without halves, see `banks`.
 
     Memories of at most 64 words are LUT RAM and take none. Source: AMD UG573.
 
     >>> bram36(72, 4096), bram36(64, 64)
     (8, 0)
     """
-    return _blocks(width_bits, depth, _BRAM36_SHAPES)
+    return _chosen(width_bits, depth, _WHOLE)[0] // 2
 
 
 def bram18(width_bits: Number, depth: Number) -> Number:
     """Halves of a block RAM (18 Kbit) likewise; two of them are one block RAM of the device.
 
-    >>> bram18(8, 256), bram18(32, 1024)
-    (1, 2)
+    >>> bram18(8, 256), bram18(32, 1024), bram18(128, 5000)
+    (1, 2, 38)
     """
-    return _blocks(width_bits, depth, _BRAM18_SHAPES)
+    return _chosen(width_bits, depth, _ANY)[0]
+
+
+def banks(width_bits: Number, depth: Number) -> Number:
+    """How often block RAMs stand behind each other in one simple dual-port memory, with a multiplexer at the end.
+
+    A shape of the device with as many words makes one bank. Shallower shapes can take fewer block RAMs,
+    because they have parity bits and because the bytes of all banks are packed together.
+
+    >>> banks(128, 1024), banks(128, 5000), banks(128, 64)
+    (1, 5, 1)
+    """
+    return _chosen(width_bits, depth, _ANY)[1]
 
 
 def lutram(width_bits: Number, depth: Number) -> Number:
-    """LUTs of a memory of at most 64 words with one read port, 0 of a deeper one: 14 or 7 bits per 8 of them.
+    """LUTs of a memory of 2 to 64 words with one read port: 14 or 7 bits per 8 of them.
 
-    These are RAM32M16 and RAM64M8 of AMD UG574.
+    These are RAM32M16 and RAM64M8 of AMD UG574. A deeper memory is block RAM, a single word is registers.
 
-    >>> lutram(176, 32), lutram(128, 64), lutram(128, 128)
-    (104, 152, 0)
+    >>> lutram(176, 32), lutram(128, 64), lutram(128, 128), lutram(128, 1)
+    (104, 152, 0, 0)
     """
-    return 8 * (
-        (depth <= 32) * ceil_div(width_bits, 14) + (depth > 32) * (depth <= _LUTRAM_DEPTH) * ceil_div(width_bits, 7)
-    )
+    shallow, deep = (depth > 1) * (depth <= 32), (depth > 32) * (depth <= _LUTRAM_DEPTH)
+    return 8 * (shallow * ceil_div(width_bits, 14) + deep * ceil_div(width_bits, 7))
 
 
 def row_memory(write_bits: Number, read_bits: Number, depth: Number) -> tuple[Number, Number, Number]:
     """Block RAM halves, LUTs and flip-flops of a `RowMemory` with one reader and no mask.
 
     A read word wider than the write word is an array per write word; a narrower one is chosen from the
-    memory's word by a multiplexer. Block RAM has the first register of the two, LUT RAM has none.
+    memory's word by a multiplexer, the same that chooses the bank of a block RAM. Each array and bank has an
+    enable of its own. Block RAM has the first register of the two, LUT RAM has none; a memory of a single
+    word is one more register and no memory.
 
     Args:
         write_bits: width of the write port.
@@ -210,9 +227,12 @@ def row_memory(write_bits: Number, read_bits: Number, depth: Number) -> tuple[Nu
         depth: words of the wider of them.
     """
     arrays, slices = larger(read_bits // write_bits, 1), larger(write_bits // read_bits, 1)
-    logic = arrays * lutram(write_bits, depth) + read_bits * ceil_div(slices - 1, 3) + (arrays > 1) * arrays
-    registers = read_bits + log2(slices) + (depth <= _LUTRAM_DEPTH) * larger(write_bits, read_bits)
-    return arrays * bram18(write_bits, depth), logic, registers
+    halves, deep = _chosen(write_bits, depth, _ANY)
+    enables = arrays * deep
+    logic = arrays * lutram(write_bits, depth) + read_bits * _among(slices, deep) + (enables > 1) * enables
+    words = (depth <= _LUTRAM_DEPTH) + 1 * (depth == 1)
+    registers = read_bits + log2(slices) + log2(deep) + words * larger(write_bits, read_bits)
+    return arrays * halves, logic, registers
 
 
 def log2(count: Number) -> Number:
@@ -227,9 +247,36 @@ def log2(count: Number) -> Number:
     return found
 
 
-def _blocks(width_bits: Number, depth: Number, shapes: tuple[tuple[int, int], ...]) -> Number:
-    counts = [ceil_div(width_bits, bits) * ceil_div(depth, words) for words, bits in shapes]
-    best = counts[0]
-    for count in counts[1:]:
-        best = -larger(-best, -count)
-    return best * (depth > _LUTRAM_DEPTH)
+def _choice(inputs: Number) -> Number:
+    """LUTs of a multiplexer per bit: four inputs in the first LUT, three more in each; pairs where there are many."""
+    return larger(ceil_div(inputs - 1, 3), inputs // 2 - 1)
+
+
+def _among(slices: Number, deep: Number) -> Number:
+    """LUTs of the multiplexer of so many slices of so many banks, per bit; odd banks of two slices go two ways."""
+    whole, below = _choice(slices * deep), 1 << larger(log2(deep) - 1, 0)
+    split = 2 * (_choice(below) + _choice(deep - below)) + _choice(4)
+    odd = 1 * (slices == 2) * (below < deep) * (deep < 2 * below)
+    total: Number = whole + odd * (split - whole)
+    return total
+
+
+def _chosen(width_bits: Number, depth: Number, shapes: tuple[_Shape, ...]) -> tuple[Number, Number]:
+    """Halves and banks of a memory in the shape with the least price, as Yosys chooses it; none for LUT RAM.
+
+    Bytes of 9 bits are not shared by two banks, block RAMs are. Source: passes/memory/memory_libmap.cc of
+    https://github.com/YosysHQ/yosys.
+    """
+    if isinstance(depth, int) and depth <= _LUTRAM_DEPTH:
+        return 0, 1
+    least: Number = 1 << 60
+    halves: Number = 0
+    deep: Number = 1
+    for words, bits, size, price in shapes:
+        byte, rows = min(bits, 9), ceil_div(depth, words)
+        blocks = ceil_div(rows * ceil_div(width_bits, byte), bits // byte)
+        cost = price * blocks + (rows - 1) * width_bits + (rows > 1) * rows
+        wins, least = 1 * (cost < least), smaller(cost, least)
+        halves, deep = halves + wins * (size * blocks - halves), deep + wins * (rows - deep)
+    block = 1 * (depth > _LUTRAM_DEPTH)
+    return block * halves, 1 + block * (deep - 1)

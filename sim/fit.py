@@ -1,8 +1,9 @@
 """LUT and flip-flop formulas against open synthesis: fits the cost of each part, and shows the errors.
 
-``python -m codesign.sim.fit`` synthesizes the stated configurations of every kernel and of the shell
-around them, fits the costs that the formulas count with to two thirds of them, and writes configurations,
-counts and costs to ``codesign/data/resources.json``. Every third configuration is held out of the fit.
+``python -m codesign.sim.fit`` synthesizes the stated configurations of every kernel, of the activation
+memories and of the shell around them, fits the costs that the formulas count with to two thirds of them,
+and writes configurations, counts and costs to ``codesign/data/resources.json``. Every third configuration
+is held out of the fit. The formulas of the memories count with no costs: nothing of them is fitted.
 Nothing in the file depends on when or where it was made.
 """
 
@@ -40,6 +41,7 @@ METRICS = ("dsp", "bram36", "uram", "lut", "ff")
 FITTED = ("lut", "ff")
 """Metrics whose formulas have fitted costs; the others are exact."""
 SHELL = "shell"
+MEMORIES = "memories"
 
 _DEPTH = 1024
 """Words of each memory behind the ports of an attention or vector engine."""
@@ -48,6 +50,13 @@ _HELD_OUT = 3
 _INNERMOST = re.compile(r"\{[^{}\[\]]*\}")
 _SHELL_PARTS = ("sequencer", "reads", "load", "store", "fetch")
 _SHELL_FIELDS = ("ports", "port_bits", "outstanding", "t_out", "engines")
+_MEMORY_FIELDS = (
+    "ports", "t_out", "t_a", "t_v", "input", "position", "residual", "skip", "normed", "query", "key", "value",
+    "context", "hidden", "affine", "output",
+)  # fmt: skip
+"""Parameters of what is around the memories, then the bytes of each."""
+_WIDTHS = 4
+"""How many of them are no memories."""
 
 CONFIGURATIONS: Mapping[str, tuple[tuple[int, ...], ...]] = {
     # t_in, t_out, n_l, kw_max, ring_words, table_words, tables, word_bytes
@@ -67,6 +76,24 @@ CONFIGURATIONS: Mapping[str, tuple[tuple[int, ...], ...]] = {
         (1, 16, 0), (2, 64, 0), (2, 1024, 0), (4, 64, 0), (4, 384, 0), (8, 64, 0), (8, 384, 0), (16, 128, 0),
         (16, 384, 0), (32, 384, 0), (32, 1024, 0), (4, 1024, 0), (64, 512, 0), (16, 1024, 0),
         (4, 384, 1), (8, 384, 1), (32, 384, 1), (16, 768, 1), (1, 64, 1), (2, 128, 1), (64, 1024, 1),
+    ),
+    # as in _MEMORY_FIELDS, 0 for what is not there; matrix products, perceptrons, pre-norm and post-norm networks
+    "memories": (
+        (4, 8, 0, 0, 64, 0, 0, 0, 0, 0, 0, 0, 0, 128, 0, 64),
+        (1, 8, 8, 4, 512, 8192, 8192, 0, 8192, 8192, 8192, 8192, 8192, 8192, 16384, 0),
+        (1, 32, 0, 0, 262144, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 262144),
+        (4, 16, 8, 4, 32768, 32768, 32768, 32768, 32768, 32768, 32768, 32768, 32768, 65536, 98304, 0),
+        (1, 8, 0, 0, 16384, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8192), (1, 16, 0, 0, 64, 0, 0, 0, 0, 0, 0, 0, 0, 64, 0, 32),
+        (4, 32, 32, 16, 2048, 4096, 4096, 0, 2048, 4096, 4096, 4096, 4096, 4096, 8192, 0),
+        (1, 8, 8, 4, 16384, 24576, 24576, 24576, 16384, 16384, 16384, 16384, 16384, 49152, 81920, 0),
+        (2, 16, 16, 2, 1024, 16384, 16384, 0, 2048, 2048, 2048, 2048, 2048, 16384, 16384, 0),
+        (2, 16, 0, 0, 49152, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 16384),
+        (2, 64, 0, 0, 128, 0, 0, 0, 0, 0, 0, 0, 0, 128, 0, 128),
+        (2, 32, 32, 16, 32768, 32768, 32768, 32768, 32768, 32768, 32768, 32768, 32768, 65536, 131072, 0),
+        (4, 64, 4, 1, 2048, 4096, 4096, 0, 2048, 2048, 2048, 2048, 2048, 4096, 8192, 0),
+        (1, 16, 4, 1, 16384, 32768, 32768, 32768, 16384, 16384, 16384, 16384, 16384, 49152, 81920, 0),
+        (4, 64, 0, 0, 262144, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 262144),
+        (2, 16, 4, 1, 16384, 32768, 32768, 32768, 16384, 16384, 16384, 16384, 16384, 49152, 81920, 0),
     ),
     # ports, port_bits, outstanding, t_out, attention and vector engine or not
     "shell": (
@@ -122,7 +149,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Subject:
-    """Something with formulas: a kernel, or the shell.
+    """Something with formulas: a kernel, the memories, or the shell.
 
     Attributes:
         units: what LUTs and flip-flops go into, by metric.
@@ -136,7 +163,7 @@ class Subject:
 
 
 def subject(name: str) -> Subject:
-    """A kernel by its name, or ``shell``."""
+    """A kernel by its name, ``memories`` or ``shell``."""
     if name == SHELL:
         return Subject(
             {
@@ -146,18 +173,25 @@ def subject(name: str) -> Subject:
             lambda params: accelerator.resources(_shell_design(params))[SHELL],
             _shell_sources,
         )
+    if name == MEMORIES:
+        return Subject(
+            dict.fromkeys(FITTED, lambda _: {}),
+            lambda params: accelerator.resources(memory_design(params))[MEMORIES],
+            _memory_sources,
+        )
     kind: Any = KERNELS[name]
     units = {"lut": kind.lut_units, "ff": kind.ff_units}
     return Subject(units, kind.resources, lambda params: engine_sources(kind(**params)))
 
 
 def configurations(name: str) -> list[tuple[dict[str, int], bool]]:
-    """The stated configurations of a subject, and whether each is held out of the fit."""
-    names = _SHELL_FIELDS if name == SHELL else [field.name for field in fields(cast(Any, KERNELS[name]))]
-    return [
-        (dict(zip(names, values, strict=True)), index % _HELD_OUT == _HELD_OUT - 1)
-        for index, values in enumerate(CONFIGURATIONS[name])
-    ]
+    """The stated configurations of a subject, without memories of 0 bytes, and whether each is held out of the fit."""
+    known = {SHELL: _SHELL_FIELDS, MEMORIES: _MEMORY_FIELDS}
+    names = known[name] if name in known else [field.name for field in fields(cast(Any, KERNELS[name]))]
+    found = [dict(zip(names, values, strict=True)) for values in CONFIGURATIONS[name]]
+    if name == MEMORIES:
+        found = [{key: value for key, value in params.items() if value} for params in found]
+    return [(params, index % _HELD_OUT == _HELD_OUT - 1) for index, params in enumerate(found)]
 
 
 # Hardware ------------------------------------------------------------------------------
@@ -212,6 +246,29 @@ def _shell_sources(params: Mapping[str, int]) -> tuple[dict[str, str], list[str]
         if name.removesuffix(".v") not in inside.union(kept)
     }
     return {**files, **hollow}, [accelerator.TOP]
+
+
+def memory_design(params: Params) -> Design:
+    """A design with certain memories and with small engines of the widths that they need."""
+    board = Board.load("zcu102").with_overrides([f"memory.ports={params['ports']}"])
+    engines = {"linear": {"t_in": 8, "t_out": int(params["t_out"]), "n_l": 1, "kw_max": 2, "ring_words": 64}}
+    engines["linear"] |= {"table_words": 16, "tables": 1}
+    if "t_a" in params:
+        engines["attention"] = {"t_a": int(params["t_a"]), "n_a": 2, "max_keys": 32, "db_max": 2}
+    if "t_v" in params:
+        engines["vector"] = {"t_v": int(params["t_v"]), "max_d": 64, "wide": int("skip" in params)}
+    return Design(board, engines, {name: int(params[name]) for name in _MEMORY_FIELDS[_WIDTHS:] if name in params})
+
+
+def _memory_sources(params: Mapping[str, int]) -> tuple[dict[str, str], list[str]]:
+    """The memories of a design's Verilog, as its top module instantiates them, in a module of their own."""
+    design = memory_design(params)
+    files = accelerator.simulation_sources(design).files
+    roots = {name: accelerator.instances(files, f"{accelerator.TOP}.memory_{name}") for name in design.memories}
+    kinds = {name: next(kind for kind in found if f"{kind}.v" in files) for name, found in roots.items()}
+    inside = "".join(f"  {kind} memory_{name} (\n    .clk(clk)\n  );\n" for name, kind in kinds.items())
+    around = f"module {MEMORIES}(clk);\n  input clk;\n{inside}endmodule\n"
+    return {**{f"{kind}.v": files[f"{kind}.v"] for kind in kinds.values()}, f"{MEMORIES}.v": around}, [MEMORIES]
 
 
 def _hollow(box: str) -> str:

@@ -49,7 +49,9 @@ def test_cycles_of_the_published_simulator() -> None:
 
 def test_resources_are_within_their_limits() -> None:
     rows = by_case(bench_search._resources())
-    assert rows.keys() == {f"resources:{name}@zcu102" for name in ("linear", "attention", "vector", "shell")}
+    assert rows.keys() == {
+        f"resources:{name}@zcu102" for name in ("linear", "attention", "vector", "memories", "shell")
+    }
     for found in rows.values():
         assert found.keys() == {f"{name}_error_pct" for name in ("lut", "ff", "dsp", "bram")}
         assert {row.state for row in found.values()} == {"reached"}

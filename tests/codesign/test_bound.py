@@ -67,6 +67,36 @@ def test_shallow_rings_hold_no_design_back_more_than_they_must(seed: int) -> Non
     assert min(gaps) >= 0
 
 
+def _starved(seed: int) -> list[tuple[float, bool]]:
+    """Gaps of layers whose weights wait for room in the ring, and whether the array goes over blocks again."""
+    rng, gaps = np.random.default_rng([seed, 9]), []
+    for _ in range(12):
+        network = chain(rng, int(rng.integers(1, 20)), rng.integers(16, 220, int(rng.integers(3, 6))).tolist())
+        t_in, t_out, n_l = int(rng.choice([4, 8])), int(rng.choice([8, 16])), int(rng.integers(1, 20))
+        linear = {
+            "t_in": t_in, "t_out": t_out, "n_l": n_l, "kw_max": 64, "tables": 4, "table_words": 64,
+            "ring_words": int(rng.choice([64, 80, 128, 200, 256])),
+        }  # fmt: skip
+        interface = board(int(rng.choice([1, 2])), int(rng.choice([7, 60, 200])), 16, int(rng.choice([10**9, 10**10])))
+        design = fitting(Design(interface, {"linear": linear}, {}, int(rng.integers(1, 20))), [network])
+        gap = _gap(network, design)
+        gaps += [(gap, network.layers[0].rows > min(n_l, design.row_group))] if gap is not None else []
+    return gaps
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_weights_that_wait_for_room_in_the_ring(seed: int) -> None:
+    gaps = _starved(seed)
+    assert len(gaps) > 6
+    assert min(gap for gap, _ in gaps) >= 0
+
+
+def test_what_a_ring_holds_back_is_foreseen() -> None:
+    gaps = [found for seed in range(4, 8) for found in _starved(seed)]
+    for again in (False, True):
+        assert np.median([gap for gap, several in gaps if several == again]) < 0.2
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_loader_and_array_alternate_as_they_may(seed: int) -> None:
     """Rows that take as long to load as to multiply: each group may wait for the buffer or for the rows."""

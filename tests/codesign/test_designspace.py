@@ -130,6 +130,22 @@ def test_programs_that_begin_alike_load_alike() -> None:
     assert len({loads for each in seen.values() for loads in each}) > 1
 
 
+def test_designs_lifted_together_stay_below_their_scores() -> None:
+    space, rng = _space(random_network(6)[0]), np.random.default_rng(6)
+    scorer, few = _Scorer(space), {"ring_words": (64, 128)}
+    drawn = [{name: int(rng.choice(few.get(name, v))) for name, v in space.axes.items()} for _ in range(60)]
+    columns = {name: np.array([point[name] for point in drawn]) for name in space.axes}
+    lifted, gaps = scorer.lift(columns)[:, 0], []
+    weaker = space.problem(("latency_us", "dsp")).compute(columns, ["latency_us"])["latency_us"]
+    assert (lifted >= weaker).all()
+    assert (lifted > weaker).any()
+    for point, bound in zip(drawn, lifted, strict=True):
+        score = scorer.score(point) if space.planner.legal(space.design(point)) else None
+        gaps += [1 - bound / score[0]] if score is not None else []
+    assert min(gaps) >= 0
+    assert np.median(gaps) < 0.1
+
+
 def test_a_layer_without_a_kernel_is_refused_before_the_search() -> None:
     network = random_network(0)[0]
     norms = replace(network, layers=tuple(layer for layer in network if not isinstance(layer, Linear)))

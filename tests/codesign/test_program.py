@@ -13,7 +13,7 @@ from codesign.errors import NothingFits
 from codesign.models import gemm, load
 from codesign.network import Attention, Layer, Linear, Network
 from codesign.partition import plain
-from codesign.program import Program, compile_network, homes, memory_need
+from codesign.program import Program, block_tiles, compile_network, homes, memory_need
 from codesign.quant.lower import lower
 from codesign.workload import Workload
 from tests.accelerators import SMALL_VIT, board, chain, fitting
@@ -205,3 +205,11 @@ def test_no_engine_runs_a_mixture_of_experts_yet() -> None:
         told = "digits-moe-vit: no engine runs a mixture of experts yet: blocks.1.gates_out/Quant, blocks.1/Add_3, "
         assert str(caught.value).startswith(told)
         assert "\n" not in str(caught.value)
+
+
+def test_a_block_that_several_commands_go_over_fits_the_ring() -> None:
+    """Rows of one pass, but of three commands: the weights of a block must all stay until the last."""
+    linear = {"n_l": 16, "ring_words": 8, "table_words": 64}
+    assert block_tiles(12, 4, 5, linear, row_group=12) == 5
+    assert block_tiles(12, 4, 5, linear, row_group=4) == 2
+    assert block_tiles(17, 4, 5, linear, row_group=17) == 2

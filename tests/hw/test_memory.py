@@ -5,7 +5,17 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 from numpy.typing import NDArray
 
-from codesign.hw.memory import READ_LATENCY, ReadPort, RowMemory, WritePort, address_bits, bram18, bram36
+from codesign.hw.memory import (
+    READ_LATENCY,
+    ReadPort,
+    RowMemory,
+    WritePort,
+    address_bits,
+    banks,
+    bram18,
+    bram36,
+    row_memory,
+)
 from codesign.hw.verilog import generate
 from codesign.sim.simulator import Library, compile_design
 from tests.hw.engine_bench import refuses
@@ -108,13 +118,22 @@ class TestBlocks:
     @pytest.mark.parametrize(("width", "depth", "whole", "halves"), [
         (8, 64, 0, 0), (8, 65, 1, 1), (8, 256, 1, 1), (32, 512, 1, 1), (32, 1024, 1, 2), (72, 512, 1, 2),
         (73, 512, 2, 3), (8, 8192, 2, 4), (72, 4096, 8, 16), (64, 16384, 32, 64),
-        (1, 32768, 1, 2), (18, 2048, 1, 2), (9, 4096, 1, 2),
+        (1, 32768, 1, 2), (18, 2048, 1, 2), (9, 4096, 1, 2), (128, 5000, 19, 38), (256, 2560, 19, 37),
     ])  # fmt: skip
     def test_counts(self, width: int, depth: int, whole: int, halves: int) -> None:
         assert (bram36(width, depth), bram18(width, depth)) == (whole, halves)
 
+    @pytest.mark.parametrize(("write", "read", "depth", "cost"), [
+        (512, 512, 1, (0, 0, 3 * 512)), (64, 512, 1, (0, 8, 3 * 512)), (512, 64, 1, (0, 3 * 64, 2 * 512 + 64 + 3)),
+        (512, 512, 2, (0, 8 * 37, 2 * 512)), (128, 128, 5000, (38, 2 * 128 + 5, 128 + 3)),
+        (256, 128, 8192, (116, 128 + 2, 128 + 1 + 1)), (64, 128, 3072, (24, 128 + 2 * 3, 128 + 2)),
+    ])  # fmt: skip
+    def test_registers_and_multiplexers(self, write: int, read: int, depth: int, cost: tuple[int, int, int]) -> None:
+        """A single word is registers; banks have a multiplexer, an enable each and a register of what was chosen."""
+        assert row_memory(write, read, depth) == cost
+
     def test_arrays(self, rng: np.random.Generator) -> None:
         width, depth = rng.integers(1, 600, 200), rng.integers(1, 40000, 200)
-        for count in (bram36, bram18):
+        for count in (bram36, bram18, banks):
             alone = np.array([count(int(w), int(d)) for w, d in zip(width, depth, strict=True)])
             assert np.array_equal(count(width, depth), alone)

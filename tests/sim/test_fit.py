@@ -6,17 +6,41 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from codesign.hw import area
+from codesign.assembly import integers, tools
+from codesign.board import Board
+from codesign.designspace import DesignSpace
+from codesign.hw import accelerator, area
 from codesign.hw.accelerator import KERNELS
 from codesign.hw.linear import Linear
+from codesign.hw.memory import banks
 from codesign.sim import fit
-from codesign.sim.fit import CONFIGURATIONS, METRICS, SHELL, Error, Sample, compare, configurations, errors, subject
+from codesign.sim.fit import (
+    CONFIGURATIONS,
+    MEMORIES,
+    METRICS,
+    SHELL,
+    Error,
+    Sample,
+    compare,
+    configurations,
+    errors,
+    subject,
+)
 from codesign.sim.synth import Counts
 
 LIMIT_PCT = 15.0
 """What a formula for LUTs or flip-flops may be off."""
-QUICK: Mapping[str, tuple[int, ...]] = {"linear": (0, 4), "attention": (0, 3), "vector": (0, 1, 18), SHELL: (0,)}
+QUICK: Mapping[str, tuple[int, ...]] = {
+    "linear": (0, 4), "attention": (0, 3), "vector": (0, 1, 18), MEMORIES: (0, 4), SHELL: (0,),
+}  # fmt: skip
 """Configurations that are synthesized again in every test run."""
+NETWORKS = (
+    "digits-mlp", "digits-vit", "gemm:512x512x512", "minilm", "gemm:64x256x128", "digits-mlp", "digits-vit", "minilm",
+    "digits-vit", "gemm:96x384x96", "digits-mlp", "minilm", "digits-vit", "minilm", "gemm:512x512x512",
+    "minilm",
+)  # fmt: skip
+"""What the configurations of the memories are for."""
+WIDTHS: tuple[str, ...] = ("ports", "t_out", "t_a", "t_v")
 
 
 def recorded() -> dict[str, object]:
@@ -49,7 +73,7 @@ class TestData:
         assert len(rows) == len(CONFIGURATIONS[name]) * len(METRICS)
         check(rows)
 
-    @pytest.mark.parametrize("name", KERNELS)
+    @pytest.mark.parametrize("name", [*KERNELS, MEMORIES])
     def test_there_are_enough_configurations_and_enough_are_held_out(self, name: str) -> None:
         found = configurations(name)
         assert len(found) >= 12
@@ -65,13 +89,34 @@ class TestData:
         for wide in (0, 1):
             assert {4, 8, 16, 32} <= set(vector[vector[:, 2] == wide][:, 0])
 
+    @pytest.mark.parametrize("model", sorted(set(NETWORKS) - {"minilm"}))
+    def test_memories_are_those_of_designs_for_networks(self, model: str) -> None:
+        space = DesignSpace(integers(model), Board.load("zcu102"), tools())
+        for (params, _), network in zip(configurations(MEMORIES), NETWORKS, strict=True):
+            if network == model:
+                point: dict[str, int] = {n: params[n] for n in WIDTHS if n in params}
+                assert space.named(point).memories == {n: size for n, size in params.items() if n not in point}
+
+    def test_memories_are_of_every_kind_and_depth(self) -> None:
+        """Registers, LUT RAM, block RAM, banks of block RAM; both ways of different ports; with and without skip."""
+        designs = [fit.memory_design(params) for params, _ in configurations(MEMORIES)]
+        write, read, depth = np.array([copy for design in designs for copy in accelerator.copies(design)]).T
+        deep = np.array(banks(write, depth))
+        assert {1, 2} <= set(depth)
+        assert ((depth > 64) & (deep == 1)).any()
+        assert {2, 3, 5} <= set(deep)
+        assert (read < write).any()
+        assert (read > write).any()
+        assert {"skip" in params for params, _ in configurations(MEMORIES)} == {False, True}
+
     @pytest.mark.parametrize("name", CONFIGURATIONS)
     @pytest.mark.parametrize("metric", fit.FITTED)
     def test_costs_are_those_that_the_data_gives(self, name: str, metric: str) -> None:
         costs = fit.fit(samples(name), metric, subject(name).units[metric])
         said = area.costs(name, metric)
         assert {p: {u: round(100 * c) for u, c in each.items()} for p, each in costs.items()} == said
-        assert min(cost for each in said.values() for cost in each.values()) >= 0
+        assert all(cost >= 0 for each in said.values() for cost in each.values())
+        assert bool(said) == (name != MEMORIES)
 
     def test_says_where_it_comes_from_and_not_when(self) -> None:
         found = recorded()

@@ -97,6 +97,27 @@ def test_what_a_ring_holds_back_is_foreseen() -> None:
         assert np.median([gap for gap, several in gaps if several == again]) < 0.2
 
 
+def test_a_ring_of_one_tile_turns_at_every_tile() -> None:
+    """All rows in one pass: a tile comes in behind the one before it, and the memory is late."""
+    network = chain(np.random.default_rng(0), 12, [200, 160, 200])
+    linear = {"t_in": 4, "t_out": 8, "n_l": 16, "kw_max": 64, "tables": 4, "table_words": 64, "ring_words": 64}
+    gap = _gap(network, fitting(Design(board(2, 200, 16, 10**10), {"linear": linear}, {}, 64), [network]))
+    assert gap is not None
+    assert 0 <= gap < 0.2
+
+
+def test_weights_wait_while_attention_goes_on() -> None:
+    network = random_network(3)[0]
+    linear = {"t_in": 4, "t_out": 8, "n_l": 32, "kw_max": 64, "tables": 4, "table_words": 64, "ring_words": 128}
+    engines = {
+        "linear": linear, "attention": {"t_a": 4, "n_a": 2, "max_keys": 64, "db_max": 16},
+        "vector": {"t_v": 1, "max_d": 64},
+    }  # fmt: skip
+    gap = _gap(network, fitting(Design(board(2, 60, 16, 15 * 10**8), engines, {}, 64), [network]))
+    assert gap is not None
+    assert 0 <= gap < 0.13
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_loader_and_array_alternate_as_they_may(seed: int) -> None:
     """Rows that take as long to load as to multiply: each group may wait for the buffer or for the rows."""

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from numpy.typing import NDArray
@@ -40,7 +39,7 @@ from codesign.quant.lower import lower
 from codesign.quant.pt2 import read_pt2
 from codesign.record import report_files
 from codesign.report import Report, report
-from codesign.workload import Workload, load_onnx
+from codesign.workload import Workload, parse_onnx
 
 _LOG = logging.getLogger(__name__)
 _MEGA = 1_000_000
@@ -223,19 +222,12 @@ def _read(model: str | Path) -> tuple[Workload | Network, bytes | None]:
     """A model, and its ONNX file; None for a product of matrices, which has none."""
     if Path(model).suffix == ".pt2":
         data = read_pt2(model)
-        return _parsed(data, Path(model).stem), data
+        return parse_onnx(data, Path(model).stem), data
     if str(model) == minilm.NAME:
         data = encoder_file()
-        return _parsed(data, minilm.NAME), data
+        return parse_onnx(data, minilm.NAME), data
     found = models.load(model)
     return found, None if isinstance(found, Network) else models.original(model)
-
-
-def _parsed(data: bytes, name: str) -> Workload:
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / f"{name}.onnx"
-        path.write_bytes(data)
-        return load_onnx(path)
 
 
 def integers(model: str | Path, calibration: Arrays | None = None) -> Network:
@@ -395,7 +387,7 @@ def _readme(made: Plan) -> str:
 def _standing_alone(data: bytes, found: Workload | Network) -> bytes | None:
     """A model's file; None if it needs other files beside it."""
     try:
-        alone = _parsed(data, "model")
+        alone = parse_onnx(data)
     except InputError:
         return None
     return data if alone.macs == found.macs else None

@@ -22,7 +22,7 @@ from codesign.designspace import DesignSpace
 from codesign.errors import CheckError
 from codesign.front import Front, Values
 from codesign.goal import GOAL, Row
-from codesign.heuristics import ALGORITHMS, STRATEGIES, evolve, searched
+from codesign.heuristics import ALGORITHMS, INSTALL, STRATEGIES, evolve, searched
 from codesign.network import Network
 from codesign.problem import Problem
 from codesign.reference_problem import hypervolume_ratio
@@ -34,7 +34,7 @@ REFERENCE_EVALUATIONS, REFERENCE_POPULATION = 10_000, 100
 """Points of the reference problem that a heuristic looks at, and how many at once."""
 
 _LOG = logging.getLogger(__name__)
-_NEEDED, _INSTALL = ("pymoo", "numba"), "pip install 'codesign[heuristics]'"
+_NEEDED = ("pymoo", "numba")
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +86,7 @@ def chosen(strategy: str | None) -> tuple[str, ...]:
         return () if strategy == STRATEGIES[0] else (strategy,)
     absent = [name for name in _NEEDED if find_spec(name) is None]
     if absent:
-        _LOG.warning("heuristics are left out: no %s; install: %s", " and ".join(absent), _INSTALL)
+        _LOG.warning("heuristics are left out: no %s; install: %s", " and ".join(absent), INSTALL)
     return () if absent else tuple(ALGORITHMS)
 
 

@@ -3,7 +3,6 @@
 import logging
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from codesign.encoder import encoder_file
@@ -12,7 +11,7 @@ from codesign.network import outputs, run
 from codesign.number import FloatArray
 from codesign.quant import minilm
 from codesign.quant.lower import lower
-from codesign.workload import from_proto
+from codesign.workload import from_proto, parse_onnx
 
 _LOG = logging.getLogger(__name__)
 
@@ -46,7 +45,7 @@ def embeddings() -> tuple[FloatArray, FloatArray]:
     encoder = minilm.load()
     _, texts = minilm.texts(encoder)
     floats = from_proto(encoder.bert.onnx(minilm.TOKENS), minilm.NAME)
-    network = lower(from_proto(onnx.load_model_from_string(encoder_file()), minilm.NAME))
+    network = lower(parse_onnx(encoder_file(), minilm.NAME))
     exact, ours = [], []
     for number, x in enumerate(encoder.embedded(texts), start=1):
         exact.append(floats.evaluate({minilm.INPUT: x})[minilm.OUTPUT][0])

@@ -380,8 +380,7 @@ class _Schedule:
         self.tiles, self.words = self.tiles + ob, self.words + ob * ib
         tiles = block_tiles(layer.rows, ib, ob, p, self.row_group)
         blocks = ceil_div(ob, tiles)
-        rest = layer.rows - (layer.rows - 1) // self.row_group * self.row_group
-        freed = spacing + self.formulas.array_latency + rest - (ceil_div(rest, p["n_l"]) - 1) * p["n_l"]
+        freed = spacing + self.formulas.array_latency + self._last_rows(self._groups(layer.rows)[-1][1])
         cut = _Cut(ib, spacing, tiles, blocks, ob - (blocks - 1) * tiles, self._passes(layer.rows), freed)
         there: Number = self._arrival()
         once: Number = 0
@@ -408,6 +407,11 @@ class _Schedule:
         """Times that the array goes over a block of weights for so many rows, cut into commands."""
         n_l = self.linear["n_l"]
         return sum((ceil_div(count, n_l) for _, count in self._groups(rows)), 0 * n_l)
+
+    def _last_rows(self, rows: int) -> Number:
+        """Rows of the last pass over a command of so many."""
+        n_l = self.linear["n_l"]
+        return rows - (ceil_div(rows, n_l) - 1) * n_l
 
     def _once(self, cut: "_Cut", tiles: Number) -> Number:
         """Cycle before which the array has not gone once over the last block of a layer of so many tiles.
@@ -457,7 +461,7 @@ class _Schedule:
         """
         n_l = self.linear["n_l"]
         groups = ceil_div(rows, n_l)
-        last: Number = rows - (groups - 1) * n_l
+        last = self._last_rows(rows)
         several: Any = groups > 1
         full, least = smaller(n_l, rows) * kw, last * kw
         start = larger(larger(self.loader, t + 1), self.ends[0] + 1)

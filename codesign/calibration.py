@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import onnx
 from numpy.typing import NDArray
 
 from codesign.quant.ptq import Choice, calibrate, choose
-from codesign.workload import QUANTIZERS, Workload, from_proto
+from codesign.workload import QUANTIZERS, Workload, parse_onnx
 
 _CLIPS: Mapping[str, str] = {"max": "the largest magnitude", "mse": "the smallest squared error"}
 _LOG = logging.getLogger(__name__)
@@ -87,6 +86,4 @@ def calibrated(data: bytes, name: str, samples: Mapping[str, NDArray[Any]], fold
     choice = choose(data, samples, name=name, folder=folder, progress=tried)
     _LOG.info("%s: %s", name, described(choice))
     made = calibrate(data, samples, settings=choice.settings, name=name, folder=folder)
-    return Calibration(
-        made, from_proto(onnx.load_model_from_string(made), name), choice, len(next(iter(samples.values())))
-    )
+    return Calibration(made, parse_onnx(made, name), choice, len(next(iter(samples.values()))))

@@ -201,12 +201,14 @@ class DesignSpace:
 
     def _boxed_cycles(self, inputs: Inputs) -> NDArray[np.int64]:
         """A lower bound for all attention and vector engines of some boxes, for values of the other parameters."""
-        groups, arrays = np.asarray(inputs["row_group"]), {axis: np.asarray(inputs[axis]) for axis in inputs}
-        found = np.zeros(groups.shape, np.int64)
-        for size in np.unique(groups).tolist():
-            mine = {axis: values[groups == size] for axis, values in arrays.items()}
-            found[groups == size] = self._cycles_of(mine, size)
-        return found
+        return _by_row_group(inputs, self._cycles_of)
+
+    def _ringed_cycles(self, inputs: Inputs, row_group: int) -> Any:
+        """A lower bound that knows of the rings, for designs whose every parameter is given."""
+        engines = {name: {axis: inputs[axis] for axis in self._of(axes)} for name, axes in _ENGINE_AXES.items()}
+        used: dict[str, Any] = {name: params for name, params in engines.items() if params}
+        variant = self._variant(inputs["ports"], inputs["clock_hz"])
+        return self.bound(used, self.tools.formulas(used), row_group, (), variant)
 
     def _cycles_of(self, inputs: Inputs, row_group: int) -> Any:
         arrays = {axis: inputs[axis] for axis in ("t_in", "t_out", "n_l")}
@@ -314,6 +316,16 @@ class DesignSpace:
         return self._parts[key]
 
 
+def _by_row_group(inputs: Inputs, cycles: Callable[[Inputs, int], Any]) -> NDArray[np.int64]:
+    """What is said of the designs of each number of rows per command, put together."""
+    groups, arrays = np.asarray(inputs["row_group"]), {axis: np.asarray(inputs[axis]) for axis in inputs}
+    found = np.zeros(groups.shape, np.int64)
+    for size in np.unique(groups).tolist():
+        mine = {axis: values[groups == size] for axis, values in arrays.items()}
+        found[groups == size] = cycles(mine, size)
+    return found
+
+
 def _each(inputs: Inputs, axes: tuple[str, ...], value: Callable[[Mapping[str, int]], int]) -> NDArray[np.int64]:
     """A value of every combination of some axes, asked for one by one."""
     arrays = np.broadcast_arrays(*(np.asarray(inputs[axis]) for axis in axes))
@@ -394,17 +406,8 @@ class _Scorer:
 
     def lift(self, points: Inputs) -> NDArray[np.float64]:
         """Bounds of what is asked for of many designs, 0 where none is better; rings hold back weights in them."""
-        space, groups, found = self.space, points["row_group"], np.zeros((len(points["row_group"]), len(self.names)))
-        for size in np.unique(groups).tolist():
-            mine = {name: values[groups == size] for name, values in points.items()}
-            engines = {name: {axis: mine[axis] for axis in space._of(axes)} for name, axes in _ENGINE_AXES.items()}
-            used: dict[str, Any] = {name: params for name, params in engines.items() if params}
-            variant = space._variant(mine["ports"], mine["clock_hz"])
-            cycles = space.bound(used, space.tools.formulas(used), size, (), variant)
-            latency = cycles * 1e6 / mine["clock_hz"]
-            columns = [latency if name == "latency_us" else 0 * latency for name in self.names]
-            found[groups == size] = np.stack(columns, axis=1)
-        return found
+        latency = _by_row_group(points, self.space._ringed_cycles) * 1e6 / points["clock_hz"]
+        return np.stack([latency if name == "latency_us" else 0 * latency for name in self.names], axis=1)
 
     def tighten(self, point: Mapping[str, int]) -> tuple[float, ...] | None:
         """Bounds of what is asked for, 0 where none is better; None if the design is not legal."""

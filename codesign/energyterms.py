@@ -90,19 +90,24 @@ class EnergyTerms:
 
     def _linear(self, x: Inputs) -> Any:
         """Multiplications and on-chip memory, and the weights' way from off chip."""
-        kernel, e, columns = self.kernels["linear"], self.board.coefficients, self._columns(x)
+        kernel, e = self.kernels["linear"], self.board.coefficients
         params = {**self.fixed["linear"], **x, "word_bytes": x["ports"] * self.port_bytes}
         per_byte = (e.offchip_byte_fj + e.ram_byte_fj) * _FEMTO
         spent: Any = self._transferred() * per_byte
+        for layer, k, n in self._products(x):
+            work = {"rows": layer.rows, "k": k, "n": n}
+            spent = spent + kernel.traffic(params, work) * per_byte
+            for chosen, rows in _groups(x["row_group"], layer.rows):
+                spent = spent + chosen * self._active(kernel, params, {**work, "rows": rows}, lut=False)
+        return spent
+
+    def _products(self, x: Inputs) -> Iterator[tuple[Linear, Any, Any]]:
+        """The linear layers with the columns of their sources and targets."""
+        columns, tensors = self._columns(x), self.network.tensors
         for layer in self.network:
             if isinstance(layer, Linear):
-                tensors = self.network.tensors
                 k, n = (columns.get(name, tensors[name].columns) for name in (layer.source, layer.target))
-                work = {"rows": layer.rows, "k": k, "n": n}
-                spent = spent + kernel.traffic(params, work) * per_byte
-                for chosen, rows in _groups(x["row_group"], layer.rows):
-                    spent = spent + chosen * self._active(kernel, params, {**work, "rows": rows}, lut=False)
-        return spent
+                yield layer, k, n
 
     def _transferred(self) -> int:
         """Bytes that every program moves beside weights: inputs, outputs, constants, and a command per layer."""
@@ -116,20 +121,17 @@ class EnergyTerms:
 
     def _busy(self, x: Inputs) -> Any:
         """Cycles in which the array works: for every row group and tile a word, or a row to drain, per cycle."""
-        columns, busy = self._columns(x), np.zeros((), np.int64)
-        for layer in self.network:
-            if isinstance(layer, Linear):
-                tensors = self.network.tensors
-                k, n = (columns.get(name, tensors[name].columns) for name in (layer.source, layer.target))
-                tile = larger(ceil_div(k, x["t_in"]), x["n_l"]) * ceil_div(n, x["t_out"])
-                for chosen, rows in _groups(x["row_group"], layer.rows):
-                    busy = busy + chosen * ceil_div(rows, x["n_l"]) * tile
+        busy: Any = np.zeros((), np.int64)
+        for layer, k, n in self._products(x):
+            tile = larger(ceil_div(k, x["t_in"]), x["n_l"]) * ceil_div(n, x["t_out"])
+            for chosen, rows in _groups(x["row_group"], layer.rows):
+                busy = busy + chosen * ceil_div(rows, x["n_l"]) * tile
         return busy
 
     def _attention(self, x: Inputs) -> Any:
         kernel, params = self.kernels["attention"], {**self.fixed["attention"], **x}
         widest = max(layer.head_dim for layer in self.network if isinstance(layer, Attention))
-        params["db_max"] = -(-widest // x["t_a"])
+        params["db_max"] = ceil_div(widest, x["t_a"])
         spent: Any = 0.0
         for layer in self.network:
             if isinstance(layer, Attention):
@@ -160,11 +162,10 @@ def _groups(row_group: Any, rows: int) -> Iterator[tuple[Any, int]]:
     """How often groups of so many rows come, for every size of the axis."""
     for size in np.unique(row_group).tolist():
         here = row_group == size
-        yield here * (rows // size), min(size, rows)
-        if rows % size and rows > size:
+        if rows >= size:
+            yield here * (rows // size), size
+        if rows % size:
             yield here * 1, rows % size
-        elif rows < size:
-            yield here * 1, rows
 
 
 def _places(row_group: Any, rows: int) -> Iterator[tuple[Any, int, int]]:

@@ -30,7 +30,8 @@ POPULATION = 20
 """Points per generation unless another number is given."""
 _IDLE = 20
 """Generations in a row without a new point after which it ends."""
-_GET = "to get it: pip install 'codesign[heuristics]'"
+INSTALL = "pip install 'codesign[heuristics]'"
+"""What gets the library."""
 
 Score = Callable[[Mapping[str, int]], Mapping[str, float] | None]
 """Exact objectives of a design by name; None if it cannot be built."""
@@ -247,7 +248,9 @@ def _pymoo(module: str, name: str) -> Any:
     try:
         return getattr(importlib.import_module(f"pymoo.{module}"), name)
     except Exception as error:
-        raise ToolError(f"pymoo is missing or incomplete ({' '.join(str(error).split())}); {_GET}") from error
+        raise ToolError(
+            f"pymoo is missing or incomplete ({' '.join(str(error).split())}); to get it: {INSTALL}"
+        ) from error
 
 
 def _quietly(action: Any, *arguments: Any, **options: Any) -> Any:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from codesign.errors import InputError
 from codesign.network import Input, Linear, Network, Output, Tensor
 from codesign.number import requantizer
-from codesign.workload import Workload, from_proto, load_onnx, sample_shape
+from codesign.workload import Workload, load_onnx, parse_onnx, sample_shape
 
 MAX_GEMM_SIZE = 1 << 16
 """Largest M, K or N of a ``gemm:`` model."""
@@ -124,9 +124,7 @@ def load(name: str | Path) -> Workload | Network:
 def _shipped(name: str) -> Workload:
     found = _with_file(name)
     if found.bare:
-        import onnx
-
-        return from_proto(onnx.load_model_from_string(_content(found)), name)
+        return parse_onnx(_content(found), name)
     with resources.as_file(_data(found.file)) as path:
         return load_onnx(path)
 

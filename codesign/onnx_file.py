@@ -110,19 +110,30 @@ def _printable(name: object) -> str:
     return "".join(c if c.isprintable() else "?" for c in str(name))
 
 
-def _parse(path: Path) -> "onnx.ModelProto":
+def decoded(data: bytes, name: str) -> "onnx.ModelProto":
+    """The protocol buffer that the bytes of a file are.
+
+    Raises:
+        InputError: they are none.
+    """
     import onnx
 
     decode_error: type[Exception] = importlib.import_module("google.protobuf.message").DecodeError
+    try:
+        return onnx.load_model_from_string(data)
+    except decode_error as error:
+        raise InputError(
+            f"{_printable(name)}: not an ONNX file ({_first_line(error)}); legal: a whole ONNX model"
+        ) from error
+
+
+def _parse(path: Path) -> "onnx.ModelProto":
     try:
         size = path.stat().st_size if path.is_file() else -1
         if not 0 < size <= MAX_FILE_BYTES:
             what = "is not a file" if size < 0 else f"has {size} bytes"
             raise InputError(f"model {_printable(path)} {what}; legal: an ONNX file of 1 to {MAX_FILE_BYTES} bytes")
-        return onnx.load_model_from_string(path.read_bytes())
-    except decode_error as error:
-        name = _printable(path.name)
-        raise InputError(f"{name}: not an ONNX file ({_first_line(error)}); legal: a whole ONNX model") from error
+        return decoded(path.read_bytes(), path.name)
     except OSError as error:
         what = f"cannot be read ({error.strerror})"
         raise InputError(f"model {_printable(path)} {what}; legal: a readable ONNX file") from error

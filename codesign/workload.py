@@ -17,7 +17,7 @@ import numpy as np
 from codesign.errors import InputError
 from codesign.onnx_call import Array, Call, Shape, check_size
 from codesign.onnx_elementwise import elementwise
-from codesign.onnx_file import Graph, Node, graph_of, read_graph
+from codesign.onnx_file import Graph, Node, decoded, graph_of, read_graph
 from codesign.onnx_products import conv_shape, matmul_shape
 from codesign.operators import evaluate, operators
 
@@ -166,6 +166,11 @@ def load_onnx(path: str | Path) -> Workload:
             not supported are listed all at once, with their nodes.
     """
     return _folded(read_graph(Path(path)))
+
+
+def parse_onnx(data: bytes, name: str = "model", folder: Path | None = None) -> Workload:
+    """Like `load_onnx` for the bytes of a file; external data may lie in the folder, if one is given."""
+    return from_proto(decoded(data, name), name, folder)
 
 
 def from_proto(model: "onnx.ModelProto", name: str = "model", folder: Path | None = None) -> Workload:

@@ -12,7 +12,6 @@ the way leaves the float function as it is:
 Which of these help is measured on samples that are held back.
 """
 
-import importlib
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,7 +26,7 @@ from onnx import numpy_helper
 from codesign.errors import InputError
 from codesign.number import dequantize, quantize
 from codesign.onnx_call import Array, Ints
-from codesign.onnx_file import graph_of
+from codesign.onnx_file import decoded, graph_of
 from codesign.quant.edit import Edit, forked, readers
 from codesign.quant.graph import Product
 from codesign.quant.lower import each_sample, largest_gain, lower, unscaled
@@ -136,7 +135,7 @@ def calibrate(
     Raises:
         InputError: a file that cannot be read, samples that do not fit, or a model that has no integer layers.
     """
-    source = _embedded(_parsed(model, name), name, folder)
+    source = _embedded(decoded(model, name), name, folder)
     workload = from_proto(source, name)
     each = each_sample(workload, samples)
     chosen = settings or _chosen(source, workload, each[:_TRIED], name, progress).settings
@@ -155,7 +154,7 @@ def choose(
     progress: Progress | None = None,
 ) -> Choice:
     """The settings that `calibrate` takes if none are given; see there for the arguments and errors."""
-    source = _embedded(_parsed(model, name), name, folder)
+    source = _embedded(decoded(model, name), name, folder)
     workload = from_proto(source, name)
     return _chosen(source, workload, each_sample(workload, samples)[:_TRIED], name, progress)
 
@@ -193,16 +192,6 @@ def output_error(workload: Workload, other: Workload, each: Sequence[Sample]) ->
             error += float(np.square(got[name] - value).sum())
             power += float(np.square(value).sum())
     return error / power if power else error
-
-
-def _parsed(model: bytes, name: str) -> onnx.ModelProto:
-    decode_error: type[Exception] = importlib.import_module("google.protobuf.message").DecodeError
-    try:
-        return onnx.load_model_from_string(model)
-    except decode_error as error:
-        raise InputError(
-            f"{name}: not an ONNX file ({' '.join(str(error).split())}); legal: a whole ONNX model"
-        ) from error
 
 
 def _embedded(model: onnx.ModelProto, name: str, folder: Path | None) -> onnx.ModelProto:

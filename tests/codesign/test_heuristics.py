@@ -215,20 +215,15 @@ def test_a_heuristic_that_finds_nothing_does_not_say_that_nothing_fits() -> None
         searched(tight, "nsga2", ("latency_us", "dsp"), evaluations=30)
 
 
+def _build_by(strategy: str, folder: Path) -> int:
+    """The exit code of a build into ``b`` in a folder."""
+    model = ["gemm:4x16x16", "--board", "zcu102", "--out", str(folder / "b"), "--quiet"]
+    return main(["build", *model, "--objective", "area", "--strategy", strategy])
+
+
 def test_a_report_says_which_strategy_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heuristics, "searched", partial(searched, evaluations=30))
-    argv = [
-        "build",
-        "gemm:4x16x16",
-        "--board",
-        "zcu102",
-        "--objective",
-        "area",
-        "--out",
-        str(tmp_path / "b"),
-        "--quiet",
-    ]
-    assert main([*argv, "--strategy", "nsga2"]) == 0
+    assert _build_by("nsga2", tmp_path) == 0
     found = json.loads((tmp_path / "b" / "report.json").read_text())["search"]
     assert (found["strategy"], found["evaluated"]) == ("nsga2", 30)
     assert found["proof"].startswith("heuristic nsga2, seed 0, NOT PROVEN: 30 of ")
@@ -261,18 +256,7 @@ def test_without_pymoo_the_command_line_says_it_in_one_line(
     monkeypatch.setitem(sys.modules, "pymoo", None)
     for name in [name for name in sys.modules if name.startswith("pymoo.")]:
         monkeypatch.delitem(sys.modules, name)
-    argv = [
-        "build",
-        "gemm:4x16x16",
-        "--board",
-        "zcu102",
-        "--objective",
-        "area",
-        "--out",
-        str(tmp_path / "b"),
-        "--quiet",
-    ]
-    assert main([*argv, "--strategy", "age-moea2"]) == 3
+    assert _build_by("age-moea2", tmp_path) == 3
     error = capsys.readouterr().err
     assert error.startswith("codesign: error: pymoo is missing")
     assert "pip install 'codesign[heuristics]'" in error

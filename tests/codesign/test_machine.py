@@ -78,15 +78,21 @@ def _random_program(seed: int) -> tuple[Program, Design]:
     return Program(tuple(commands), int(rng.integers(16)) * BURST_BYTES, b"", 0, {}, {}, 0), design
 
 
+def _alike(program: Program, design: Design, seed: int) -> tuple[Machine, Machine]:
+    """A run with shortcuts and one without, found to take the same cycles."""
+    short, plain = (Machine(program, design, _TIMES, shortcuts=shortcuts) for shortcuts in (True, False))
+    short.run()
+    plain.run()
+    assert short.start == plain.start, seed
+    assert short.stop == plain.stop, seed
+    return short, plain
+
+
 @pytest.mark.parametrize("first", range(0, 60, 10))
 def test_shortcuts_change_no_cycle(first: int) -> None:
     for seed in range(first, first + 10):
         program, design = _random_program(seed)
-        short, plain = (Machine(program, design, _TIMES, shortcuts=shortcuts) for shortcuts in (True, False))
-        short.run()
-        plain.run()
-        assert short.start == plain.start, seed
-        assert short.stop == plain.stop, seed
+        _alike(program, design, seed)
 
 
 def test_random_programs_take_all_shortcuts() -> None:
@@ -134,11 +140,7 @@ def test_streams_of_weights_change_no_cycle(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(Shortcuts, name, counted(name))
     for seed in range(60):
         program, design = _weights(seed)
-        short, plain = (Machine(program, design, _TIMES, shortcuts=shortcuts) for shortcuts in (True, False))
-        short.run()
-        plain.run()
-        assert short.start == plain.start, seed
-        assert short.stop == plain.stop, seed
+        short, plain = _alike(program, design, seed)
         assert short.offchip.arrivals == plain.offchip.arrivals, seed
     assert min(taken.values()) > 20, taken
 

@@ -12,13 +12,14 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from codesign.board import Board
-from codesign.command import LOADS, Command
+from codesign.command import COMMAND_BYTES, LOADS, Command
 from codesign.design import Design
 from codesign.kernel import Number, Params, ceil_div, larger, smaller
-from codesign.machine import COMMAND_QUEUE, Machine
-from codesign.network import MASKS, Attention, Linear, Network, Norm
-from codesign.offchip import BURST_BYTES
-from codesign.program import AFFINE_BYTES, LUT_BYTES, Program, block_tiles, head_columns, padded
+from codesign.layout import AFFINE_BYTES, head_columns, padded
+from codesign.machine import BURST_BYTES, Machine
+from codesign.network import MASKS, Attention, Layer, Linear, Network, Norm
+from codesign.program import FETCH_LEAD, LUT_BYTES, Program, block_tiles
+from codesign.rules import COMMAND_QUEUE
 from codesign.systolic import EngineTimes, Formulas
 
 _Group = tuple[int, int, Number]
@@ -27,8 +28,10 @@ _FEW_TILES = 8
 """Tiles of a first fetch up to which every possible number of them is tried."""
 _FREE = 1 << 20
 """Words of a ring that is never full."""
-_LAYERS = 8
-"""Linear layers whose begin may hold back weights; only the latest matter."""
+_LAYERS = 3
+"""Tiles that are looked at as to whether they hold back weights; only the latest matter."""
+_REQUEST = 2
+"""Cycles from a request to the first in which it can be granted."""
 _IDLE = EngineTimes(lambda fields: 0, lambda fields: 0, 0, 0)
 
 
@@ -44,6 +47,7 @@ class Interface:
         self.network, self.board = network, board
         self.word = board.memory.ports * board.memory.port_bits // 8
         self.numerator, self.denominator = board.memory.bytes_numerator, board.memory.bytes_denominator
+        self.pace = -(-BURST_BYTES * self.denominator // self.numerator)
         self._prologues: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
         self._alone: dict[tuple[str, int, int], int] = {}
 
@@ -118,14 +122,16 @@ class Bound:
         self.network, self.board, self.rings = network, board, rings
         self.interfaces = [Interface(network, each) for each in variants or (board,)]
         self.whole = len(network.layers) > 1
+        self.readers = _readers(network)
 
     def __call__(
         self,
         engines: Mapping[str, Params],
         formulas: Formulas,
         row_group: int,
-        loads: Sequence[int] = (),
         variant: Number = 0,
+        *,
+        begun: Mapping[tuple[int, int], Number] | None = None,
         boxed: "Boxed | None" = None,
         holding: bool = True,
     ) -> Number:
@@ -135,13 +141,39 @@ class Bound:
             engines: parameters by engine, integers or arrays that broadcast against each other.
             formulas: what the kernels say of these parameters.
             row_group: most rows per command.
-            loads: cycles in which the loads are done that begin these programs, if they are known.
             variant: number of the memory, an integer or an array.
+            begun: cycles in which the first groups of rows are done, by the numbers of linear layer and group, as far
+                as they are known; 0 where not.
             boxed: the least of everything over many attention and vector engines, instead of their formulas.
             holding: whether to follow how the weight ring holds back what comes early. Without it, designs alike but
                 for rings that cut their layers alike have one bound, unless a ring is shorter than the memory is late.
         """
-        return _Schedule(self, engines, formulas, row_group, loads, variant, boxed, holding).total()
+        return _Schedule(self, engines, formulas, row_group, variant, begun or {}, boxed, holding).total()
+
+    def cuts(self, engines: Mapping[str, Params], formulas: Formulas, row_group: int, variant: Number) -> list[Number]:
+        """Tiles per command of the linear layers, one of each shape; the other arguments are as in a call."""
+        schedule = _Schedule(self, engines, formulas, row_group, variant, {}, None, False)
+        heads: dict[str, tuple[int, int]] = {}
+        for layer in self.network:
+            if isinstance(layer, Attention):
+                mine = layer.heads, layer.head_dim
+                heads |= dict.fromkeys((layer.query, layer.key, layer.value, layer.target), mine)
+        found: dict[object, Number] = {}
+        for layer in self.network:
+            if isinstance(layer, Linear):
+                shape = layer.rows, layer.k, layer.n, heads.get(layer.source), heads.get(layer.target)
+                if shape not in found:
+                    found[shape] = schedule.cut(layer)[2]
+        return [*found.values()]
+
+    def window(self, engines: Mapping[str, Params], formulas: Formulas, row_group: int, variant: Number) -> Number:
+        """Words of the table ring, more of which hold nothing back; the arguments are as in a call."""
+        schedule = _Schedule(self, engines, formulas, row_group, variant, {}, None, False)
+        tiles = [schedule.cut(layer)[1] for layer in self.network if isinstance(layer, Linear)]
+        found: Number = 0
+        for last in range(len(tiles)):
+            found = larger(found, sum(tiles[max(0, last - _LAYERS // 2) : last + 1]))
+        return found
 
     def of(self, variant: Number, what: Callable[[Interface], int]) -> Number:
         """A figure of the memories by their numbers."""
@@ -164,6 +196,26 @@ class Bound:
         rows = zip(*(column[first].tolist() for column in flat), strict=True)
         found = [what(self.interfaces[number], tuple(row)) for number, *row in rows]
         return np.array(found, np.int64)[index.reshape(columns[0].shape)]
+
+
+def _readers(network: Network) -> dict[str, int]:
+    """Number of the first linear layer that waits for a tensor, by tensor; their count if none does."""
+    count = number = sum(isinstance(layer, Linear) for layer in network)
+    found = dict.fromkeys(network.tensors, count)
+    for layer in reversed(network.layers):
+        number -= isinstance(layer, Linear)
+        first = number if isinstance(layer, Linear) else found[layer.target]
+        for name in _reads(layer):
+            found[name] = min(found.get(name, count), first)
+    return found
+
+
+def _reads(layer: Layer) -> tuple[str, ...]:
+    """Tensors that all of a layer waits for."""
+    if isinstance(layer, Attention):
+        return layer.query, layer.key, layer.value
+    addend = layer.addend if isinstance(layer, Linear) else None
+    return (layer.source,) if addend is None else (layer.source, addend)
 
 
 class Boxed(Protocol):
@@ -190,16 +242,17 @@ def _fetch(table: int, weights: int) -> Command:
     return Command("fetch", {"table_words": table, "weight_words": weights, "dram": 0})
 
 
-class _Held(NamedTuple):
-    """Weights that stay in the ring during the last pass over them.
+class _Freed(NamedTuple):
+    """A tile that gives its room in the rings back in no cycle before ``at``, so no later tile does.
 
     Attributes:
-        freed: cycle in which the first tile of them gives its room back.
-        words: how many there are.
+        tile, word: its number and that of its first word, of all weights in order.
+        at: the cycle.
     """
 
-    freed: Number
-    words: Number
+    tile: Number
+    word: Number
+    at: Number
 
 
 class _Cut(NamedTuple):
@@ -209,7 +262,7 @@ class _Cut(NamedTuple):
         ib, spacing: words and cycles of a tile.
         tiles, blocks, last: tiles of a block; blocks; tiles of the last block.
         passes: times that the array goes over a block.
-        freed: cycles from the begin of a block's last pass to the end of its first tile's words.
+        freed: cycles from the begin of a tile in the last pass until it gives its room back.
     """
 
     ib: Number
@@ -221,6 +274,18 @@ class _Cut(NamedTuple):
     freed: Number
 
 
+class _Move(NamedTuple):
+    """A load.
+
+    Attributes:
+        words: how many it moves.
+        layer: number of the linear layer that cannot begin before it.
+    """
+
+    words: Number
+    layer: int
+
+
 class _Schedule:
     """The run of one call: when each engine is free, and when each row of each tensor is done."""
 
@@ -230,18 +295,18 @@ class _Schedule:
         engines: Mapping[str, Params],
         formulas: Formulas,
         row_group: int,
-        loads: Sequence[int],
         variant: Number,
+        known: Mapping[tuple[int, int], Number],
         boxed: Boxed | None,
         holding: bool,
     ) -> None:
-        self.loads, self.variant, self.boxed = loads, variant, boxed
+        self.known, self.variant, self.boxed = known, variant, boxed
         self.word = bound.of(variant, lambda each: each.word)
-        self.rate = (
-            bound.of(variant, lambda each: each.numerator),
-            bound.of(variant, lambda each: each.denominator),
-            bound.of(variant, lambda each: each.board.memory.read_latency),
-        )
+        self.latency = bound.of(variant, lambda each: each.board.memory.read_latency)
+        self.ports = bound.of(variant, lambda each: each.board.memory.ports)
+        self.numerator = bound.of(variant, lambda each: each.numerator)
+        self.denominator = bound.of(variant, lambda each: each.denominator)
+        self.pace = bound.of(variant, lambda each: each.pace)
         self.bound, self.engines, self.formulas, self.row_group = bound, engines, formulas, row_group
         self.network, self.linear = bound.network, engines["linear"]
         self.begin: Number = bound.of(variant, lambda each: each.begin)
@@ -252,15 +317,22 @@ class _Schedule:
         self.free: dict[str, Number] = {"attention": 0, "vector": 0}
         self.tiles: Number = 0
         self.words: Number = 0
+        self.bursts: Number = 0
+        self.even: Number = 0
+        self.moves: list[_Move] = []
+        self.listed: Number = 0
+        self.ahead: Number = 0
+        self.busy: list[Number] = []
         self.done: dict[str, list[_Group]] = {put.target: [] for put in self.network.inputs}
         self.padded = self._padded()
         self.tables: set[bytes] = set()
+        self.linears = sum(isinstance(layer, Linear) for layer in self.network)
         self.first = self._first_tiles()
         self.begun: list[tuple[str, Number]] = []
         self.seen_linear = 0
         self.turning = holding and bound.whole and bool(np.min(self.linear["ring_words"]) < _FREE)
-        self.held = _Held(0, 0)
-        self.begun_with: list[tuple[Number, Number]] = []
+        self.freed: list[_Freed] = []
+        self.came: Number = 0
 
     def total(self) -> Number:
         """Cycles to the interrupt."""
@@ -323,13 +395,14 @@ class _Schedule:
 
     # Loads, one after the other in the order of the list.
 
-    def _load(self, words: Number, memory: str) -> Number:
+    def _load(self, words: Number, memory: str, layer: int) -> Number:
+        self.moves.append(_Move(words, layer))
+        self.listed = self.listed + 1
         if self.first is None:
             self.load_free = self.load_free + self._transfer("load", words, LOADS.index(memory))
         else:
             self.begun.append((memory, words))
-            known = len(self.begun) <= len(self.loads)
-            self.load_free = self.loads[len(self.begun) - 1] if known else self._prologue()
+            self.load_free = self._prologue()
         return self.load_free
 
     def _first_tiles(self) -> tuple[Number, ...] | None:
@@ -345,7 +418,7 @@ class _Schedule:
     def _load_source(self, layer: Linear) -> None:
         if self.done.get(layer.source) == [] and self.bound.whole:
             tensor = self.network.tensors[layer.source]
-            loaded = self._load(self._words(tensor.rows, tensor.columns, 1), "input")
+            loaded = self._load(self._words(tensor.rows, tensor.columns, 1), "input", self.seen_linear - 1)
             self.done[layer.source] = [(0, tensor.rows, loaded)]
 
     def _load_constants(self, layer: Linear) -> Number:
@@ -353,14 +426,14 @@ class _Schedule:
         at: Number = 0
         if layer.table is not None and layer.table.tobytes() not in self.tables:
             self.tables.add(layer.table.tobytes())
-            at = self._load(ceil_div(LUT_BYTES, self.word), "lut") + 1
+            at = self._load(ceil_div(LUT_BYTES, self.word), "lut", self.seen_linear - 1) + 1
         if layer.addend in self.network.constants and layer.addend not in self.done:
             rows, columns = self.network.constants[layer.addend].shape
-            at = self._load(self._words(rows, columns, 2), "position")
+            at = self._load(self._words(rows, columns, 2), "position", self.seen_linear - 1)
             self.done[layer.addend] = [(0, rows, at)]
         if layer.addend is not None and self.done.get(layer.addend) == []:
             tensor = self.network.tensors[layer.addend]
-            at = self._load(self._words(tensor.rows, tensor.columns, 2), "position")
+            at = self._load(self._words(tensor.rows, tensor.columns, 2), "position", self.seen_linear - 1)
             self.done[layer.addend] = [(0, tensor.rows, at)]
         return at
 
@@ -371,37 +444,55 @@ class _Schedule:
         self.seen_linear += 1
         if self.seen_linear > 1:
             self.first = None
+        if self.linears - self.seen_linear == FETCH_LEAD:
+            self.ahead = larger(self.listed - COMMAND_QUEUE, 0) * COMMAND_BYTES
         self._load_source(layer)
         constants = self._load_constants(layer)
-        source, target = self._columns(layer.source), self._columns(layer.target)
-        ib, ob = ceil_div(source, p["t_in"]), ceil_div(target, p["t_out"])
-        spacing, kw = larger(ib, p["n_l"]), ceil_div(source, word)
-        before = self.words
+        ib, ob, tiles = self.cut(layer)
+        spacing, kw = larger(ib, p["n_l"]), ceil_div(self._columns(layer.source), word)
+        before = _Freed(self.tiles, self.words, 0)
         self.tiles, self.words = self.tiles + ob, self.words + ob * ib
-        tiles = block_tiles(layer.rows, ib, ob, p, self.row_group)
-        blocks = ceil_div(ob, tiles)
+        blocks: Any = ceil_div(ob, tiles)
+        last_block = ob - (blocks - 1) * tiles
+        self.bursts = self.bursts + (blocks - 1) * self._whole_bursts(tiles, ib) + self._whole_bursts(last_block, ib)
+        odd: Any = last_block * p["t_out"] * (8 + p["t_in"] * ib) % BURST_BYTES
+        even: Any = odd == 0
+        self.even = even * 1
         freed = spacing + self.formulas.array_latency + self._last_rows(self._groups(layer.rows)[-1][1])
-        cut = _Cut(ib, spacing, tiles, blocks, ob - (blocks - 1) * tiles, self._passes(layer.rows), freed)
-        there: Number = self._arrival()
+        cut = _Cut(ib, spacing, tiles, blocks, last_block, self._passes(layer.rows), freed)
+        self.busy.append(cut.passes * (ob * spacing))
+        self.listed = self.listed + blocks * (len(self._groups(layer.rows)) + 1)
+        there = self._arrival()
+        if self.seen_linear == self.linears and self.bound.whole:
+            there = larger(there, self._all_moved(layer, cut))
         once: Number = 0
         if self.turning:
             rows = min(layer.rows, self.row_group)
             ready = self._ready(layer.source, layer.first_row, rows) + smaller(p["n_l"], rows) * kw
-            self.begun_with.append((before, larger(self.array, ready) + (cut.passes - 1) * tiles * spacing + freed))
-            there, once = larger(there, self._behind()), self._once(cut, ob)
+            there, once = self._turned(cut, before, there, larger(self.array, ready))
         once = larger(once, there + 1 + spacing)
         done: list[_Group] = []
-        for first, rows in self._groups(layer.rows):
+        drained = self.formulas.array_latency + self.formulas.drain_latency
+        for number, (first, rows) in enumerate(self._groups(layer.rows)):
             t = larger(constants, self._ready(layer.source, layer.first_row + first, rows))
             t = larger(t, self._ready(layer.addend, first, rows))
             last = self._pass(t, rows, kw, ob * spacing + blocks, blocks)
             turned = once + (self._passes(first + rows) - 1) * cut.last * spacing
-            end = larger(self.array, turned) - 1 + self.formulas.array_latency + self.formulas.drain_latency + last
+            end = larger(self.array, turned) - 1 + drained + last
+            if (self.seen_linear - 1, number) in self.known:
+                end = larger(end, self.known[self.seen_linear - 1, number])
+                self.array = larger(self.array, (blocks == 1) * (end + 1 - drained - last))
             done.append((first, rows, end))
         self.done[layer.target] = done
-        self.array = larger(self.array, once + (cut.passes - 1) * cut.last * spacing)
-        begun = self.array - cut.last * spacing
-        self.held = _Held((cut.passes > 1) * (begun + freed), (cut.passes > 1) * cut.last * ib)
+        self.array = larger(self.array, done[-1][2] + 1 - drained - last)
+        if self.turning:
+            self._give_back(cut)
+
+    def cut(self, layer: Linear) -> tuple[Number, Number, Number]:
+        """Weight words of a tile of a layer, its tiles, and the tiles of one command."""
+        ib = ceil_div(self._columns(layer.source), self.linear["t_in"])
+        ob = ceil_div(self._columns(layer.target), self.linear["t_out"])
+        return ib, ob, block_tiles(layer.rows, ib, ob, self.linear, self.row_group)
 
     def _passes(self, rows: int) -> Number:
         """Times that the array goes over a block of weights for so many rows, cut into commands."""
@@ -413,45 +504,92 @@ class _Schedule:
         n_l = self.linear["n_l"]
         return rows - (ceil_div(rows, n_l) - 1) * n_l
 
-    def _once(self, cut: "_Cut", tiles: Number) -> Number:
-        """Cycle before which the array has not gone once over the last block of a layer of so many tiles.
+    def _turned(self, cut: "_Cut", before: "_Freed", there: Number, start: Number) -> tuple[Number, Number]:
+        """What the rings hold back in a layer that the array cannot begin before a cycle.
 
-        A block stays in the ring until the last pass over it. Then the next one comes in behind its tiles, but for
-        what there was room for before. In a layer of one pass every tile comes in behind an earlier one like that.
+        Returns:
+            Cycle before which its last weights are not there, and before which the array has not gone once over
+            its last block.
         """
         whole, last, spacing = cut.tiles * cut.ib, cut.last * cut.ib, cut.spacing
-        held = _Held(cut.freed, whole)
+        begin = self._held_back(before.tile + cut.tiles, before.word + whole, whole)
+        begin = larger(begin, self.came + self._flow(whole))
+        start = larger(start, self._held_back(before.tile + cut.tiles, before.word + cut.ib, cut.ib) + 1)
+        first = larger(start + cut.tiles * spacing, begin + 1 + spacing)
         between = (cut.passes - 2) * cut.tiles * spacing
-        step = larger(2 * cut.tiles * spacing, self._refilled(held, whole) + spacing)
-        end = larger((cut.tiles + cut.last) * spacing, self._refilled(held, last) + spacing)
-        first = larger(self.array + cut.tiles * spacing, self._refilled(self.held, whole) + spacing)
+        again: Any = (cut.passes > 1) * 1
+        self.freed.append(before._replace(at=again * (first + between) + (1 - again) * start + cut.freed))
+        there = larger(there, self._held_back(self.tiles, self.words, last))
+        self.came = there = larger(there, begin + self._flow(self.words - before.word - whole))
+        step = larger(2 * cut.tiles * spacing, self._back(cut, cut.tiles) + spacing)
+        end = larger((cut.tiles + cut.last) * spacing, self._back(cut, cut.last) + spacing)
         several: Any = (cut.blocks > 1) * 1
         chain = first + several * ((cut.blocks - 1) * between + (cut.blocks - 2) * step + end)
-        fit = larger(self.linear["ring_words"] // cut.ib, 1)
-        turn = self._refilled(_Held(cut.freed, fit * cut.ib), cut.ib)
-        single = self.array + spacing + (tiles - 1) // fit * turn
-        again: Any = (cut.passes > 1) * 1
-        found: Number = again * chain + (1 - again) * single
-        return found
+        found: Number = again * chain + (1 - again) * self._once(cut, start)
+        return there, found
 
-    def _behind(self) -> Number:
-        """Cycle before which the last of the weights up to now are not there, as the ring holds back what comes early.
+    def _give_back(self, cut: "_Cut") -> None:
+        """Tells when the weights of the layer that has ended give back their room.
 
-        Before the first word of a layer is done with, nothing comes that lies further behind it than the ring is long.
+        In a last pass that is not the only one all weights are there, so it has no gaps.
         """
-        found: Number = 0
-        for before, freed in self.begun_with[-_LAYERS:]:
-            found = larger(found, self._refilled(_Held(freed, 0), self.words - before))
+        again: Any = (cut.passes > 1) * 1
+        begun = again * (self.array - cut.last * cut.spacing + cut.freed)
+        first, words = self.freed[-1], cut.last * cut.ib
+        if bool(np.max(cut.blocks) > 1):
+            self.freed.append(_Freed(self.tiles - cut.last, self.words - words, begun))
+        else:
+            self.freed[-1] = first._replace(at=larger(first.at, begun))
+        self.freed.append(_Freed(self.tiles - 1, self.words - cut.ib, self.array - cut.spacing + cut.freed))
+
+    def _once(self, cut: "_Cut", start: Number) -> Number:
+        """Cycle before which the array has not gone over a layer of one pass, where every tile gives back its room."""
+        fit = larger(self.linear["ring_words"] // cut.ib, 1)
+        tiles, late = (cut.blocks - 1) * cut.tiles + cut.last, (fit + 1) * cut.ib - self.linear["ring_words"]
+        found = (tiles - 1) // fit * (late > 0) * (cut.freed + self._brought(late))
+        several, more = (cut.blocks > 1) * 1, (cut.blocks > 2) * 1
+        inner = self._turn(cut, cut.tiles) + (cut.blocks - 3) * self._turn(cut, cut.tiles, asked=True)
+        turns = more * (inner + self._turn(cut, cut.last, asked=True)) + (several - more) * self._turn(cut, cut.last)
+        return start + cut.spacing + larger(found, turns + several * (cut.last - 1) * cut.spacing)
+
+    def _turn(self, cut: "_Cut", tiles: Number, *, asked: bool = False) -> Number:
+        """Cycles from the first tile of a block of one pass to that of the next, of so many tiles.
+
+        The next block's weights are asked for when enough tables of this one are given back. Its tiles come one
+        behind the other, and, if its own weights were asked for like that, no faster than these.
+        """
+        late: Any = tiles - (self.linear["table_words"] - cut.tiles)
+        one_by_one = cut.freed + (late - 1) * cut.spacing + self._brought(cut.ib)
+        weights = cut.freed + self._brought(late * cut.ib) if asked else 0
+        found: Number = (late > 0) * larger(one_by_one, weights)
         return found
 
-    def _refilled(self, held: "_Held", words: Number) -> Number:
-        """Cycle before which so many weight words behind those held are not there; 0 if they may be all along."""
-        numerator, denominator, latency = self.rate
+    def _back(self, cut: "_Cut", tiles: Number) -> Number:
+        """Cycles from the begin of a block's last pass before which the next, of so many tiles, is not all there."""
         p: Any = self.linear
-        late: Any = words - (p["ring_words"] - held.words)
-        rest = larger(late * p["t_in"] * p["t_out"] - BURST_BYTES, 0)
-        found: Number = (late > 0) * (held.freed + latency - (-rest * denominator // numerator))
-        return found
+        late: Any = tiles - (p["table_words"] - cut.tiles)
+        found = (late > 0) * (cut.freed + (late - 1) * cut.spacing + self._brought(tiles * cut.ib))
+        words: Any = (tiles + cut.tiles) * cut.ib - p["ring_words"]
+        return larger(found, (words > 0) * (cut.freed + self._brought(words)))
+
+    def _held_back(self, tiles: Number, words: Number, own: Number) -> Number:
+        """Cycle before which weights are not there, up to so many tiles and words of all; 0 if they may be all along.
+
+        Nothing comes that lies further behind a tile that is not done with than the ring is long; and the weights of
+        a fetch, as many words as are its own, are asked for behind all of its table.
+        """
+        p: Any = self.linear
+        found: Number = 0
+        asked: Number = 0
+        for tile, word, at in self.freed[-_LAYERS:]:
+            late: Any = words - p["ring_words"] - word
+            found = larger(found, (late > 0) * (at + self._brought(late)))
+            asked = larger(asked, (tiles - p["table_words"] > tile) * at)
+        return larger(found, (asked > 0) * (asked + self._brought(own)))
+
+    def _brought(self, words: Any) -> Number:
+        """Cycles from when there is room before which so many weight words are not all there."""
+        return self.latency + self._moved(words * self.linear["t_in"] * self.linear["t_out"], 0)
 
     def _pass(self, t: Number, rows: int, kw: Number, period: Number, blocks: Number) -> Number:
         """Runs the groups of a command accepted in cycle ``t``; returns the rows of the last.
@@ -492,11 +630,72 @@ class _Schedule:
         The memory has a rate and a latency; and when a ring is full, a word is asked for only after the word in
         its place was there and used.
         """
-        p, (numerator, denominator, latency) = self.linear, self.rate
-        late: Any = 8 * p["t_out"] * self.tiles + p["t_in"] * p["t_out"] * self.words - BURST_BYTES
-        granted = -(-late * denominator // numerator)
+        p = self.linear
         turns = larger((self.words - 1) // p["ring_words"], (self.tiles - 1) // p["table_words"])
-        return self.begin + latency + larger(larger(granted, 0), turns * latency)
+        moved = self._moved(self._fetched(), self.bursts, self.even)
+        return self.begin + 1 + self.latency + larger(moved, turns * self.latency)
+
+    def _all_moved(self, layer: Linear, cut: _Cut) -> Number:
+        """Cycle before which the weights of the last linear layer are not all there, for all else that is moved.
+
+        Either a load is granted before them, or the layers that wait for it come after them; of both the sooner.
+        """
+        rest = list(self.network)[list(self.network).index(layer) + 1 :]
+        if any(isinstance(each, Attention) for each in rest):
+            return 0
+        drained = self.formulas.array_latency + self.formulas.drain_latency
+        behind: Number = 2 + cut.spacing + drained + (cut.passes - 1) * cut.last * cut.spacing
+        behind = behind + sum(self._last_rows(rows) for _, rows in self._groups(layer.rows)[-1:])
+        for norm in rest:
+            if isinstance(norm, Norm):
+                behind = behind + sum(self._vector(rows, norm.d) + 1 for _, rows in self._groups(norm.rows))
+        for output in self.network.outputs:
+            behind = behind + self._stored(output.source)
+        most = BURST_BYTES // self.word
+        size, bursts = self._fetched() + self.ahead, self.bursts + self.ahead // BURST_BYTES
+        found: Number = _FREE << 8
+        chains = [sum(self.busy[first:], 0 * cut.spacing) for first in range(len(self.busy))]
+        for move in self.moves:
+            late = larger(chains[move.layer] - behind, 0) if move.layer < len(chains) else 0
+            found = smaller(found, self._moved(size, bursts, self.even) + late)
+            size, bursts = size + move.words * self.word, bursts + move.words // most
+        return self.begin + 1 + self.latency + smaller(found, self._moved(size, bursts, self.even))
+
+    def _fetched(self) -> Number:
+        """Bytes of all tables and weights up to now."""
+        p = self.linear
+        found: Number = 8 * p["t_out"] * self.tiles + p["t_in"] * p["t_out"] * self.words
+        return found
+
+    def _flow(self, words: Any) -> Number:
+        """Cycles in which so many weight words come at least, behind others."""
+        rest = larger(words * self.linear["t_in"] * self.linear["t_out"] - BURST_BYTES, 0)
+        return larger(-(-rest * self.denominator // self.numerator), rest // self.word)
+
+    def _moved(self, size: Any, bursts: Number, even: Number = 0) -> Number:
+        """Cycles behind a request, less the latency, before which so many bytes do not come, whole bursts among them.
+
+        The bucket holds a burst and is empty behind one, so whole bursts are whole cycles apart. A burst goes over
+        one port and then, as all does, over one bus, a word per cycle.
+
+        Args:
+            size: how many bytes.
+            bursts: how many bursts of full length there are at least.
+            even: 1 where the last is one.
+        """
+        granted = self.pace * larger(bursts - 1, 0)
+        rest = larger(size - BURST_BYTES, 0)
+        last = 1 + even * (BURST_BYTES // self.word - 1)
+        through = larger(-(-rest * self.denominator // self.numerator), granted) + last * (self.ports + 1)
+        return _REQUEST + 1 + larger(through, size // self.word + self.ports)
+
+    def _whole_bursts(self, tiles: Number, ib: Number) -> Number:
+        """Bursts of full length of a block's fetch, tables and weights one behind the other from a page on."""
+        p = self.linear
+        table, weights = 8 * p["t_out"] * tiles, p["t_in"] * p["t_out"] * ib * tiles
+        rest: Any = larger(weights - -table % BURST_BYTES, 0)
+        found: Number = table // BURST_BYTES + rest // BURST_BYTES
+        return found
 
     def _attention(self, layer: Attention) -> None:
         done: list[_Group] = []
@@ -507,6 +706,7 @@ class _Schedule:
             end = t + self._attention_time(layer, first, rows)
             self.free["attention"] = end + 1
             done.append((first, rows, end))
+        self.listed = self.listed + len(done)
         self.done[layer.target] = done
 
     def _attention_time(self, layer: Attention, first: int, rows: int) -> Number:
@@ -520,15 +720,18 @@ class _Schedule:
         return padded(layer.head_dim, t_a)
 
     def _norm(self, layer: Norm) -> None:
-        loaded = self._load(self._affine(layer.d), "affine") + 1
+        loaded = self._load(self._affine(layer.d), "affine", self.bound.readers[layer.target]) + 1
         done: list[_Group] = []
         for first, rows in self._groups(layer.rows):
             t = larger(larger(self.free["vector"], loaded), self._ready(layer.source, layer.first_row + first, rows))
-            work = {"rows": rows, "d": layer.d}
-            end = t + (self.boxed.vector(rows, layer.d) if self.boxed else self.formulas.vector(work))
+            end = t + self._vector(rows, layer.d)
             self.free["vector"] = end + 1
             done.append((first, rows, end))
+        self.listed = self.listed + len(done)
         self.done[layer.target] = done
+
+    def _vector(self, rows: int, d: int) -> Number:
+        return self.boxed.vector(rows, d) if self.boxed else self.formulas.vector({"rows": rows, "d": d})
 
     def _affine(self, d: int) -> Number:
         """Bus words of gains and biases."""

@@ -62,7 +62,10 @@ class Tree:
         """A table over values becomes one over nodes."""
         parts = [table]
         for upper, lower in reversed([*pairwise(self.levels)]):
-            parts.insert(0, extreme.reduceat(parts[0], np.searchsorted(lower, upper), axis=axis))
+            if len(upper) == 1:
+                parts.insert(0, extreme.reduce(parts[0], axis=axis, keepdims=True))
+            else:
+                parts.insert(0, extreme.reduceat(parts[0], np.searchsorted(lower, upper), axis=axis))
         return np.ascontiguousarray(np.concatenate(parts, axis=axis))
 
 
@@ -135,7 +138,11 @@ class Bounder:
         self._tables: dict[tuple[str, bool], _Table] = {}
         self._planned: set[tuple[str, bool]] = set()
         self.lazy = {term.name: _Memo(term, problem, self.trees) for term in problem.terms if term.boxed is not None}
-        for name in (*problem.limits, *problem.objectives):
+        self._floors: set[str | None] = set()
+        for name in problem.limits:
+            self._plan(name, False)
+        self._floors.update(memo.term.floor for memo in self.lazy.values())
+        for name in problem.objectives:
             self._plan(name, False)
 
     def _worth(self, term: Term) -> bool:
@@ -163,13 +170,34 @@ class Bounder:
         axes = self.problem.support[name]
         shape = [len(self.problem.axes[a]) for a in axes]
         grid = dict(zip(axes, np.ix_(*(np.array(self.problem.axes[a], dtype=np.int64) for a in axes)), strict=True))
-        table = np.broadcast_to(self.problem.compute(grid, [name])[name], shape)
+        if name in self._floors:
+            table = self._sparse(name, grid, extreme)
+        else:
+            table = np.broadcast_to(self.problem.compute(grid, [name])[name], shape)
         if not np.isfinite(table).all():
             raise CheckError(f"term {name} is not a finite number everywhere over the axes {axes}")
         for k, axis in enumerate(axes):
             table = self.trees[axis].extend(table, k, extreme)
         strides = [stride // table.itemsize for stride in table.strides]
         return _Table(table.ravel(), dict(zip(axes, strides, strict=True)))
+
+    def _sparse(self, name: str, grid: Mapping[str, Array], extreme: np.ufunc) -> Array:
+        """Values of a term, computed only where the limits leave a feasible point; elsewhere one that no box reads."""
+        leaves = np.ix_(*(self.trees[axis].first[-1] + np.arange(values.size) for axis, values in grid.items()))
+        root = {axis: np.zeros((1,) * len(grid), np.int64) for axis in self.trees}
+        single = frozenset(axis for axis, tree in self.trees.items() if axis in grid or not tree.depth)
+        bounds = self.over(root | dict(zip(grid, leaves, strict=True)), single)
+        hope = np.ones([values.size for values in grid.values()], np.bool_)
+        for limit, most in self.problem.limits.items():
+            low = bounds.low(limit)
+            hope &= True if low is None else low <= most
+        arrays = dict(zip(grid, np.broadcast_arrays(*grid.values()), strict=True))
+        found = np.asarray(self.problem.compute({axis: a[hope] for axis, a in arrays.items()}, [name])[name])
+        table = np.zeros(hope.shape, found.dtype)
+        if hope.any():
+            table[:] = found.max() if extreme is np.minimum else found.min()
+            table[hope] = found
+        return table
 
     def late(self, name: str) -> frozenset[str]:
         """Axes that must be single values before a term has a lower bound; the fewer the faster a search."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.boxes import Bounder, Bounds
-from codesign.front import Archive, Cover, Mask, Points, Proof, Values
+from codesign.front import Archive, Cover, Mask, Points, Proof, Values, layers
 from codesign.problem import Array, Problem
 
 Progress = Callable[[int, int, int], None]
@@ -75,6 +75,11 @@ class Branching:
         self.problem, self.bounder, self.archive, self.block = bounder.problem, bounder, archive, block
         self.trees, self.names = bounder.trees, tuple(bounder.trees)
         self.tally = Tally()
+        expensive = [memo.term for memo in bounder.lazy.values()]
+        self._late = dict[str, frozenset[str]]()
+        for term in expensive:
+            for axis in {*term.of} - {*term.single}:
+                self._late[axis] = self._late.get(axis, frozenset()).union(term.single)
         self._kind = np.min_scalar_type(-max(len(tree.size) for tree in self.trees.values()))
 
     def run(self, sink: Sink, progress: Progress | None = None) -> Tally:
@@ -95,6 +100,20 @@ class Branching:
             if progress is not None:
                 progress(self.tally.settled, self.problem.size, len(self.archive))
         return self.tally
+
+    def dive(self, guide: Cover, most: int) -> tuple[Values, Points]:
+        """Some good feasible points with the bounds of their objectives; that proves nothing.
+
+        Args:
+            guide: what a sample of points dominates; says which axes come first.
+            most: boxes kept after every step, those on the front of their bounds first.
+        """
+        batch, values = self._root(), np.zeros((1, len(self.problem.objectives)))
+        for step in self._plan(guide):
+            batch, values = self._split(batch, step, self.archive.cover, Tally())
+            best = layers(values, most)
+            batch, values = batch.part(best), values[best]
+        return values, self._positions(batch)
 
     def _root(self) -> _Batch:
         return _Batch(np.zeros((len(self.names), 1), dtype=self._kind), np.array([self.problem.size]))
@@ -117,11 +136,15 @@ class Branching:
         return full[-1] if full else filled[0]
 
     def _plan(self, cover: Cover) -> list[_Step]:
-        """An order of all steps: each next one leaves the fewest boxes per bit of splitting, on a sample."""
+        """An order of all steps: each next one leaves the fewest boxes per bit of splitting, on a sample.
+
+        Before the axes that an expensive term has only nodes of come those that must be single values for it.
+        """
         level = {name: 0 for name, tree in self.trees.items() if tree.depth}
         batch, steps = self._root(), list[_Step]()
         while level:
-            options = [_Step(name, at, self._single(level, name)) for name, at in level.items()]
+            early = [name for name in level if name not in self._late or not self._late[name] & set(level)]
+            options = [_Step(name, level[name], self._single(level, name)) for name in early]
             trials = [self._trial(batch, option, cover) for option in options]
             best = min(range(len(options)), key=lambda i: trials[i][0])
             steps.append(options[best])
@@ -161,7 +184,7 @@ class Branching:
         at = np.flatnonzero(self._allowed(bounds, weight, tally))
         values = self._values(bounds, at, kids.shape)
         free = ~cover.reaches(values, fast=True)
-        if asking and free.any():
+        if asking and free.any() and self._new(step):
             flat = {name: row[at[free] // kids.shape[1]] for name, row in zip(self.names, nodes, strict=True)}
             flat[step.axis] = kids.ravel()[at[free]]
             if self.bounder.ask(flat, step.single):
@@ -174,6 +197,11 @@ class Branching:
         children = batch.nodes[:, at // kids.shape[1]]
         children[axis] = kids.ravel()[at]
         return _Batch(children, weight[free]), values[free]
+
+    def _new(self, step: _Step) -> bool:
+        """Truth of a step that finishes an axis telling something of an expensive term that its floor does not."""
+        terms = [memo.term for memo in self.bounder.lazy.values() if step.axis in step.single]
+        return any(step.axis in self._late or step.single.issuperset(term.of) for term in terms if step.axis in term.of)
 
     def _allowed(self, bounds: Bounds, weight: NDArray[np.int64], tally: Tally) -> Mask:
         """Truth of the boxes that may hold a feasible point."""

@@ -9,9 +9,13 @@ from typing import Any
 from numpy.typing import NDArray
 
 from codesign.quant.ptq import Choice, calibrate, choose
+from codesign.quant.ranges import PERCENTILE
 from codesign.workload import QUANTIZERS, Workload, parse_onnx
 
-_CLIPS: Mapping[str, str] = {"max": "the largest magnitude", "mse": "the smallest squared error"}
+_CLIPS: Mapping[str, str] = {
+    "max": "the largest magnitude",
+    "percentile": f"the range that holds {PERCENTILE:g} % of the values",
+}
 _LOG = logging.getLogger(__name__)
 
 

@@ -5,8 +5,7 @@ engine that say how many tokens the command takes from it; word 2 four bits per 
 say how many tokens it gives when done; from bit 96 on follow the engine's operands.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 COMMAND_BYTES = 64
@@ -67,6 +66,9 @@ FIELDS: Mapping[str, Mapping[str, int]] = {
 """Operand fields of each engine in order, in bits; values are stored modulo their width."""
 
 
+_NO_TOKENS: Mapping[str, int] = {}
+
+
 class Span(NamedTuple):
     """Bytes ``start`` to ``stop`` of an on-chip memory."""
 
@@ -75,8 +77,7 @@ class Span(NamedTuple):
     stop: int
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """One command before it is bytes.
 
     Attributes:
@@ -92,8 +93,8 @@ class Command:
     reads: tuple[Span, ...] = ()
     writes: tuple[Span, ...] = ()
     label: str = ""
-    waits: Mapping[str, int] = field(default_factory=dict)
-    posts: Mapping[str, int] = field(default_factory=dict)
+    waits: Mapping[str, int] = _NO_TOKENS
+    posts: Mapping[str, int] = _NO_TOKENS
 
     def encode(self) -> bytes:
         """The 64 bytes.
@@ -124,7 +125,7 @@ def _tokens(counts: Mapping[str, int]) -> int:
     return value
 
 
-def ordered(commands: list[Command]) -> list[Command]:
+def ordered(commands: Iterable[Command]) -> list[Command]:
     """The commands with the tokens that keep every read behind its writes and every write behind its reads.
 
     A command waits for the newest command of every other engine whose bytes clash with its own.
@@ -132,44 +133,71 @@ def ordered(commands: list[Command]) -> list[Command]:
     A command only ever waits for earlier ones, so the list cannot deadlock. The linear engine
     starts loading a command while the one before still writes; so it waits for itself too.
     """
-    waits: list[dict[str, int]] = [{} for _ in commands]
-    posts: list[dict[str, int]] = [{} for _ in commands]
-    newest: dict[tuple[str, str], int] = {}
-    seen: dict[str, dict[str, list[_Access]]] = {}
-    for index, command in enumerate(commands):
-        for engine, producer in _clashes(command, seen, newest).items():
-            newest[engine, command.engine] = producer
-            waits[index][engine] = 1
-            posts[producer][command.engine] = 1
-        for spans, writes in ((command.reads, False), (command.writes, True)):
-            for span in spans:
-                accesses = seen.setdefault(span.memory, {}).setdefault(command.engine, [])
-                accesses.append((index, span.start, span.stop, writes))
+    before = list(commands)
+    waits: list[dict[str, int]] = [{} for _ in before]
+    posts: list[dict[str, int]] = [{} for _ in before]
+    follows = {engine: dict.fromkeys(ENGINES, -1) for engine in ENGINES}
+    for engine in set(ENGINES) - {"linear"}:
+        follows[engine][engine] = len(before)
+    touched = _Touched()
+    for index, (engine, _, reads, writes, _, _, _) in enumerate(before):
+        known, wait = follows[engine], waits[index]
+        read, written = [touched[span] for span in reads], [touched[span] for span in writes]
+        for clashing in [access.writers for access in read] + [access.users for access in written]:
+            for newest in clashing:
+                for producer, last in newest.items():
+                    if last > known[producer]:
+                        known[producer] = last
+                        wait[producer] = 1
+        for producer in wait:
+            posts[known[producer]][engine] = 1
+        for access in read:
+            access.used[engine] = index
+        for access in written:
+            access.used[engine] = access.wrote[engine] = index
+    found = zip(before, waits, posts, strict=True)
     return [
-        Command(c.engine, c.fields, c.reads, c.writes, c.label, wait, post)
-        for c, wait, post in zip(commands, waits, posts, strict=True)
+        Command(engine, fields, reads, writes, label, wait, post)
+        for (engine, fields, reads, writes, label, _, _), wait, post in found
     ]
 
 
-_Access = tuple[int, int, int, bool]
-"""Index of a command, the first byte that it touches, the first behind, and whether it writes."""
+class _Access:
+    """Who touched some bytes.
+
+    Attributes:
+        wrote, used: the newest command by engine of those that wrote, and of all.
+        writers, users: these of all bytes that clash with these.
+    """
+
+    __slots__ = ("used", "users", "writers", "wrote")
+
+    def __init__(self) -> None:
+        self.wrote: dict[str, int] = {}
+        self.used: dict[str, int] = {}
+        self.writers: list[dict[str, int]] = []
+        self.users: list[dict[str, int]] = []
+
+    def clash(self, other: "_Access") -> None:
+        """They share bytes with others."""
+        self.writers.append(other.wrote)
+        self.users.append(other.used)
 
 
-def _clashes(
-    me: Command, seen: Mapping[str, Mapping[str, list[_Access]]], newest: Mapping[tuple[str, str], int]
-) -> dict[str, int]:
-    """The newest earlier command per engine that this one must follow, if its engine does not follow it already."""
-    found: dict[str, int] = {}
-    for spans, writes in ((me.reads, False), (me.writes, True)):
-        for memory, start, stop in spans:
-            for engine, accesses in seen.get(memory, {}).items():
-                if engine == me.engine and engine != "linear":
-                    continue
-                known = found.get(engine, newest.get((engine, me.engine), -1))
-                for index, first, last, written in reversed(accesses):
-                    if index <= known:
-                        break
-                    if (written or writes) and first < stop and start < last:
-                        found[engine] = index
-                        break
-    return found
+class _Touched(dict[Span, _Access]):
+    """Who touched bytes of the on-chip memories, by all the bytes that were asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._memories: dict[str, list[tuple[Span, _Access]]] = {}
+
+    def __missing__(self, span: Span) -> _Access:
+        found = self[span] = _Access()
+        beside = self._memories.setdefault(span.memory, [])
+        beside.append((span, found))
+        for (_, start, stop), access in beside:
+            if start < span.stop and span.start < stop:
+                found.clash(access)
+                if access is not found:
+                    access.clash(found)
+        return found

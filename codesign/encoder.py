@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from codesign.cache import default_cache, publish
 from codesign.errors import InputError
 from codesign.models import write
 from codesign.quant import minilm
-from codesign.sim.cache import default_cache, publish
 
 _LOG = logging.getLogger(__name__)
 _FILE = f"{minilm.NAME}.onnx"

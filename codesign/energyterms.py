@@ -14,9 +14,9 @@ from codesign.board import Board
 from codesign.bound import attention_work
 from codesign.command import COMMAND_BYTES
 from codesign.kernel import Kernel, Params, Resources, ceil_div, joules, larger
+from codesign.layout import AFFINE_BYTES, head_columns, padded
 from codesign.network import Attention, Linear, Network, Norm
 from codesign.problem import Inputs, Term, monotone
-from codesign.program import AFFINE_BYTES, head_columns, padded
 
 ENERGY = "energy_uj"
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from codesign.bound import affine_words, attention_work
 from codesign.boxes import Nodes, Tree
 from codesign.kernel import Number, Params
+from codesign.layout import head_columns, padded
 from codesign.network import Attention, Network
-from codesign.program import head_columns, padded
 from codesign.systolic import Formulas
 
 Table = NDArray[np.int64]

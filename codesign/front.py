@@ -107,12 +107,33 @@ def nondominated(values: Values, *, ties: bool = False) -> Mask:
         return kept
     order = np.lexsort(values.T[::-1])
     rows = values[order]
-    first = np.concatenate([[True], (rows[1:] != rows[:-1]).any(axis=1)])
+    first = _firsts(rows)
     best = np.flatnonzero(first)[_sorted_best(rows[first])]
     kept[order[best]] = True
     if ties:
         kept[order] = kept[order[np.maximum.accumulate(np.where(first, np.arange(len(rows)), 0))]]
     return kept
+
+
+def layers(values: Values, most: int) -> NDArray[np.int64]:
+    """Positions of so many rows, or all: the non-dominated first, then those of the rest, and so on.
+
+    >>> sorted(layers(np.array([[1.0, 3.0], [2.0, 2.0], [2.0, 3.0], [3.0, 3.0]]), 3).tolist())
+    [0, 1, 2]
+    """
+    order = np.lexsort(values.T[::-1])
+    rows, taken, count = values[order], [order[:0]], 0
+    while count < most and len(rows):
+        first = _firsts(rows)
+        best = np.flatnonzero(first)[_sorted_best(rows[first])]
+        taken.append(order[best])
+        rows, order, count = np.delete(rows, best, axis=0), np.delete(order, best), count + len(best)
+    return np.concatenate(taken)[:most]
+
+
+def _firsts(rows: Values) -> Mask:
+    """Truth of each of some sorted rows differing from the one before."""
+    return np.concatenate([[True], (rows[1:] != rows[:-1]).any(axis=1)])
 
 
 def _sorted_best(rows: Values) -> NDArray[np.int64]:
@@ -192,6 +213,7 @@ class Proof:
         boxes: boxes bounded.
         tried: points evaluated beforehand to have a front to cut with; they count again above.
         scored: points scored by the exact scorer.
+        recalled: points that took their score from an equal one.
         gap: largest relative distance of an exact score above the last bound that it had before.
         unscored: points left without a score because the scorer's budget was used up; 0 if the front is exact.
         cpu_s: CPU seconds of the whole search.
@@ -206,6 +228,7 @@ class Proof:
     scored: int = 0
     gap: float = 0.0
     unscored: int = 0
+    recalled: int = 0
     cpu_s: float = field(default=0.0, compare=False)
 
     def __post_init__(self) -> None:
@@ -220,7 +243,8 @@ class Proof:
 
     def __str__(self) -> str:
         cut = ", ".join(f"{count:,} by {name}" for name, count in self.infeasible.items()) or "none"
-        scored = f"; {self.scored:,} scored exactly, largest gap {100 * self.gap:.2f} %" if self.scored else ""
+        equal = f" and {self.recalled:,} as equal ones" if self.recalled else ""
+        scored = f"; {self.scored:,} scored exactly{equal}, largest gap {100 * self.gap:.2f} %" if self.scored else ""
         open_end = "" if self.exact else f"; NOT PROVEN, {self.unscored:,} points unscored"
         return (
             f"{self.points:,} points: cut as infeasible {cut}; {self.dominated:,} cut by bounds of the objectives; "

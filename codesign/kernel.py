@@ -74,7 +74,9 @@ def smaller(a: Number, b: Number) -> Number:
     >>> smaller(3, 5)
     3
     """
-    return -larger(-a, -b)
+    if isinstance(a, int) and isinstance(b, int):
+        return min(a, b)
+    return np.minimum(a, b)
 
 
 def joules(board: Board, *, macs: Number, ram_bytes: Number, cycles: Number, logic: Resources) -> Joules:

@@ -1,306 +1,225 @@
-"""The accelerator as plain numbers: the sequencer here, `codesign.systolic` and `codesign.offchip` beside it.
+"""One run of a program on a design: lays out what `codesign.rules` works on, and reads what came of it."""
 
-An engine's next accept is planned as soon as all that it waits for is known. When everything is as it
-was some commands before, with equal commands to come, the repeats are left out.
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
 
-Time is counted in clock cycles from the write of the start register. A register set in
-cycle ``t`` is seen from ``t + 1`` on; every rule below says when a value is *visible*. The
-constants are the pipeline depths of the hardware; nothing is read from a simulation.
-"""
+import numpy as np
 
-import heapq
-from collections import defaultdict, deque
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-
-from codesign.command import COMMAND_BYTES, ENGINES, LOADS, RELEASE
+from codesign import rules
+from codesign.command import COMMAND_BYTES, ENGINES, LOADS, RELEASE, Command
 from codesign.design import Design
-from codesign.offchip import BURST_BYTES, COMMANDS, LOAD, NEVER, TABLE, WEIGHTS, OffChip
+from codesign.kernel import ceil_div
 from codesign.program import Program
-from codesign.shortcuts import Shortcuts
-from codesign.systolic import Array, EngineTimes
+from codesign.systolic import EngineTimes
+from codesign.twin import compiled_run, ready_run
 
-COMMAND_QUEUE, ENGINE_QUEUE, LINEAR_SLOTS = 16, 8, 4
-"""Commands read ahead, waiting per engine, and in flight in the linear engine."""
-_LINEAR, _LUT, _END = ENGINES.index("linear"), len(LOADS) - 1, NEVER - 1
-
-
-@dataclass(slots=True)
-class _Engine:
-    """An engine as the sequencer sees it.
-
-    Attributes:
-        queue: commands waiting, as (index, first cycle).
-        ready: first cycle in which it can accept, NEVER if not yet known.
-        planned: cycle of the next accept, as far as known.
-        current: the command that it works on.
-        tokens: first cycles of the tokens from each engine, in order.
-    """
-
-    number: int
-    queue: deque[tuple[int, int]] = field(default_factory=deque)
-    ready: int = 0
-    planned: int = NEVER
-    current: int = -1
-    tokens: defaultdict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
-
-    @property
-    def used(self) -> bool:
-        """Whether there ever was anything for it."""
-        return bool(self.current >= 0 or self.queue or self.tokens)
-
-    def look(self, t: int, origin: int) -> tuple[object, ...]:
-        """All that the future depends on, with times counted from ``t`` and commands from ``origin``."""
-        busy = self.ready == NEVER
-        return (
-            self.number,
-            self.current - origin if busy else 0,
-            self.ready - t if t < self.ready < NEVER else 0,
-            busy,
-            self.planned - t if self.planned < NEVER else -1,
-            tuple([index - origin for index, _ in self.queue]),
-            tuple([at - t for _, at in self.queue if at > t]),
-            *[(name, *[at - t if at > t else 0 for at in times]) for name, times in self.tokens.items() if times],
-        )
+BURST_BYTES = 256
+_MOST_TOKENS = 255
+_NUMBERS = {name: number for number, name in enumerate(ENGINES)}
+_LUT = len(LOADS) - 1
+_TIMED = (_NUMBERS["attention"], _NUMBERS["vector"])
+_linear = itemgetter("rows", "kw", "ib", "ob", "flags")
 
 
 class Machine:
-    """One run of a program; every method says what its hardware twin decides.
+    """One run of a program.
 
     Args:
         program: the command list and where it lies.
         design: what it runs on.
         times: what the kernels say of their own durations.
-        shortcuts: whether to leave out what is known to happen again; never changes a cycle.
+        compiled: whether to run as machine code: where that can be had, never, or (None) if somebody asked for it
+            before. Never changes a cycle.
 
     Attributes:
         start, stop: cycles in which every command is accepted and done, -1 if never.
-        skipped: cycles left out because commands did what they did before.
+        rings: words of the weight ring and of the table ring that the run needs: with so many or more, and all else
+            alike, every cycle is the same. None for a ring without room for something when it would have been asked
+            for: then cycles are sure to be the same only with as many words of it.
+        early: the same for all up to the end of a linear command, by its index, for those that end before the first
+            attention or norm begins; they do not depend on how long any of these takes.
+
+    Raises:
+        ValueError: more than 255 tokens at once, or more ports than there may be.
     """
 
-    def __init__(self, program: Program, design: Design, times: EngineTimes, *, shortcuts: bool = True) -> None:
-        self.commands, self.times = program.commands, times
-        self.start, self.stop = [-1] * len(self.commands), [-1] * len(self.commands)
-        self.heap: list[tuple[int, int]] = [(_END, -1)]
-        self.engines = {name: _Engine(number) for number, name in enumerate(ENGINES)}
-        self.slots = [0] * LINEAR_SLOTS
-        self.available: deque[int] = deque()
-        self.dispatched, self.next_dispatch, self.words = 0, 0, 0
-        self.per = COMMAND_BYTES // design.word_bytes
-        self.seen: dict[tuple[object, ...], tuple[int, int, int]] = {}
-        self.skipped = 0
-        self.offchip = Shortcuts(design) if shortcuts else OffChip(design)
-        self.array = Array(design, times, self.offchip)
-        self.offchip.begin_list(
-            len(self.commands) * self.per, program.list_at % BURST_BYTES // design.word_bytes, COMMAND_QUEUE * self.per
-        )
+    def __init__(self, program: Program, design: Design, times: EngineTimes, *, compiled: bool | None = None) -> None:
+        self._run = ready_run() if compiled is None else compiled_run() if compiled else None
+        self._layout = _Layout(program, design, times)
+        self.start = [-1] * len(program.commands)
+        self.stop = list(self.start)
+        self.rings: tuple[int | None, int | None] = None, None
+        self.early: dict[int, tuple[int | None, int | None]] = {}
 
     def run(self) -> None:
         """Until nothing is left to do."""
-        heap, engines = self.heap, tuple(self.engines.values())
-        while True:
-            self.offchip.advance(heap, self._hear)
-            t = heap[0][0]
-            if t == _END:
-                return
-            while heap[0][0] == t:
-                engine = engines[heapq.heappop(heap)[1]]
-                if engine.planned == t:
-                    self._accept(t, engine)
-            self._recur(t)
-
-    def _hear(self, what: int, time: int, count: int) -> None:
-        """Something off chip is known."""
-        if what == WEIGHTS:
-            self._run_array()
-        elif what == COMMANDS:
-            self._command_words(time, count)
-        elif what == TABLE:
-            self._finish(self.engines["fetch"].current, time, time + 1)
+        begin, zeros = self._layout.memory, self._layout.zeros
+        if self._run is None:
+            memory = begin + [0] * zeros
+            rules.run(memory)
         else:
-            self._finish(self.engines["load" if what == LOAD else "store"].current, time, time)
+            array = np.zeros(len(begin) + zeros, np.int64)
+            array[: len(begin)] = begin
+            self._run(array)
+            memory = array[: len(begin)].tolist()
+        count = len(self.start)
+        self.start = memory[memory[rules.START_AT] :][:count]
+        self.stop = memory[memory[rules.STOP_AT] :][:count]
+        clients = (rules.WEIGHTS, memory[rules.RATIO]), (rules.TABLES, memory[rules.TABLE_RATIO])
+        weights, tables = (_need(memory, client, ratio) for client, ratio in clients)
+        self.rings = weights, tables
+        self._set_early(memory)
 
-    # Sequencer.
+    def _set_early(self, m: Sequence[int]) -> None:
+        engines = m[m[rules.COMMAND_AT] :: rules.COMMAND_SIZE]
+        pairs = list(zip(engines, self.start, self.stop, strict=False))
+        split = min((start for engine, start, _ in pairs if engine in _TIMED and start >= 0), default=rules.NEVER)
+        for index, (engine, _, stop) in enumerate(pairs):
+            if engine == _NUMBERS["linear"] and 0 <= stop <= split:
+                at = m[rules.NEED_AT] + 2 * index
+                weights, tables = m[at : at + 2]
+                self.early[index] = (
+                    ceil_div(weights, m[rules.RATIO]) if weights >= 0 else None,
+                    ceil_div(tables, m[rules.TABLE_RATIO]) if tables >= 0 else None,
+                )
 
-    def _command_words(self, first: int, words: int) -> None:
-        """Command words arrive from cycle ``first`` on."""
-        for arrival in range(first, first + words):
-            self.words += 1
-            if self.words % self.per == 0:
-                self.available.append(arrival + 1)
-        self._dispatch()
 
-    def _dispatch(self) -> None:
-        """Commands go to their engines' queues in order while there is room, one per cycle."""
-        available, commands = self.available, self.commands
-        while available:
-            index = self.dispatched
-            engine = self.engines[commands[index].engine]
-            waiting = len(engine.queue)
-            if waiting == ENGINE_QUEUE:
-                return
-            t = available.popleft()
-            if t < self.next_dispatch:
-                t = self.next_dispatch
-            engine.queue.append((index, t + 1))
-            self.dispatched, self.next_dispatch = index + 1, t + 1
-            self.offchip.room(COMMANDS, t + 1, self.per)
-            if not waiting:
-                self._plan(engine)
+def _need(m: Sequence[int], client: int, ratio: int) -> int | None:
+    """Ring words that hold the most bus words that lay there at once, None if that was not all that was wanted."""
+    if m[client + rules.LEFT] or m[client + rules.HELD]:
+        return None
+    return ceil_div(m[client + rules.PEAK], ratio) if ratio else 0
 
-    def _plan(self, engine: _Engine) -> None:
-        """Finds when the engine accepts the head of its queue: when it is ready and the tokens are there."""
-        ready = engine.ready
-        if ready == NEVER or not engine.queue:
-            return
-        index, t = engine.queue[0]
-        if ready > t:
-            t = ready
-        for name, count in self.commands[index].waits.items():
-            tokens = engine.tokens[name]
-            if len(tokens) < count:
-                return
-            visible = tokens[count - 1] if count else 0
-            if visible > t:
-                t = visible
-        if engine.number == _LINEAR:
-            if not self.slots:
-                return
-            t = max(t, self.slots[0])
-        if t < engine.planned:
-            engine.planned = t
-            heapq.heappush(self.heap, (t, engine.number))
 
-    def _accept(self, t: int, engine: _Engine) -> None:
-        """The engine begins the head of its queue."""
-        full = len(engine.queue) == ENGINE_QUEUE
-        index = engine.queue.popleft()[0]
-        command = self.commands[index]
-        for name, count in command.waits.items():
-            del engine.tokens[name][:count]
-        self.start[index] = t + self.skipped
-        engine.current, engine.ready, engine.planned = index, NEVER, NEVER
-        self._begin(t, index, command.engine, command.fields)
-        if full and self.available:
-            self.next_dispatch = max(self.next_dispatch, t + 1)
-            self._dispatch()
+class _Layout:
+    """The list of integers for a run.
 
-    def _begin(self, t: int, index: int, engine: str, fields: Mapping[str, int]) -> None:
-        if engine == "linear":
-            self.slots.pop(0)
-            self.array.begin(t, index, fields)
-            self._run_array()
-        elif engine == "load":
-            lut = fields["memory"] == _LUT
-            self.offchip.begin_load(t, fields["dram"], fields["words"], lut=lut)
-        elif engine == "store":
-            self.offchip.begin_store(t, fields["dram"], fields["words"])
-        elif engine == "fetch":
-            self.offchip.begin_fetch(t, fields["dram"], fields["table_words"], fields["weight_words"])
-        else:
-            done = t + self._duration(engine, fields)
-            self._finish(index, done, done + 1)
+    Attributes:
+        memory: its begin, up to the last that is not zero.
+        zeros: how many follow.
+    """
 
-    def _duration(self, engine: str, fields: Mapping[str, int]) -> int:
-        return (self.times.attention if engine == "attention" else self.times.vector)(fields)
+    def __init__(self, program: Program, design: Design, times: EngineTimes) -> None:
+        self.memory = m = [0] * rules.FIXED
+        self.zeros, self.word = 0, design.word_bytes
+        self.most, self.per = BURST_BYTES // self.word, COMMAND_BYTES // self.word
+        count = len(program.commands)
+        rows = self._rows(program.commands, times)
+        m[rules.COMMAND_AT] = len(m)
+        m += rows
+        m[rules.START_AT], m[rules.STOP_AT] = len(m), len(m) + count
+        m[rules.NEED_AT] = m[rules.STOP_AT] + count
+        m += [-1] * (4 * count)
+        self._set_memory(design)
+        self._set_linear(design, times)
+        m[rules.PER], m[rules.NEXT], m[rules.READ_AT] = self.per, rules.END, self._table(count)
+        for engine in range(rules.ENGINE, rules.TOKENS, rules.ENGINE_SIZE):
+            m[engine + rules.PLANNED] = rules.NEVER
+        self._set_tokens(rows)
+        self._set_clients(rows, count)
+        reader = rules.READS
+        m[reader + rules.LEFT], m[reader + rules.SPACE] = count * self.per, rules.COMMAND_QUEUE * self.per
+        m[reader + rules.OFFSET], m[reader + rules.VISIBLE] = program.list_at % BURST_BYTES // self.word, 1
 
-    def _run_array(self) -> None:
-        """Lets the array run on what is known."""
-        linear = self.engines["linear"]
-        ready = self.array.run()
-        if ready == NEVER and not self.array.finished:
-            return
-        if ready < NEVER:
-            linear.ready = ready
-        for index, done in self.array.finished:
-            self.slots.append(done + 1)
-            self._finish(index, done, linear.ready)
-        self.array.finished.clear()
-        self._plan(linear)
+    def _table(self, size: int) -> int:
+        """Place of a table of zeros."""
+        self.zeros += size
+        return len(self.memory) + self.zeros - size
 
-    def _finish(self, index: int, done: int, ready: int) -> None:
-        """The command's done pulse comes in cycle ``done``; its engine can accept again in ``ready``."""
-        self.stop[index] = done + self.skipped
-        command = self.commands[index]
-        mine = self.engines[command.engine]
-        if mine.ready != ready:
-            mine.ready = ready
-            self._plan(mine)
-        for name, count in command.posts.items():
-            engine = self.engines[name]
-            tokens = engine.tokens[command.engine]
-            tokens += [done + 1] * count
-            if engine.queue and engine.ready < NEVER:
-                self._plan(engine)
+    def _rows(self, commands: Sequence[Command], times: EngineTimes) -> list[int]:
+        """The commands' records, one behind the other."""
+        rows: list[int] = []
+        for engine, fields, _, _, _, waits, posts in commands:
+            rows += (_NUMBERS[engine], _tokens(waits) if waits else 0, _tokens(posts) if posts else 0)
+            if engine == "linear":
+                rows += _linear(fields)
+            elif engine == "attention":
+                rows += (times.attention(fields), 0, 0, 0, 0)
+            elif engine == "vector":
+                rows += (times.vector(fields), 0, 0, 0, 0)
+            elif engine == "fetch":
+                at, table = fields["dram"], fields["table_words"]
+                rows += (self._place(at), table, self._place(at + table * self.word), fields["weight_words"], 0)
+            else:
+                lut = engine == "load" and fields["memory"] == _LUT
+                rows += (self._place(fields["dram"]), fields["words"], int(lut), 0, 0)
+        return rows
 
-    # Recurrence.
+    def _place(self, dram: int) -> int:
+        """Place of a byte's bus word in its burst."""
+        return dram % BURST_BYTES // self.word
 
-    def _recur(self, t: int) -> None:
-        """Leaves out whole periods if all is as it was before, and the commands to come are too."""
-        spare = self.offchip.clients[COMMANDS].left - 2 * self.offchip.most
-        offchip = self.offchip.look() if spare > 0 else None
-        array = self.array.look(t, self.dispatched) if offchip is not None else None
-        if array is None:
-            return
-        at_work = [e for e in self.engines.values() if e.queue or e.tokens or e.current >= 0]
-        engines = [engine.look(t, self.dispatched) for engine in at_work]
-        times = [at - t if at > t else 0 for at in (self.next_dispatch, *self.slots, *self.available)]
-        state = (offchip, array, *engines, len(self.slots), *times, self.words % self.per)
-        now = t, self.dispatched, self.offchip.clients[COMMANDS].left
-        last = self.seen.get(state)
-        self.seen[state] = now
-        if last is None or now[2] == last[2]:
-            return
-        period, commands, words = now[0] - last[0], now[1] - last[1], last[2] - now[2]
-        most = spare // words
-        repeats = min(self._alike(commands) // commands, most) if most else 0
-        if repeats:
-            self._skip(repeats, commands, period)
-            self.offchip.clients[COMMANDS].left -= repeats * words
-            self.seen.clear()
-            self._dispatch()
+    def _set_memory(self, design: Design) -> None:
+        m, memory = self.memory, design.board.memory
+        if memory.ports > rules.MOST_PORTS:
+            raise ValueError(f"{memory.ports} ports; legal: 1 to {rules.MOST_PORTS}")
+        full, gain = BURST_BYTES * memory.bytes_denominator, memory.bytes_numerator
+        m[rules.PORTS], m[rules.OUTSTANDING], m[rules.MOST] = memory.ports, memory.outstanding, self.most
+        m[rules.READ_LATENCY], m[rules.WRITE_LATENCY] = memory.read_latency, memory.write_latency
+        m[rules.GAIN], m[rules.COST], m[rules.FULL] = gain, memory.bytes_denominator * self.word, full
+        m[rules.CREDIT], m[rules.REFILL], m[rules.WORD] = full, ceil_div(full, gain), self.word
+        m[rules.GRANT_AT] = m[rules.ISSUE_AT] = m[rules.RIVAL] = rules.NEVER
+        m[rules.TOUCHED] = m[rules.STALE] = 1
+        for head in range(rules.HEADS, rules.HEAD_WORDS):
+            m[head] = rules.NEVER
+        bursts, answers = memory.ports * memory.outstanding, _power(memory.outstanding)
+        m[rules.BURSTS], m[rules.BURST_MASK] = bursts, _power(bursts) - 1
+        m[rules.BURST_AT] = self._table(_power(bursts) * rules.BURST_SIZE)
+        m[rules.TOLD_AT] = self._table(3 * (bursts + 2))
+        m[rules.ANSWER_AT], m[rules.ANSWER_MASK] = self._table(memory.ports * answers), answers - 1
 
-    def _alike(self, period: int) -> int:
-        """How many commands from the next to dispatch on are as those one period before, like all that are not done."""
-        commands, first = self.commands, self.stop.index(-1)
-        if first < period:
-            return 0
-        index = first
-        for now, before in zip(commands[first:], commands[first - period :], strict=False):
-            if now.engine != before.engine or now.waits != before.waits or now.posts != before.posts:
-                break
-            if not self._same_work(now.engine, now.fields, before.fields):
-                break
-            index += 1
-        return max(index - self.dispatched, 0)
+    def _set_linear(self, design: Design, times: EngineTimes) -> None:
+        m, p = self.memory, design.linear
+        m[rules.N_L], m[rules.LATENCY], m[rules.DRAIN] = p["n_l"], times.array_latency, times.drain_latency
+        m[rules.RATIO] = ratio = p["t_in"] * p["t_out"] // self.word
+        m[rules.TABLE_RATIO] = 8 * p["t_out"] // self.word
+        m[rules.WEIGHTS + rules.SPACE] = p["ring_words"] * ratio
+        m[rules.TABLES + rules.SPACE] = p["table_words"] * m[rules.TABLE_RATIO]
+        m[rules.GROUP_END] = m[rules.GROUP_END + 1] = -1
+        m[rules.WANTED] = rules.NEVER
 
-    def _same_work(self, engine: str, one: Mapping[str, int], other: Mapping[str, int]) -> bool:
-        """Whether two commands of an engine take the same time."""
-        if engine == "linear":
-            alike = one["flags"] & RELEASE == other["flags"] & RELEASE
-            return alike and all(one[name] == other[name] for name in ("rows", "kw", "ib", "ob"))
-        if engine in ("attention", "vector"):
-            return self._duration(engine, one) == self._duration(engine, other)
-        if (one["dram"] - other["dram"]) % BURST_BYTES:
-            return False
-        if engine == "fetch":
-            return one["table_words"] == other["table_words"] and one["weight_words"] == other["weight_words"]
-        lut = engine == "load" and (one["memory"] == _LUT) != (other["memory"] == _LUT)
-        return one["words"] == other["words"] and not lut
+    def _set_tokens(self, rows: Sequence[int]) -> None:
+        """Gives every taker and giver a table that holds all tokens that there ever are between them."""
+        m, given = self.memory, [0] * len(ENGINES) ** 2
+        size = rules.COMMAND_SIZE
+        for (giver, posts), times in Counter(zip(rows[::size], rows[rules.POSTS :: size], strict=True)).items():
+            for taker in range(len(ENGINES)):
+                given[taker * len(ENGINES) + giver] += (posts >> 8 * taker & _MOST_TOKENS) * times
+        for pair, count in enumerate(given):
+            place = rules.TOKENS + 2 * pair
+            m[place] = m[place + 1] = self._table(count)
 
-    def _skip(self, repeats: int, commands: int, period: int) -> None:
-        """What happens until then happened one period before; the clock goes on as if nothing were left out."""
-        first, more = self.stop.index(-1), repeats * commands
-        for times in (self.start, self.stop):
-            open_now = [index for index in range(first, self.dispatched) if times[index] < 0]
-            for index in range(first, self.dispatched + more):
-                if times[index] < 0:
-                    times[index] = times[index - commands] + period
-            for index in open_now:
-                times[index + more] = -1
-        self.skipped += repeats * period
-        self.dispatched += more
-        for engine in self.engines.values():
-            engine.queue = deque([(index + more, at) for index, at in engine.queue])
-            engine.current += more
-        self.array.renumber(more)
+    def _set_clients(self, rows: Sequence[int], commands: int) -> None:
+        """Room to come is at most that of every command, of every burst of a load, of every tile; then all arrivals."""
+        m, size, first = self.memory, rules.COMMAND_SIZE, rules.OPERAND
+        tiles = weights = longest = 0
+        for at in range(0, len(rows), size):
+            engine = rows[at]
+            if engine == _NUMBERS["linear"]:
+                tiles += rows[at + first + 3] * (rows[at + first + 4] & RELEASE)
+            elif engine == _NUMBERS["fetch"]:
+                weights += rows[at + first + 3]
+            elif engine == _NUMBERS["load"] and rows[at + first + 2]:
+                longest = max(longest, rows[at + first + 1])
+        counts = (commands, longest // self.most + 2, tiles, tiles)
+        for client, count in zip(range(rules.CLIENT, rules.CLIENTS_END, rules.CLIENT_SIZE), counts, strict=True):
+            place = self._table(2 * count)
+            m[client + rules.COMING] = m[client + rules.COMING_END] = m[client + rules.COMING_AT] = place
+            m[client + rules.SEEN] = place
+        m[rules.BASE] = m[rules.KNOWN] = self._table(weights // max(m[rules.RATIO], 1) + 1)
+
+
+def _tokens(counts: Mapping[str, int]) -> int:
+    """Counts per engine, eight bits each."""
+    value = 0
+    for engine, count in counts.items():
+        if not 0 <= count <= _MOST_TOKENS:
+            raise ValueError(f"{count} tokens; legal: 0 to {_MOST_TOKENS}")
+        value |= count << 8 * _NUMBERS[engine]
+    return value
+
+
+def _power(least: int) -> int:
+    """The least power of two that is not less."""
+    return 1 << (least - 1).bit_length()

@@ -8,6 +8,8 @@ rows per command is the best of a few by `codesign.cycles.exact`.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import NamedTuple
 
 from codesign.board import Board
 from codesign.cycles import exact
@@ -15,8 +17,9 @@ from codesign.design import Design
 from codesign.energy import EngineJoules
 from codesign.errors import CheckError, InputError, NothingFits
 from codesign.kernel import Kernel, Params, Resources, ceil_div
+from codesign.layout import Widths, linear_columns, memory_need, widths
 from codesign.network import MASKS, Attention, Linear, Network, Norm
-from codesign.program import check_engines, compile_network, linear_columns, memory_need
+from codesign.program import check_engines, compile_network
 from codesign.systolic import EngineTimes, Formulas
 
 RESOURCES = tuple(f.name for f in fields(Resources))
@@ -28,7 +31,6 @@ _LANES = (4, 8, 16, 32)
 _GROUPS = (1, 2, 4, 8)
 _WHOLE = 1 << 15
 _BRAM_BITS = 36 * 1024
-_WIDTHS = (("attention", "t_a"), ("vector", "t_v"))
 _RING_SHARE, _TABLE_SHARE = 4, 16
 """The weight ring takes at most this fraction of the block RAM, and the table ring that one."""
 _DEEP = 64
@@ -148,8 +150,10 @@ class Planner:
         self.network, self.board, self.tools, self.limit = network, board, tools, limit
         self.attentions = [layer for layer in network if isinstance(layer, Attention)]
         self.norms = [layer for layer in network if isinstance(layer, Norm)]
-        self._columns: dict[tuple[int, ...], list[tuple[Linear, int, int]]] = {}
-        self._needs: dict[tuple[int, ...], dict[str, int]] = {}
+        tables = {layer.table.tobytes() for layer in network if isinstance(layer, Linear) and layer.table is not None}
+        self._tables = _power(max(1, len(tables)))
+        self._sizes: dict[tuple[Widths, int], dict[str, int]] = {}
+        self._weights: dict[tuple[Widths, int], _Weights] = {}
         self._boards: dict[tuple[int, int], Board] = {}
 
     # From a choice to a design.
@@ -160,7 +164,7 @@ class Planner:
         if self.attentions:
             engines["attention"] = self._attention(choice)
         if self.norms:
-            engines["vector"] = {"t_v": choice.t_v, **self._vector()}
+            engines["vector"] = {"t_v": choice.t_v, **self._vector}
         bare = Design(self._board(choice.ports, choice.clock_hz), engines, {}, choice.row_group)
         sized = replace(bare, engines={**engines, "linear": self._rings(bare, choice)})
         return replace(sized, memories=self._memories(sized))
@@ -171,37 +175,39 @@ class Planner:
             self._boards[key] = self.board.at(ports=ports, clock_hz=clock_hz)
         return self._boards[key]
 
+    @cached_property
+    def _heads(self) -> tuple[int, int]:
+        """Columns of the widest head, and the most keys."""
+        return max(layer.head_dim for layer in self.attentions), max(layer.keys for layer in self.attentions)
+
     def _attention(self, choice: Choice) -> dict[str, int]:
-        widest = max(layer.head_dim for layer in self.attentions)
-        keys = max(layer.keys for layer in self.attentions)
+        widest, keys = self._heads
         return {
             "t_a": choice.t_a, "n_a": choice.n_a, "max_keys": _power(max(keys, 2)),
             "db_max": ceil_div(widest, choice.t_a),
         }  # fmt: skip
 
+    @cached_property
     def _vector(self) -> dict[str, int]:
         wide = {"wide": 1} if any(layer.bits == 16 for layer in self.norms) else {}
         return {"max_d": max(layer.d for layer in self.norms), **wide}
 
     def _linear(self, choice: Choice, kw: int, ring: int, table: int) -> dict[str, int]:
-        tables = {
-            layer.table.tobytes() for layer in self.network if isinstance(layer, Linear) and layer.table is not None
-        }
         return {
             "t_in": choice.t_in, "t_out": choice.t_out, "n_l": choice.n_l, "kw_max": _power(kw),
             "ring_words": choice.ring_words or _power(ring), "table_words": choice.table_words or _power(table),
-            "tables": _power(max(1, len(tables))),
+            "tables": self._tables,
         }  # fmt: skip
 
     def _rings(self, bare: Design, choice: Choice) -> dict[str, int]:
         """The linear engine with rings as deep as all weights ask for, or as their share of the device allows."""
-        sizes = self.columns(bare)
-        tiles = [(ceil_div(source, choice.t_in), ceil_div(target, choice.t_out)) for _, source, target in sizes]
-        words = max(ceil_div(source, bare.word_bytes) for _, source, _ in sizes)
-        ring = self._depth(sum(ib * ob for ib, ob in tiles), 8 * choice.t_in * choice.t_out, _RING_SHARE, choice)
-        table = self._depth(sum(ob for _, ob in tiles), 64 * choice.t_out, _TABLE_SHARE, choice)
-        least = max(ib for ib, _ in tiles)
-        return self._linear(choice, words, max(ring, least, 2), max(table, 2))
+        key = widths(bare), choice.t_in
+        if key not in self._weights:
+            self._weights[key] = _weights(self.columns(bare), choice, bare.word_bytes)
+        need = self._weights[key]
+        ring = self._depth(need.words, 8 * choice.t_in * choice.t_out, _RING_SHARE, choice)
+        table = self._depth(need.tiles, 64 * choice.t_out, _TABLE_SHARE, choice)
+        return self._linear(choice, need.row_words, max(ring, need.least, 2), max(table, 2))
 
     def _depth(self, words: int, bits: int, share: int, choice: Choice) -> int:
         """Words of a ring: all, or the power of two that its share of the block RAM holds."""
@@ -212,10 +218,14 @@ class Planner:
         return depth
 
     def _memories(self, sized: Design) -> dict[str, int]:
-        key = self._widths(sized)
-        if key not in self._needs:
-            self._needs[key] = memory_need(self.network, sized)
-        need = self._needs[key]
+        """Bytes by memory; of several layers, rows per command decide none of them."""
+        key = widths(sized), sized.row_group if len(self.network.layers) == 1 else 0
+        if key not in self._sizes:
+            self._sizes[key] = self._sized(sized)
+        return self._sizes[key]
+
+    def _sized(self, sized: Design) -> dict[str, int]:
+        need = memory_need(self.network, sized)
         rows = {put.target: "input" for put in self.network.inputs} | {
             out.source: "output" for out in self.network.outputs
         }
@@ -253,14 +263,7 @@ class Planner:
 
     def columns(self, design: Design) -> list[tuple[Linear, int, int]]:
         """Every linear layer with its columns as they lie on chip."""
-        key = self._widths(design)
-        if key not in self._columns:
-            self._columns[key] = linear_columns(self.network, design)
-        return self._columns[key]
-
-    def _widths(self, design: Design) -> tuple[int, ...]:
-        """All of a design that the layout of whole matrices depends on."""
-        return (design.word_bytes, design.linear["t_out"], *(design.engines.get(e, {}).get(n, 0) for e, n in _WIDTHS))
+        return linear_columns(self.network, design)
 
     def legal(self, design: Design) -> bool:
         """Whether every kernel takes its parameters."""
@@ -347,6 +350,21 @@ class Planner:
             return exact(compile_network(self.network, design), design, self.tools.times(design)).total
         except (NothingFits, CheckError):
             return None
+
+
+class _Weights(NamedTuple):
+    """What all the weights of a network ask for: words, tiles, words of the longest tile and of a source row."""
+
+    words: int
+    tiles: int
+    least: int
+    row_words: int
+
+
+def _weights(columns: Iterable[tuple[Linear, int, int]], choice: Choice, word_bytes: int) -> _Weights:
+    sizes = [(k, ceil_div(k, choice.t_in), ceil_div(n, choice.t_out)) for _, k, n in columns]
+    least, row_words = max(ib for _, ib, _ in sizes), max(ceil_div(k, word_bytes) for k, _, _ in sizes)
+    return _Weights(sum(ib * ob for _, ib, ob in sizes), sum(ob for _, _, ob in sizes), least, row_words)
 
 
 def _attention_work(layer: Attention) -> dict[str, int]:

@@ -6,6 +6,7 @@ every point of the space.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from math import prod
 from time import process_time
 
@@ -23,6 +24,12 @@ _FEW = 256
 """Random starts, and those where objectives are expensive."""
 _TRIES, _ROUNDS = 1 << 21, 4
 """Points tried at most, and rounds of improvements where objectives are expensive."""
+_DIVE = 2000
+"""Boxes kept by a dive, which comes first where objectives are expensive."""
+_WIDE = 1 << 18
+"""Boxes bounded at once there, as asking often costs more than asking for many."""
+_ROUND = 96
+"""Points scored before bounds are asked for again."""
 _POOL = 1 << 17
 _CHUNK = 1 << 17
 
@@ -34,19 +41,20 @@ class Refine:
     Attributes:
         objectives: the names of those objectives.
         score: their exact values for the parameters of one design, in that order; None if it cannot be built.
-        tighten: a better lower bound of theirs for one design, cheaper than the score; None if the design cannot
-            be built. It may become better while designs are scored, and is then asked again before the score.
         budget: designs scored at most; what is left then is counted, and the front is not proven.
         told: told how many are scored, after each.
-        lift: better lower bounds of many designs at once, a row each, from their parameters.
+        lift: better lower bounds of many designs at once, a row each, from their parameters. They may become better
+            while designs are scored, and are then asked for again before a score.
+        recall: the score of a design if it is known to be that of one already scored, else None; quick. Of designs
+            with equal objectives, the front then has the one that leaves the most of what is limited.
     """
 
     objectives: tuple[str, ...]
     score: Callable[[Mapping[str, int]], Sequence[float] | None]
-    tighten: Callable[[Mapping[str, int]], Sequence[float] | None] | None = None
     budget: int | None = None
     told: Callable[[int], None] | None = None
     lift: Callable[[Inputs], Values] | None = None
+    recall: Callable[[Mapping[str, int]], Sequence[float] | None] | None = None
 
 
 def search(
@@ -60,14 +68,14 @@ def search(
     """All non-dominated feasible points of a problem, with the proof.
 
     Of points with equal objectives one is returned: no single axis of it can be set to a lower value without
-    changing an objective or breaking a limit; with `refine` it is the first one scored. The same problem gives
-    the same front every time.
+    changing an objective or breaking a limit; with `refine` it is the first one scored, but see `Refine.recall`.
+    The same problem gives the same front every time.
 
     Args:
         problem: what to search.
         refine: exact scores instead of bounds; every point whose bound no score dominates is scored.
         progress: told after every block; with `refine` the points are gone through twice.
-        block: boxes bounded at once; sets the memory used.
+        block: boxes bounded at once; sets the memory used. More where terms are expensive to bound.
         cells: terms of at most so many combinations of values are tabulated; one that is not needs directions, or
             else no box is cut by it before its axes are single values (`codesign.boxes.Bounder.late` names them).
 
@@ -78,7 +86,8 @@ def search(
         CheckError: a term is not a finite number, or a score lies below its bound.
     """
     start = process_time()
-    engine = _Engine(Bounder(problem, cells), block, progress)
+    bounder = Bounder(problem, cells)
+    engine = _Engine(bounder, max(block, _WIDE) if bounder.lazy else block, progress)
     if refine is None:
         archive, proof = engine.front()
         points, values = engine.climber.lowered(archive.points), archive.values
@@ -110,8 +119,7 @@ class _Engine:
 
     def front(self) -> tuple[Archive, Proof]:
         """The front of the objectives' terms."""
-        archive = Archive(len(self.problem.objectives), len(self.problem.axes))
-        self.climber.climb(archive, self._starts())
+        archive = self.tries()
 
         def sink(values: Values, points: Points) -> None:
             first = not len(archive)
@@ -120,6 +128,22 @@ class _Engine:
                 self.climber.climb(archive, points[:0])
 
         return archive, self.branch(archive, sink)
+
+    def tries(self) -> Archive:
+        """A front to cut with, of some points."""
+        archive = Archive(len(self.problem.objectives), len(self.problem.axes))
+        if self.bounder.lazy and self.problem.size > 1:
+            archive.add(*self._dive(archive))
+        if not len(archive):
+            self.climber.climb(archive, self._starts())
+        return archive
+
+    def _dive(self, archive: Archive) -> tuple[Values, Points]:
+        guide = Archive(len(self.problem.objectives), len(self.problem.axes))
+        guide.add(*self.climber.feasible(self._random(_STARTS), asking=False))
+        values, points = Branching(self.bounder, archive, self.block).dive(guide.cover, _DIVE)
+        self.climber.tried += _STARTS + len(points)
+        return values, points
 
     def branch(self, archive: Archive, sink: Callable[[Values, Points], None]) -> Proof:
         """Hands to the sink every feasible point that the archive does not dominate."""
@@ -132,9 +156,10 @@ class _Engine:
     def _starts(self) -> Points:
         """Both corners and some random points."""
         top = np.array(self.problem.shape) - 1
-        count = _FEW if self.bounder.lazy else _STARTS
-        random = np.random.default_rng(0).integers(0, top + 1, (count, len(top)))
-        return np.concatenate([[0 * top, top], random])
+        return np.concatenate([[0 * top, top], self._random(_FEW if self.bounder.lazy else _STARTS)])
+
+    def _random(self, count: int) -> Points:
+        return np.random.default_rng(0).integers(0, self.problem.shape, (count, len(self.problem.axes)))
 
 
 class _Climber:
@@ -162,9 +187,9 @@ class _Climber:
             values, points = (np.concatenate(part) for part in zip(*found, strict=True))
             changed = archive.add(values, points)
 
-    def feasible(self, points: Points) -> tuple[Values, Points]:
-        """The feasible ones of some points, with their objectives."""
-        if self.bounder.lazy:
+    def feasible(self, points: Points, asking: bool = True) -> tuple[Values, Points]:
+        """The feasible ones of some points, with their objectives, or bounds of those that are not asked for."""
+        if self.bounder.lazy and asking:
             ok = self._lines(points, 0, points[:, :1])[1][:, 0]
             boxes = self.bounder.leaves(points[ok])
             self.bounder.ask(boxes, frozenset(boxes))
@@ -235,15 +260,42 @@ class _Climber:
 
     def raised(self, points: Points) -> Points:
         """The points with all axes that no expensive objective reads as high as the objectives let them be."""
-        points, read = points.copy(), {axis for memo in self.bounder.lazy.values() for axis in memo.term.of}
-        for axis, (name, values_there) in enumerate(self.problem.axes.items()):
-            if read and name not in read:
-                count = len(values_there)
-                values, ok = self._lines(points, axis, np.arange(count)[None, :])
-                here = values[np.arange(len(points)), points[:, axis]]
-                same = ok & (values == here[:, None]).all(axis=-1)
-                points[:, axis] = count - 1 - np.argmax(same[:, ::-1], axis=1)
+        points = points.copy()
+        for axis in self._unread():
+            count = self.problem.shape[axis]
+            values, ok = self._lines(points, axis, np.arange(count)[None, :])
+            here = values[np.arange(len(points)), points[:, axis]]
+            same = ok & (values == here[:, None]).all(axis=-1)
+            points[:, axis] = count - 1 - np.argmax(same[:, ::-1], axis=1)
         return points
+
+    def _unread(self) -> list[int]:
+        """Axes that no expensive objective reads; none if there is no such objective."""
+        read = {axis for memo in self.bounder.lazy.values() for axis in memo.term.of}
+        return [at for at, name in enumerate(self.problem.axes) if read and name not in read]
+
+    def alike(self, points: Points) -> list[Points]:
+        """For each point the feasible ones of equal bounds that differ in unread axes alone, the most sparing first."""
+        axes, shape = self._unread(), self.problem.shape
+        places = np.array([*product(*(range(shape[axis]) for axis in axes))], np.int64)
+        found = np.repeat(points, len(places), axis=0)
+        same = (found[:, axes] == (tiled := np.tile(places, (len(points), 1)))).all(axis=1)
+        found[:, axes] = tiled
+        bounds, ok = self._bounds(found, 0, found[:, :1])
+        values = self._objectives(bounds, ok.shape)[:, 0]
+        good = ok[:, 0] & (values == np.repeat(values[same], len(places), axis=0)).all(axis=1)
+        order = np.lexsort((*found.T[::-1], self._share(bounds, len(found)), np.arange(len(found)) // len(places)))
+        parts = np.split(order, len(points)) if len(points) else []
+        return [found[part[good[part]]] for part in parts]
+
+    def _share(self, bounds: Bounds, count: int) -> Values:
+        """What points take of what is limited and no objective, as shares of the limits, added up."""
+        limits = {name: most for name, most in self.problem.limits.items() if most > 0}
+        spare = [bounds.value(name) / most for name, most in limits.items() if name not in self.problem.objectives]
+        found: Values = np.zeros(count)
+        for each in spare:
+            found = found + np.broadcast_to(each, (count, 1))[:, 0]
+        return found
 
     def lowered(self, points: Points) -> Points:
         """The points with every axis as low as it can be alone without changing an objective."""
@@ -262,9 +314,9 @@ class _Climber:
 
 
 def _refined(engine: _Engine, refine: Refine) -> tuple[Points, Values, Proof]:
-    """The front of exact scores: first of the points on the front of bounds, then of all that may still matter."""
+    """The front of exact scores: first of points on or near the front of bounds, then of all that may still matter."""
     scorer = _Scorer(engine.problem, refine)
-    archive, _ = engine.front()
+    archive = engine.tries() if engine.bounder.lazy else engine.front()[0]
     scorer.take(archive.values, engine.climber.raised(archive.points))
     scorer.settle(0)
     scorer.unscored = 0  # these come again
@@ -276,8 +328,8 @@ def _refined(engine: _Engine, refine: Refine) -> tuple[Points, Values, Proof]:
 
     proof = engine.branch(scorer.archive, sink)
     scorer.settle(0)
-    proof = replace(proof, scored=scorer.scored, gap=scorer.gap, unscored=scorer.unscored)
-    return scorer.archive.points, scorer.archive.values, proof
+    proof = replace(proof, scored=scorer.scored, recalled=scorer.recalled, gap=scorer.gap, unscored=scorer.unscored)
+    return scorer.spared(engine.climber.alike), scorer.archive.values, proof
 
 
 class _Scorer:
@@ -286,7 +338,7 @@ class _Scorer:
     Attributes:
         archive: the front of exact scores.
         known: the points scored or found not to be buildable.
-        scored: how many were scored.
+        scored, recalled: how many were scored, and how many took the score of an equal one.
         gap: the largest relative distance of a score above its bound.
         unscored: points dropped because the budget was used up.
     """
@@ -297,10 +349,10 @@ class _Scorer:
         self.problem, self.refine = problem, refine
         self.archive = Archive(len(problem.objectives), len(problem.axes))
         self.known: set[bytes] = set()
-        self.scored, self.gap, self.unscored = 0, 0.0, 0
+        self.scored, self.recalled, self.gap, self.unscored = 0, 0, 0.0, 0
         self._columns = [problem.objectives.index(name) for name in refine.objectives]
         self._values, self._points = self.archive.values, self.archive.points
-        self._tight: Mask = np.zeros(0, dtype=np.bool_)
+        self._lifted: NDArray[np.int64] = np.zeros(0, np.int64)
 
     @property
     def waiting(self) -> int:
@@ -311,32 +363,42 @@ class _Scorer:
         """Takes up points with the bounds of their objectives."""
         keep = ~self.archive.cover.reaches(values)
         values, points = values[keep], points[keep]
-        if self.refine.lift is not None and len(points):
-            values = values.copy()
-            lifted = self.refine.lift(self.problem.parameters(points))
-            values[:, self._columns] = np.maximum(values[:, self._columns], lifted)
+        if len(points):
+            values = self._lift(values, points)
         self._values = np.concatenate([self._values, values])
         self._points = np.concatenate([self._points, points])
-        self._tight = np.concatenate([self._tight, np.full(len(values), self.refine.tighten is None)])
+        self._lifted = np.concatenate([self._lifted, np.full(len(values), self.scored)])
 
     def settle(self, most: int) -> None:
         """Scores points until at most so many wait, the others being scored or dominated.
 
         Only points that must be scored anyway are: no bound of a waiting point dominates theirs, so no score will.
+        A few at a time, as their scores may lift the bounds of the others.
         """
         self._filter()
         while self.waiting > most:
             if self._left() == 0:
                 self.unscored += self.waiting
                 return self._keep(np.zeros(self.waiting, dtype=np.bool_))
-            chosen = np.flatnonzero(nondominated(self._values, ties=True))
-            loose = chosen[~self._tight[chosen]]
-            for i in loose:
-                self._tighten(int(i))
-            for i in chosen[: self._left()] if not len(loose) else ():
-                self._score(int(i))
+            stale = np.flatnonzero(self._lifted + _ROUND <= self.scored)
+            if len(stale) and self.refine.lift is not None:
+                self._values[stale] = self._lift(self._values[stale], self._points[stale])
+                self._lifted[stale] = self.scored
+            else:
+                chosen = np.flatnonzero(nondominated(self._values, ties=True))
+                for i in chosen[:: -(-len(chosen) // _ROUND)][: self._left()]:
+                    self._score(int(i))
             self._filter()
         return None
+
+    def _lift(self, values: Values, points: Points) -> Values:
+        """The bounds of points, raised."""
+        if self.refine.lift is None:
+            return values
+        lifted = values.copy()
+        found = self.refine.lift(self.problem.parameters(points))
+        lifted[:, self._columns] = np.maximum(lifted[:, self._columns], found)
+        return lifted
 
     def _left(self) -> int | None:
         """Scores left in the budget; None without one."""
@@ -349,32 +411,18 @@ class _Scorer:
         self._keep(keep)
 
     def _keep(self, keep: Mask) -> None:
-        self._values, self._points, self._tight = self._values[keep], self._points[keep], self._tight[keep]
+        self._values, self._points, self._lifted = self._values[keep], self._points[keep], self._lifted[keep]
 
     def _design(self, i: int) -> dict[str, int]:
         return _design(self.problem, self._points[i])
 
-    def _tighten(self, i: int) -> None:
-        """Raises the bounds of a point."""
-        self._tight[i] = True
-        if self.refine.tighten is not None:
-            found = self.refine.tighten(self._design(i))
-            if found is None:
-                self.known.add(self._points[i].tobytes())
-            else:
-                self._values[i, self._columns] = np.maximum(self._values[i, self._columns], found)
-
     def _score(self, i: int) -> None:
         """Scores a point unless the scores of its round already dominate it."""
-        self._tighten(i)
         bound, key = self._values[i], self._points[i].tobytes()
         if key in self.known or self.archive.cover.reaches(bound[None])[0]:
             return
         self.known.add(key)
-        self.scored += 1
-        found = self.refine.score(self._design(i))
-        if self.refine.told is not None:
-            self.refine.told(self.scored)
+        found = self._exact(self._design(i))
         if found is None:
             return
         exact = bound.copy()
@@ -386,6 +434,29 @@ class _Scorer:
             )
         self.gap = max(self.gap, float(((exact - bound) / np.where(exact == 0, 1.0, np.abs(exact))).max()))
         self.archive.add(exact[None], self._points[i : i + 1])
+
+    def _exact(self, design: Mapping[str, int]) -> Sequence[float] | None:
+        found = self._recalled(design)
+        if found is not None:
+            self.recalled += 1
+            return found
+        self.scored += 1
+        found = self.refine.score(design)
+        if self.refine.told is not None:
+            self.refine.told(self.scored)
+        return found
+
+    def _recalled(self, design: Mapping[str, int]) -> Sequence[float] | None:
+        return None if self.refine.recall is None else self.refine.recall(design)
+
+    def spared(self, alike: Callable[[Points], list[Points]]) -> Points:
+        """The points of the front, each replaced by the first of those like it that is known to have its score."""
+        points, values = self.archive.points.copy(), self.archive.values[:, self._columns].tolist()
+        for i, options in enumerate(alike(points) if self.refine.recall is not None else ()):
+            scores = ((each, self._recalled(_design(self.problem, each))) for each in options)
+            same = (each for each, found in scores if found is not None and [*found] == values[i])
+            points[i] = next(same, points[i])
+        return points
 
 
 # The check.

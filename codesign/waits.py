@@ -1,7 +1,7 @@
 """Why an engine stood still: every idle stretch of a run with what ended it.
 
 Everything follows from the command list and the cycles in which commands began and ended; the rules
-are the sequencer's (see `codesign.machine`): tokens in order, commands handed out in list order, one
+are the sequencer's (see `codesign.rules`): tokens in order, commands handed out in list order, one
 per cycle, as long as the engine's queue has room.
 """
 
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from codesign.command import RELEASE, Command
 from codesign.cycles import Activity
-from codesign.machine import ENGINE_QUEUE
+from codesign.rules import ENGINE_QUEUE
 
 HANDOVER = 1
 """Cycles between two commands of an engine that are no waiting."""

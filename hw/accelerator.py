@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache, lru_cache
 
 from codesign.board import Memory
 from codesign.command import ADDENDS, COMMAND_BYTES, ENGINES, SOURCES, STORES
@@ -20,7 +21,7 @@ from codesign.hw.sequencer import COMMAND_QUEUE, ENGINE_QUEUE, FLIGHT_QUEUE
 from codesign.hw.top import Shape, Top
 from codesign.hw.vector import VectorKernel
 from codesign.hw.verilog import Sources, Target, generate, regenerate
-from codesign.kernel import Kernel, Number, Params, Resources, ceil_div, larger
+from codesign.kernel import Kernel, Number, Params, Resources, ceil_div
 from codesign.systolic import EngineTimes, Formulas
 
 KERNELS: Mapping[str, type[Kernel]] = {"linear": Linear, "attention": AttentionKernel, "vector": VectorKernel}
@@ -28,6 +29,9 @@ KERNELS: Mapping[str, type[Kernel]] = {"linear": Linear, "attention": AttentionK
 
 TOP = "top"
 """Name of the top module."""
+
+_KEPT = 1 << 12
+"""Engines and queues whose resources are kept."""
 
 _PRIMITIVE = "DSP48E2"
 _MODULE = re.compile(r"^module (\\?\S+?) *\(.*?^endmodule$", re.MULTILINE | re.DOTALL)
@@ -143,11 +147,13 @@ def formulas(engines: Mapping[str, Params]) -> Formulas:
 
 
 def engine_times(design: Design) -> EngineTimes:
-    """What the kernels say of the duration of this design's commands."""
+    """What the kernels say of the duration of this design's commands; the same work is asked for only once."""
     found, t_a = formulas(design.engines), design.engines.get("attention", {}).get("t_a", 0)
+    attention_cycles = cache(lambda work: int(found.attention(dict(work))))
+    vector_cycles = cache(lambda work: int(found.vector(dict(work))))
     return EngineTimes(
-        attention=lambda c: int(found.attention(attention.work_of(c, t_a))),
-        vector=lambda c: int(found.vector(vector.work_of(c))),
+        attention=lambda c: attention_cycles(tuple(attention.work_of(c, t_a).items())),
+        vector=lambda c: vector_cycles(tuple(vector.work_of(c).items())),
         array_latency=int(found.array_latency),
         drain_latency=found.drain_latency,
     )
@@ -158,8 +164,8 @@ def engine_times(design: Design) -> EngineTimes:
 
 def resources(design: Design) -> dict[str, Resources]:
     """Modelled resources of each engine, of the memories and of the shell; DSP and block RAM are exact."""
-    word = {"word_bytes": design.word_bytes}
-    found = {name: KERNELS[name].resources({**params, **word}) for name, params in design.engines.items()}
+    word = design.word_bytes
+    found = {name: _engine(name, (*params.items(), ("word_bytes", word))) for name, params in design.engines.items()}
     found["memories"] = _memory(copies(design))
     found["shell"] = _shell(design)
     return found
@@ -170,7 +176,7 @@ def total(parts: Mapping[str, Resources]) -> Resources:
     return sum(parts.values(), Resources())
 
 
-def copies(design: Design) -> Iterator[tuple[Number, Number, Number]]:
+def copies(design: Design) -> Iterator[tuple[int, int, int]]:
     """Bits written and read at once, and words of the wider, of every copy of an activation memory, one per reader."""
     linear, attend, normalize = (design.engines.get(name, {}) for name in ("linear", "attention", "vector"))
     word, t_out, t_a, t_v = design.word_bytes, linear["t_out"], attend.get("t_a", 0), normalize.get("t_v", 0)
@@ -183,10 +189,16 @@ def copies(design: Design) -> Iterator[tuple[Number, Number, Number]]:
     }  # fmt: skip
     for name, size in design.memories.items():
         write, *reads = ports[name]
-        yield from ((8 * write, 8 * read, size // larger(write, read)) for read in reads)
+        yield from ((8 * write, 8 * read, size // max(write, read)) for read in reads)
 
 
-def _memory(copies: Iterable[tuple[Number, Number, Number]]) -> Resources:
+@lru_cache(_KEPT)
+def _engine(name: str, params: tuple[tuple[str, int], ...]) -> Resources:
+    """Those of an engine; designs of a search often share them."""
+    return KERNELS[name].resources(dict(params))
+
+
+def _memory(copies: Iterable[tuple[int, int, int]]) -> Resources:
     """Physical memories with their output registers."""
     halves: Number = 0
     found = Resources()
@@ -217,6 +229,7 @@ def _queues(design: Design) -> list[tuple[int, int]]:
     ]  # fmt: skip
 
 
+@lru_cache(_KEPT)
 def _queue_lut(bits: int, words: int) -> int:
     """LUTs of a queue's memory: LUT RAMs of at most 64 words, and what chooses between them."""
     rams = ceil_div(words, 64)

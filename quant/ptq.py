@@ -1,9 +1,10 @@
-"""Static post-training quantization of a float ONNX model, in numpy alone.
+"""Static post-training quantization of a float ONNX model.
 
 `calibrate` runs samples through the float evaluator and returns the same model with quantizers
 (QONNX ``Quant`` nodes: 8 bit per tensor where layers read, 16 bit in the residual stream, narrow range
-per output channel for weights), which `codesign.quant.lower` and other tools read. What is moved on
-the way leaves the float function as it is:
+per output channel for weights), which `codesign.quant.lower` and other tools read. Ranges, scales and the
+integers of weights come from a library, see `codesign.quant.ranges`. What is moved on the way leaves the float
+function as it is:
 
 * ranges go from activations into weights and biases, see `codesign.quant.migrate`;
 * functions get an argument and a result whose range is used from end to end;
@@ -12,35 +13,33 @@ the way leaves the float function as it is:
 Which of these help is measured on samples that are held back.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TypeAlias, get_args
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
 from codesign.errors import InputError
-from codesign.number import dequantize, quantize
 from codesign.onnx_call import Array, Ints
 from codesign.onnx_file import decoded, graph_of
 from codesign.quant.edit import Edit, forked, readers
 from codesign.quant.graph import Product
 from codesign.quant.lower import each_sample, largest_gain, lower, unscaled
 from codesign.quant.migrate import KEPT, is_clamp, migrated
-from codesign.quant.observe import Moments, Sample, Seen, moments, observe, rounded
+from codesign.quant.observe import Moments, Sample, moments
 from codesign.quant.patterns import Patterns
+from codesign.quant.ranges import Clip, Range, channel_scales, check, on_grid, ranges, symmetric_scale
 from codesign.quant.views import Floats
 from codesign.workload import Workload, from_proto
 
-Clip: TypeAlias = Literal["max", "mse"]
 Progress: TypeAlias = Callable[[int, int], None]
 """Is told how many settings of how many have been tried."""
 
-_CLIPS: tuple[Clip, ...] = ("max", "mse")
+_CLIPS: tuple[Clip, ...] = get_args(Clip)
 
 _WORTH = 0.75
 """Part of the plain settings' error that others must stay below: less than that is chance on few samples."""
@@ -60,7 +59,7 @@ class Settings:
     """How a float model becomes one with quantizers.
 
     Attributes:
-        clip: scales from the largest magnitude seen ("max") or with the smallest squared error ("mse").
+        clip: scales from all that samples show ("max") or from nearly all of it ("percentile").
         migrate: how much of an activation's range goes into the weights, 0 to 1; None scales nothing.
         centre: whether channels and functions are shifted to the middle of their range.
         correct: whether biases make up for the mean error of each product.
@@ -77,7 +76,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.clip not in _CLIPS:
-            raise ValueError(f"clip is {self.clip!r}; legal: max, mse")
+            raise ValueError(f"clip is {self.clip!r}; legal: {', '.join(_CLIPS)}")
         if self.migrate is not None and not 0 <= self.migrate <= 1:
             raise ValueError(f"migrate is {self.migrate}; legal: 0 to 1, or None")
         if self.weight_bits not in (4, 8):
@@ -134,7 +133,9 @@ def calibrate(
 
     Raises:
         InputError: a file that cannot be read, samples that do not fit, or a model that has no integer layers.
+        ToolError: the library is not installed.
     """
+    check()
     source = _embedded(decoded(model, name), name, folder)
     workload = from_proto(source, name)
     each = each_sample(workload, samples)
@@ -154,6 +155,7 @@ def choose(
     progress: Progress | None = None,
 ) -> Choice:
     """The settings that `calibrate` takes if none are given; see there for the arguments and errors."""
+    check()
     source = _embedded(decoded(model, name), name, folder)
     workload = from_proto(source, name)
     return _chosen(source, workload, each_sample(workload, samples)[:_TRIED], name, progress)
@@ -218,16 +220,10 @@ def _once(model: onnx.ModelProto, each: Sequence[Sample], settings: Settings, na
     return model
 
 
-def _scale(seen: Seen, settings: Settings) -> float:
+def _scale(found: Range, settings: Settings) -> float:
     """The scale of an 8-bit quantizer."""
-    largest = seen.top / 127 or 1.0
-    if settings.power_of_two:
-        largest = _power_of_two(largest)
-    if settings.clip == "max" or not seen.top:
-        return float(np.float32(largest))
-    steps = (1.0, 0.5, 0.25) if settings.power_of_two else np.linspace(1.0, 0.3, 29)
-    scales = [float(np.float32(largest * step)) for step in steps]
-    return min(scales, key=lambda scale: float(np.square(rounded(seen.values, scale) - seen.values).sum()))
+    scale = symmetric_scale(found.low, found.high, 8)
+    return _power_of_two(scale) if settings.power_of_two else scale
 
 
 def _power_of_two(scale: float) -> float:
@@ -251,22 +247,22 @@ def _quantized(
     patterns = Patterns(workload)
     narrow, wide = unscaled(workload)
     arguments = _arguments(patterns, narrow)
-    seen = observe(workload, each, {*narrow, *wide, *_parts(patterns, wide), *arguments.values()})
+    stream = {*wide, *_parts(patterns, wide)}
+    seen = ranges(
+        workload, each, dict.fromkeys((*narrow, *arguments.values()), settings.clip) | dict.fromkeys(stream, "max")
+    )
     scales = {name: _scale(seen[name], settings) for name in narrow if name not in arguments.values()}
     edit = Edit(model, workload)
     _quantize_weights(edit, patterns, moments(workload, each, scales), settings)
-    done = set()
-    for name, base in arguments.items():
-        if base not in done:
-            done.add(base)
-            _quantize_argument(edit, patterns, name, base, seen[base], settings)
+    for base in dict.fromkeys(arguments.values()):
+        _quantize_argument(edit, base, seen[base], settings)
     for name, scale in scales.items():
         edit.quantize(name, scale, 8)
     if wide:
-        top = max(s.top for name, s in seen.items() if name in {*wide, *_parts(patterns, wide)}) or 1.0
+        top = max(r.top for name, r in seen.items() if name in stream) or 1.0
         top = max(top, *(largest_gain(patterns, name) for name in wide))
         for name in wide:
-            edit.quantize(name, _power_of_two(_HEADROOM * top / 32767), 16)
+            edit.quantize(name, _power_of_two(_HEADROOM * symmetric_scale(-top, top, 16)), 16)
     return edit.finish()
 
 
@@ -288,22 +284,12 @@ def _arguments(patterns: Patterns, narrow: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _quantize_argument(edit: Edit, patterns: Patterns, name: str, base: str, seen: Seen, settings: Settings) -> None:
-    """Quantize a function's argument over the range that gives the smallest error of the function."""
-    x = seen.values[:: max(1, len(seen.values) // 4096)]
-    wanted = patterns.apply(name, x)
-    best, chosen = math.inf, (1.0, 0.0)
-    shares = np.linspace(1.0, 0.15, 14) if settings.clip == "mse" else np.ones(1)
-    for low, high in itertools.product(*(float(end) * shares for end in (seen.low.min(), seen.high.max()))):
-        scale, middle = _interval(low, high, settings)
-        points = patterns.apply(name, dequantize(np.arange(-128, 128), scale) + middle)
-        got = points[quantize(x - middle, scale) + 128]
-        error = float(np.square(got - wanted).sum())
-        if error < best:
-            best, chosen = error, (scale, middle)
-    _shift_by(edit, base, "Sub", chosen[1])
-    edit.quantize(base, chosen[0], 8)
-    _shift_by(edit, base, "Add", chosen[1])
+def _quantize_argument(edit: Edit, base: str, found: Range, settings: Settings) -> None:
+    """Quantize a function's argument over its range, from end to end."""
+    scale, middle = _interval(found.low, found.high, settings)
+    _shift_by(edit, base, "Sub", middle)
+    edit.quantize(base, scale, 8)
+    _shift_by(edit, base, "Add", middle)
 
 
 def _interval(low: float, high: float, settings: Settings) -> tuple[float, float]:
@@ -335,9 +321,9 @@ def _quantize_weights(edit: Edit, patterns: Patterns, shown: Mapping[str, Moment
     for product in _float_products(patterns):
         moment = inputs.get(product.node.outputs[0])
         scales = _weight_scales(product.weights, None if moment is None else moment.square, settings)
-        edit.weights(product, product.weights, scales, settings.weight_bits)
+        made = on_grid(product.weights, scales, settings.weight_bits)
+        edit.weights(product, made, scales, settings.weight_bits)
         if moment is not None and settings.correct:
-            made = _on_grid(product.weights, scales, settings.weight_bits)
             edit.add(product, product.weights @ moment.mean - made @ moment.rounded)
 
 
@@ -346,20 +332,22 @@ def _column_means(x: Floats, element: Ints) -> Floats:
     return np.asarray(np.where(element < 0, 0.0, x.reshape(-1)[element]).mean(axis=0))
 
 
-def _on_grid(weights: Floats, scales: Floats, bits: int) -> Floats:
-    return np.asarray(dequantize(quantize(weights, scales[:, None], bits, narrow=True), scales[:, None]))
-
-
 def _weight_scales(weights: Floats, square: Floats | None, settings: Settings) -> Floats:
-    """A scale per output channel, with the smallest error of the product."""
-    top = np.abs(weights).max(axis=1) / ((1 << (settings.weight_bits - 1)) - 1)
-    largest = np.where(top > 0, top, 1.0)
+    """A scale per output channel: that of its range, or of the share of it with the smallest error of the product."""
+    largest = channel_scales(weights, settings.weight_bits)
     if settings.power_of_two:
         largest = 2.0 ** np.ceil(np.log2(largest))
     power = np.ones(weights.shape[1]) if square is None else square + square.mean() / 100 + 1e-30
     best, chosen = np.full(len(weights), np.inf), largest
-    for step in (1.0, 0.5) if settings.power_of_two else np.linspace(1.0, 0.5, 21):
-        scales = (largest * step).astype(np.float32).astype(np.float64)
-        error = (np.square(_on_grid(weights, scales, settings.weight_bits) - weights) * power).sum(axis=1)
+    for share in _shares(settings):
+        scales = (largest * share).astype(np.float32).astype(np.float64)
+        error = (np.square(on_grid(weights, scales, settings.weight_bits) - weights) * power).sum(axis=1)
         chosen, best = np.where(error < best, scales, chosen), np.minimum(error, best)
     return chosen
+
+
+def _shares(settings: Settings) -> tuple[float, ...]:
+    """Shares of a channel's range that are tried; with 8 bits and any scale, less than all of it gains nothing."""
+    if settings.power_of_two:
+        return 1.0, 0.5
+    return tuple(np.linspace(1.0, 0.5, 21)) if settings.weight_bits == 4 else (1.0,)

@@ -22,8 +22,9 @@ from codesign.design import Design
 from codesign.errors import CheckError, NothingFits
 from codesign.host import Image
 from codesign.hw import top
+from codesign.layout import homes
 from codesign.network import Attention, Ints, Layer, Linear, Network, Norm, Output, Tensor, run
-from codesign.program import Program, compile_network, homes, program_traffic
+from codesign.program import Program, compile_network, program_traffic
 from codesign.sim.simulator import Library, MemoryPorts, Simulator, compile_design
 from codesign.systolic import EngineTimes
 

@@ -9,13 +9,13 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from codesign.cache import default_cache, digest, publish
 from codesign.errors import CheckError, ToolError
 from codesign.hw import linear_hls, vector_hls
 from codesign.hw.hls import ap_types, ap_types_version
 from codesign.hw.linear import Linear
 from codesign.hw.vector import VectorKernel
 from codesign.number import IntArray
-from codesign.sim.cache import default_cache, digest, publish
 from codesign.sim.verilate import find_compiler, run
 
 PROGRAM = "testbench"

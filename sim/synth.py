@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
+from codesign.cache import default_cache, digest, publish
 from codesign.errors import ToolError
 from codesign.hw.accelerator import KERNELS, TOP, instances
-from codesign.sim.cache import default_cache, digest, publish
 from codesign.sim.verilate import run
 
 FAMILY = "xcup"

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from codesign.cache import default_cache, digest, publish
 from codesign.errors import ToolError
-from codesign.sim.cache import default_cache, digest, publish
 
 OPTIMIZE = ("-O0", "-O1", "-O2", "-O3")
 LIBRARY = "design.so"

@@ -13,8 +13,9 @@ from codesign.cycles import exact
 from codesign.design import Design
 from codesign.hw import top
 from codesign.hw.accelerator import engine_times, simulation_sources
+from codesign.layout import memory_need
 from codesign.network import Input, Linear, Network, Output, Tensor, run
-from codesign.program import Program, compile_network, memory_need
+from codesign.program import Program, compile_network
 from codesign.sim.simulator import Library, MemoryPorts, Simulator, compile_design
 
 SMALL_VIT = {

@@ -51,8 +51,8 @@ def test_settings_in_words() -> None:
         return described(Choice(settings, 0.1, 0.2, 3))
 
     assert words(Settings("max", migrate=None, centre=False, correct=False)) == "scales from the largest magnitude"
-    assert words(Settings("mse", migrate=0.7, centre=True, correct=True)) == (
-        "scales from the smallest squared error, 70 % of the range of activations moved into weights,"
+    assert words(Settings("percentile", migrate=0.7, centre=True, correct=True)) == (
+        "scales from the range that holds 99.999 % of the values, 70 % of the range of activations moved into weights,"
         " ranges shifted to their middle, biases corrected for the mean error"
     )
 

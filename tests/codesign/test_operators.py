@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 
@@ -49,3 +51,18 @@ def test_sizes_are_checked_before_anything_is_allocated() -> None:
         evaluate("ConstantOfShape", Call({}, [np.array([1 << 30, 1 << 30])]))
     with pytest.raises(ValueError, match="do not multiply"):
         matmul_shape((2, 3), (4, 5))
+
+
+def test_the_error_function_is_that_of_the_c_library() -> None:
+    rng = np.random.default_rng(0)
+    between = (np.arange(-900, 900) + 0.5) / 128  # farthest from the points of its table
+    drawn = [rng.normal(size=20000) * scale for scale in (1e-300, 1e-9, 1e-3, 0.1, 1.0, 3.0)]
+    x = np.concatenate([between, *drawn, rng.uniform(-7, 7, 20000), [0.0, 6.0, -6.0, 1e300, np.inf, -np.inf]])
+    (found,) = evaluate("Erf", Call({}, [x]))
+    exact = np.array([math.erf(v) for v in x.tolist()])
+    assert (np.abs(found - exact) / np.spacing(np.abs(exact))).max() <= 4
+    assert np.abs(found).max() == 1
+    (rest,) = evaluate("Erf", Call({}, [np.array([[np.nan], [-0.0]])]))
+    assert np.isnan(rest[0, 0])
+    assert np.signbit(rest[1, 0])
+    assert rest.shape == (2, 1)

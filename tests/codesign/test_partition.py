@@ -1,4 +1,5 @@
 import re
+from itertools import product
 
 import pytest
 
@@ -11,7 +12,7 @@ from codesign.hw import accelerator
 from codesign.hw.linear import Linear
 from codesign.kernel import Kernel, Resources
 from codesign.network import Network
-from codesign.partition import RESOURCES, Tools, available, parse_budget, plain
+from codesign.partition import RESOURCES, Choice, Planner, Tools, available, parse_budget, plain
 from codesign.program import compile_network
 from codesign.quant.lower import lower
 from codesign.workload import Workload
@@ -107,3 +108,14 @@ def test_random_transformers_get_a_design(seed: int) -> None:
     accelerator.shape(design)
     assert compile_network(net, design).commands
     assert used(design).dsp <= ZCU102.resources.dsp
+
+
+@pytest.mark.parametrize("name", ["digits-vit", "gemm:300x64x64"])
+def test_a_design_does_not_depend_on_what_was_asked_before(name: str) -> None:
+    """A planner remembers sizes by what they depend on; a new one remembers nothing."""
+    net, limit = network(name), available(ZCU102, {})
+    one = Planner(net, ZCU102, tools(), limit)
+    axes = ((4, 8), (8, 32), (8, 16), (4, 32), (5, 40), (2, 4), (False, True))
+    for t_in, t_out, t_a, t_v, rows, ports, generous in product(*axes):
+        choice = Choice(t_in, t_out, t_a=t_a, t_v=t_v, row_group=rows, ports=ports, generous=generous)
+        assert one.design(choice) == Planner(net, ZCU102, tools(), limit).design(choice)

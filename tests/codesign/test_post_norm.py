@@ -16,10 +16,11 @@ from codesign.design import Design
 from codesign.designspace import DesignSpace
 from codesign.errors import NothingFits
 from codesign.hw.accelerator import engine_times, formulas, identity, resources, shape, simulation_sources, sources
+from codesign.layout import homes, memory_need
 from codesign.network import Layer, Linear, Network, Norm, Output, Tensor, run
 from codesign.nonlinear import norm
 from codesign.partition import plain
-from codesign.program import compile_network, homes, memory_need
+from codesign.program import compile_network
 from codesign.samples import random_samples
 from codesign.sim import check
 from codesign.sim.check import PROBE, probes

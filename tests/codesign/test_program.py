@@ -11,9 +11,9 @@ from codesign.command import ENGINES, RELEASE, Command, Span
 from codesign.design import Design
 from codesign.errors import NothingFits
 from codesign.models import gemm, load
-from codesign.network import Attention, Layer, Linear, Network
+from codesign.network import Linear, Network
 from codesign.partition import plain
-from codesign.program import Program, block_tiles, compile_network, homes, memory_need
+from codesign.program import FETCH_LEAD, Program, block_tiles, compile_network
 from codesign.quant.lower import lower
 from codesign.workload import Workload
 from tests.accelerators import SMALL_VIT, board, chain, fitting
@@ -98,6 +98,33 @@ def test_blocks_fit_the_rings() -> None:
         assert command.fields["ob"] <= design.linear["table_words"]
 
 
+def test_blocks_lie_beside_each_other_in_the_target() -> None:
+    network = gemm(40, 64, 300)
+    design = _design(network, row_group=20)
+    linear = _of(compile_network(network, design), "linear")
+    columns: dict[int, list[int]] = {}
+    for command in linear:
+        columns.setdefault(command.writes[0].start, []).append(command.fields["target_base"])
+        columns[command.writes[0].start] += [command.fields["target_base"] + command.fields["ob"]]
+    assert len(columns) == 2
+    for start, edges in columns.items():
+        assert edges[0] == start // design.linear["t_out"]
+        assert edges[1:-1:2] == edges[2::2]
+        assert edges[-1] - edges[0] == -(-300 // design.linear["t_out"])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_weights_are_fetched_a_few_blocks_ahead_of_their_use(seed: int) -> None:
+    _, program, _ = _vit(seed)
+    total, fetched, used = len(_of(program, "fetch")), 0, 1
+    for command in program.commands:
+        fetched += command.engine == "fetch"
+        if command.engine == "linear":
+            assert fetched == min(total, used + FETCH_LEAD) or used == fetched == 1
+            used += command.fields["flags"] & RELEASE
+    assert used == total + 1
+
+
 def test_a_large_product_streams_through_its_windows() -> None:
     network = gemm(100, 64, 64)
     design = replace(_design(network), memories={"input": 10 * 64, "output": 6 * 64})
@@ -150,40 +177,67 @@ def test_a_memory_that_is_too_small_is_named() -> None:
         compile_network(network, design)
 
 
-def _with(network: Network, old: Layer, new: Layer) -> Network:
-    return replace(network, layers=tuple(new if layer is old else layer for layer in network))
-
-
-def test_a_tensor_needed_in_two_places_is_refused() -> None:
-    network = random_network(1)[0]
-    attention = next(layer for layer in network if isinstance(layer, Attention))
-    with pytest.raises(NothingFits, match=r"needed in \['key', 'query'\]; legal: one memory each"):
-        homes(_with(network, attention, replace(attention, key=attention.query)))
-
-
-def test_a_tensor_out_of_its_reader_s_reach_is_refused() -> None:
-    network = random_network(1)[0]
-    attention = next(layer for layer in network if isinstance(layer, Attention))
-    reader = next(layer for layer in network if isinstance(layer, Linear) and layer.source == attention.target)
-    with pytest.raises(NothingFits, match="lies in memory query; the linear engine reads input, normed"):
-        homes(_with(network, reader, replace(reader, source=attention.query)))
-
-
-def test_memory_need_is_enough_and_tight() -> None:
-    network = random_network(4)[0]
-    bare = Design(board(), SMALL_VIT, {}, 5)
-    need = memory_need(network, bare)
-    compile_network(network, replace(bare, memories=need))
-    for name in set(need) - {"input", "output"}:
-        with pytest.raises(NothingFits, match=name):
-            compile_network(network, replace(bare, memories=need | {name: need[name] - 64}))
-
-
 def test_commands_name_known_engines_and_layers() -> None:
     network, program, _ = _vit(5)
     names = {layer.name for layer in network} | set(network.tensors) | set(network.constants)
     assert {command.engine for command in program.commands} == set(ENGINES)
     assert all(command.label in names for command in program.commands)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_program_without_constants_has_the_same_commands(seed: int) -> None:
+    network, program, design = _vit(seed)
+    bare = compile_network(network, design, bare=True)
+    assert bare.constants == b""
+    assert replace(bare, constants=program.constants).encode() == program.encode()
+    assert vars(bare) | {"constants": b""} == vars(program) | {"constants": b""}
+
+
+def _changed(design: Design, engine: str, **values: int) -> Design:
+    return replace(design, engines={**design.engines, engine: {**design.engines[engine], **values}})
+
+
+def test_designs_of_equal_commands_share_a_program_without_constants() -> None:
+    network, _, design = _vit(1)
+    bare = compile_network(network, design, bare=True)
+    assert compile_network(network, _changed(design, "attention", n_a=8), bare=True) is bare
+    assert compile_network(network, _changed(design, "linear", ring_words=512), bare=True) is bare
+    for other in (replace(design, row_group=4), _changed(design, "linear", t_in=4), _changed(design, "vector", t_v=16)):
+        need = fitting(other, [network])
+        assert compile_network(network, need, bare=True).encode() == compile_network(network, need).encode()
+        assert compile_network(network, need, bare=True).encode() != bare.encode()
+
+
+def test_a_shared_program_is_not_given_to_a_design_that_cannot_run_it() -> None:
+    network, _, design = _vit(1)
+    assert compile_network(network, design, bare=True).commands
+    with pytest.raises(NothingFits, match="memory hidden needs"):
+        compile_network(network, replace(design, memories={**design.memories, "hidden": 64}), bare=True)
+    with pytest.raises(NothingFits, match="memory affine needs"):
+        compile_network(network, replace(design, memories={**design.memories, "affine": 64}), bare=True)
+    with pytest.raises(NothingFits, match="kw_max is 1; smallest that fits"):
+        compile_network(network, _changed(design, "linear", kw_max=1), bare=True)
+
+
+def test_more_tables_than_the_design_has_are_named() -> None:
+    network = chain(np.random.default_rng(0), 4, [16, 16, 16, 16])
+    compile_network(network, _design(network, tables=2))
+    with pytest.raises(NothingFits, match="linear1: table 2, the design has 1"):
+        compile_network(network, _design(network, tables=1))
+
+
+def test_windows_follow_the_design_s_memories_and_row_group() -> None:
+    """A single layer is laid out anew for other memories, and for other groups of rows."""
+    network = gemm(100, 64, 64)
+    whole = _design(network)
+    first = compile_network(network, replace(whole, memories={"input": 10 * 64, "output": 6 * 64}), bare=True)
+    second = compile_network(network, replace(whole, memories={"input": 20 * 64, "output": 20 * 64}), bare=True)
+    third = compile_network(
+        network, replace(whole, memories={"input": 20 * 64, "output": 20 * 64}, row_group=4), bare=True
+    )
+    most = [max(command.fields["rows"] for command in _of(program, "linear")) for program in (first, second, third)]
+    assert most == [3, 10, 4]
+    assert max(command.fields["rows"] for command in _of(compile_network(network, whole), "linear")) == 100
 
 
 def _workload(name: str) -> Workload:

@@ -1,6 +1,6 @@
 import sys
 import tracemalloc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import product
 from math import prod
@@ -10,8 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from codesign.boxes import Bounder, Tree
+from codesign.branch import Branching
 from codesign.errors import CheckError
-from codesign.front import Front, Proof, Values, nondominated
+from codesign.front import Archive, Front, Proof, Values, nondominated
 from codesign.problem import Inputs, Problem, Term, check_directions, monotone, peak, total
 from codesign.reference_problem import hypervolume_ratio, known_front, reference_problem
 from codesign.search import Refine, check_front, search
@@ -214,6 +215,95 @@ def test_an_objective_that_is_no_number_is_named() -> None:
         search(problem, cells=0)
 
 
+# Terms that are expensive to bound.
+
+
+def _lazy_problem(seed: int, asked: Callable[[int], None] = lambda count: None) -> Problem:
+    """The small problem with a term of three axes that is bounded by boxes of the third; nothing reads the last."""
+    base, random = _problem(seed, 2), np.random.default_rng(seed)
+    table = random.integers(1, 40, [len(AXES[axis]) for axis in "abc"]) + 3 * np.arange(len(AXES["c"]))[::-1]
+    nodes = Tree(len(AXES["c"])).extend(table, 2, np.minimum)
+
+    def at(x: Inputs, axis: str) -> NDArray[np.int64]:
+        return np.searchsorted(AXES[axis], x[axis])
+
+    def boxed(x: Inputs) -> NDArray[np.int64]:
+        asked(x["c"].size)
+        return np.asarray(nodes[at(x, "a"), at(x, "b"), x["c"]])
+
+    least = Term("least", ("a", "b"), lambda x: table.min(axis=2)[at(x, "a"), at(x, "b")])
+    cost = Term(
+        "cost", ("a", "b", "c"), lambda x: table[at(x, "a"), at(x, "b"), at(x, "c")], floor="least", boxed=boxed,
+        single=("a", "b"),
+    )  # fmt: skip
+    return Problem(AXES, (*base.terms, least, cost), base.limits, ("cost", "sum"))
+
+
+@pytest.mark.parametrize("most", [1, 5, 1000])
+@pytest.mark.parametrize("seed", range(4))
+def test_an_expensive_term_changes_no_front(seed: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_MODULE, "_DIVE", most)
+    problem = _lazy_problem(seed)
+    front = search(problem)
+    assert np.array_equal(front.values, _true_front(problem))
+    check_front(problem, front, seed=seed)
+
+
+def test_an_expensive_term_is_not_asked_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_MODULE, "_DIVE", 5)
+    sizes: list[int] = []
+    search(_lazy_problem(1, sizes.append))
+    boxes = len(AXES["a"]) * len(AXES["b"]) * len(Tree(len(AXES["c"])).size)
+    assert 0 < sum(sizes) < boxes // 2
+    assert len(sizes) < 10
+
+
+@pytest.mark.parametrize(("most", "all_of_them"), [(3, False), (10_000, True)])
+def test_a_dive_ends_at_good_points(most: int, all_of_them: bool) -> None:
+    problem = _lazy_problem(2)
+    empty = Archive(2, len(problem.axes))
+    values, points = Branching(Bounder(problem, 1 << 18), empty, 1 << 15).dive(empty.cover, most)
+    found = problem.evaluate(points)
+    assert found.feasible.all()
+    assert np.array_equal(found.values, values)
+    assert 0 < len(points) <= most
+    true = _true_front(problem)
+    assert {*map(tuple, values)} & {*map(tuple, true)}
+    assert (len(points) == problem.evaluate(_all_points(problem)).feasible.sum()) == all_of_them
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_single_values_come_before_the_axes_that_wait_for_them(seed: int) -> None:
+    problem = replace(_lazy_problem(seed), limits={"ce": 5.0})  # so that the third axis is worth most
+    empty = Archive(2, len(problem.axes))
+    order = [step.axis for step in Branching(Bounder(problem, 1 << 18), empty, 1 << 15)._plan(empty.cover)]
+    assert min(at for at, axis in enumerate(order) if axis == "c") > max(
+        at for at, axis in enumerate(order) if axis in ("a", "b")
+    )
+
+
+def test_a_floor_is_tabulated_where_something_is_feasible() -> None:
+    problem, seen = _lazy_problem(1), set[tuple[int, int]]()
+    least = problem.by_name["least"]
+
+    def formula(x: Inputs) -> object:
+        seen.update(zip(x["a"].ravel().tolist(), x["b"].ravel().tolist(), strict=True))
+        return least.formula(x)
+
+    terms = tuple(replace(term, formula=formula) if term is least else term for term in problem.terms)
+    limits = {**problem.limits, "ab": 14.0}
+    bounder = Bounder(replace(problem, terms=terms, limits=limits), 1 << 18)
+    every, (ab,) = [*product(AXES["a"], AXES["b"])], [term for term in terms if term.name == "ab"]
+    hopeful = {pair for pair in every if ab.formula({"a": np.array(pair[0]), "b": np.array(pair[1])}) <= 14}
+    assert seen <= hopeful
+    assert 0 < len(seen) < len(every)
+    root = bounder.over({axis: np.zeros(1, np.int64) for axis in AXES}, frozenset())
+    values = [int(least.formula({"a": np.array(a), "b": np.array(b)})) for a, b in seen]
+    low = root.low("least")
+    assert low is not None
+    assert low[0] == min(values)
+
+
 # Exact scores.
 
 
@@ -262,14 +352,53 @@ def test_tighter_bounds_save_scores(seed: int) -> None:
     problem, refine, true = _exact_case(seed, 2)
     score = refine.score
 
-    def tighten(design: Mapping[str, int]) -> list[float] | None:
-        found = score(design)
-        return None if found is None else [found[0] - 1]
+    def lift(inputs: Inputs) -> Values:
+        designs = [dict(zip(inputs, row, strict=True)) for row in np.stack([*inputs.values()], axis=1).tolist()]
+        return np.array([[0 if found is None else found[0] - 1] for found in map(score, designs)], np.float64)
 
-    plain, tight = (search(problem, refine=r) for r in (refine, replace(refine, tighten=tighten)))
+    plain, tight = (search(problem, refine=r) for r in (refine, replace(refine, lift=lift)))
     assert np.array_equal(tight.values, true)
     assert tight.proof.scored < plain.proof.scored
     check_front(problem, tight, seed=seed, refine=refine)
+
+
+def _recalling(problem: Problem, apart: int = 0) -> Refine:
+    """A scorer that knows its designs from those that differ in the last axis alone; its values are so far apart."""
+    extra, known = np.random.default_rng(5).integers(0, 9, 1000), dict[tuple[int, ...], list[float]]()
+
+    def key(design: Mapping[str, int]) -> tuple[int, ...]:
+        return design["a"], design["b"], design["c"]
+
+    def score(design: Mapping[str, int]) -> list[float]:
+        a, b, c = key(design)
+        found = problem.compute({axis: np.array(value) for axis, value in design.items()}, ["cost"])["cost"]
+        return [known.setdefault((a, b, c), [float(found + extra[31 * a + 7 * b + c])])[0] + apart * design["e"]]
+
+    return Refine(("cost",), score, recall=lambda design: score(design) if key(design) in known else None)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_of_equal_scores_the_one_that_spares_most_is_returned(seed: int) -> None:
+    problem = _lazy_problem(seed)
+    refine = _recalling(problem)
+    front, plain = search(problem, refine=refine), search(problem, refine=replace(_recalling(problem), recall=None))
+    assert np.array_equal(front.values, plain.values)
+    assert front.proof.recalled
+    assert front.proof.scored < plain.proof.scored + plain.proof.recalled
+    check_front(problem, front, seed=seed, refine=refine)
+    for place in _positions(problem, front):
+        others = np.array([place, place])
+        others[:, -1] = 0, 1
+        found = problem.compute(problem.parameters(others), ["ce", "sum"])
+        fits = (found["ce"] <= 24) & (found["sum"] <= 60)
+        assert place[-1] == np.argmin(np.where(fits, found["ce"], np.inf))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_sparing_point_of_another_score_is_not_taken(seed: int) -> None:
+    problem = _lazy_problem(seed)
+    refine = _recalling(problem, apart=3)
+    check_front(problem, search(problem, refine=refine), seed=seed, refine=refine)
 
 
 def test_a_pool_that_overflows_is_settled_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:

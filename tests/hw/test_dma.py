@@ -87,7 +87,7 @@ class TestPrefetch:
         """All fetches first, then the layer again and again, each time behind the store before."""
         one = job(host, rng, (1, 20, 8))
         fetch, *body = one.commands
-        again = [replace(body[0], waits={"store": 1}), *body[1:-1], replace(body[-1], posts={"load": 1})]
+        again = [body[0]._replace(waits={"store": 1}), *body[1:-1], body[-1]._replace(posts={"load": 1})]
         first = [*body[:-1], again[-1]]
         assert body[0].engine == "load"
         host.run(replace(one, commands=(*[fetch] * 6, *first, *again * 5)))

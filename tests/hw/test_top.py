@@ -60,7 +60,7 @@ def test_a_command_refused_late_is_named_and_the_next_run_is_correct(engine: str
     design = fitting(Design(board(), SMALL_VIT, {}, 5), [network])
     program = compile_network(network, design)
     index = next(i for i, command in enumerate(program.commands) if command.engine == engine)
-    bad = replace(program.commands[index], fields={**program.commands[index].fields, **wrong})
+    bad = program.commands[index]._replace(fields={**program.commands[index].fields, **wrong})
     broken = replace(program, commands=(*program.commands[:index], bad, *program.commands[index + 1 :]))
     golden = run(network, {"image": samples(recipe(1), 1)[0]})
     with compiled(design).start(dram_bytes=program.dram_bytes) as simulator:

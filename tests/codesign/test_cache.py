@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from codesign.cache import default_cache, digest, publish
 from codesign.errors import ToolError
-from codesign.sim.cache import default_cache, digest, publish
 
 
 def test_digests_know_where_a_text_ends() -> None:

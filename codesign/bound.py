@@ -5,7 +5,7 @@ allows, behind the rows that it reads. What only adds cycles is left out: tokens
 queues, cuts by columns, and whatever else the memory moves while a transfer is under way.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
@@ -19,7 +19,7 @@ from codesign.layout import AFFINE_BYTES, head_columns, padded
 from codesign.machine import BURST_BYTES, Machine
 from codesign.network import MASKS, Attention, Layer, Linear, Network, Norm
 from codesign.program import FETCH_LEAD, LUT_BYTES, Program, block_tiles
-from codesign.rules import COMMAND_QUEUE
+from codesign.rules import COMMAND_QUEUE, ENGINE_QUEUE
 from codesign.systolic import EngineTimes, Formulas
 
 _Group = tuple[int, int, Number]
@@ -30,6 +30,8 @@ _FREE = 1 << 20
 """Words of a ring that is never full."""
 _LAYERS = 3
 """Tiles that are looked at as to whether they hold back weights; only the latest matter."""
+_EARLY, _SLACK = 6, 128
+"""Layers whose loads may be early, and cycles that a load takes at most beside what is counted."""
 _REQUEST = 2
 """Cycles from a request to the first in which it can be granted."""
 _IDLE = EngineTimes(lambda fields: 0, lambda fields: 0, 0, 0)
@@ -122,7 +124,10 @@ class Bound:
         self.network, self.board, self.rings = network, board, rings
         self.interfaces = [Interface(network, each) for each in variants or (board,)]
         self.whole = len(network.layers) > 1
-        self.readers = _readers(network)
+        self.readers, self.repeat = _readers(network), _repeats(network)
+        self.given: dict[str, tuple[int, ...]] = {each: rows.shape for each, rows in network.constants.items()}
+        for put in network.inputs:
+            self.given[put.target] = network.tensors[put.target].shape
 
     def __call__(
         self,
@@ -133,7 +138,7 @@ class Bound:
         *,
         begun: Mapping[tuple[int, int], Number] | None = None,
         boxed: "Boxed | None" = None,
-        holding: bool = True,
+        leaping: bool = False,
     ) -> Number:
         """At most the cycles of `codesign.cycles.exact` for any program of the network.
 
@@ -145,32 +150,51 @@ class Bound:
             begun: cycles in which the first groups of rows are done, by the numbers of linear layer and group, as far
                 as they are known; 0 where not.
             boxed: the least of everything over many attention and vector engines, instead of their formulas.
-            holding: whether to follow how the weight ring holds back what comes early. Without it, designs alike but
-                for rings that cut their layers alike have one bound, unless a ring is shorter than the memory is late.
+            leaping: whether to leave out layers that repeat, which takes half the time and is a little lower.
         """
-        return _Schedule(self, engines, formulas, row_group, variant, begun or {}, boxed, holding).total()
+        return _Schedule(self, engines, formulas, row_group, variant, begun or {}, boxed, leaping).total()
 
-    def cuts(self, engines: Mapping[str, Params], formulas: Formulas, row_group: int, variant: Number) -> list[Number]:
-        """Tiles per command of the linear layers, one of each shape; the other arguments are as in a call."""
-        schedule = _Schedule(self, engines, formulas, row_group, variant, {}, None, False)
+    @cached_property
+    def shapes(self) -> list["_Shape"]:
+        """What decides how the linear layers are cut, layer by layer."""
         heads: dict[str, tuple[int, int]] = {}
         for layer in self.network:
             if isinstance(layer, Attention):
                 mine = layer.heads, layer.head_dim
                 heads |= dict.fromkeys((layer.query, layer.key, layer.value, layer.target), mine)
-        found: dict[object, Number] = {}
-        for layer in self.network:
-            if isinstance(layer, Linear):
-                shape = layer.rows, layer.k, layer.n, heads.get(layer.source), heads.get(layer.target)
-                if shape not in found:
-                    found[shape] = schedule.cut(layer)[2]
-        return [*found.values()]
+        linears = [layer for layer in self.network if isinstance(layer, Linear)]
+        return [_Shape(each.rows, each.k, each.n, heads.get(each.source), heads.get(each.target)) for each in linears]
 
-    def window(self, engines: Mapping[str, Params], formulas: Formulas, row_group: int, variant: Number) -> Number:
-        """Words of the table ring, more of which hold nothing back; the arguments are as in a call."""
-        schedule = _Schedule(self, engines, formulas, row_group, variant, {}, None, False)
-        tiles = [schedule.cut(layer)[1] for layer in self.network if isinstance(layer, Linear)]
-        found: Number = 0
+    @cached_property
+    def kinds(self) -> list["_Shape"]:
+        """The different ones of them."""
+        return list(dict.fromkeys(self.shapes))
+
+    @cached_property
+    def widths(self) -> list[int]:
+        """The different widths of norms."""
+        return list(dict.fromkeys(layer.d for layer in self.network if isinstance(layer, Norm)))
+
+    def cuts(self, linear: Params, t_a: Number, word: Number, row_group: int) -> list[Number]:
+        """Tiles per command of the linear layers, one of each shape.
+
+        Args:
+            linear: parameters of the linear engine.
+            t_a: of the attention engine.
+            word: bytes of a bus word.
+            row_group: most rows per command.
+        """
+        tiles = ((shape.rows, *shape.tiles(linear, t_a, word)) for shape in self.kinds)
+        return [block_tiles(rows, ib, ob, linear, row_group) for rows, ib, ob in tiles]
+
+    def lengths(self, linear: Params, t_a: Number, t_v: Number, word: Number) -> list[Number]:
+        """All else that attention and vector engine decide of fetches and loads: columns, and words of norms."""
+        found = [size for shape in self.kinds for size in shape.tiles(linear, t_a, word)]
+        return found + [affine_words(d, t_v, word) for d in self.widths]
+
+    def window(self, linear: Params, t_a: Number, word: Number) -> Number:
+        """Words of the table ring, more of which hold nothing back; the arguments are as in `cuts`."""
+        tiles, found = [shape.tiles(linear, t_a, word)[1] for shape in self.shapes], 0 * linear["t_out"]
         for last in range(len(tiles)):
             found = larger(found, sum(tiles[max(0, last - _LAYERS // 2) : last + 1]))
         return found
@@ -210,12 +234,78 @@ def _readers(network: Network) -> dict[str, int]:
     return found
 
 
+class _Repeat(NamedTuple):
+    """Layers that repeat: number of the first, how many they are, and how many times they come."""
+
+    first: int
+    length: int
+    times: int
+
+
+class _Carried(NamedTuple):
+    """What a layer depends on: cycles, and what is counted; loads and linear layers up to then."""
+
+    cycles: list[Number]
+    counts: tuple[Number, Number, Number, Number]
+    moves: int
+    linears: int
+
+
+def _repeats(network: Network) -> _Repeat:
+    """The longest repeat of layers behind as many others, not up to the last linear layer; none is one of no layers.
+
+    Layers are alike if they have the same shape and read what layers as far before them make.
+    """
+    layers, tables, looks = network.layers, set[bytes](), list[tuple[object, ...]]()
+    makers = {layer.target: number for number, layer in enumerate(layers)}
+    for number, layer in enumerate(layers):
+        reads = [number - makers[name] if name in makers else -number for name in _reads(layer)]
+        shape: tuple[object, ...] = ()
+        if isinstance(layer, Linear):
+            table = layer.table.tobytes() if layer.table is not None else b""
+            shape = layer.k, layer.n, layer.first_row, table in tables, bool(table), layer.addend is None
+            tables.add(table)
+        elif isinstance(layer, Attention):
+            shape = layer.keys, layer.heads, layer.head_dim, layer.mask, layer.window
+        elif isinstance(layer, Norm):
+            shape = layer.d, layer.first_row, layer.bits
+        looks.append((type(layer), layer.rows, *shape, *reads))
+    end = max((number for number, layer in enumerate(layers) if isinstance(layer, Linear)), default=0)
+    best = _Repeat(0, 0, 1)
+    for length in range(1, len(layers) // 3 + 1):
+        for first in range(length, len(layers) - 2 * length + 1):
+            last = first + length
+            while last < end and looks[last] == looks[last - length]:
+                last += 1
+            times = (last - first) // length
+            if (times - 1) * length > (best.times - 1) * best.length:
+                best = _Repeat(first, length, times)
+    return best
+
+
 def _reads(layer: Layer) -> tuple[str, ...]:
     """Tensors that all of a layer waits for."""
     if isinstance(layer, Attention):
         return layer.query, layer.key, layer.value
     addend = layer.addend if isinstance(layer, Linear) else None
     return (layer.source,) if addend is None else (layer.source, addend)
+
+
+class _Shape(NamedTuple):
+    """A linear layer: rows, inputs and outputs, and heads and columns of a head of what attention touches."""
+
+    rows: int
+    k: int
+    n: int
+    source: tuple[int, int] | None
+    target: tuple[int, int] | None
+
+    def tiles(self, linear: Params, t_a: Number, word: Number) -> tuple[Number, Number]:
+        """Weight words of a tile, and tiles."""
+        unit, columns = larger(linear["t_out"], word), list[Number]()
+        for plain, heads in ((self.k, self.source), (self.n, self.target)):
+            columns.append(plain if heads is None else head_columns(heads[0], padded(heads[1], t_a), unit))
+        return ceil_div(columns[0], linear["t_in"]), ceil_div(columns[1], linear["t_out"])
 
 
 class Boxed(Protocol):
@@ -298,7 +388,7 @@ class _Schedule:
         variant: Number,
         known: Mapping[tuple[int, int], Number],
         boxed: Boxed | None,
-        holding: bool,
+        leaping: bool,
     ) -> None:
         self.known, self.variant, self.boxed = known, variant, boxed
         self.word = bound.of(variant, lambda each: each.word)
@@ -307,6 +397,7 @@ class _Schedule:
         self.numerator = bound.of(variant, lambda each: each.numerator)
         self.denominator = bound.of(variant, lambda each: each.denominator)
         self.pace = bound.of(variant, lambda each: each.pace)
+        self.outstanding = bound.of(variant, lambda each: each.board.memory.ports * each.board.memory.outstanding)
         self.bound, self.engines, self.formulas, self.row_group = bound, engines, formulas, row_group
         self.network, self.linear = bound.network, engines["linear"]
         self.begin: Number = bound.of(variant, lambda each: each.begin)
@@ -330,24 +421,75 @@ class _Schedule:
         self.first = self._first_tiles()
         self.begun: list[tuple[str, Number]] = []
         self.seen_linear = 0
-        self.turning = holding and bound.whole and bool(np.min(self.linear["ring_words"]) < _FREE)
+        self.turning = bound.whole and bool(np.min(self.linear["ring_words"]) < _FREE)
+        self.repeat = bound.repeat if leaping else _Repeat(0, 0, 1)
+        self.leaping = False
         self.freed: list[_Freed] = []
         self.came: Number = 0
 
     def total(self) -> Number:
         """Cycles to the interrupt."""
-        for layer in self.network:
-            if isinstance(layer, Linear):
-                self._linear(layer)
-            elif isinstance(layer, Attention):
-                self._attention(layer)
-            elif isinstance(layer, Norm):
-                self._norm(layer)
+        layers, (first, length, times) = self.network.layers, self.repeat
+        for layer in layers[:first]:
+            self._layer(layer)
+        if length:
+            before = self._carried(first)
+            self.leaping, self.came = True, 0
+            for layer in layers[first : first + length]:
+                self._layer(layer)
+            self._leap(before)
+            self.leaping = False
+        for layer in layers[first + length * times :]:
+            self._layer(layer)
         end: Number = 0
         for output in self.network.outputs:
             ready = self._ready(output.source, 0, self.network.tensors[output.source].rows)
             end = larger(end, ready + self._stored(output.source) if self.bound.whole else ready)
         return end + 1
+
+    def _layer(self, layer: Layer) -> None:
+        if isinstance(layer, Linear):
+            self._linear(layer)
+        elif isinstance(layer, Attention):
+            self._attention(layer)
+        elif isinstance(layer, Norm):
+            self._norm(layer)
+
+    def _carried(self, behind: int) -> "_Carried":
+        """What the layers from a number on depend on, but for loads and for what the memory brings at any rate."""
+        made = self.network.layers[max(0, behind - self.repeat.length) : behind]
+        cycles = [self.array, self.loader, *self.ends, *self.free.values()]
+        cycles += [at for layer in made for _, _, at in self.done[layer.target]]
+        cycles += [each.at for each in self.freed[-_LAYERS:]]
+        return _Carried(cycles, (self.tiles, self.words, self.bursts, self.listed), len(self.moves), len(self.busy))
+
+    def _leap(self, before: "_Carried") -> None:
+        """Leaves out repeats of the layers that ended now, which were followed without loads and arrivals.
+
+        They do the same again as much later as all that they depend on is; so each repeat puts everything off by at
+        least the least by which this time did.
+        """
+        first, length, times = self.repeat
+        now, more = self._carried(first + length), times - 1
+        least: Number = _FREE << 8
+        for then, cycle in zip(before.cycles, now.cycles, strict=True):
+            least = smaller(least, cycle - then)
+        late = more * larger(least, 0)
+        self.array, self.loader, self.came = self.array + late, self.loader + late, self.came + late
+        self.ends = self.ends[0] + late, self.ends[1] + late
+        self.free = {engine: at + late for engine, at in self.free.items()}
+        tiles, words, bursts, listed = (more * (at - then) for then, at in zip(before.counts, now.counts, strict=True))
+        self.tiles, self.words = self.tiles + tiles, self.words + words
+        self.bursts, self.listed = self.bursts + bursts, self.listed + listed
+        self.freed = [_Freed(tile + tiles, word + words, at + late) for tile, word, at in self.freed[-_LAYERS:]]
+        linears, moves = self.busy[before.linears :], self.moves[before.moves :]
+        for repeat in range(1, times):
+            self.moves += [_Move(move.words, move.layer + repeat * len(linears)) for move in moves]
+            self.busy += linears
+        self.seen_linear += more * len(linears)
+        for number in range(first, first + length):
+            done = self.done[self.network.layers[number].target]
+            self.done[self.network.layers[number + more * length].target] = [(row, n, at + late) for row, n, at in done]
 
     def _stored(self, name: str) -> Number:
         """Cycles of the store of an output."""
@@ -403,7 +545,7 @@ class _Schedule:
         else:
             self.begun.append((memory, words))
             self.load_free = self._prologue()
-        return self.load_free
+        return 0 if self.leaping else self.load_free
 
     def _first_tiles(self) -> tuple[Number, ...] | None:
         """What `Bound.prologue` asks of the first linear layer; None in a program of one layer."""
@@ -628,11 +770,17 @@ class _Schedule:
         """Cycle before which the last of the weights up to now cannot be there.
 
         The memory has a rate and a latency; and when a ring is full, a word is asked for only after the word in
-        its place was there and used.
+        its place was there and used. Early loads are asked for before.
         """
         p = self.linear
+        if self.leaping:
+            return 0 * p["t_out"]
         turns = larger((self.words - 1) // p["ring_words"], (self.tiles - 1) // p["table_words"])
-        moved = self._moved(self._fetched(), self.bursts, self.even)
+        size, bursts = self._fetched(), self.bursts
+        for words, behind in self.early if self.bound.whole else ():
+            late: Any = (self._fetched() > behind) * words * self.word
+            size, bursts = size + late, bursts + late // BURST_BYTES
+        moved = self._moved(size, bursts, self.even)
         return self.begin + 1 + self.latency + larger(moved, turns * self.latency)
 
     def _all_moved(self, layer: Linear, cut: _Cut) -> Number:
@@ -660,6 +808,51 @@ class _Schedule:
             found = smaller(found, self._moved(size, bursts, self.even) + late)
             size, bursts = size + move.words * self.word, bursts + move.words // most
         return self.begin + 1 + self.latency + smaller(found, self._moved(size, bursts, self.even))
+
+    @cached_property
+    def early(self) -> list[tuple[Number, Number]]:
+        """Loads that are sure to be asked for before any weights that lie so many bytes behind the first.
+
+        A load that is the first command begins with the first fetch and goes first, as all loads do. Those behind it
+        follow one after the other, if no queue before them is full. They are counted as far as that is sure.
+
+        Returns:
+            Bus words and bytes of each.
+        """
+        found, there = list[tuple[Number, Number]](), set[str]()
+        service = larger(self.pace, BURST_BYTES // self.word)
+        turn = self.latency + _SLACK + self.outstanding * service
+        accepted: Any = self.begin
+        linear: Number = 0 * self.linear["t_out"]
+        vector = 0
+        uses = listed = linear
+        for layer in list(self.network)[:_EARLY]:
+            groups = len(self._groups(layer.rows))
+            if groups > ENGINE_QUEUE or (isinstance(layer, Linear) and layer.table is not None):
+                break
+            for words in self._loads_of(layer, there):
+                accepted = larger(accepted, self.begin + (listed > 0) * (1 + listed // COMMAND_QUEUE) * turn)
+                asked = (accepted - self.begin) * self.numerator // self.denominator
+                asked = asked + (self.outstanding + 4) * BURST_BYTES
+                full: Any = larger(larger(linear, uses + FETCH_LEAD + 1) - 1, vector) > ENGINE_QUEUE
+                found.append(((1 - full) * words, (listed > 0) * asked))
+                accepted = accepted + turn + words * self.word // BURST_BYTES * service + words
+                listed = listed + 1
+            blocks = ceil_div(*self.cut(layer)[1:]) if isinstance(layer, Linear) else 0
+            linear, uses, listed = linear + groups * blocks, uses + blocks, listed + groups * larger(blocks, 1) + blocks
+            vector += groups * isinstance(layer, Norm)
+        return found
+
+    def _loads_of(self, layer: Layer, there: set[str]) -> Iterator[Number]:
+        """Bus words of the loads that stand before a layer, but for a table; adds to what is there."""
+        if isinstance(layer, Norm):
+            yield self._affine(layer.d)
+        elif isinstance(layer, Linear):
+            for name, wide in ((layer.source, 1), (layer.addend, 2)):
+                if name is not None and name in self.bound.given and name not in there:
+                    there.add(name)
+                    rows, columns = self.bound.given[name]
+                    yield self._words(rows, columns, wide)
 
     def _fetched(self) -> Number:
         """Bytes of all tables and weights up to now."""

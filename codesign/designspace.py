@@ -8,7 +8,7 @@ at once and scored by `codesign.cycles.exact` for those that may be on the front
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
-from itertools import takewhile, zip_longest
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -184,7 +184,7 @@ class DesignSpace:
             compiled_run()  # the bounds ask for runs too
             scorer = _Scorer(self, timed)
             told = getattr(progress, "timed", None)
-            refine = Refine(timed, scorer.score, most, told, scorer.lift, scorer.recall)
+            refine = Refine(timed, scorer.score, most, told, scorer.glance, scorer.lift, scorer.recall)
         return search(self.problem(objectives), refine=refine, progress=progress, cells=_CELLS)
 
     def _of(self, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -210,13 +210,9 @@ class DesignSpace:
             found[mine] = self._cycles_of(rest, int(rest["row_group"][0]))
         return found
 
-    def _bounds(self, inputs: Inputs, begun: Mapping[tuple[int, int], NDArray[np.int64]]) -> Any:
+    def _bounds(self, inputs: Inputs, begun: Mapping[tuple[int, int], NDArray[np.int64]], leaping: bool) -> Any:
         """A lower bound that knows of the rings, for designs whose every parameter is given, and of their begin."""
-        return self.bound(*self._given(inputs), begun=begun)
-
-    def _cuts(self, inputs: Inputs) -> list[Any]:
-        """Tiles per command of the linear layers of such designs."""
-        return self.bound.cuts(*self._given(inputs))
+        return self.bound(*self._given(inputs), begun=begun, leaping=leaping)
 
     def _given(self, inputs: Inputs) -> tuple[Any, Any, int, Any]:
         """What a bound asks of designs with the same rows per command."""
@@ -232,7 +228,7 @@ class DesignSpace:
         boxed = self._engine_times.at({axis: inputs[axis] for axis in self._of(_BOXED_AXES)}, inputs["t_out"], word)
         variant = self._variant(inputs["ports"], inputs["clock_hz"])
         formulas = self.tools.formulas({"linear": linear})
-        return self.bound({"linear": linear}, formulas, row_group, variant, boxed=boxed)
+        return self.bound({"linear": linear}, formulas, row_group, variant, boxed=boxed, leaping=True)
 
     def _least_cycles(self) -> Term:
         """A lower bound for any attention and vector engine."""
@@ -429,7 +425,8 @@ class _Scorer:
 
     def __init__(self, space: DesignSpace, names: tuple[str, ...] = ("latency_us",)) -> None:
         self.space, self.names = space, names
-        self._axes = [axis for axis in space.axes if axis not in _RINGS]
+        self._axes = [axis for axis in space.axes if axis not in (*_RINGS, *_BOXED_AXES)]
+        self._boxed = space._of(_BOXED_AXES)
         self._runs: dict[tuple[int, ...], list[_Run]] = {}
         self._begun: dict[tuple[int, ...], list[_Run]] = {}
 
@@ -478,43 +475,69 @@ class _Scorer:
                     found.append(((number, group), timing.activities[index].stop, timing.early[index]))
         return tuple(found)
 
-    def lift(self, points: Inputs) -> NDArray[np.float64]:
+    def glance(self, points: Inputs) -> NDArray[np.float64]:
         """Bounds of what is asked for of many designs, 0 where none is better; rings hold back weights in them."""
-        cycles = np.zeros(len(points["clock_hz"]), np.int64)
+        return self._latencies(points, self._rough)
+
+    def lift(self, points: Inputs) -> NDArray[np.float64]:
+        """The same, better and dearer."""
+        return self._latencies(points, self._fine)
+
+    def _latencies(self, points: Inputs, cycles: Callable[[Inputs], Any]) -> NDArray[np.float64]:
+        found = np.zeros(len(points["clock_hz"]), np.int64)
         for mine, inputs in _row_groups(points):
-            cycles[mine] = self._ringed(inputs)
-        latency = cycles * 1e6 / points["clock_hz"]
+            found[mine] = cycles(inputs)
+        latency = found * 1e6 / points["clock_hz"]
         return np.stack([latency if name == "latency_us" else 0 * latency for name in self.names], axis=1)
 
-    def _ringed(self, points: Inputs) -> Any:
-        """Bounds of the cycles of designs with the same rows per command, each asked for once."""
+    def _rough(self, points: Inputs) -> Any:
+        """Bounds of the cycles of designs with the same rows per command, asked for once if only tables differ."""
         columns = np.stack([np.asarray(points[axis]) for axis in self.space.axes], axis=1)
         tables = columns[:, [*self.space.axes].index("table_words")]
-        tables[tables >= self.space.bound.window(*self.space._given(points))] = self.space.axes["table_words"][-1]
+        window = self.space.bound.window(points, points.get("t_a", 1), self.space._word(points["ports"]))
+        tables[tables >= window] = self.space.axes["table_words"][-1]
         rows, back = np.unique(columns, axis=0, return_inverse=True)
         inputs = dict(zip(self.space.axes, rows.T, strict=True))
-        return self.space._bounds(inputs, self._known(inputs))[back.ravel()]
+        return self.space._bounds(inputs, {}, leaping=True)[back.ravel()]
+
+    def _fine(self, points: Inputs) -> Any:
+        """Better bounds, with what is known of the begin."""
+        return self.space._bounds(points, self._known(points), leaping=False)
 
     def _known(self, points: Inputs) -> dict[tuple[int, int], NDArray[np.int64]]:
         """What is known of the begin of designs with the same rows per command: see `codesign.bound.Bound`."""
         found: dict[tuple[int, int], NDArray[np.int64]] = {}
         rings = zip(points["ring_words"].tolist(), points["table_words"].tolist(), strict=True)
+        told: dict[tuple[object, ...], dict[tuple[int, int], int]] = {}
         for at, (key, mine) in enumerate(zip(self._keys(points), rings, strict=True) if self._begun else ()):
-            for run in self._begun.get(self._begin(key), []):
-                for place, cycle, need in run.begun:
-                    if run.runs(mine, need):
-                        found.setdefault(place, np.zeros(len(points["ring_words"]), np.int64))[at] = cycle
+            alike = self._begin(key), mine
+            if alike not in told:
+                told[alike] = self._told(*alike)
+            for place, cycle in told[alike].items():
+                found.setdefault(place, np.zeros(len(points["ring_words"]), np.int64))[at] = cycle
         return found
 
+    def _told(self, begin: tuple[int, ...], rings: tuple[int, int]) -> dict[tuple[int, int], int]:
+        """The same of one design."""
+        runs = self._begun.get(begin, [])
+        return {place: cycle for run in runs for place, cycle, need in run.begun if run.runs(rings, need)}
+
     def _key(self, point: Mapping[str, int]) -> tuple[int, ...]:
-        return self._keys({axis: np.array([value]) for axis, value in point.items()})[0]
+        """All that decides the commands of a design and how long they take."""
+        found: Any = self._decided(point, point["ports"] * self.space.board.memory.port_bits // 8, point["row_group"])
+        return (*(point[axis] for axis in self._axes), *map(int, found), *(point[axis] for axis in self._boxed))
 
     def _keys(self, points: Inputs) -> list[tuple[int, ...]]:
-        """All that decides the commands of designs with the same rows per command, and how long they take."""
-        count = len(points["clock_hz"])
-        cuts = [np.broadcast_to(cut, count) for cut in self.space._cuts(points)]
-        return list(map(tuple, np.stack([*(points[axis] for axis in self._axes), *cuts], axis=1).tolist()))
+        """The same for designs with the same rows per command."""
+        count, word = len(points["clock_hz"]), self.space._word(points["ports"])
+        found = self._decided(points, word, int(points["row_group"][0]))
+        columns = [*(points[axis] for axis in self._axes), *found, *(points[axis] for axis in self._boxed)]
+        return list(map(tuple, np.stack([np.broadcast_to(each, count) for each in columns], axis=1).tolist()))
+
+    def _decided(self, point: Mapping[str, Any], word: Any, row_group: int) -> list[Any]:
+        bound, t_a, t_v = self.space.bound, point.get("t_a", 1), point.get("t_v", 1)
+        return bound.cuts(point, t_a, word, row_group) + bound.lengths(point, t_a, t_v, word)
 
     def _begin(self, key: tuple[int, ...]) -> tuple[int, ...]:
         """The part of it that what happens before the first attention or norm depends on."""
-        return tuple(part for axis, part in zip_longest(self._axes, key) if axis != "n_a")
+        return key[: len(key) - len(self._boxed)]

@@ -39,7 +39,7 @@ PAGE = 4096
 FETCH_LEAD = 4
 """Weight blocks whose fetch is put ahead of the block in use."""
 LUT_BYTES = 256
-_KEPT = 32
+_KEPT = 128
 """Programs without constants that are kept: designs beside each other often run the same one."""
 
 

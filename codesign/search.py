@@ -4,7 +4,9 @@ A few points are tried and improved first, so that there is a front to cut with;
 every point of the space.
 """
 
+import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
@@ -28,8 +30,6 @@ _DIVE = 2000
 """Boxes kept by a dive, which comes first where objectives are expensive."""
 _WIDE = 1 << 18
 """Boxes bounded at once there, as asking often costs more than asking for many."""
-_ROUND = 96
-"""Points scored before bounds are asked for again."""
 _POOL = 1 << 17
 _CHUNK = 1 << 17
 
@@ -43,8 +43,9 @@ class Refine:
         score: their exact values for the parameters of one design, in that order; None if it cannot be built.
         budget: designs scored at most; what is left then is counted, and the front is not proven.
         told: told how many are scored, after each.
-        lift: better lower bounds of many designs at once, a row each, from their parameters. They may become better
-            while designs are scored, and are then asked for again before a score.
+        glance: better lower bounds of many designs at once, a row each, from their parameters.
+        lift: still better ones, but dearer, for those that are left then; the first designs are scored before, so it
+            may have learned from them.
         recall: the score of a design if it is known to be that of one already scored, else None; quick. Of designs
             with equal objectives, the front then has the one that leaves the most of what is limited.
     """
@@ -53,6 +54,7 @@ class Refine:
     score: Callable[[Mapping[str, int]], Sequence[float] | None]
     budget: int | None = None
     told: Callable[[int], None] | None = None
+    glance: Callable[[Inputs], Values] | None = None
     lift: Callable[[Inputs], Values] | None = None
     recall: Callable[[Mapping[str, int]], Sequence[float] | None] | None = None
 
@@ -86,6 +88,25 @@ def search(
         CheckError: a term is not a finite number, or a score lies below its bound.
     """
     start = process_time()
+    with _uncollected():
+        return _searched(problem, refine, progress, block, cells, start)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keeps the collector of cycles from going through all that a search makes, which has none, again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _searched(
+    problem: Problem, refine: Refine | None, progress: Progress | None, block: int, cells: int, start: float
+) -> Front:
     bounder = Bounder(problem, cells)
     engine = _Engine(bounder, max(block, _WIDE) if bounder.lazy else block, progress)
     if refine is None:
@@ -318,7 +339,7 @@ def _refined(engine: _Engine, refine: Refine) -> tuple[Points, Values, Proof]:
     scorer = _Scorer(engine.problem, refine)
     archive = engine.tries() if engine.bounder.lazy else engine.front()[0]
     scorer.take(archive.values, engine.climber.raised(archive.points))
-    scorer.settle(0)
+    scorer.settle(0, lifting=False)
     scorer.unscored = 0  # these come again
 
     def sink(values: Values, points: Points) -> None:
@@ -352,7 +373,7 @@ class _Scorer:
         self.scored, self.recalled, self.gap, self.unscored = 0, 0, 0.0, 0
         self._columns = [problem.objectives.index(name) for name in refine.objectives]
         self._values, self._points = self.archive.values, self.archive.points
-        self._lifted: NDArray[np.int64] = np.zeros(0, np.int64)
+        self._lifted: Mask = np.zeros(0, np.bool_)
 
     @property
     def waiting(self) -> int:
@@ -364,41 +385,40 @@ class _Scorer:
         keep = ~self.archive.cover.reaches(values)
         values, points = values[keep], points[keep]
         if len(points):
-            values = self._lift(values, points)
+            values = self._raised(self.refine.glance, values, points)
         self._values = np.concatenate([self._values, values])
         self._points = np.concatenate([self._points, points])
-        self._lifted = np.concatenate([self._lifted, np.full(len(values), self.scored)])
+        self._lifted = np.concatenate([self._lifted, np.zeros(len(values), np.bool_)])
 
-    def settle(self, most: int) -> None:
+    def settle(self, most: int, *, lifting: bool = True) -> None:
         """Scores points until at most so many wait, the others being scored or dominated.
 
         Only points that must be scored anyway are: no bound of a waiting point dominates theirs, so no score will.
-        A few at a time, as their scores may lift the bounds of the others.
         """
         self._filter()
         while self.waiting > most:
             if self._left() == 0:
                 self.unscored += self.waiting
                 return self._keep(np.zeros(self.waiting, dtype=np.bool_))
-            stale = np.flatnonzero(self._lifted + _ROUND <= self.scored)
-            if len(stale) and self.refine.lift is not None:
-                self._values[stale] = self._lift(self._values[stale], self._points[stale])
-                self._lifted[stale] = self.scored
+            loose = np.flatnonzero(~self._lifted)
+            if lifting and len(loose) and self.refine.lift is not None:
+                self._values[loose] = self._raised(self.refine.lift, self._values[loose], self._points[loose])
+                self._lifted[loose] = True
             else:
                 chosen = np.flatnonzero(nondominated(self._values, ties=True))
-                for i in chosen[:: -(-len(chosen) // _ROUND)][: self._left()]:
+                for i in chosen[: self._left()]:
                     self._score(int(i))
             self._filter()
         return None
 
-    def _lift(self, values: Values, points: Points) -> Values:
+    def _raised(self, lift: Callable[[Inputs], Values] | None, values: Values, points: Points) -> Values:
         """The bounds of points, raised."""
-        if self.refine.lift is None:
+        if lift is None:
             return values
-        lifted = values.copy()
-        found = self.refine.lift(self.problem.parameters(points))
-        lifted[:, self._columns] = np.maximum(lifted[:, self._columns], found)
-        return lifted
+        raised = values.copy()
+        found = lift(self.problem.parameters(points))
+        raised[:, self._columns] = np.maximum(raised[:, self._columns], found)
+        return raised
 
     def _left(self) -> int | None:
         """Scores left in the budget; None without one."""

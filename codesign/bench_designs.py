@@ -56,23 +56,23 @@ class Exact:
     peak_mb: float
 
     @classmethod
-    def of(cls, case: str, network: Network, board: Board, most: int | None = None) -> "Exact":
-        """Searches, timing so many designs at most.
+    def of(cls, case: str, network: Network, board: Board) -> "Exact":
+        """Searches.
 
         Raises:
-            CheckError: without such a limit the front is not proven.
+            CheckError: the front is not proven.
         """
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-            front, peak_mb = process.submit(_searched, network, board, most).result()
+            front, peak_mb = process.submit(_searched, network, board).result()
         _LOG.info("%s: %s", case, front.proof)
-        if most is None and not front.proof.exact:
+        if not front.proof.exact:
             raise CheckError(f"{case}: {front.proof}")
         return cls(case, network, board, front, peak_mb)
 
 
-def _searched(network: Network, board: Board, most: int | None) -> tuple[Front, float]:
+def _searched(network: Network, board: Board) -> tuple[Front, float]:
     """The front, and the peak of this process in 1e6 bytes."""
-    front = DesignSpace(network, board, tools()).search(OBJECTIVES, most=most)
+    front = DesignSpace(network, board, tools()).search(OBJECTIVES)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return front, peak * (1 if sys.platform == "darwin" else 1024) / 1e6
 

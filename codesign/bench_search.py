@@ -29,8 +29,6 @@ _SCALE_SIM = {
 _SCALE_SIM_S = 8.0
 """CPU seconds that SCALE-Sim took for the first of them."""
 _POINTS = 1 << 20
-_TIMED = 600
-"""Designs of the encoder that are timed at most: a tenth of a second each, and a bench must end."""
 _COMPARED, _BOARDS = "digits-vit", ("kv260", "zcu104", "u280")
 """The model whose exact front is set beside heuristics, and the boards on which it is beside the first."""
 
@@ -104,7 +102,7 @@ def _designs(model: str, heuristics: Sequence[str]) -> list[Row]:
     """All designs of a model on the board, and the chosen one beside the plain choice."""
     board = Board.load(_BOARD)
     simple = plan(model, board)
-    exact = Exact.of(f"{model}@{_BOARD}", simple.network, board, None if model == _COMPARED else _TIMED)
+    exact = Exact.of(f"{model}@{_BOARD}", simple.network, board)
     front, case = exact.front, exact.case
     found = front.rows[choose(front, "latency")]
     need = int(total(resources(simple.design)).dsp)

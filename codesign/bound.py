@@ -458,9 +458,11 @@ class _Schedule:
     def _carried(self, behind: int) -> "_Carried":
         """What the layers from a number on depend on, but for loads and for what the memory brings at any rate."""
         made = self.network.layers[max(0, behind - self.repeat.length) : behind]
-        cycles = [self.array, self.loader, *self.ends, *self.free.values()]
+        cycles = [self.array, self.loader, *self.ends]
+        for kind, engine in ((Attention, "attention"), (Norm, "vector")):
+            cycles += [self.free[engine]] * any(isinstance(layer, kind) for layer in made)
         cycles += [at for layer in made for _, _, at in self.done[layer.target]]
-        cycles += [each.at for each in self.freed[-_LAYERS:]]
+        cycles += [each.at for each in reversed(self.freed[-_LAYERS:])]
         return _Carried(cycles, (self.tiles, self.words, self.bursts, self.listed), len(self.moves), len(self.busy))
 
     def _leap(self, before: "_Carried") -> None:
@@ -472,12 +474,12 @@ class _Schedule:
         first, length, times = self.repeat
         now, more = self._carried(first + length), times - 1
         least: Number = _FREE << 8
-        for then, cycle in zip(before.cycles, now.cycles, strict=True):
+        for then, cycle in zip(before.cycles, now.cycles, strict=False):  # tiles given back may be fewer before
             least = smaller(least, cycle - then)
         late = more * larger(least, 0)
         self.array, self.loader, self.came = self.array + late, self.loader + late, self.came + late
         self.ends = self.ends[0] + late, self.ends[1] + late
-        self.free = {engine: at + late for engine, at in self.free.items()}
+        self.free = {engine: at + late * bool(np.any(at)) for engine, at in self.free.items()}
         tiles, words, bursts, listed = (more * (at - then) for then, at in zip(before.counts, now.counts, strict=True))
         self.tiles, self.words = self.tiles + tiles, self.words + words
         self.bursts, self.listed = self.bursts + bursts, self.listed + listed

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from codesign.bound import Bound
+from codesign.bound import Bound, _repeats
 from codesign.cycles import exact
 from codesign.design import Design
 from codesign.errors import CheckError, NothingFits
@@ -95,6 +95,49 @@ def test_what_a_ring_holds_back_is_foreseen() -> None:
     gaps = [found for seed in range(4, 8) for found in _starved(seed)]
     for again in (False, True):
         assert np.median([gap for gap, several in gaps if several == again]) < 0.2
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_weights_that_wait_for_room_for_their_tables(seed: int) -> None:
+    rng, gaps = np.random.default_rng([seed, 10]), []
+    for _ in range(14):
+        network = chain(rng, int(rng.integers(1, 30)), rng.integers(40, 260, int(rng.integers(3, 7))).tolist())
+        linear = {
+            "t_in": 8, "t_out": 8, "n_l": int(rng.integers(1, 33)), "kw_max": 64, "tables": 6, "ring_words": 1024,
+            "table_words": int(rng.choice([2, 4, 8, 16])),
+        }  # fmt: skip
+        interface = board(int(rng.choice([1, 4])), int(rng.choice([60, 200])), 16, int(rng.choice([10**9, 10**10])))
+        gap = _gap(network, fitting(Design(interface, {"linear": linear}, {}, int(rng.integers(4, 40))), [network]))
+        gaps += [gap] if gap is not None else []
+    assert len(gaps) > 8
+    assert min(gaps) >= 0
+    assert np.median(gaps) < 0.15
+
+
+def test_layers_that_repeat_are_found() -> None:
+    rng = np.random.default_rng(0)
+    assert _repeats(chain(rng, 5, [64] * 9)) == (1, 1, 6)
+    assert _repeats(chain(rng, 5, [64, 32] * 5)) == (2, 2, 3)
+    assert _repeats(gemm(5, 64, 64)).length == 0
+    assert _repeats(chain(rng, 5, [64, 32, 16, 8, 24, 40])).length == 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_leap_over_layers_that_repeat_is_a_little_lower(seed: int) -> None:
+    rng, shares = np.random.default_rng([seed, 11]), []
+    for _ in range(12):
+        network = chain(rng, int(rng.integers(1, 30)), [int(rng.integers(40, 200))] * int(rng.integers(6, 12)))
+        drawn = _random_design(network, rng, (64, 128, 1024))
+        linear = {**drawn.linear, "tables": 16}
+        design = fitting(Design(drawn.board, {"linear": linear}, {}, drawn.row_group), [network])
+        if _gap(network, design) is None:
+            continue
+        bound, said = Bound(network, design.board), formulas(design.engines)
+        every, some = (bound(design.engines, said, design.row_group, leaping=leaping) for leaping in (False, True))
+        assert some <= every
+        shares.append(int(some) / int(every))
+    assert len(shares) > 5
+    assert np.median(shares) > 0.8
 
 
 def test_a_ring_of_one_tile_turns_at_every_tile() -> None:

@@ -427,7 +427,7 @@ class _Scorer:
         self.space, self.names = space, names
         self._axes = [axis for axis in space.axes if axis not in (*_RINGS, *_BOXED_AXES)]
         self._boxed = space._of(_BOXED_AXES)
-        self._runs: dict[tuple[int, ...], list[_Run]] = {}
+        self._runs: dict[tuple[int, ...], list[tuple[tuple[int, ...], _Run]]] = {}
         self._begun: dict[tuple[int, ...], list[_Run]] = {}
 
     def score(self, point: Mapping[str, int]) -> tuple[float, ...] | None:
@@ -447,7 +447,7 @@ class _Scorer:
         rings = design.linear["ring_words"], design.linear["table_words"]
         run = _Run(rings, timing.rings, score, self._first(timing, design.row_group))
         key = self._key(point)
-        self._runs.setdefault(key, []).append(run)
+        self._runs.setdefault(self._engines(point), []).append((key, run))
         self._begun.setdefault(self._begin(key), []).append(run)
         return score
 
@@ -455,8 +455,10 @@ class _Scorer:
         """What is asked for if the design is known to run as one that was scored; energy counts its rings too."""
         if ENERGY in self.names:
             return None
-        rings = point["ring_words"], point["table_words"]
-        return next((run.score for run in self._runs.get(self._key(point), []) if run.runs(rings, run.need)), None)
+        rings, known = (point["ring_words"], point["table_words"]), self._runs.get(self._engines(point), [])
+        runs = [(key, run) for key, run in known if run.runs(rings, run.need)]
+        mine = self._key(point) if runs else ()
+        return next((run.score for key, run in runs if key == mine), None)
 
     def _energy(self, program: Program, design: Design, timing: Timing) -> float:
         tools = self.space.tools
@@ -468,8 +470,9 @@ class _Scorer:
     def _first(self, timing: Timing, row_group: int) -> tuple[tuple[tuple[int, int], int, _Need], ...]:
         """What ends before the first attention or norm begins: see `_Run.begun`."""
         found = list[tuple[tuple[int, int], int, _Need]]()
+        first = list(takewhile(lambda each: each.engine not in ("attention", "vector"), timing.activities))
         for number, layer in enumerate(takewhile(lambda layer: isinstance(layer, Linear), self.space.network)):
-            commands = [index for index, each in enumerate(timing.activities) if each[:2] == ("linear", layer.name)]
+            commands = [index for index, each in enumerate(first) if each[:2] == ("linear", layer.name)]
             for group, index in enumerate(commands[-ceil_div(layer.rows, row_group) :]):
                 if index in timing.early:
                     found.append(((number, group), timing.activities[index].stop, timing.early[index]))
@@ -492,13 +495,13 @@ class _Scorer:
 
     def _rough(self, points: Inputs) -> Any:
         """Bounds of the cycles of designs with the same rows per command, asked for once if only tables differ."""
-        columns = np.stack([np.asarray(points[axis]) for axis in self.space.axes], axis=1)
-        tables = columns[:, [*self.space.axes].index("table_words")]
         window = self.space.bound.window(points, points.get("t_a", 1), self.space._word(points["ports"]))
-        tables[tables >= window] = self.space.axes["table_words"][-1]
-        rows, back = np.unique(columns, axis=0, return_inverse=True)
-        inputs = dict(zip(self.space.axes, rows.T, strict=True))
-        return self.space._bounds(inputs, {}, leaping=True)[back.ravel()]
+        most, code = self.space.axes["table_words"][-1], np.zeros(len(points["clock_hz"]), np.int64)
+        columns = {**points, "table_words": np.where(points["table_words"] >= window, most, points["table_words"])}
+        for axis, values in self.space.axes.items():
+            code = code * len(values) + np.searchsorted(values, columns[axis])
+        _, first, back = np.unique(code, return_index=True, return_inverse=True)
+        return self.space._bounds({axis: columns[axis][first] for axis in columns}, {}, leaping=True)[back]
 
     def _fine(self, points: Inputs) -> Any:
         """Better bounds, with what is known of the begin."""
@@ -521,6 +524,9 @@ class _Scorer:
         """The same of one design."""
         runs = self._begun.get(begin, [])
         return {place: cycle for run in runs for place, cycle, need in run.begun if run.runs(rings, need)}
+
+    def _engines(self, point: Mapping[str, int]) -> tuple[int, ...]:
+        return tuple(point[axis] for axis in (*self._axes, *self._boxed))
 
     def _key(self, point: Mapping[str, int]) -> tuple[int, ...]:
         """All that decides the commands of a design and how long they take."""

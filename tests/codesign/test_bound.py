@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from codesign.bound import Bound, _repeats
+from codesign.bound import Bound, _repeats, _Schedule
 from codesign.cycles import exact
 from codesign.design import Design
 from codesign.errors import CheckError, NothingFits
@@ -13,6 +13,7 @@ from codesign.network import Network
 from codesign.program import compile_network
 from tests.accelerators import board, chain, fitting
 from tests.quant.vits import random_network
+from tests.transformers import post_norm
 
 
 def _random_design(network: Network, rng: np.random.Generator, rings: tuple[int, ...]) -> Design:
@@ -112,6 +113,34 @@ def test_weights_that_wait_for_room_for_their_tables(seed: int) -> None:
     assert len(gaps) > 8
     assert min(gaps) >= 0
     assert np.median(gaps) < 0.15
+
+
+def test_whole_bursts_are_whole_cycles_apart() -> None:
+    """61.44 bytes come in a cycle, so a burst of 256 takes 5 cycles, not 4.17; the array waits for them alone."""
+    network = chain(np.random.default_rng(0), 8, [200] * 5)
+    linear = {"t_in": 16, "t_out": 16, "n_l": 8, "kw_max": 64, "tables": 4, "table_words": 256, "ring_words": 1024}
+    interface = board(4, 60, 8, 61_440_000 * 300)
+    gap = _gap(network, fitting(Design(interface, {"linear": linear}, {}, 64), [network]))
+    assert gap is not None
+    assert 0 <= gap < 0.08
+
+
+def test_only_loads_that_stand_behind_few_commands_are_early() -> None:
+    """With a row per command the queue is full of linear commands before the load of the rows to add."""
+    network = post_norm(0)
+    linear = {"t_in": 8, "t_out": 8, "n_l": 32, "kw_max": 64, "tables": 9, "table_words": 256, "ring_words": 2048}
+    engines = {
+        "linear": linear, "attention": {"t_a": 4, "n_a": 2, "max_keys": 64, "db_max": 16},
+        "vector": {"t_v": 1, "max_d": 64, "wide": 1},
+    }  # fmt: skip
+    many, few = (
+        _Schedule(Bound(network, board()), engines, formulas(engines), row_group, 0, {}, None, False).early
+        for row_group in (1, 64)
+    )
+    assert few[0][1] == 0
+    assert min(int(behind) for _, behind in few[1:]) > 0
+    assert min(int(words) for words, _ in few[:2]) > 0
+    assert [int(words) for words, _ in many[1:]] == [0] * (len(many) - 1)
 
 
 def test_layers_that_repeat_are_found() -> None:

@@ -136,6 +136,16 @@ def test_designs_that_differ_in_what_no_run_needs_have_one_score() -> None:
     assert answers > 20
 
 
+def test_what_one_run_tells_fits_no_other_design() -> None:
+    slow = replace(Board.load("zcu102").memory, bytes_per_second=2 * 10**9)
+    space = DesignSpace(random_network(6)[0], replace(Board.load("zcu102"), memory=slow), tools())
+    fixed = {"t_in": (8,), "t_out": (8,), "n_l": (3,), "row_group": (17,), "ring_words": (512,), "table_words": (64,)}
+    scorer, drawn = _Scorer(space), _drawn(space, 6, 30, **fixed)
+    scores = [scorer.score(point) for point in drawn]
+    lifted = scorer.lift({name: np.array([point[name] for point in drawn]) for name in space.axes})[:, 0]
+    assert all(bound <= score[0] for bound, score in zip(lifted, scores, strict=True) if score is not None)
+
+
 def test_a_run_tells_how_others_begin() -> None:
     """Designs that differ in the attention engine; the first one run lifts the bounds of the others."""
     slow = replace(Board.load("zcu102").memory, bytes_per_second=2 * 10**9)

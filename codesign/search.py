@@ -4,9 +4,7 @@ A few points are tried and improved first, so that there is a front to cut with;
 every point of the space.
 """
 
-import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
@@ -17,6 +15,7 @@ from numpy.typing import NDArray
 
 from codesign.boxes import Bounder, Bounds, Nodes
 from codesign.branch import Branching, Progress
+from codesign.collector import uncollected
 from codesign.errors import CheckError
 from codesign.front import Archive, Cover, Front, Mask, Points, Proof, Values, nondominated
 from codesign.problem import Inputs, Problem
@@ -88,20 +87,8 @@ def search(
         CheckError: a term is not a finite number, or a score lies below its bound.
     """
     start = process_time()
-    with _uncollected():
+    with uncollected():
         return _searched(problem, refine, progress, block, cells, start)
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Keeps the collector of cycles from going through all that a search makes, which has none, again and again."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _searched(

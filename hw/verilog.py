@@ -1,17 +1,16 @@
 """Amaranth to Verilog: each distinct shared module once, instantiated wherever it is used."""
 
-import gc
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from amaranth.back import rtlil
 from amaranth.hdl import ClockSignal, Elaboratable, Instance, Module, ResetInserter, ResetSignal, Signal, ValueCastable
 from amaranth.lib import wiring
 
+from codesign.collector import uncollected
 from codesign.errors import ToolError
 
 _TIMEOUT_S = 600.0
@@ -147,7 +146,7 @@ def generate(component: wiring.Component, name: str, target: Target | None = Non
         target: what the Verilog is for; behavioural multipliers if not given.
     """
     target = target or Target()
-    with _uncollected():
+    with uncollected():
         texts = {name: _rtlil(component, component, name, target)}
         written: dict[str, str] = {}
         while pending := sorted(set(target.modules) - set(texts) - set(written)):
@@ -167,18 +166,6 @@ def regenerate(units: Iterable["SharedComponent | Resettable"], target: Target) 
     for unit in units:
         _describe(unit, target, texts, written)
     return {f"{module}.v": text for module, text in (*written.items(), *_translated(texts).items())}
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without cyclic garbage collection: elaboration makes millions of objects that all stay alive."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _describe(

@@ -1,8 +1,8 @@
 """A lower bound of the cycles of every program of a network, for one design or arrays of them.
 
 Every layer's rows are followed group by group through the engines, each as fast as its own formula
-allows, behind the rows that it reads. What only adds cycles is left out: tokens on the way back,
-queues, cuts by columns, and whatever else the memory moves while a transfer is under way.
+allows, behind the rows that it reads and the weights that the memory brings and the rings have room for.
+What only adds cycles is left out: tokens on the way back, queues, and most of what else the memory moves.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -15,7 +15,7 @@ from codesign.board import Board
 from codesign.command import COMMAND_BYTES, LOADS, Command
 from codesign.design import Design
 from codesign.kernel import Number, Params, ceil_div, larger, smaller
-from codesign.layout import AFFINE_BYTES, head_columns, padded
+from codesign.layout import AFFINE_BYTES, groups, head_columns, padded
 from codesign.machine import BURST_BYTES, Machine
 from codesign.network import MASKS, Attention, Layer, Linear, Network, Norm
 from codesign.program import FETCH_LEAD, LUT_BYTES, Program, block_tiles
@@ -527,7 +527,7 @@ class _Schedule:
         return self.padded.get(name, self.network.tensors[name].columns)
 
     def _groups(self, rows: int) -> list[tuple[int, int]]:
-        return [(first, min(self.row_group, rows - first)) for first in range(0, rows, self.row_group)]
+        return groups(rows, self.row_group)
 
     def _ready(self, name: str | None, first: int, rows: int) -> Number:
         """First cycle in which a command can start that reads these rows."""
@@ -790,12 +790,12 @@ class _Schedule:
 
         Either a load is granted before them, or the layers that wait for it come after them; of both the sooner.
         """
-        rest = list(self.network)[list(self.network).index(layer) + 1 :]
+        rest = self.network.layers[self.network.layers.index(layer) + 1 :]
         if any(isinstance(each, Attention) for each in rest):
             return 0
         drained = self.formulas.array_latency + self.formulas.drain_latency
         behind: Number = 2 + cut.spacing + drained + (cut.passes - 1) * cut.last * cut.spacing
-        behind = behind + sum(self._last_rows(rows) for _, rows in self._groups(layer.rows)[-1:])
+        behind = behind + self._last_rows(self._groups(layer.rows)[-1][1])
         for norm in rest:
             if isinstance(norm, Norm):
                 behind = behind + sum(self._vector(rows, norm.d) + 1 for _, rows in self._groups(norm.rows))
@@ -828,9 +828,9 @@ class _Schedule:
         linear: Number = 0 * self.linear["t_out"]
         vector = 0
         uses = listed = linear
-        for layer in list(self.network)[:_EARLY]:
-            groups = len(self._groups(layer.rows))
-            if groups > ENGINE_QUEUE or (isinstance(layer, Linear) and layer.table is not None):
+        for layer in self.network.layers[:_EARLY]:
+            commands = len(self._groups(layer.rows))
+            if commands > ENGINE_QUEUE or (isinstance(layer, Linear) and layer.table is not None):
                 break
             for words in self._loads_of(layer, there):
                 accepted = larger(accepted, self.begin + (listed > 0) * (1 + listed // COMMAND_QUEUE) * turn)
@@ -841,8 +841,9 @@ class _Schedule:
                 accepted = accepted + turn + words * self.word // BURST_BYTES * service + words
                 listed = listed + 1
             blocks = ceil_div(*self.cut(layer)[1:]) if isinstance(layer, Linear) else 0
-            linear, uses, listed = linear + groups * blocks, uses + blocks, listed + groups * larger(blocks, 1) + blocks
-            vector += groups * isinstance(layer, Norm)
+            linear, uses = linear + commands * blocks, uses + blocks
+            listed = listed + commands * larger(blocks, 1) + blocks
+            vector += commands * isinstance(layer, Norm)
         return found
 
     def _loads_of(self, layer: Layer, there: set[str]) -> Iterator[Number]:
@@ -864,8 +865,13 @@ class _Schedule:
 
     def _flow(self, words: Any) -> Number:
         """Cycles in which so many weight words come at least, behind others."""
-        rest = larger(words * self.linear["t_in"] * self.linear["t_out"] - BURST_BYTES, 0)
-        return larger(-(-rest * self.denominator // self.numerator), rest // self.word)
+        size = words * self.linear["t_in"] * self.linear["t_out"]
+        return larger(self._granted(size), larger(size - BURST_BYTES, 0) // self.word)
+
+    def _granted(self, size: Any) -> Number:
+        """Cycles from the first grant on before which so many bytes are not granted; the bucket holds a burst."""
+        rest = larger(size - BURST_BYTES, 0)
+        return -(-rest * self.denominator // self.numerator)
 
     def _moved(self, size: Any, bursts: Number, even: Number = 0) -> Number:
         """Cycles behind a request, less the latency, before which so many bytes do not come, whole bursts among them.
@@ -878,10 +884,9 @@ class _Schedule:
             bursts: how many bursts of full length there are at least.
             even: 1 where the last is one.
         """
-        granted = self.pace * larger(bursts - 1, 0)
-        rest = larger(size - BURST_BYTES, 0)
+        granted = larger(self._granted(size), self.pace * larger(bursts - 1, 0))
         last = 1 + even * (BURST_BYTES // self.word - 1)
-        through = larger(-(-rest * self.denominator // self.numerator), granted) + last * (self.ports + 1)
+        through = granted + last * (self.ports + 1)
         return _REQUEST + 1 + larger(through, size // self.word + self.ports)
 
     def _whole_bursts(self, tiles: Number, ib: Number) -> Number:

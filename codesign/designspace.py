@@ -165,26 +165,19 @@ class DesignSpace:
         limits = {name: float(getattr(self.limit, name)) for name in RESOURCES} | {term.name: 0.0 for term in wrong}
         return Problem(self.axes, tuple(terms), limits, objectives)
 
-    def search(
-        self,
-        objectives: tuple[str, ...] = ("latency_us", "dsp"),
-        *,
-        progress: Progress | None = None,
-        most: int | None = None,
-    ) -> Front:
+    def search(self, objectives: tuple[str, ...] = ("latency_us", "dsp"), *, progress: Progress | None = None) -> Front:
         """All designs of which none is better in every objective, with the proof.
 
         Args:
             objectives: two or three of `OBJECTIVES`.
             progress: told how far it is; if it has a method ``timed``, that is told how many designs are timed.
-            most: designs timed at most; the front is not proven if that is too few.
         """
         refine, timed = None, tuple(name for name in objectives if name in ("latency_us", ENERGY))
         if timed:
             compiled_run()  # the bounds ask for runs too
             scorer = _Scorer(self, timed)
             told = getattr(progress, "timed", None)
-            refine = Refine(timed, scorer.score, most, told, scorer.glance, scorer.lift, scorer.recall)
+            refine = Refine(timed, scorer.score, None, told, scorer.glance, scorer.lift, scorer.recall)
         return search(self.problem(objectives), refine=refine, progress=progress, cells=_CELLS)
 
     def _of(self, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -177,7 +177,9 @@ class DesignSpace:
             compiled_run()  # the bounds ask for runs too
             scorer = _Scorer(self, timed)
             told = getattr(progress, "timed", None)
-            refine = Refine(timed, scorer.score, None, told, scorer.glance, scorer.lift, scorer.recall)
+            refine = Refine(
+                timed, scorer.score, told=told, glance=scorer.glance, lift=scorer.lift, recall=scorer.recall
+            )
         return search(self.problem(objectives), refine=refine, progress=progress, cells=_CELLS)
 
     def _of(self, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -58,6 +58,7 @@ class Refine:
     recall: Callable[[Mapping[str, int]], Sequence[float] | None] | None = None
 
 
+@uncollected()
 def search(
     problem: Problem,
     *,
@@ -87,13 +88,6 @@ def search(
         CheckError: a term is not a finite number, or a score lies below its bound.
     """
     start = process_time()
-    with uncollected():
-        return _searched(problem, refine, progress, block, cells, start)
-
-
-def _searched(
-    problem: Problem, refine: Refine | None, progress: Progress | None, block: int, cells: int, start: float
-) -> Front:
     bounder = Bounder(problem, cells)
     engine = _Engine(bounder, max(block, _WIDE) if bounder.lazy else block, progress)
     if refine is None:

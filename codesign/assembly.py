@@ -105,7 +105,7 @@ class Plan:
     @cached_property
     def timing(self) -> Timing:
         """Modelled cycles of one inference."""
-        return exact(self.program, self.design, accelerator.engine_times(self.design))
+        return exact(self.program, self.design, accelerator.formulas(self.design.engines))
 
     def report(self) -> Report:
         """What is known before simulation."""
@@ -154,8 +154,7 @@ def peak_macs(design: Design) -> int:
 
 def tools() -> Tools:
     """What the choice of a design asks the hardware."""
-    asked = accelerator.resources, accelerator.engine_times, accelerator.formulas
-    return Tools(accelerator.KERNELS, *asked, engine_joules)
+    return Tools(accelerator.KERNELS, accelerator.resources, accelerator.formulas, engine_joules)
 
 
 def plan(

@@ -187,10 +187,10 @@ def _half_bandwidth(library: Library, design: Design) -> Row:
 
 def _modelled(program: Program, design: Design) -> tuple[int, float]:
     """Modelled cycles, and the seconds that the model takes at best."""
-    times, seconds, cycles = accelerator.engine_times(design), [], 0
+    formulas, seconds, cycles = accelerator.formulas(design.engines), [], 0
     for _ in range(_TIMED):
         start = time.perf_counter()
-        cycles = exact(program, design, times, compiled=True).total
+        cycles = exact(program, design, formulas, compiled=True).total
         seconds.append(time.perf_counter() - start)
     return cycles, min(seconds)
 

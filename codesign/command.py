@@ -5,6 +5,7 @@ engine that say how many tokens the command takes from it; word 2 four bits per 
 say how many tokens it gives when done; from bit 96 on follow the engine's operands.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ MAX_TOKENS = 15
 
 ENGINES = ("load", "store", "fetch", "linear", "attention", "vector")
 """Engines in the order of their numbers."""
+COMPUTING = ("linear", "attention", "vector")
+"""Those whose commands are a kernel's work; the others move data."""
 LOADS = ("input", "position", "affine", "lut")
 """Memories that the load engine writes, by number; the last is the linear engine's 8-bit tables."""
 STORES = ("output", "residual", "skip")
@@ -114,6 +117,24 @@ class Command(NamedTuple):
         if left:
             raise ValueError(f"{self.engine} has no operand {', '.join(left)}")
         return value.to_bytes(COMMAND_BYTES, "little")
+
+
+def work_of(command: Command, units: Mapping[str, int]) -> dict[str, int]:
+    """The work of a command of one of the engines `COMPUTING`, as the formulas of its kernel take it.
+
+    Padding counts: a command says how many tiles and words there are, not how much of them is used.
+
+    Args:
+        command: its operands.
+        units: columns of a weight word (t_in), of a tile (t_out) and of a word of a head (t_a).
+    """
+    said = defaultdict(int, command.fields)
+    if command.engine == "linear":
+        return {"rows": said["rows"], "k": said["ib"] * units["t_in"], "n": said["ob"] * units["t_out"]}
+    if command.engine == "attention":
+        names = ("rows", "keys", "heads", "mask", "window", "query_offset")
+        return {**{name: said[name] for name in names}, "head_dim": said["db"] * units["t_a"]}
+    return {"rows": said["rows"], "d": said["d"], "wide": int(said["flags"] & WIDE_RESULT != 0)}
 
 
 def _tokens(counts: Mapping[str, int]) -> int:

@@ -63,7 +63,7 @@ class Contents:
     def subject(self) -> Subject:
         """What `codesign.sim.check.verify` takes."""
         identity = accelerator.identity(self.design)
-        return Subject(self.network, self.design, self.program, accelerator.engine_times(self.design), identity)
+        return Subject(self.network, self.design, self.program, accelerator.formulas(self.design.engines), identity)
 
     def library(self, waves: bool = False) -> Library:
         """The Verilog, compiled for simulation or from the cache.

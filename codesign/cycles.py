@@ -5,13 +5,14 @@ The rules are in `codesign.rules`; they run as Python or, many times faster, as 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 from codesign.design import Design
 from codesign.errors import CheckError
 from codesign.machine import Machine
 from codesign.program import Program
-from codesign.systolic import EngineTimes
+from codesign.systolic import Formulas
 
 
 class Activity(NamedTuple):
@@ -29,18 +30,27 @@ class Timing:
 
     Attributes:
         total: from the start write to the interrupt, the hardware's cycle register.
-        activities: every command, in list order.
+        names: engine and label of every command, in list order.
+        start, stop: cycles in which these are accepted and done.
         rings, early: words of the weight ring and of the table ring that this run needs, and that some commands need;
             see `codesign.machine.Machine`.
     """
 
     total: int
-    activities: tuple[Activity, ...]
+    names: tuple[tuple[str, str], ...]
+    start: tuple[int, ...]
+    stop: tuple[int, ...]
     rings: tuple[int | None, int | None] = (None, None)
     early: Mapping[int, tuple[int | None, int | None]] = field(default_factory=dict)
 
+    @cached_property
+    def activities(self) -> tuple[Activity, ...]:
+        """Every command, in list order."""
+        commands = zip(self.names, self.start, self.stop, strict=True)
+        return tuple(Activity(*name, start, stop) for name, start, stop in commands)
 
-def exact(program: Program, design: Design, times: EngineTimes, *, compiled: bool | None = None) -> Timing:
+
+def exact(program: Program, design: Design, formulas: Formulas, *, compiled: bool | None = None) -> Timing:
     """Cycles of a program without external stalls, equal to the hardware's own count.
 
     The run begins with the accelerator idle and the memory's bandwidth bucket full.
@@ -48,19 +58,17 @@ def exact(program: Program, design: Design, times: EngineTimes, *, compiled: boo
     Args:
         program: the command list and where it lies.
         design: what it runs on.
-        times: what the kernels say of their own durations.
+        formulas: what the kernels say of their own durations.
         compiled: whether to run as machine code: where that can be had, never, or (None) if somebody asked for it
             before. It takes seconds to get once, so ask before many or long runs. Never changes a cycle.
 
     Raises:
         CheckError: the program deadlocks; the message names the first command that never starts.
     """
-    machine = Machine(program, design, times, compiled=compiled)
+    machine = Machine(program, design, formulas, compiled=compiled)
     machine.run()
     if min(machine.stop) < 0:
         index = machine.stop.index(-1)
-        command = program.commands[index]
-        raise CheckError(f"command {index} ({command.engine}, {command.label}) never ends: the program deadlocks")
-    engines, labels = [c.engine for c in program.commands], [c.label for c in program.commands]
-    activities = tuple(map(Activity, engines, labels, machine.start, machine.stop))
-    return Timing(max(machine.stop) + 1, activities, machine.rings, machine.early)
+        raise CheckError(f"command {index} ({', '.join(program.names[index])}) never ends: the program deadlocks")
+    start, stop = tuple(machine.start), tuple(machine.stop)
+    return Timing(max(stop) + 1, program.names, start, stop, machine.rings, machine.early)

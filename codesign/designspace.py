@@ -5,7 +5,7 @@ Resources are the kernels' own expressions; latency is bounded by `codesign.boun
 at once and scored by `codesign.cycles.exact` for those that may be on the front.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import takewhile
@@ -200,30 +200,28 @@ class DesignSpace:
 
     def _boxed_cycles(self, inputs: Inputs) -> NDArray[np.int64]:
         """A lower bound for all attention and vector engines of some boxes, for values of the other parameters."""
-        found = np.zeros(np.asarray(inputs["row_group"]).shape, np.int64)
-        for mine, rest in _row_groups(inputs):
-            found[mine] = self._cycles_of(rest, int(rest["row_group"][0]))
-        return found
+        return _ascending(inputs, self._cycles_of)
 
     def _bounds(self, inputs: Inputs, begun: Mapping[tuple[int, int], NDArray[np.int64]], leaping: bool) -> Any:
         """A lower bound that knows of the rings, for designs whose every parameter is given, and of their begin."""
         return self.bound(*self._given(inputs), begun=begun, leaping=leaping)
 
-    def _given(self, inputs: Inputs) -> tuple[Any, Any, int, Any]:
-        """What a bound asks of designs with the same rows per command."""
+    def _given(self, inputs: Inputs) -> tuple[Any, Any, Any, Any]:
+        """What a bound asks of designs."""
         engines = {name: {axis: inputs[axis] for axis in self._of(axes)} for name, axes in _ENGINE_AXES.items()}
         used: dict[str, Any] = {name: params for name, params in engines.items() if params}
         variant = self._variant(inputs["ports"], inputs["clock_hz"])
-        return used, self.tools.formulas(used), int(inputs["row_group"][0]), variant
+        return used, self.tools.formulas(used), inputs["row_group"], variant
 
-    def _cycles_of(self, inputs: Inputs, row_group: int) -> Any:
+    def _cycles_of(self, inputs: Inputs) -> Any:
         arrays = {axis: inputs[axis] for axis in ("t_in", "t_out", "n_l")}
         linear: dict[str, Any] = {"ring_words": _FREE, "table_words": _FREE, **arrays}
         word = self._word(inputs["ports"])
-        boxed = self._engine_times.at({axis: inputs[axis] for axis in self._of(_BOXED_AXES)}, inputs["t_out"], word)
+        nodes = {axis: inputs[axis] for axis in self._of(_BOXED_AXES)}
+        boxed = self._engine_times.at(nodes, inputs["t_out"], word, inputs["row_group"])
         variant = self._variant(inputs["ports"], inputs["clock_hz"])
         formulas = self.tools.formulas({"linear": linear})
-        return self.bound({"linear": linear}, formulas, row_group, variant, boxed=boxed, leaping=True)
+        return self.bound({"linear": linear}, formulas, inputs["row_group"], variant, boxed=boxed, leaping=True)
 
     def _least_cycles(self) -> Term:
         """A lower bound for any attention and vector engine."""
@@ -330,12 +328,13 @@ class DesignSpace:
         return self._parts[key]
 
 
-def _row_groups(inputs: Inputs) -> Iterator[tuple[NDArray[np.bool_], Inputs]]:
-    """Designs by their number of rows per command: which they are, and their parameters."""
-    groups, arrays = np.asarray(inputs["row_group"]), {axis: np.asarray(inputs[axis]) for axis in inputs}
-    for size in np.unique(groups):
-        mine = groups == size
-        yield mine, {axis: values[mine] for axis, values in arrays.items()}
+def _ascending(inputs: Inputs, cycles: Callable[[Inputs], Any]) -> NDArray[np.int64]:
+    """What is said of designs in the order of their rows per command, in their own order."""
+    arrays = {axis: np.asarray(inputs[axis]) for axis in inputs}
+    order = np.argsort(arrays["row_group"], kind="stable")
+    found = np.zeros(len(order), np.int64)
+    found[order] = cycles({axis: values[order] for axis, values in arrays.items()})
+    return found
 
 
 def _each(inputs: Inputs, axes: tuple[str, ...], value: Callable[[Mapping[str, int]], int]) -> NDArray[np.int64]:
@@ -432,7 +431,7 @@ class _Scorer:
             return None
         try:
             program = compile_network(space.network, design, bare=True)
-            timing = exact(program, design, space.tools.times(design), compiled=True)
+            timing = exact(program, design, space.tools.formulas(design.engines), compiled=True)
         except (NothingFits, CheckError):
             return None
         found = {"latency_us": timing.total * 1e6 / design.board.clock_hz}
@@ -465,12 +464,12 @@ class _Scorer:
     def _first(self, timing: Timing, row_group: int) -> tuple[tuple[tuple[int, int], int, _Need], ...]:
         """What ends before the first attention or norm begins: see `_Run.begun`."""
         found = list[tuple[tuple[int, int], int, _Need]]()
-        first = list(takewhile(lambda each: each.engine not in ("attention", "vector"), timing.activities))
+        first = list(takewhile(lambda name: name[0] not in ("attention", "vector"), timing.names))
         for number, layer in enumerate(takewhile(lambda layer: isinstance(layer, Linear), self.space.network)):
-            commands = [index for index, each in enumerate(first) if each[:2] == ("linear", layer.name)]
+            commands = [index for index, name in enumerate(first) if name == ("linear", layer.name)]
             for group, index in enumerate(commands[-ceil_div(layer.rows, row_group) :]):
                 if index in timing.early:
-                    found.append(((number, group), timing.activities[index].stop, timing.early[index]))
+                    found.append(((number, group), timing.stop[index], timing.early[index]))
         return tuple(found)
 
     def glance(self, points: Inputs) -> NDArray[np.float64]:
@@ -482,18 +481,16 @@ class _Scorer:
         return self._latencies(points, self._fine)
 
     def _latencies(self, points: Inputs, cycles: Callable[[Inputs], Any]) -> NDArray[np.float64]:
-        found = np.zeros(len(points["clock_hz"]), np.int64)
-        for mine, inputs in _row_groups(points):
-            found[mine] = cycles(inputs)
-        latency = found * 1e6 / points["clock_hz"]
+        latency = _ascending(points, cycles) * 1e6 / points["clock_hz"]
         return np.stack([latency if name == "latency_us" else 0 * latency for name in self.names], axis=1)
 
     def _rough(self, points: Inputs) -> Any:
-        """Bounds of the cycles of designs with the same rows per command, asked for once if only tables differ."""
+        """Bounds of the cycles of designs of ascending rows per command, asked for once if only tables differ."""
         window = self.space.bound.window(points, points.get("t_a", 1), self.space._word(points["ports"]))
         most, code = self.space.axes["table_words"][-1], np.zeros(len(points["clock_hz"]), np.int64)
         columns = {**points, "table_words": np.where(points["table_words"] >= window, most, points["table_words"])}
-        for axis, values in self.space.axes.items():
+        for axis in ("row_group", *(axis for axis in self.space.axes if axis != "row_group")):
+            values = self.space.axes[axis]
             code = code * len(values) + np.searchsorted(values, columns[axis])
         _, first, back = np.unique(code, return_index=True, return_inverse=True)
         return self.space._bounds({axis: columns[axis][first] for axis in columns}, {}, leaping=True)[back]
@@ -503,7 +500,7 @@ class _Scorer:
         return self.space._bounds(points, self._known(points), leaping=False)
 
     def _known(self, points: Inputs) -> dict[tuple[int, int], NDArray[np.int64]]:
-        """What is known of the begin of designs with the same rows per command: see `codesign.bound.Bound`."""
+        """What is known of the begin of designs: see `codesign.bound.Bound`."""
         found: dict[tuple[int, int], NDArray[np.int64]] = {}
         rings = zip(points["ring_words"].tolist(), points["table_words"].tolist(), strict=True)
         told: dict[tuple[object, ...], dict[tuple[int, int], int]] = {}
@@ -529,13 +526,13 @@ class _Scorer:
         return (*(point[axis] for axis in self._axes), *map(int, found), *(point[axis] for axis in self._boxed))
 
     def _keys(self, points: Inputs) -> list[tuple[int, ...]]:
-        """The same for designs with the same rows per command."""
+        """The same of many designs."""
         count, word = len(points["clock_hz"]), self.space._word(points["ports"])
-        found = self._decided(points, word, int(points["row_group"][0]))
+        found = self._decided(points, word, points["row_group"])
         columns = [*(points[axis] for axis in self._axes), *found, *(points[axis] for axis in self._boxed)]
         return list(map(tuple, np.stack([np.broadcast_to(each, count) for each in columns], axis=1).tolist()))
 
-    def _decided(self, point: Mapping[str, Any], word: Any, row_group: int) -> list[Any]:
+    def _decided(self, point: Mapping[str, Any], word: Any, row_group: Any) -> list[Any]:
         bound, t_a, t_v = self.space.bound, point.get("t_a", 1), point.get("t_v", 1)
         return bound.cuts(point, t_a, word, row_group) + bound.lengths(point, t_a, t_v, word)
 

@@ -16,7 +16,7 @@ from codesign.kernel import DSP_MACS, Joules, Resources, joules
 from codesign.program import Program
 
 EngineJoules = Mapping[str, Callable[[Mapping[str, int]], float]]
-"""Joules of a command's operands, by the engine that runs it; engines that only move data are not there."""
+"""Joules of a command's work, by the engine that runs it; engines that only move data are not there."""
 
 _RAM_BYTES = 16
 """A 64-bit read and a 64-bit write of one memory block per cycle."""
@@ -82,7 +82,7 @@ def run_energy(
         design: with the board and its coefficients.
         timing: of the program.
         parts: resources by part, those of engines under their engine's name.
-        engines: what the kernels say of their commands.
+        engines: what the kernels say of their commands' work.
         traffic_bytes: off-chip bytes of the run, both directions.
 
     Raises:
@@ -90,9 +90,8 @@ def run_energy(
     """
     board, e = design.board, design.board.coefficients
     spent, busy = dict.fromkeys(engines, 0.0), waits.busy(timing.activities)
-    for command in program.commands:
-        if command.engine in engines:
-            spent[command.engine] += engines[command.engine](command.fields)
+    for job in program.jobs:
+        spent[job.engine] += engines[job.engine](job.work) * len(job.commands)
     shell = sum((part for name, part in parts.items() if name not in engines), Resources())
     waiting = sum(int(parts[name].ff) * (timing.total - busy.get(name, 0)) for name in engines)
     return RunEnergy(

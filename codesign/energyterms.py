@@ -1,8 +1,8 @@
 """A lower bound of the energy of a run as terms of a problem, from the kernels' own formulas.
 
 Work costs what the kernels say of it, whatever the time; what is drawn all the time is counted for a bound of the
-cycles. Left out are waiting in the linear engine, what its logic does but feed the array, and padding of all that is
-loaded and stored but weights.
+cycles. Left out are waiting in the linear engine, that a layer's weights come block by block, and padding of all that
+is loaded and stored but weights.
 """
 
 from collections.abc import Iterator, Mapping
@@ -93,7 +93,7 @@ class EnergyTerms:
         kernel, e = self.kernels["linear"], self.board.coefficients
         params = {**self.fixed["linear"], **x, "word_bytes": x["ports"] * self.port_bytes}
         per_byte = (e.offchip_byte_fj + e.ram_byte_fj) * _FEMTO
-        spent: Any = self._transferred() * per_byte
+        spent: Any = (self._transferred() + COMMAND_BYTES * self._commands(x["row_group"])) * per_byte
         for layer, k, n in self._products(x):
             work = {"rows": layer.rows, "k": k, "n": n}
             spent = spent + kernel.traffic(params, work) * per_byte
@@ -110,22 +110,27 @@ class EnergyTerms:
                 yield layer, k, n
 
     def _transferred(self) -> int:
-        """Bytes that every program moves beside weights: inputs, outputs, constants, and a command per layer."""
+        """Bytes that every program moves beside weights and commands: inputs, outputs and constants."""
         names = {*(put.target for put in self.network.inputs), *(out.source for out in self.network.outputs)}
         tensors = [self.network.tensors[name] for name in names]
         moved = sum(tensor.rows * tensor.columns * tensor.bits // 8 for tensor in tensors)
         added = {layer.addend for layer in self.network if isinstance(layer, Linear)}
         moved += sum(2 * table.size for name, table in self.network.constants.items() if name in added)
         moved += sum(AFFINE_BYTES * layer.d for layer in self.network if isinstance(layer, Norm))
-        return moved + COMMAND_BYTES * len(self.network.layers)
+        return moved
+
+    def _commands(self, row_group: Any) -> Any:
+        """Commands of every program at least: for every group of rows, and a fetch or a load per layer."""
+        groups = sum(ceil_div(layer.rows, row_group) for layer in self.network)
+        return groups + sum(isinstance(layer, Linear | Norm) for layer in self.network)
 
     def _busy(self, x: Inputs) -> Any:
-        """Cycles in which the array works: for every row group and tile a word, or a row to drain, per cycle."""
+        """Cycles of the linear engine's commands, as if it had all weights of a layer at once; it takes no less."""
+        kernel, params = self.kernels["linear"], {**x, "word_bytes": x["ports"] * self.port_bytes}
         busy: Any = np.zeros((), np.int64)
         for layer, k, n in self._products(x):
-            tile = larger(ceil_div(k, x["t_in"]), x["n_l"]) * ceil_div(n, x["t_out"])
             for chosen, rows in _groups(x["row_group"], layer.rows):
-                busy = busy + chosen * ceil_div(rows, x["n_l"]) * tile
+                busy = busy + chosen * kernel.cycles(params, {"rows": rows, "k": k, "n": n})
         return busy
 
     def _attention(self, x: Inputs) -> Any:

@@ -7,7 +7,8 @@ once per widths of a design's ports.
 """
 
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from itertools import accumulate
 from typing import NamedTuple, overload
 
 import numpy as np
@@ -202,6 +203,7 @@ class Anatomy:
     Attributes:
         home: memory of every tensor and constant.
         tables: number of every linear layer's 8-bit table; equal ones have one number.
+        firsts: see `Layout.first`.
 
     Raises:
         NothingFits: see `homes`.
@@ -221,6 +223,7 @@ class Anatomy:
                     self.heads.setdefault(name, layer)
             elif isinstance(layer, Linear) and layer.table is not None:
                 self.tables[layer] = numbers.setdefault(layer.table.tobytes(), len(numbers))
+        self.firsts: dict[tuple[object, ...], Layout] = {}
         self._layouts: dict[tuple[Widths, Streams | None], Layout] = {}
 
     def layout(self, wide: Widths, streams: Streams | None = None) -> "Layout":
@@ -275,7 +278,7 @@ class Layout:
     """
 
     def __init__(self, body: Anatomy, wide: Widths, streams: Streams | None) -> None:
-        self.anatomy, self.network, self.widths = body, body.network, wide
+        self.anatomy, self.network, self.widths, self.streams = body, body.network, wide, streams
         self.columns = {name: self._columns(name) for name in body.network.tensors}
         self.pitch = {name: self._pitch(name) for name in body.home}
         self.need: dict[str, int] = {}
@@ -283,6 +286,34 @@ class Layout:
         if streams is not None:
             self._align(streams.row_group)
         self._spans: dict[tuple[str, int, int, int], list[Span]] = {}
+
+    @cached_property
+    def first(self) -> "Layout":
+        """The first layout asked for this that is like this one.
+
+        Such layouts have the same bytes in the same places and give the same programs, but for the units in which
+        commands of attention and vector engine count.
+        """
+        ends = (end for _, end in self.norms)
+        same = self.widths.word, self.widths.t_out, self.streams, *self.columns.items(), *self.pitch.items(), *ends
+        return self.anatomy.firsts.setdefault(same, self)
+
+    @cached_property
+    def kinds(self) -> list[tuple[Linear, list[int]]]:
+        """Linear layers of equal rows, columns and tables: the first of each kind, and the numbers of all of them."""
+        found: dict[tuple[int, ...], tuple[Linear, list[int]]] = {}
+        for number, layer in enumerate(self.network):
+            if isinstance(layer, Linear):
+                columns = self.columns[layer.source].total, self.columns[layer.target].total
+                kind = layer.rows, *columns, self.anatomy.tables.get(layer, -1)
+                found.setdefault(kind, (layer, []))[1].append(number)
+        return list(found.values())
+
+    @cached_property
+    def norms(self) -> list[tuple[Norm, int]]:
+        """Every norm with the bytes of all gains and biases up to its own."""
+        norms = [layer for layer in self.network if isinstance(layer, Norm)]
+        return list(zip(norms, accumulate(self.affine(layer.d) for layer in norms), strict=True))
 
     def tiles(self, layer: Linear, t_in: int) -> tuple[int, int]:
         """Weight words per tile of a layer, and its tiles."""

@@ -20,7 +20,7 @@ from codesign.kernel import Kernel, Params, Resources, ceil_div
 from codesign.layout import Widths, linear_columns, memory_need, widths
 from codesign.network import MASKS, Attention, Linear, Network, Norm
 from codesign.program import check_engines, compile_network
-from codesign.systolic import EngineTimes, Formulas
+from codesign.systolic import Formulas
 
 RESOURCES = tuple(f.name for f in fields(Resources))
 """Names that a budget may use."""
@@ -45,14 +45,12 @@ class Tools:
     Attributes:
         kernels: kernel classes by engine name.
         resources: resources of a design's parts.
-        times: what `codesign.cycles.exact` needs.
-        formulas: what `codesign.bound` needs, of parameters by engine.
+        formulas: what `codesign.cycles.exact` and `codesign.bound` need, of parameters by engine.
         joules: what the commands of a design's engines cost; None if nobody asks for energy.
     """
 
     kernels: Mapping[str, type[Kernel]]
     resources: Callable[[Design], Mapping[str, Resources]]
-    times: Callable[[Design], EngineTimes]
     formulas: Callable[[Mapping[str, Params]], Formulas]
     joules: Callable[[Design], EngineJoules] | None = None
 
@@ -347,7 +345,7 @@ class Planner:
     def _cycles(self, design: Design) -> int | None:
         """Exact cycles; None if the program needs more than the design has or would deadlock."""
         try:
-            return exact(compile_network(self.network, design), design, self.tools.times(design)).total
+            return exact(compile_network(self.network, design), design, self.tools.formulas(design.engines)).total
         except (NothingFits, CheckError):
             return None
 

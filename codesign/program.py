@@ -6,7 +6,7 @@ do not fit the weight ring). Where the matrices lie on chip says `codesign.layou
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from codesign.command import (
     ADDENDS,
     COMMAND_BYTES,
+    COMPUTING,
     LOADS,
     RELEASE,
     RMS,
@@ -28,6 +29,7 @@ from codesign.command import (
     Command,
     Span,
     ordered,
+    work_of,
 )
 from codesign.design import Design
 from codesign.errors import NothingFits
@@ -60,6 +62,14 @@ class Place:
         return self.rows * self.pitch
 
 
+class Job(NamedTuple):
+    """A work of an engine, and the numbers of the commands that do it."""
+
+    engine: str
+    work: Mapping[str, int]
+    commands: tuple[int, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Program:
     """What one start of the accelerator runs.
@@ -71,6 +81,7 @@ class Program:
         constants_at: their byte address.
         inputs, outputs: where the host puts and finds matrices, by tensor name.
         dram_bytes: DRAM that the program uses.
+        units: columns in which its commands count, see `codesign.command.work_of`.
     """
 
     commands: tuple[Command, ...]
@@ -80,13 +91,29 @@ class Program:
     inputs: Mapping[str, Place]
     outputs: Mapping[str, Place]
     dram_bytes: int
+    units: Mapping[str, int]
 
     def encode(self) -> bytes:
         """The command list as bytes."""
         return b"".join(command.encode() for command in self.commands)
 
+    @cached_property
+    def names(self) -> tuple[tuple[str, str], ...]:
+        """Engine and label of every command."""
+        return tuple((command.engine, command.label) for command in self.commands)
 
-def block_tiles(rows: int, ib: Number, ob: Number, linear: Params, row_group: int) -> Number:
+    @cached_property
+    def jobs(self) -> tuple[Job, ...]:
+        """The different works of its commands; those that only move data have none."""
+        found: dict[tuple[str, tuple[tuple[str, int], ...]], list[int]] = {}
+        for index, command in enumerate(self.commands):
+            if command.engine in COMPUTING:
+                work = tuple(work_of(command, self.units).items())
+                found.setdefault((command.engine, work), []).append(index)
+        return tuple(Job(engine, dict(work), tuple(commands)) for (engine, work), commands in found.items())
+
+
+def block_tiles(rows: int, ib: Number, ob: Number, linear: Params, row_group: Number) -> Number:
     """Tiles of one command: as many as the table ring holds, and the weight ring where more than one group needs them.
 
     Args:
@@ -107,8 +134,9 @@ def compile_network(network: Network, design: Design, *, bare: bool = False) -> 
     Args:
         network: its layers.
         design: what it runs on.
-        bare: without the bytes of the constants, which decide no command. Designs that differ in nothing that
-            decides a command share one such program.
+        bare: without the bytes of the constants, which decide no command. Such a program is shared by all designs
+            that differ in nothing that decides a cycle: its cycles, traffic and works are those of the design's own,
+            but its on-chip addresses may count in the units of another design's ports.
 
     Raises:
         NothingFits: a memory, table or ring of the design is too small; the message names it, the need
@@ -118,8 +146,8 @@ def compile_network(network: Network, design: Design, *, bare: bool = False) -> 
     found = layout(network, design)
     _check_memories(found, design)
     cuts = _cuts(found, design)
-    make = _bare_program if bare else _program
-    return make(found, design.linear["t_in"], design.row_group, cuts)
+    t_in, row_group = design.linear["t_in"], design.row_group
+    return _bare_program(found.first, t_in, row_group, cuts) if bare else _program(found, t_in, row_group, cuts)
 
 
 def check_engines(network: Network) -> None:
@@ -149,6 +177,9 @@ def _check_memories(found: Layout, design: Design) -> None:
         have = design.memories.get(memory, 0)
         if need > have:
             raise NothingFits(f"memory {memory} needs {need} bytes, the design has {have}; smallest that fits: {need}")
+    for layer, need in found.norms:
+        if need > (have := design.memories["affine"]):
+            raise NothingFits(f"memory affine needs {need} bytes for {layer.name}, the design has {have}")
 
 
 def _cuts(found: Layout, design: Design) -> tuple[int, ...]:
@@ -157,18 +188,13 @@ def _cuts(found: Layout, design: Design) -> tuple[int, ...]:
     Raises:
         NothingFits: what no cut of a layer could fit into the design.
     """
-    cuts, affine, p = list[int](), 0, design.linear
-    for layer in found.network:
-        tiles = 0
-        if isinstance(layer, Linear):
-            ib, ob = found.tiles(layer, p["t_in"])
-            _check_linear(found, design, layer, ib)
-            tiles = int(block_tiles(layer.rows, ib, ob, p, design.row_group))
-        elif isinstance(layer, Norm):
-            affine += found.affine(layer.d)
-            if affine > (have := design.memories["affine"]):
-                raise NothingFits(f"memory affine needs {affine} bytes for {layer.name}, the design has {have}")
-        cuts.append(tiles)
+    cuts, p = [0] * len(found.network.layers), design.linear
+    for layer, numbers in found.kinds:
+        ib, ob = found.tiles(layer, p["t_in"])
+        _check_linear(found, design, layer, ib)
+        tiles = int(block_tiles(layer.rows, ib, ob, p, design.row_group))
+        for number in numbers:
+            cuts[number] = tiles
     return tuple(cuts)
 
 
@@ -280,6 +306,7 @@ def _finish(emit: _Emitter) -> Program:
         inputs=emit.inputs,
         outputs=emit.outputs,
         dram_bytes=list_at + ceil_div(len(commands) * COMMAND_BYTES, PAGE) * PAGE,
+        units={"t_in": emit.t_in, "t_out": emit.layout.widths.t_out, "t_a": emit.layout.widths.t_a},
     )
 
 

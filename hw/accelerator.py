@@ -1,4 +1,4 @@
-"""From a design to hardware: shape, Verilog, registers, resources and engine times."""
+"""From a design to hardware: shape, Verilog, registers, resources and durations."""
 
 import hashlib
 import json
@@ -6,12 +6,12 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 
 from codesign.board import Memory
 from codesign.command import ADDENDS, COMMAND_BYTES, ENGINES, SOURCES, STORES
 from codesign.design import Design
-from codesign.hw import attention, linear_rtl, top, vector
+from codesign.hw import linear_rtl, top
 from codesign.hw.area import Units, area
 from codesign.hw.attention import AttentionKernel
 from codesign.hw.dma import ADDR_BITS, BURST_BYTES, Bus
@@ -22,7 +22,7 @@ from codesign.hw.top import Shape, Top
 from codesign.hw.vector import VectorKernel
 from codesign.hw.verilog import Sources, Target, generate, regenerate
 from codesign.kernel import Kernel, Number, Params, Resources, ceil_div
-from codesign.systolic import EngineTimes, Formulas
+from codesign.systolic import Formulas
 
 KERNELS: Mapping[str, type[Kernel]] = {"linear": Linear, "attention": AttentionKernel, "vector": VectorKernel}
 """Kernel classes by the name of their engine."""
@@ -137,25 +137,12 @@ def registers() -> dict[str, object]:
 
 
 def formulas(engines: Mapping[str, Params]) -> Formulas:
-    """What the kernels say of parameters by engine, integers or arrays."""
+    """What the kernels say of their durations, for parameters by engine, integers or arrays."""
     return Formulas(
         attention=lambda work: AttentionKernel.cycles(engines["attention"], work),
         vector=lambda work: VectorKernel.cycles(engines["vector"], work),
         array_latency=array_latency(engines["linear"]["t_in"]),
         drain_latency=linear_rtl.DRAIN_LATENCY,
-    )
-
-
-def engine_times(design: Design) -> EngineTimes:
-    """What the kernels say of the duration of this design's commands; the same work is asked for only once."""
-    found, t_a = formulas(design.engines), design.engines.get("attention", {}).get("t_a", 0)
-    attention_cycles = cache(lambda work: int(found.attention(dict(work))))
-    vector_cycles = cache(lambda work: int(found.vector(dict(work))))
-    return EngineTimes(
-        attention=lambda c: attention_cycles(tuple(attention.work_of(c, t_a).items())),
-        vector=lambda c: vector_cycles(tuple(vector.work_of(c).items())),
-        array_latency=int(found.array_latency),
-        drain_latency=found.drain_latency,
     )
 
 

@@ -351,9 +351,3 @@ def _choose(condition: Any, a: Any, b: Any) -> Any:
 def _clog2(x: Any) -> Any:
     """Bits of ``x - 1`` for 1 <= x <= 2**16."""
     return sum(((x > (1 << bit)) * 1 for bit in range(16)), 0 * x)
-
-
-def work_of(command: Mapping[str, int], t_a: int) -> dict[str, int]:
-    """The work of a command, as `AttentionKernel.cycles` takes it."""
-    fields = ("rows", "keys", "heads", "mask", "window", "query_offset")
-    return {**{name: command[name] for name in fields}, "head_dim": command["db"] * t_a}

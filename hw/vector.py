@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from codesign import nonlinear
 from codesign.board import Board
-from codesign.command import FIELDS, WIDE_RESULT
+from codesign.command import FIELDS
 from codesign.hw.area import Units, area
 from codesign.hw.memory import READ_LATENCY, row_memory
 from codesign.hw.multiply import Requantizer
@@ -227,8 +227,3 @@ def _ring_words(words: Any, t_v: Any) -> Any:
 def _clog2(x: Any) -> Any:
     """Bits of ``x - 1`` for 1 <= x <= 2**16."""
     return sum(((x > (1 << bit)) * 1 for bit in range(16)), 0 * x)
-
-
-def work_of(command: Mapping[str, int]) -> dict[str, int]:
-    """The work of a command, as `VectorKernel.cycles` and `VectorKernel.energy` take it."""
-    return {"rows": command["rows"], "d": command["d"], "wide": int(command.get("flags", 0) & WIDE_RESULT != 0)}

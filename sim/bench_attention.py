@@ -5,7 +5,8 @@ from typing import Any
 import cocotb
 import numpy as np
 
-from codesign.hw.attention import AttentionKernel, work_of
+from codesign.command import Command, work_of
+from codesign.hw.attention import AttentionKernel
 from codesign.hw.rig import DEPTH
 from codesign.network import MASKS, Attention
 from codesign.number import IntArray
@@ -50,9 +51,10 @@ def legal(rng: np.random.Generator, kernel: AttentionKernel, slot: int) -> Trial
     for name, rows in {**shapes, "o": layer.rows}.items():
         fields[f"{name}_base"], _ = place(rng, slot, 1, rows * row)
     golden = AttentionKernel.golden(layer, data["q"], data["k"], data["v"], offset)
+    work = work_of(Command("attention", fields), {"t_a": kernel.t_a})
     return Trial(
         fields,
-        int(AttentionKernel.cycles(kernel.params, work_of(fields, kernel.t_a))),
+        int(AttentionKernel.cycles(kernel.params, work)),
         {name: [(fields[f"{name}_base"], _words(x, layer, kernel.t_a))] for name, x in data.items()},
         {(0, fields["o_base"] + y * row + at): word for y, at, word in cut(golden, kernel.t_a, layer.head_dim)},
     )

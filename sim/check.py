@@ -26,7 +26,7 @@ from codesign.layout import homes
 from codesign.network import Attention, Ints, Layer, Linear, Network, Norm, Output, Tensor, run
 from codesign.program import Program, compile_network, program_traffic
 from codesign.sim.simulator import Library, MemoryPorts, Simulator, compile_design
-from codesign.systolic import EngineTimes
+from codesign.systolic import Formulas
 
 WATCHDOG_CYCLES = 1 << 21
 """Cycles without progress after which a run is given up."""
@@ -184,14 +184,14 @@ class Subject:
         network: the golden model.
         design: parameters of the hardware.
         program: what the hardware runs.
-        times: the cycle model's engine times.
+        formulas: what the kernels say of their own durations.
         identity: what the hardware must say it is.
     """
 
     network: Network
     design: Design
     program: Program
-    times: EngineTimes
+    formulas: Formulas
     identity: bytes
 
 
@@ -289,7 +289,7 @@ def verify(
         images=len(runs),
         mismatches=tuple(replace(m, rerun=rerun) for m in located),
         cycles=tuple(r.cycles for r in runs),
-        modelled=exact(subject.program, subject.design, subject.times).total,
+        modelled=exact(subject.program, subject.design, subject.formulas).total,
         faults=tuple(_traffic_faults(subject, runs)),
         busy=runs[-1].busy,
         read_bytes=runs[-1].read_bytes,

@@ -12,7 +12,7 @@ from codesign.board import Board
 from codesign.cycles import exact
 from codesign.design import Design
 from codesign.hw import top
-from codesign.hw.accelerator import engine_times, simulation_sources
+from codesign.hw.accelerator import formulas, simulation_sources
 from codesign.layout import memory_need
 from codesign.network import Input, Linear, Network, Output, Tensor, run
 from codesign.program import Program, compile_network
@@ -83,7 +83,7 @@ def run_program(
 ) -> list[Outcome]:
     """Runs the samples back to back without reset; ``stall`` is a seed and a probability of random stalls."""
     program = compile_network(network, design)
-    modelled = exact(program, design, engine_times(design)).total
+    modelled = exact(program, design, formulas(design.engines)).total
     image = host.image_of(program)
     outcomes = []
     with library.start(dram_bytes=image.dram_bytes) as simulator:

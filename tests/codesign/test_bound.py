@@ -1,13 +1,15 @@
 """The bound is below the exact cycles of every design, near to them where the rings are deep, and one for arrays."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
-from codesign.bound import Bound, _repeats, _Schedule
+from codesign.bound import Bound, _Schedule
 from codesign.cycles import exact
 from codesign.design import Design
 from codesign.errors import CheckError, NothingFits
-from codesign.hw.accelerator import engine_times, formulas
+from codesign.hw.accelerator import formulas
 from codesign.models import gemm
 from codesign.network import Network
 from codesign.program import compile_network
@@ -34,7 +36,7 @@ def _random_design(network: Network, rng: np.random.Generator, rings: tuple[int,
 def _gap(network: Network, design: Design) -> float | None:
     """Exact cycles above the bound, relative to them; None if no program runs."""
     try:
-        cycles = exact(compile_network(network, design), design, engine_times(design)).total
+        cycles = exact(compile_network(network, design), design, formulas(design.engines)).total
     except (NothingFits, CheckError):
         return None
     found = Bound(network, design.board)(design.engines, formulas(design.engines), design.row_group)
@@ -143,14 +145,6 @@ def test_only_loads_that_stand_behind_few_commands_are_early() -> None:
     assert [int(words) for words, _ in many[1:]] == [0] * (len(many) - 1)
 
 
-def test_layers_that_repeat_are_found() -> None:
-    rng = np.random.default_rng(0)
-    assert _repeats(chain(rng, 5, [64] * 9)) == (1, 1, 6)
-    assert _repeats(chain(rng, 5, [64, 32] * 5)) == (2, 2, 3)
-    assert _repeats(gemm(5, 64, 64)).length == 0
-    assert _repeats(chain(rng, 5, [64, 32, 16, 8, 24, 40])).length == 0
-
-
 @pytest.mark.parametrize("seed", range(4))
 def test_a_leap_over_layers_that_repeat_is_a_little_lower(seed: int) -> None:
     rng, shares = np.random.default_rng([seed, 11]), []
@@ -225,7 +219,7 @@ def test_what_is_known_of_the_begin_brings_it_nearer() -> None:
     for _ in range(6):
         drawn = _random_design(network, rng, (4096,))
         design = fitting(Design(board(), drawn.engines, {}, drawn.row_group), [network])
-        timing = exact(compile_network(network, design), design, engine_times(design))
+        timing = exact(compile_network(network, design), design, formulas(design.engines))
         first = timing.activities[next(iter(timing.early))]
         bound = Bound(network, design.board)
         blind = int(bound(design.engines, formulas(design.engines), design.row_group))
@@ -246,3 +240,29 @@ def test_arrays_of_designs_give_what_each_gives_alone() -> None:
     for row_group in (3, 17):
         together = np.asarray(bound(many, formulas(many), row_group)).tolist()
         assert together == [int(bound(each, formulas(each), row_group)) for each in drawn]
+
+
+@pytest.mark.parametrize("make", [lambda: random_network(2)[0], lambda: post_norm(1)])
+@pytest.mark.parametrize("leaping", [False, True])
+def test_designs_of_other_groups_of_rows_together_give_what_each_gives_alone(
+    make: Callable[[], Network], leaping: bool
+) -> None:
+    """Also where layers have other numbers of rows, begin behind the first row, and the begin is known of some."""
+    network = make()
+    bound, rng = Bound(network, board()), np.random.default_rng(2)
+    drawn = [_random_design(network, rng, (64, 128, 1024)) for _ in range(40)]
+    drawn.sort(key=lambda design: design.row_group)
+    for design in drawn:
+        design.engines["vector"].update(wide=1)  # type: ignore[attr-defined]
+    rows = np.array([design.row_group for design in drawn])
+    many = {
+        engine: {name: np.array([each.engines[engine][name] for each in drawn]) for name in drawn[0].engines[engine]}
+        for engine in drawn[0].engines
+    }
+    known = {(0, group): rng.integers(0, 2, 40) * 3000 * (group + 1) for group in range(3)}
+    together = np.asarray(bound(many, formulas(many), rows, begun=known, leaping=leaping)).tolist()
+    for number, design in enumerate(drawn):
+        count = -(-network.layers[0].rows // design.row_group)
+        mine = {place: int(cycle[number]) for place, cycle in known.items() if place[1] < count}
+        said = formulas(design.engines)
+        assert together[number] == bound(design.engines, said, design.row_group, begun=mine, leaping=leaping)

@@ -3,7 +3,18 @@
 import numpy as np
 import pytest
 
-from codesign.command import COMMAND_BYTES, ENGINES, FIELDS, HEADER_BITS, OPERAND_BITS, Command, Span, ordered
+from codesign.command import (
+    COMMAND_BYTES,
+    ENGINES,
+    FIELDS,
+    HEADER_BITS,
+    OPERAND_BITS,
+    WIDE_RESULT,
+    Command,
+    Span,
+    ordered,
+    work_of,
+)
 
 
 def test_operands_of_every_engine_fit() -> None:
@@ -45,6 +56,20 @@ def test_what_does_not_fit_is_refused(fields: dict[str, int], message: str) -> N
 def test_too_many_tokens_are_refused() -> None:
     with pytest.raises(ValueError, match="16 tokens; legal: 0 to 15"):
         Command("load", {}, waits={"load": 16}).encode()
+
+
+def test_works_count_in_units() -> None:
+    units = {"t_in": 16, "t_out": 32, "t_a": 4}
+    product = Command("linear", {"rows": 7, "kw": 99, "ib": 3, "ob": 5, "flags": 1})
+    assert work_of(product, units) == {"rows": 7, "k": 48, "n": 160}
+    places = {"rows": 2, "keys": 9, "heads": 3, "mask": 2, "window": 5, "query_offset": 1}
+    assert work_of(Command("attention", {**places, "db": 6, "q_base": 8}), units) == {**places, "head_dim": 24}
+    norm = Command("vector", {"rows": 4, "d": 30, "flags": WIDE_RESULT + 1})
+    assert work_of(norm, units) == {"rows": 4, "d": 30, "wide": 1}
+
+
+def test_operands_left_out_are_no_work() -> None:
+    assert work_of(Command("vector", {"rows": 4}), {}) == {"rows": 4, "d": 0, "wide": 0}
 
 
 def _span(start: int, stop: int, memory: str = "m") -> tuple[Span, ...]:

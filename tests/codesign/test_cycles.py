@@ -1,6 +1,7 @@
 """The cycle model equals the RTL, for whole programs, bit for bit and cycle for cycle."""
 
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -9,10 +10,10 @@ from codesign.command import Command
 from codesign.cycles import exact
 from codesign.design import Design
 from codesign.errors import CheckError
-from codesign.hw.accelerator import engine_times
+from codesign.hw.accelerator import formulas
 from codesign.models import gemm
 from codesign.network import Network
-from codesign.program import compile_network
+from codesign.program import compile_network, program_traffic
 from tests.accelerators import SMALL_VIT, board, chain, compiled, fitting, integers, run_program
 from tests.quant.vits import random_network, recipe, samples
 
@@ -115,13 +116,52 @@ def test_a_list_that_cannot_end_is_named() -> None:
     first = program.commands[0]
     stuck = Command(first.engine, first.fields, label="stuck", waits={"store": 1})
     with pytest.raises(CheckError, match=r"command 0 \(fetch, stuck\) never ends: the program deadlocks"):
-        exact(replace(program, commands=(stuck, *program.commands[1:])), design, engine_times(design))
+        exact(replace(program, commands=(stuck, *program.commands[1:])), design, formulas(design.engines))
+
+
+def _wide(rng: np.random.Generator, network: Network) -> Design:
+    """A design for a transformer whose engines are as wide as may be."""
+    lanes = {"t_a": int(rng.choice([2, 4, 8, 16])), "t_v": int(rng.choice([2, 4, 8, 16, 32]))}
+    engines = {name: {key: lanes.get(key, value) for key, value in p.items()} for name, p in SMALL_VIT.items()}
+    return fitting(Design(board(int(rng.choice([1, 4]))), engines, {}, int(rng.choice([3, 5, 40]))), [network])
+
+
+@pytest.mark.parametrize("seed", [0, 1, 4, 5])
+def test_a_program_that_designs_share_runs_as_their_own(seed: int) -> None:
+    rng, network = np.random.default_rng([seed, 3]), random_network(seed)[0]
+    others = 0
+    for number in range(30):
+        design = _wide(rng, network)
+        said, bare = formulas(design.engines), compile_network(network, design, bare=True)
+        own = compile_network(network, design)
+        compiled = number % 3 > 0
+        assert exact(bare, design, said, compiled=compiled) == exact(own, design, said, compiled=compiled)
+        assert program_traffic(bare, design.word_bytes) == program_traffic(own, design.word_bytes)
+        others += bare.encode() != own.encode()
+    assert others > 5, "otherwise this shows little"
+
+
+def test_a_program_is_not_kept_for_its_runs() -> None:
+    network = gemm(40, 64, 64)
+    design = fitting(Design(board(), {"linear": _LINEAR}, {}, 8), [network])
+    program = compile_network(network, design)
+    exact(program, design, formulas(design.engines))
+    kept = ref(program)
+    assert kept() is program
+    del program
+    assert kept() is None
 
 
 def test_timing_lists_every_command() -> None:
     network = gemm(40, 64, 64)
     design = fitting(Design(board(), {"linear": _LINEAR}, {}, 8), [network])
     program = compile_network(network, design)
-    timing = exact(program, design, engine_times(design))
+    timing = exact(program, design, formulas(design.engines))
     assert [a.engine for a in timing.activities] == [c.engine for c in program.commands]
     assert all(0 < a.start < a.stop < timing.total for a in timing.activities)
+    assert timing.activities is timing.activities
+    again = exact(program, design, formulas(design.engines))
+    assert again == timing
+    assert replace(again, stop=(*again.stop[:-1], 1)) != timing
+    with pytest.raises(FrozenInstanceError):
+        timing.total = 1  # type: ignore[misc]

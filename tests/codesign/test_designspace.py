@@ -52,7 +52,7 @@ def _by_hand(network: Network, space: DesignSpace, objectives: tuple[str, ...]) 
         if not space.planner.legal(design) or any(getattr(need, n) > getattr(space.limit, n) for n in vars(need)):
             continue
         try:
-            cycles = exact(compile_network(network, design), design, accelerator.engine_times(design)).total
+            cycles = exact(compile_network(network, design), design, accelerator.formulas(design.engines)).total
         except (NothingFits, CheckError):
             continue
         latency_us = cycles * 1e6 / design.board.clock_hz
@@ -146,6 +146,30 @@ def test_what_one_run_tells_fits_no_other_design() -> None:
     assert all(bound <= score[0] for bound, score in zip(lifted, scores, strict=True) if score is not None)
 
 
+def test_designs_that_begin_alike_move_and_multiply_alike() -> None:
+    """Loads, fetches and linear commands are the same then, and they are not where heads or norms are padded more."""
+    space = DesignSpace(random_network(6)[0], Board.load("zcu102"), tools())
+    fixed = {
+        "t_in": (8,),
+        "t_out": (8,),
+        "n_l": (3,),
+        "row_group": (17,),
+        "ports": (1,),
+        "clock_hz": space.axes["clock_hz"][:1],
+    }
+    scorer, moves = _Scorer(space), dict[tuple[int, ...], set[tuple[object, ...]]]()
+    for point in _drawn(space, 2, 60, **fixed, ring_words=(512,), table_words=(64,)):
+        commands = compile_network(space.network, space.design(point), bare=True).commands
+        sizes = [
+            tuple(command.fields.get(name, 0) for name in ("words", "table_words", "weight_words", "rows", "ib", "ob"))
+            for command in commands
+            if command.engine in ("load", "fetch", "linear")
+        ]
+        moves.setdefault(scorer._begin(scorer._key(point)), set()).add((*sizes,))
+    assert 1 < len(moves) < 25
+    assert all(len(found) == 1 for found in moves.values())
+
+
 def test_a_run_tells_how_others_begin() -> None:
     """Designs that differ in the attention engine; the first one run lifts the bounds of the others."""
     slow = replace(Board.load("zcu102").memory, bytes_per_second=2 * 10**9)
@@ -198,7 +222,7 @@ def test_a_searched_design_is_as_fast_as_the_plain_choice_or_faster() -> None:
     space = DesignSpace(network, board, tools())
     front = space.search()
     design = plain(network, board, tools())
-    cycles = exact(compile_network(network, design), design, accelerator.engine_times(design)).total
+    cycles = exact(compile_network(network, design), design, accelerator.formulas(design.engines)).total
     assert front.best("latency_us")["latency_us"] <= cycles / 300
 
 

@@ -6,11 +6,13 @@ import pytest
 
 from codesign.assembly import Plan, plan
 from codesign.board import Board
+from codesign.command import work_of
 from codesign.energy import RunEnergy, full_power, run_energy
 from codesign.errors import InputError
 from codesign.hw import accelerator
 from codesign.hw.energies import engine_joules
 from codesign.kernel import Resources, joules
+from codesign.program import compile_network
 
 ZCU102 = Board.load("zcu102")
 PUBLISHED = (  # DSP, BRAM36, LUT, FF, clock in Hz, watts of the chip
@@ -115,7 +117,20 @@ def test_engines_cost_what_their_commands_cost(made: Plan) -> None:
     for name, cost in engines.items():
         commands = [command for command in made.program.commands if command.engine == name]
         assert commands
-        assert found.engines[name] == pytest.approx(sum(cost(command.fields) for command in commands))
+        assert found.engines[name] == pytest.approx(
+            sum(cost(work_of(command, made.program.units)) for command in commands)
+        )
+
+
+def test_a_program_that_is_shared_costs_what_the_design_s_own_costs(made: Plan) -> None:
+    """Its on-chip addresses count in the units of the first design that asked for it."""
+    attention = {**made.design.engines["attention"], "t_a": 4, "db_max": 4}
+    first = replace(made.design, engines={**made.design.engines, "attention": attention})
+    bare = compile_network(made.network, first, bare=True)
+    shared = compile_network(made.network, made.design, bare=True)
+    assert shared is bare
+    assert shared.encode() != made.program.encode()
+    assert energy_of(replace(made, program=shared)) == energy_of(made)
 
 
 def test_a_slower_clock_costs_only_static_energy(made: Plan) -> None:

@@ -54,10 +54,12 @@ def test_leaves_say_what_the_kernels_say(space: DesignSpace) -> None:
         design = space.design(point)
         times = tools().formulas(design.engines)
         nodes = {axis: tables.leaf(axis, np.array([point[axis]])) for axis in _SPACE}
-        costs = tables.at(nodes, np.array([point["t_out"]]), np.array([design.word_bytes]))
+        costs = tables.at(
+            nodes, *(np.array([each]) for each in (point["t_out"], design.word_bytes, point["row_group"]))
+        )
         for layer in space.network:
             if isinstance(layer, Norm):
-                assert costs.vector(3, layer.d)[0] == times.vector({"rows": 3, "d": layer.d})  # type: ignore[index]
+                assert costs.vector(np.array([3]), layer.d)[0] == times.vector({"rows": 3, "d": layer.d})  # type: ignore[index]
             if isinstance(layer, Attention):
                 columns = int(costs.columns(layer)[0])  # type: ignore[index]
                 wide = -(-layer.head_dim // point["t_a"]) * point["t_a"]

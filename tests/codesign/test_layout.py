@@ -124,6 +124,67 @@ def test_designs_of_the_same_widths_share_a_layout() -> None:
         assert layout(network, other) is not found
 
 
+def test_layouts_of_the_same_bytes_have_the_same_first() -> None:
+    network = random_network(0)[0]
+    found = layout(network, _bare())
+    assert found.first is found
+    for same in (_bare(t_a=2), _bare(t_a=8), _bare(t_v=4), _bare(t_v=16)):
+        other = layout(network, same)
+        assert other.first is found
+        assert (other.regions, other.columns) == (found.regions, found.columns)
+
+
+def test_layouts_of_other_bytes_are_firsts_of_their_own() -> None:
+    network = random_network(3)[0]
+    found = layout(network, _bare())
+    affine, pitch, heads, bus, tiles = (
+        layout(network, _bare(**widths))
+        for widths in ({"t_v": 16}, {"t_v": 128}, {"t_a": 32}, {"ports": 2}, {"t_out": 4})
+    )
+    assert (affine.pitch, affine.columns) == (found.pitch, found.columns)
+    assert affine.affine(38) != found.affine(38)
+    assert pitch.pitch != found.pitch
+    assert heads.columns != found.columns
+    assert found.first is found
+    assert all(other.first is other for other in (affine, pitch, heads, bus, tiles))
+
+
+def test_single_layers_with_other_windows_differ() -> None:
+    network = gemm(100, 64, 64)
+    bare = Design(board(), {"linear": _LINEAR}, {"input": 640, "output": 640})
+    assert layout(network, bare).first is not layout(network, replace(bare, row_group=4)).first
+
+
+def test_kinds_are_the_linear_layers_of_equal_sizes() -> None:
+    network = random_network(3)[0]
+    found = layout(network, _bare())
+    numbers = [number for number, layer in enumerate(network) if isinstance(layer, Linear)]
+    assert sorted(number for _, mine in found.kinds for number in mine) == numbers
+    for first, mine in found.kinds:
+        for layer in (network.layers[number] for number in mine):
+            assert isinstance(layer, Linear)
+            assert (layer.rows, found.tiles(layer, 1)) == (first.rows, found.tiles(first, 1))
+            assert found.anatomy.tables.get(layer) == found.anatomy.tables.get(first)
+
+
+def test_kinds_differ_in_rows_columns_and_tables() -> None:
+    network = chain(np.random.default_rng(0), 9, [16] * 8)
+    layers = [layer for layer in network if isinstance(layer, Linear)]
+    shared, rows = layers[0].table, (9, 9, 9, 9, 4, 4, 4)
+    tables = (None, None, shared, shared, None, None, shared)
+    changed = [replace(x, rows=r, table=table) for x, r, table in zip(layers, rows, tables, strict=True)]
+    tensors = {
+        name: replace(tensor, rows=rows[max(0, number - 1)])
+        for number, (name, tensor) in enumerate(network.tensors.items())
+    }
+    outputs = (replace(network.outputs[0], shape=(4, 16)),)
+    network = replace(network, layers=tuple(changed), tensors=tensors, outputs=outputs)
+    kinds = layout(network, Design(board(), {"linear": _LINEAR}, {})).kinds
+    assert [(first.name, numbers) for first, numbers in kinds] == [
+        ("linear0", [0, 1]), ("linear2", [2, 3]), ("linear4", [4, 5]), ("linear6", [6]),
+    ]  # fmt: skip
+
+
 def test_networks_of_the_same_shapes_have_layouts_of_their_own() -> None:
     one, two = gemm(5, 16, 8, seed=0), gemm(5, 16, 8, seed=1)
     design = Design(board(), {"linear": _LINEAR}, {})

@@ -12,15 +12,15 @@ from codesign.board import Board
 from codesign.command import Command
 from codesign.cycles import exact
 from codesign.design import Design
-from codesign.hw.accelerator import engine_times
+from codesign.hw.accelerator import formulas
 from codesign.machine import BURST_BYTES, Machine, _Layout
 from codesign.models import gemm
 from codesign.program import Program, compile_network
-from codesign.systolic import EngineTimes
+from codesign.systolic import Formulas
 from codesign.twin import compiled_run
 from tests.accelerators import board, chain, fitting
 
-_TIMES = EngineTimes(lambda fields: 7 * fields["rows"] + 3, lambda fields: 5 * fields["rows"] + 40, 15, 13)
+_FORMULAS = Formulas(lambda work: 7 * work["rows"] + 3, lambda work: 5 * work["rows"] + 40, 15, 13)
 _LINEAR = {"t_in": 8, "t_out": 16, "kw_max": 64, "table_words": 16, "tables": 4}
 
 
@@ -77,7 +77,7 @@ def _random_program(seed: int) -> tuple[Program, Design]:
         commands += [c._replace(waits=wait, posts=post) for c, wait, post in zip(body, waits, posts, strict=True)]
         if rng.random() < 0.05:
             commands.append(body[0])
-    return Program(tuple(commands), int(rng.integers(16)) * BURST_BYTES, b"", 0, {}, {}, 0), design
+    return Program(tuple(commands), int(rng.integers(16)) * BURST_BYTES, b"", 0, {}, {}, 0, linear), design
 
 
 def _weights(seed: int) -> tuple[Program, Design]:
@@ -99,7 +99,7 @@ def _weights(seed: int) -> tuple[Program, Design]:
 
 
 def _run(program: Program, design: Design, *, compiled: bool = True) -> Machine:
-    machine = Machine(program, design, _TIMES, compiled=compiled)
+    machine = Machine(program, design, _FORMULAS, compiled=compiled)
     machine.run()
     return machine
 
@@ -178,7 +178,7 @@ def test_rings_that_suffice_change_no_cycle(case: Callable[[int], tuple[Program,
 def test_what_suffices_until_a_norm_begins(case: Callable[[int], tuple[Program, Design]]) -> None:
     """The end of a linear command before that changes neither with the rings nor with how long norms take."""
     rng, shorter = np.random.default_rng(13), 0
-    quick = replace(_TIMES, vector=lambda fields: 1)
+    quick = replace(_FORMULAS, vector=lambda work: 1)
     for seed in range(100):
         program, design = case(seed)
         rings = [int(rng.integers(1, 400)), int(rng.integers(1, 60))]
@@ -199,7 +199,7 @@ def test_a_fetch_waits_for_room() -> None:
     fetch = {"table_words": 2, "weight_words": 8, "dram": 0}
     linear = {"rows": 40, "kw": 4, "ib": 4, "ob": 1, "flags": 1}
     commands = (Command("fetch", fetch), Command("linear", linear)) * 2
-    program = Program(commands, 0, b"", 0, {}, {}, 0)
+    program = Program(commands, 0, b"", 0, {}, {}, 0, _LINEAR)
     base = Design(board(), {"linear": _LINEAR | {"n_l": 1}})
     wide, exact, narrow = (_run(program, _with_rings(base, words, 16)) for words in (64, 8, 4))
     assert wide.rings == exact.rings == (8, 2)
@@ -209,16 +209,25 @@ def test_a_fetch_waits_for_room() -> None:
     assert narrow.stop[2] > wide.stop[2]
 
 
+def test_what_is_laid_out_for_one_bus_is_not_taken_for_another() -> None:
+    loads = [Command("load", {"memory": 0, "address": 0, "words": 9, "dram": at}) for at in (0, 80, 368)]
+    program = Program(tuple(loads), 0, b"", 0, {}, {}, 0, {})
+    designs = [Design(board(ports), {"linear": _LINEAR | {"n_l": 1, "ring_words": 64}}) for ports in (1, 4)]
+    again = [_run(program, design).stop for design in designs + designs]
+    assert again == [_run(replace(program), design).stop for design in designs + designs]
+    assert again[0] != again[1]
+
+
 def test_a_streamed_product_takes_the_same_cycles() -> None:
     linear = {"t_in": 8, "t_out": 32, "n_l": 8, "kw_max": 16, "ring_words": 1024, "table_words": 64, "tables": 1}
     design = Design(board(), {"linear": linear}, {"input": 8192, "output": 8192})
-    program, times = compile_network(gemm(1024, 512, 512), design), engine_times(design)
-    timings = [exact(program, design, times, compiled=compiled) for compiled in (False, True)]
+    program, said = compile_network(gemm(1024, 512, 512), design), formulas(design.engines)
+    timings = [exact(program, design, said, compiled=compiled) for compiled in (False, True)]
     assert timings[0] == timings[1]
 
 
 def test_more_tokens_or_ports_than_there_may_be() -> None:
     design = Design(board(), {"linear": _LINEAR | {"n_l": 1, "ring_words": 64}})
-    many = Program((Command("vector", {"rows": 1}, posts={"load": 256}),), 0, b"", 0, {}, {}, 0)
+    many = Program((Command("vector", {"rows": 1}, posts={"load": 256}),), 0, b"", 0, {}, {}, 0, {})
     with pytest.raises(ValueError, match=r"256 tokens; legal: 0 to 255"):
-        Machine(many, design, _TIMES)
+        Machine(many, design, _FORMULAS)

@@ -84,7 +84,7 @@ def test_a_layer_without_a_kernel_is_named() -> None:
             return f"{getattr(layer, 'name', '')}: too odd"
 
     kernels: dict[str, type[Kernel]] = {**accelerator.KERNELS, "linear": Picky}
-    picky = Tools(kernels, accelerator.resources, accelerator.engine_times, accelerator.formulas)
+    picky = Tools(kernels, accelerator.resources, accelerator.formulas)
     with pytest.raises(NothingFits, match="no kernel runs 1 of its layers: gemm: too odd"):
         plain(network("gemm:2x2x2"), ZCU102, picky)
 

@@ -15,7 +15,7 @@ from codesign.cycles import exact
 from codesign.design import Design
 from codesign.designspace import DesignSpace
 from codesign.errors import NothingFits
-from codesign.hw.accelerator import engine_times, formulas, identity, resources, shape, simulation_sources, sources
+from codesign.hw.accelerator import formulas, identity, resources, shape, simulation_sources, sources
 from codesign.layout import homes, memory_need
 from codesign.network import Layer, Linear, Network, Norm, Output, Tensor, run
 from codesign.nonlinear import norm
@@ -248,7 +248,7 @@ def test_no_design_is_faster_than_the_bound(seed: int) -> None:
         }  # fmt: skip
         engines = {**ENGINES, "linear": linear, "vector": {"t_v": int(rng.choice([1, 4, 8])), "max_d": 64, "wide": 1}}
         design = fitting(Design(interface, engines, {}, int(rng.integers(1, 20))), [network])
-        cycles = exact(compile_network(network, design), design, engine_times(design)).total
+        cycles = exact(compile_network(network, design), design, formulas(design.engines)).total
         gaps.append(cycles - int(Bound(network, interface)(engines, formulas(engines), design.row_group)))
     assert min(gaps) >= 0
 
@@ -293,7 +293,7 @@ def test_verification_passes_and_names_the_wide_norm_that_is_wrong() -> None:
     design = plain(network, Board.load("zcu102"), tools())
     design = replace(design, memories={name: 4 * size for name, size in design.memories.items()})
     subject = check.Subject(
-        network, design, compile_network(network, design), engine_times(design), shape(design).identity
+        network, design, compile_network(network, design), formulas(design.engines), shape(design).identity
     )
     verilog = dict(simulation_sources(design).files)
     drawn = random_samples(network, 2, 0)

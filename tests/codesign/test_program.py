@@ -1,13 +1,13 @@
 """From a network to commands, memory plan and image."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from codesign.assembly import tools
-from codesign.command import ENGINES, RELEASE, Command, Span
+from codesign.command import COMPUTING, ENGINES, RELEASE, Command, Span, work_of
 from codesign.design import Design
 from codesign.errors import NothingFits
 from codesign.models import gemm, load
@@ -190,7 +190,7 @@ def test_a_program_without_constants_has_the_same_commands(seed: int) -> None:
     bare = compile_network(network, design, bare=True)
     assert bare.constants == b""
     assert replace(bare, constants=program.constants).encode() == program.encode()
-    assert vars(bare) | {"constants": b""} == vars(program) | {"constants": b""}
+    assert all(getattr(bare, f.name) == getattr(program, f.name) for f in fields(bare) if f.name != "constants")
 
 
 def _changed(design: Design, engine: str, **values: int) -> Design:
@@ -202,10 +202,44 @@ def test_designs_of_equal_commands_share_a_program_without_constants() -> None:
     bare = compile_network(network, design, bare=True)
     assert compile_network(network, _changed(design, "attention", n_a=8), bare=True) is bare
     assert compile_network(network, _changed(design, "linear", ring_words=512), bare=True) is bare
-    for other in (replace(design, row_group=4), _changed(design, "linear", t_in=4), _changed(design, "vector", t_v=16)):
+    for other in (replace(design, row_group=4), _changed(design, "linear", t_in=4), _changed(design, "vector", t_v=64)):
         need = fitting(other, [network])
         assert compile_network(network, need, bare=True).encode() == compile_network(network, need).encode()
         assert compile_network(network, need, bare=True).encode() != bare.encode()
+
+
+def _changing(program: Program) -> list[tuple[str, dict[str, int]]]:
+    """Operands that count in units of the ports of the attention or the vector engine."""
+    names = ("db", "q_base", "k_base", "v_base", "o_base", "r_base", "r_stride", "g_base", "x_base", "x_stride")
+    return [(c.engine, {name: c.fields[name] for name in names if name in c.fields}) for c in program.commands]
+
+
+@pytest.mark.parametrize(("engine", "values"), [("attention", {"t_a": 2}), ("vector", {"t_v": 16})])
+def test_designs_share_a_program_whose_on_chip_addresses_count_in_another_s_units(
+    engine: str, values: dict[str, int]
+) -> None:
+    network, _, design = _vit(0)
+    other = _changed(design, engine, **values)
+    bare, own = compile_network(network, design, bare=True), compile_network(network, other)
+    assert compile_network(network, other, bare=True) is bare
+    for mine, theirs, (name, left), (_, right) in zip(
+        own.commands, bare.commands, _changing(own), _changing(bare), strict=True
+    ):
+        assert (left != right) == (name == engine)
+        assert mine._replace(fields={**mine.fields, **right}) == theirs
+    assert own.jobs == bare.jobs
+    assert bare.units == {"t_in": 8, "t_out": 8, "t_a": 4}
+
+
+def test_jobs_are_the_works_of_all_commands() -> None:
+    _, program, _ = _vit(1)
+    mine = {number: (job.engine, job.work) for job in program.jobs for number in job.commands}
+    for number, command in enumerate(program.commands):
+        if command.engine in COMPUTING:
+            assert mine.pop(number) == (command.engine, work_of(command, program.units))
+    assert not mine
+    works = [(job.engine, tuple(job.work.items())) for job in program.jobs]
+    assert len(set(works)) == len(works) < sum(len(job.commands) for job in program.jobs)
 
 
 def test_a_shared_program_is_not_given_to_a_design_that_cannot_run_it() -> None:

@@ -31,7 +31,7 @@ from codesign.cycles import exact
 from codesign.errors import CheckError, InputError
 from codesign.front import nondominated
 from codesign.grids import Grid, ThinnedSpace
-from codesign.hw.accelerator import engine_times
+from codesign.hw.accelerator import formulas
 from codesign.partition import RESOURCES
 from codesign.program import compile_network
 from codesign.shards import Shards
@@ -112,7 +112,7 @@ def test_modelled_rows_are_exact_and_the_front(swept: Sweep, rows: pl.DataFrame)
         scored = []
         for row in part.filter(pl.col("feasible")).iter_rows(named=True):
             design = space.design({name: row[name] for name in space.axes if name in PARAMETERS})
-            cycles = exact(compile_network(space.network, design), design, engine_times(design)).total
+            cycles = exact(compile_network(space.network, design), design, formulas(design.engines)).total
             scored.append((cycles, row["dsp"]))
             assert row["cycles"] == cycles if row["evidence"] == "modelled" else row["cycles"] <= cycles
         values = np.array(scored, np.float64)

@@ -117,12 +117,12 @@ def test_registers_have_places_of_their_own() -> None:
     assert {f"BUSY_{engine.upper()}" for engine in ENGINES} < set(accelerator.registers())
 
 
-def test_engine_times_are_those_of_the_kernels() -> None:
+def test_durations_are_those_of_the_kernels() -> None:
     design = chosen("digits-vit", {})
     found = models.load("digits-vit")
     assert isinstance(found, Workload)
     program = compile_network(lower(found), design)
-    timing = exact(program, design, accelerator.engine_times(design))
+    timing = exact(program, design, accelerator.formulas(design.engines))
     for activity, command in zip(timing.activities, program.commands, strict=True):
         if command.engine == "vector":
             assert activity.stop - activity.start == accelerator.KERNELS["vector"].cycles(

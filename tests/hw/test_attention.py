@@ -8,7 +8,8 @@ from amaranth.sim import Simulator as PythonSimulator
 from amaranth.sim import SimulatorContext
 from numpy.typing import NDArray
 
-from codesign.hw.attention import MAX_KEYS, OPERANDS, AttentionKernel, work_of
+from codesign.command import Command, work_of
+from codesign.hw.attention import MAX_KEYS, OPERANDS, AttentionKernel
 from codesign.hw.attention_rtl import DIVIDER_LATENCY, AttentionEngine, Reciprocal
 from codesign.network import MASKS, Attention
 from codesign.nonlinear import mask_interval
@@ -180,7 +181,8 @@ def check(driver: Driver, kernel: AttentionKernel, item: Case, rng: np.random.Ge
     outcome = driver.issue(encode(OPERANDS, fields), LIMIT)
     expected = words(item.golden(), heads, kernel.t_a)
     cycles = int(AttentionKernel.cycles(kernel.params, item.work()))
-    assert work_of(fields, kernel.t_a) == {**item.work(), "head_dim": fields["db"] * kernel.t_a}
+    asked = work_of(Command("attention", fields), {"t_a": kernel.t_a})
+    assert asked == {**item.work(), "head_dim": fields["db"] * kernel.t_a}
     assert (outcome.error, outcome.cycles, outcome.writes) == (False, cycles, len(expected)), item.layer
     np.testing.assert_array_equal(driver.result(fields["o_base"], len(expected)), expected, str(item.layer))
     return cycles

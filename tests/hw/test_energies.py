@@ -7,6 +7,7 @@ import pytest
 
 from codesign.assembly import plan
 from codesign.board import Board
+from codesign.command import work_of
 from codesign.design import Design
 from codesign.hw.attention import AttentionKernel
 from codesign.hw.energies import engine_joules
@@ -113,8 +114,11 @@ def test_commands_of_a_network_cost_what_its_layers_cost() -> None:
     design = fitting(Design(BOARD, ENGINES, {}, 16), [network])
     engines, word = engine_joules(design), {"word_bytes": design.word_bytes}
     params = {name: {**values, **word} for name, values in design.engines.items()}
-    commands = [c for c in compile_network(network, design).commands if c.engine in engines]
-    spent = {name: sum(engines[name](c.fields) for c in commands if c.engine == name) for name in engines}
+    program = compile_network(network, design)
+    spent = dict.fromkeys(engines, 0.0)
+    for command in program.commands:
+        if command.engine in engines:
+            spent[command.engine] += engines[command.engine](work_of(command, program.units))
     layers = dict.fromkeys(engines, 0.0)
     for layer in network:
         if isinstance(layer, LinearLayer):
@@ -134,5 +138,5 @@ def test_a_design_has_joules_for_its_engines_alone() -> None:
     made = plan("gemm:8x32x16", BOARD)
     engines = engine_joules(made.design)
     assert list(engines) == ["linear"]
-    (fields,) = (c.fields for c in made.program.commands if c.engine == "linear")
-    assert engines["linear"](fields) > 0
+    (job,) = made.program.jobs
+    assert engines["linear"](job.work) > 0

@@ -10,9 +10,9 @@ from amaranth.sim import Simulator as PythonSimulator
 from amaranth.sim import SimulatorContext
 
 from codesign import network
-from codesign.command import RMS, WIDE_RESULT
+from codesign.command import RMS, WIDE_RESULT, Command, work_of
 from codesign.hw.memory import ReadPort, WritePort, address_bits
-from codesign.hw.vector import OPERANDS, VectorKernel, work_of
+from codesign.hw.vector import OPERANDS, VectorKernel
 from codesign.hw.vector_rtl import (
     DIGITS,
     PRODUCT_LATENCY,
@@ -239,7 +239,7 @@ def check(driver: Driver, kernel: VectorKernel, item: Case, rng: np.random.Gener
     outcome = driver.issue(encode(OPERANDS, fields), LIMIT)
     expected = words(item.golden(), kernel.t_v, bits)
     cycles = int(VectorKernel.cycles(kernel.params, item.work()))
-    assert work_of(fields) == item.work()
+    assert work_of(Command("vector", fields), {}) == item.work()
     written = expected.shape[0] * expected.shape[1]
     assert (outcome.error, outcome.cycles, outcome.writes) == (False, cycles, written), (layer.rows, layer.d)
     first = fields["x_base"] + DEPTH * (bits == 16)

@@ -29,8 +29,7 @@ BUDGET = {"dsp": 60}
 
 def subject(design: Design, network: Network) -> Subject:
     program = compile_network(network, design)
-    times = accelerator.engine_times(design)
-    return Subject(network, design, program, times, accelerator.identity(design))
+    return Subject(network, design, program, accelerator.formulas(design.engines), accelerator.identity(design))
 
 
 @pytest.fixture(scope="module")
@@ -143,8 +142,8 @@ def test_wrong_hardware_is_traced_to_the_first_layer(design: Design, verilog: Ma
 @pytest.mark.rtl
 def test_a_wrong_cycle_model_is_a_failure(design: Design, library: Library) -> None:
     mine = subject(design, mlp())
-    slow = replace(mine.times, drain_latency=mine.times.drain_latency + 1)
-    result = check.verify(replace(mine, times=slow), library, random_samples(mine.network, 1, 0))
+    slow = replace(mine.formulas, drain_latency=mine.formulas.drain_latency + 1)
+    result = check.verify(replace(mine, formulas=slow), library, random_samples(mine.network, 1, 0))
     assert result.bit_exact
     assert not result.cycle_exact
     assert not result.passed

@@ -1,0 +1,109 @@
+"""The linear engine's passes: rows are loaded, and the array goes over the weights, once for so many rows."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from codesign.kernel import Number, ceil_div, larger, smaller
+from codesign.rowgroups import among, over
+
+
+class Passes:
+    """How often the array goes over a block of weights for the rows of a group, so many at once.
+
+    Attributes:
+        count, most: passes, and the most of any design.
+        full, last: rows of a pass, and of the last one.
+    """
+
+    def __init__(self, rows: Number, n_l: Number) -> None:
+        n_l = among(n_l, rows)
+        self.count = ceil_div(rows, n_l)
+        self.most = int(np.max(self.count))
+        self.full = smaller(n_l, rows)
+        self.last: Number = rows - (self.count - 1) * n_l
+
+
+class Rows(NamedTuple):
+    """What the groups of rows of a layer share.
+
+    Attributes:
+        constants: first cycle in which the table and the rows to add are there.
+        kw: bus words of a row.
+        period, blocks: cycles of a pass over all weights, and the blocks that these are.
+        once, turn: cycle before which the array has not gone once over its last block, and cycles of a pass over it.
+    """
+
+    constants: Number
+    kw: Number
+    period: Number
+    blocks: Number
+    once: Number
+    turn: Number
+
+    def among(self, like: Number) -> "Rows":
+        """The same of as many designs as something else is said of."""
+        return Rows(*(among(each, like) for each in self))
+
+
+class Array:
+    """The array and the loader of rows before it.
+
+    There are two buffers: the rows of a pass are loaded behind the end of the pass before the last, and its tiles take
+    a period of the array.
+
+    Attributes:
+        loader, free: first cycles in which they can go on.
+        ends: cycles in which the last two passes ended.
+    """
+
+    def __init__(self) -> None:
+        self.loader: Number = 0
+        self.free: Number = 0
+        self.ends: tuple[Number, Number] = (-1, -1)
+
+    def put_off(self, late: Number) -> None:
+        """Everything comes so many cycles later."""
+        self.loader, self.free = self.loader + late, self.free + late
+        self.ends = self.ends[0] + late, self.ends[1] + late
+
+    def busy(self, until: Number) -> None:
+        """The array is not free before a cycle, for the first designs or all."""
+        self.free = over(self.free, larger(among(self.free, until), until))
+
+    def run(self, t: Number, rows: Number, passes: Passes, work: Rows) -> Number:
+        """Runs the passes of a command accepted in cycle ``t``; returns when the array is free again."""
+        loader, array, before, behind = (among(each, rows) for each in (self.loader, self.free, *self.ends))
+        full = passes.full * work.kw
+        start = larger(larger(loader, t + 1), before + 1)
+        end = larger(array, start + full + 2) + work.period
+        earlier = behind + 1
+        if passes.most > 1:
+            end, earlier = self._several(passes, end, larger(start + full, earlier), earlier, work)
+        loader = larger(loader, start + rows * work.kw * work.blocks)
+        array = larger(end, loader + 3)
+        self.loader, self.free = over(self.loader, loader), over(self.free, array)
+        self.ends = over(self.ends[0], earlier - 1), over(self.ends[1], array - 1)
+        return array
+
+    @staticmethod
+    def _several(passes: Passes, one: Number, then: Number, earlier: Number, work: Rows) -> tuple[Number, Number]:
+        """Ends of the last pass and of the one before it; of one alone what is given."""
+        count, period = passes.count, work.period
+        full, least = passes.full * work.kw, passes.last * work.kw
+        detour = full + 2 + period
+
+        def until(count: Any, load: Any) -> Number:
+            """End of so many passes, at least two, the last with such a load."""
+            second = larger(one, then + load * (count == 2) + full * (count > 2) + 2) + period
+            short = full - load
+            found = larger(second + (count - 2) * period, then + (count - 2) * full + load + 2 + period)
+            pairs: Any = second + (count - 2) // 2 * detour + (count - 2) % 2 * period - short * (count > 3)
+            others: Any = one + (count - 1) // 2 * detour + (count - 1) % 2 * period - short
+            return larger(found, larger(pairs, others))
+
+        several: Any = (count > 1) * 1
+        end: Any = until(larger(count, 2), least)
+        before: Any = until(larger(count - 1, 2), full)
+        found: Any = (count > 2) * before + (count == 2) * one
+        return several * end + (1 - several) * one, found + (1 - several) * earlier

@@ -39,6 +39,7 @@ from codesign.quant.lower import lower
 from codesign.quant.pt2 import read_pt2
 from codesign.record import report_files
 from codesign.report import Report, report
+from codesign.waits import busy
 from codesign.workload import Workload, parse_onnx
 
 _LOG = logging.getLogger(__name__)
@@ -138,7 +139,8 @@ class Plan:
         found = run_energy(
             self.program,
             self.design,
-            self.timing,
+            cycles=self.timing.total,
+            busy=busy(self.timing.activities),
             parts=accelerator.resources(self.design),
             engines=engine_joules(self.design),
             traffic_bytes=moved,

@@ -185,7 +185,7 @@ class _Schedule:
         self.word = self.rates.word
         self.padded = self._padded()
         self.loads = Loads(self.network, bound.interfaces, variant, self.linear, self._first_fetch())
-        self.rings, self.array = Rings(self.rates, self.linear), Array()
+        self.rings, self.array = Rings(self.rates, self.linear), Array(self.linear["n_l"])
         self.free: dict[str, Number] = {"attention": 0, "vector": 0}
         self.listed: Number = 0
         self.ahead: Number = 0
@@ -329,12 +329,12 @@ class _Schedule:
         if self.seen_linear == self.linears and self.bound.whole:
             there = larger(there, self._all_moved(layer, cut))
         once: Number = 0
-        if turning := self.bound.whole and rings.turning:
+        if turning := self.bound.whole and rings.known:
             group, passes = self._groups(layer.rows).list[0], self._passes(layer.rows)[0]
             ready = self._ready(layer.source, group, layer.first_row) + passes.full * kw
             there, once = rings.turned(cut, before, there, larger(self.array.free, ready))
         once = larger(once, there + 1 + cut.spacing)
-        period, turn = cut.all * cut.spacing + cut.blocks, cut.last * cut.spacing
+        period, turn = cut.all * cut.spacing + cut.blocks, (cut.last if rings.known else 1) * cut.spacing
         self._rows(layer, Rows(constants, kw, period, cut.blocks, once, turn))
         if turning:
             rings.give_back(cut, self.array.free)
@@ -436,6 +436,8 @@ class _Schedule:
                 found.append((sure * (1 - full) * words, (listed > 0) * asked))
                 accepted = accepted + turn + words * self.word // BURST_BYTES * service + words
                 listed = listed + 1
+            if isinstance(layer, Linear) and not self.rings.known:
+                break
             blocks = self._cut(layer).blocks if isinstance(layer, Linear) else 0
             linear, uses = linear + commands * blocks, uses + blocks
             listed = listed + commands * larger(blocks, 1) + blocks

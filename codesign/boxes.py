@@ -208,9 +208,16 @@ class Bounder:
         own = frozenset[str]().union(*(self.late(i) if i in directed else self.problem.support[i] for i in term.of))
         return own if term.floor is None else min(own, self.late(term.floor), key=len)
 
-    def ask(self, boxes: Mapping[str, Nodes], single: frozenset[str]) -> bool:
-        """Has the expensive bounds of boxes computed, one per entry of flat arrays; returns whether there are any."""
-        found = [memo for memo in self.lazy.values() if single.issuperset(memo.term.single)]
+    def ask(self, boxes: Mapping[str, Nodes], single: frozenset[str], axis: str | None = None) -> bool:
+        """Has the expensive bounds of boxes computed, one per entry of flat arrays; returns whether there are any.
+
+        Args:
+            boxes: nodes by axis.
+            single: the axes whose nodes are single values in all boxes.
+            axis: only those that read this one; None for all.
+        """
+        memos = [memo for memo in self.lazy.values() if axis is None or axis in memo.term.of]
+        found = [memo for memo in memos if single.issuperset(memo.term.single)]
         for memo in found:
             memo.ask(boxes)
         return bool(found)

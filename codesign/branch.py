@@ -76,10 +76,8 @@ class Branching:
         self.trees, self.names = bounder.trees, tuple(bounder.trees)
         self.tally = Tally()
         expensive = [memo.term for memo in bounder.lazy.values()]
-        self._late = dict[str, frozenset[str]]()
-        for term in expensive:
-            for axis in {*term.of} - {*term.single}:
-                self._late[axis] = self._late.get(axis, frozenset()).union(term.single)
+        single = frozenset(axis for term in expensive for axis in term.single)
+        self._late = {axis: single for term in expensive for axis in {*term.of} - {*term.single}}
         self._kind = np.min_scalar_type(-max(len(tree.size) for tree in self.trees.values()))
 
     def run(self, sink: Sink, progress: Progress | None = None) -> Tally:
@@ -187,7 +185,7 @@ class Branching:
         if asking and free.any() and self._new(step):
             flat = {name: row[at[free] // kids.shape[1]] for name, row in zip(self.names, nodes, strict=True)}
             flat[step.axis] = kids.ravel()[at[free]]
-            if self.bounder.ask(flat, step.single):
+            if self.bounder.ask(flat, step.single, step.axis):
                 known = self.bounder.over(flat, step.single)
                 values[free] = self._values(known, np.arange(len(flat[step.axis])), flat[step.axis].shape)
                 free = ~cover.reaches(values, fast=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import takewhile
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +27,11 @@ from codesign.front import Front
 from codesign.kernel import Params, Resources, ceil_div, powers_up_to
 from codesign.network import Attention, Linear, Network, Norm
 from codesign.partition import RESOURCES, Choice, Planner, Tools, available
-from codesign.problem import Inputs, Problem, Term, monotone, total
+from codesign.problem import Inputs, Problem, Term, monotone, peak, total
 from codesign.program import Program, compile_network, program_traffic
 from codesign.search import Refine, search
 from codesign.twin import compiled_run
+from codesign.waits import busy
 
 OBJECTIVES = ("latency_us", ENERGY, *RESOURCES)
 """What a search may minimise; energy is modelled and needs a board with coefficients."""
@@ -47,6 +48,8 @@ NEAR = 1.02
 _ARRAY_AXES = ("t_in", "t_out", "n_l", "row_group", "ports", "clock_hz")
 _BOXED_AXES = ("t_a", "n_a", "t_v")
 _RINGS = ("ring_words", "table_words")
+_PARTS = ("free_cycles", "held_cycles")
+"""Bounds of the cycles that know either of rings or of attention and vector engine."""
 _TIME_AXES = ("t_in", "t_out", "n_l", "t_a", "n_a", "t_v", "row_group", "ports", "clock_hz")
 _T_IN, _T_OUT, _MOST_N_L = (4, 8, 16, 32), (8, 16, 32, 64), 32
 _T_A, _N_A, _T_V = (4, 8, 16, 32), tuple(range(2, 33, 2)), (1, 2, 4, 8, 16, 32)
@@ -157,7 +160,8 @@ class DesignSpace:
         """The space with its limits and with a bound in place of the latency."""
         engines = [engine for engine in _ENGINE_AXES if _ENGINE_AXES[engine][0] in self.axes]
         wrong = [self._untileable(), *(self._illegal(engine) for engine in engines)]
-        terms = [self._least_cycles(), self._cycles(), self._latency(), self._row_words(), *wrong]
+        cycles = [self._least_cycles(), self._free_cycles(), self._held_cycles(), peak("cycles", _PARTS)]
+        terms = [*cycles, self._latency(), self._row_words(), *wrong]
         for name in RESOURCES:
             parts = [self._resource(engine, name) for engine in engines]
             terms += [*parts, self._rest(name), total(name, (*(part.name for part in parts), f"rest_{name}"))]
@@ -178,8 +182,9 @@ class DesignSpace:
             scorer = _Scorer(self, timed)
             told = getattr(progress, "timed", None)
             refine = Refine(
-                timed, scorer.score, told=told, glance=scorer.glance, lift=scorer.lift, recall=scorer.recall
-            )
+                timed, scorer.score, told=told, glance=scorer.glance, lift=scorer.lift, recall=scorer.recall,
+                spare=_RINGS,
+            )  # fmt: skip
         return search(self.problem(objectives), refine=refine, progress=progress, cells=_CELLS)
 
     def _of(self, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -199,7 +204,10 @@ class DesignSpace:
         return EngineTables(self.network, self.axes, self.tools.formulas)
 
     def _boxed_cycles(self, inputs: Inputs) -> NDArray[np.int64]:
-        """A lower bound for all attention and vector engines of some boxes, for values of the other parameters."""
+        """A lower bound for all attention and vector engines of some boxes, for values of the other parameters.
+
+        Without words of the rings for all rings.
+        """
         return _ascending(inputs, self._cycles_of)
 
     def _bounds(self, inputs: Inputs, begun: Mapping[tuple[int, int], NDArray[np.int64]], leaping: bool) -> Any:
@@ -214,7 +222,7 @@ class DesignSpace:
         return used, self.tools.formulas(used), inputs["row_group"], variant
 
     def _cycles_of(self, inputs: Inputs) -> Any:
-        arrays = {axis: inputs[axis] for axis in ("t_in", "t_out", "n_l")}
+        arrays = {axis: inputs[axis] for axis in _ENGINE_AXES["linear"] if axis in inputs}
         linear: dict[str, Any] = {"ring_words": _FREE, "table_words": _FREE, **arrays}
         word = self._word(inputs["ports"])
         nodes = {axis: inputs[axis] for axis in self._of(_BOXED_AXES)}
@@ -224,28 +232,57 @@ class DesignSpace:
         return self.bound({"linear": linear}, formulas, inputs["row_group"], variant, boxed=boxed, leaping=True)
 
     def _least_cycles(self) -> Term:
+        """A lower bound for any attention and vector engine, and any rings."""
+        return Term("least_cycles", _ARRAY_AXES, _flat(_ARRAY_AXES, self._any_cycles))
+
+    def _any_cycles(self, inputs: Inputs) -> NDArray[np.int64]:
+        """A lower bound for all attention and vector engines."""
+        roots = {axis: np.zeros_like(inputs["t_in"]) for axis in self._of(_BOXED_AXES)}
+        return self._boxed_cycles({**inputs, **roots})
+
+    def _any_held_cycles(self, inputs: Inputs) -> NDArray[np.int64]:
+        """The same for some words of the rings."""
+        found: NDArray[np.int64] = self._once(inputs, self._any_cycles)
+        return found
+
+    def _once(self, inputs: Inputs, cycles: Callable[[Inputs], Any]) -> Any:
+        """A bound of designs by ascending rows per command, asked for once where only tables that suffice differ."""
+        most, arrays = self.axes["table_words"][-1], {axis: np.asarray(values) for axis, values in inputs.items()}
+        tables, code = arrays["table_words"], np.zeros(len(arrays["t_in"]), np.int64)
+        columns = {**arrays, "table_words": np.where(tables >= self._window(arrays), most, tables)}
+        for axis in ("row_group", *(axis for axis in columns if axis != "row_group")):
+            code = code * len(self.axes[axis]) + np.searchsorted(self.axes[axis], columns[axis])
+        _, first, back = np.unique(code, return_index=True, return_inverse=True)
+        return cycles({axis: values[first] for axis, values in columns.items()})[back]
+
+    def _window(self, inputs: Inputs) -> Any:
+        """Words of the table ring, more of which hold nothing back; for any attention engine if none is given."""
+        axes = tuple(axis for axis in ("t_out", "t_a", "ports") if axis in inputs)
+
+        def window(point: Mapping[str, int]) -> int:
+            given = [point["t_a"]] if "t_a" in point else self.axes.get("t_a", (1,))
+            array, word = {"t_in": 1, "t_out": point["t_out"]}, self._word(point["ports"])
+            return max(int(self.bound.window(array, t_a, word)) for t_a in given)
+
+        return _each(inputs, axes, window)
+
+    def _held_cycles(self) -> Term:
         """A lower bound for any attention and vector engine."""
+        axes = (*_ARRAY_AXES, *_RINGS)
+        formula = _flat(axes, self._any_held_cycles)
+        return Term("held_cycles", axes, formula, floor="least_cycles", boxed=formula, single=axes)
 
-        def formula(inputs: Inputs) -> Any:
-            arrays = np.broadcast_arrays(*(np.asarray(inputs[axis]) for axis in _ARRAY_AXES))
-            flat = {axis: array.ravel() for axis, array in zip(_ARRAY_AXES, arrays, strict=True)}
-            roots = {axis: np.zeros_like(flat["t_in"]) for axis in self._of(_BOXED_AXES)}
-            return self._boxed_cycles({**flat, **roots}).reshape(arrays[0].shape)
-
-        return Term("least_cycles", _ARRAY_AXES, formula)
-
-    def _cycles(self) -> Term:
-        """A lower bound."""
+    def _free_cycles(self) -> Term:
+        """A lower bound for any rings."""
         axes = self._of(_TIME_AXES)
 
-        def formula(inputs: Inputs) -> Any:
-            arrays = np.broadcast_arrays(*(np.asarray(inputs[axis]) for axis in axes))
-            flat = {axis: array.ravel() for axis, array in zip(axes, arrays, strict=True)}
-            leaves = {axis: self._engine_times.leaf(axis, flat[axis]) for axis in self._of(_BOXED_AXES)}
-            return self._boxed_cycles({**flat, **leaves}).reshape(arrays[0].shape)
+        def leaves(inputs: Inputs) -> NDArray[np.int64]:
+            found = {axis: self._engine_times.leaf(axis, inputs[axis]) for axis in self._of(_BOXED_AXES)}
+            return self._boxed_cycles({**inputs, **found})
 
         single = tuple(axis for axis in axes if axis not in _BOXED_AXES)
-        return Term("cycles", axes, formula, floor="least_cycles", boxed=self._boxed_cycles, single=single)
+        formula = _flat(axes, leaves)
+        return Term("free_cycles", axes, formula, floor="least_cycles", boxed=self._boxed_cycles, single=single)
 
     def _latency(self) -> Term:
         return monotone(
@@ -261,7 +298,17 @@ class DesignSpace:
         if not self._energetic:
             raise InputError(f"{ENERGY} on board {self.board.name}: no table [energy]; legal: a board file with one")
         fixed = self.planner.design(Choice()).engines
-        return EnergyTerms(self.network, self.board, self.tools.kernels, fixed, tuple(self.axes)).terms()
+        return EnergyTerms(self.network, self.board, self.tools.kernels, fixed, self.axes).terms()
+
+    @cached_property
+    def _energies(self) -> Problem:
+        return self.problem((ENERGY,))
+
+    def least_energy(self, points: Inputs, cycles: NDArray[np.int64]) -> Any:
+        """A lower bound of the energy in microjoules of designs that take at least so many cycles."""
+        term = self._energies.by_name[ENERGY]
+        known = self._energies.compute(points, [name for name in term.of if name != "cycles"])
+        return term.formula({**known, "cycles": cycles})
 
     def _untileable(self) -> Term:
         """1 where the weights of the longest tile do not fit the ring."""
@@ -326,6 +373,16 @@ class DesignSpace:
             parts = self.tools.resources(self.design(widths))
             self._parts[key] = parts["memories"] + parts["shell"]
         return self._parts[key]
+
+
+def _flat(axes: tuple[str, ...], formula: Callable[[Inputs], NDArray[np.int64]]) -> Callable[[Inputs], Any]:
+    """A formula of flat arrays for arrays of any shapes."""
+
+    def found(inputs: Inputs) -> Any:
+        arrays = np.broadcast_arrays(*(np.asarray(inputs[axis]) for axis in axes))
+        return formula({axis: array.ravel() for axis, array in zip(axes, arrays, strict=True)}).reshape(arrays[0].shape)
+
+    return found
 
 
 def _ascending(inputs: Inputs, cycles: Callable[[Inputs], Any]) -> NDArray[np.int64]:
@@ -394,14 +451,16 @@ class _Run:
     Attributes:
         rings: words of the weight ring and of the table ring of the design.
         need: how many of them the run needs; None where only these are sure to do.
-        score: what was asked for.
+        cycles: of the run.
+        spent: what else of it decides its energy; None if nobody asks.
         begun: of what ends before the first attention or norm begins: numbers of linear layer and group of rows, the
             cycle in which it is done, and how many words of the rings are needed to then.
     """
 
     rings: tuple[int, int]
     need: _Need
-    score: tuple[float, ...]
+    cycles: int
+    spent: "_Spent | None"
     begun: tuple[tuple[tuple[int, int], int, _Need], ...]
 
     def runs(self, rings: tuple[int, int], need: _Need) -> bool:
@@ -410,8 +469,16 @@ class _Run:
         return all(ring == mine or (least is not None and ring >= least) for ring, mine, least in pairs)
 
 
+class _Spent(NamedTuple):
+    """The program of a run, the cycles in which its engines are busy, and the bytes that it moves off chip."""
+
+    program: Program
+    busy: Mapping[str, int]
+    moved: int
+
+
 class _Scorer:
-    """Exact latencies in microseconds, and bounds that get near to them.
+    """Exact latencies in microseconds and energies in microjoules, and bounds that get near to them.
 
     Runs are remembered. Designs often differ only in rings that are longer than they need to be; then one runs as the
     other. And what happens before the first attention or norm does not depend on how fast these are.
@@ -434,32 +501,36 @@ class _Scorer:
             timing = exact(program, design, space.tools.formulas(design.engines), compiled=True)
         except (NothingFits, CheckError):
             return None
-        found = {"latency_us": timing.total * 1e6 / design.board.clock_hz}
+        spent = None
         if ENERGY in self.names:
-            found[ENERGY] = self._energy(program, design, timing)
-        score = tuple(found[name] for name in self.names)
+            spent = _Spent(program, busy(timing.activities), sum(program_traffic(program, design.word_bytes)))
         rings = design.linear["ring_words"], design.linear["table_words"]
-        run = _Run(rings, timing.rings, score, self._first(timing, design.row_group))
+        run = _Run(rings, timing.rings, timing.total, spent, self._first(timing, design.row_group))
         key = self._key(point)
         self._runs.setdefault(self._engines(point), []).append((key, run))
         self._begun.setdefault(self._begin(key), []).append(run)
-        return score
+        return self._said(design, run)
 
     def recall(self, point: Mapping[str, int]) -> tuple[float, ...] | None:
-        """What is asked for if the design is known to run as one that was scored; energy counts its rings too."""
-        if ENERGY in self.names:
-            return None
+        """What is asked for if the design is known to run as one that was scored."""
         rings, known = (point["ring_words"], point["table_words"]), self._runs.get(self._engines(point), [])
         runs = [(key, run) for key, run in known if run.runs(rings, run.need)]
         mine = self._key(point) if runs else ()
-        return next((run.score for key, run in runs if key == mine), None)
+        run = next((run for key, run in runs if key == mine), None)
+        return None if run is None else self._said(self.space.design(point), run)
 
-    def _energy(self, program: Program, design: Design, timing: Timing) -> float:
+    def _said(self, design: Design, run: _Run) -> tuple[float, ...]:
+        """What is asked for of a design that runs so; energy counts all that it has."""
+        found = {"latency_us": run.cycles * 1e6 / design.board.clock_hz}
         tools = self.space.tools
-        assert tools.joules is not None, "asked for of engines that say it"
-        moved = sum(program_traffic(program, design.word_bytes))
-        parts, engines = tools.resources(design), tools.joules(design)
-        return 1e6 * run_energy(program, design, timing, parts=parts, engines=engines, traffic_bytes=moved).total
+        if run.spent is not None and tools.joules is not None:
+            program, work, moved = run.spent
+            parts, engines = tools.resources(design), tools.joules(design)
+            energy = run_energy(
+                program, design, cycles=run.cycles, busy=work, parts=parts, engines=engines, traffic_bytes=moved
+            )
+            found[ENERGY] = 1e6 * energy.total
+        return tuple(found[name] for name in self.names)
 
     def _first(self, timing: Timing, row_group: int) -> tuple[tuple[tuple[int, int], int, _Need], ...]:
         """What ends before the first attention or norm begins: see `_Run.begun`."""
@@ -473,27 +544,23 @@ class _Scorer:
         return tuple(found)
 
     def glance(self, points: Inputs) -> NDArray[np.float64]:
-        """Bounds of what is asked for of many designs, 0 where none is better; rings hold back weights in them."""
-        return self._latencies(points, self._rough)
+        """Bounds of what is asked for of many designs; rings hold back weights in them."""
+        return self._least(points, self._rough)
 
     def lift(self, points: Inputs) -> NDArray[np.float64]:
         """The same, better and dearer."""
-        return self._latencies(points, self._fine)
+        return self._least(points, self._fine)
 
-    def _latencies(self, points: Inputs, cycles: Callable[[Inputs], Any]) -> NDArray[np.float64]:
-        latency = _ascending(points, cycles) * 1e6 / points["clock_hz"]
-        return np.stack([latency if name == "latency_us" else 0 * latency for name in self.names], axis=1)
+    def _least(self, points: Inputs, cycles: Callable[[Inputs], Any]) -> NDArray[np.float64]:
+        least = _ascending(points, cycles)
+        found = {"latency_us": least * 1e6 / points["clock_hz"]}
+        if ENERGY in self.names:
+            found[ENERGY] = self.space.least_energy(points, least)
+        return np.stack([found[name] for name in self.names], axis=1)
 
     def _rough(self, points: Inputs) -> Any:
-        """Bounds of the cycles of designs of ascending rows per command, asked for once if only tables differ."""
-        window = self.space.bound.window(points, points.get("t_a", 1), self.space._word(points["ports"]))
-        most, code = self.space.axes["table_words"][-1], np.zeros(len(points["clock_hz"]), np.int64)
-        columns = {**points, "table_words": np.where(points["table_words"] >= window, most, points["table_words"])}
-        for axis in ("row_group", *(axis for axis in self.space.axes if axis != "row_group")):
-            values = self.space.axes[axis]
-            code = code * len(values) + np.searchsorted(values, columns[axis])
-        _, first, back = np.unique(code, return_index=True, return_inverse=True)
-        return self.space._bounds({axis: columns[axis][first] for axis in columns}, {}, leaping=True)[back]
+        """Bounds of the cycles of designs of ascending rows per command."""
+        return self.space._once(points, lambda inputs: self.space._bounds(inputs, {}, leaping=True))
 
     def _fine(self, points: Inputs) -> Any:
         """Better bounds, with what is known of the begin."""

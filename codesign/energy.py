@@ -8,9 +8,7 @@ which it is believed to lie.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from codesign import waits
 from codesign.board import Board
-from codesign.cycles import Timing
 from codesign.design import Design
 from codesign.kernel import DSP_MACS, Joules, Resources, joules
 from codesign.program import Program
@@ -69,8 +67,9 @@ class RunEnergy:
 def run_energy(
     program: Program,
     design: Design,
-    timing: Timing,
     *,
+    cycles: int,
+    busy: Mapping[str, int],
     parts: Mapping[str, Resources],
     engines: EngineJoules,
     traffic_bytes: int,
@@ -80,7 +79,8 @@ def run_energy(
     Args:
         program: its commands.
         design: with the board and its coefficients.
-        timing: of the program.
+        cycles: of the run.
+        busy: cycles of it in which each engine has a command under way, see `codesign.waits.busy`.
         parts: resources by part, those of engines under their engine's name.
         engines: what the kernels say of their commands' work.
         traffic_bytes: off-chip bytes of the run, both directions.
@@ -89,17 +89,17 @@ def run_energy(
         InputError: the board has no coefficients.
     """
     board, e = design.board, design.board.coefficients
-    spent, busy = dict.fromkeys(engines, 0.0), waits.busy(timing.activities)
+    spent = dict.fromkeys(engines, 0.0)
     for job in program.jobs:
         spent[job.engine] += engines[job.engine](job.work) * len(job.commands)
     shell = sum((part for name, part in parts.items() if name not in engines), Resources())
-    waiting = sum(int(parts[name].ff) * (timing.total - busy.get(name, 0)) for name in engines)
+    waiting = sum(int(parts[name].ff) * (cycles - busy.get(name, 0)) for name in engines)
     return RunEnergy(
         engines=spent,
         offchip=traffic_bytes * (e.offchip_byte_fj + e.ram_byte_fj) * _FEMTO,
-        shell=float(joules(board, macs=0, ram_bytes=0, cycles=timing.total, logic=shell)),
+        shell=float(joules(board, macs=0, ram_bytes=0, cycles=cycles, logic=shell)),
         idle=waiting * e.ff_cycle_fj * _FEMTO,
-        static=e.static_mw * _MILLI * timing.total / board.clock_hz,
+        static=e.static_mw * _MILLI * cycles / board.clock_hz,
         error=e.error_percent / 100,
     )
 

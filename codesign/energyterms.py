@@ -5,7 +5,8 @@ cycles. Left out are waiting in the linear engine, that a layer's weights come b
 is loaded and stored but weights.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ class EnergyTerms:
         board: with coefficients.
         kernels: kernel classes by engine name.
         fixed: parameters by engine that are no axes.
-        axes: names of the axes.
+        axes: values by parameter; what kernels say is computed once for all of them.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class EnergyTerms:
         board: Board,
         kernels: Mapping[str, type[Kernel]],
         fixed: Mapping[str, Params],
-        axes: tuple[str, ...],
+        axes: Mapping[str, tuple[int, ...]],
     ) -> None:
         self.network, self.board, self.kernels, self.fixed, self.axes = network, board, kernels, fixed, axes
         self.port_bytes = board.memory.port_bits // 8
@@ -55,9 +56,10 @@ class EnergyTerms:
             "attention": ("t_a", "n_a", "t_out", "row_group", "ports"),
             "vector": ("t_v", "row_group"),
         }
-        busy = Term("linear_busy", tuple(a for a in needs["linear"] if a in self.axes), self._busy)
+        of = {engine: tuple(axis for axis in needs[engine] if axis in self.axes) for engine in needs}
+        busy = Term("linear_busy", of["linear"], self._tabled(of["linear"], self._busy))
         used = [engine for engine in needs if engine in self.fixed]
-        found = [Term(f"{e}_joules", tuple(a for a in needs[e] if a in self.axes), work[e]) for e in used]
+        found = [Term(f"{e}_joules", of[e], self._tabled(of[e], work[e])) for e in used]
         idle = [f"{engine}_ff" for engine in used if engine != "linear"]
         return [busy, *found, self._total([term.name for term in found], idle)]
 
@@ -72,6 +74,17 @@ class EnergyTerms:
 
         of = (*spent, *idle, "linear_busy", "linear_lut", "linear_ff", "rest_lut", "rest_ff", "cycles", "clock_hz")
         return monotone(ENERGY, of, formula, falling=("clock_hz",))
+
+    def _tabled(self, of: tuple[str, ...], formula: Callable[[Inputs], Any]) -> Callable[[Inputs], Any]:
+        """A formula of some axes that is computed for all their values when first asked for."""
+        values = [np.array(self.axes[axis], np.int64) for axis in of]
+
+        @cache
+        def table() -> Any:
+            found = formula(dict(zip(of, np.meshgrid(*values, indexing="ij", sparse=True), strict=True)))
+            return np.broadcast_to(found, tuple(map(len, values)))
+
+        return lambda x: table()[tuple(np.searchsorted(all, x[axis]) for all, axis in zip(values, of, strict=True))]
 
     def _heads(self, layer: Attention, x: Inputs) -> tuple[Any, Any]:
         """Heads and columns of one, padded."""

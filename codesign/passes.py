@@ -52,15 +52,18 @@ class Array:
     There are two buffers: the rows of a pass are loaded behind the end of the pass before the last, and its tiles take
     a period of the array.
 
+    Args:
+        n_l: rows of a pass at most.
+
     Attributes:
         loader, free: first cycles in which they can go on.
         ends: cycles in which the last two passes ended.
     """
 
-    def __init__(self) -> None:
-        self.loader: Number = 0
-        self.free: Number = 0
-        self.ends: tuple[Number, Number] = (-1, -1)
+    def __init__(self, n_l: Number) -> None:
+        self.loader: Number = 0 * n_l
+        self.free: Number = 0 * n_l
+        self.ends: tuple[Number, Number] = 0 * n_l - 1, 0 * n_l - 1
 
     def put_off(self, late: Number) -> None:
         """Everything comes so many cycles later."""

@@ -54,7 +54,7 @@ class Rings:
         linear: parameters of the linear engine.
 
     Attributes:
-        turning: whether the rings may be full at all.
+        known: whether the rings' words are; if not, they and the blocks of weights may be any.
         tiles, words: of all weights up to now.
         bursts: of full length that brought them, at least.
         freed: some tiles in order.
@@ -63,7 +63,7 @@ class Rings:
 
     def __init__(self, rates: Rates, linear: Params) -> None:
         self.rates, self.linear = rates, linear
-        self.turning = bool(np.min(linear["ring_words"]) < FREE)
+        self.known = bool(np.min(linear["ring_words"]) < FREE)
         self.tiles: Number = 0
         self.words: Number = 0
         self.bursts: Number = 0
@@ -75,10 +75,13 @@ class Rings:
         """The next layer; returns where it begins."""
         before = Freed(self.tiles, self.words, 0)
         self.tiles, self.words = self.tiles + cut.all, self.words + cut.all * cut.ib
-        others: Number = (cut.blocks - 1) * self._whole_bursts(cut.tiles, cut.ib)
-        self.bursts = self.bursts + others + self._whole_bursts(cut.last, cut.ib)
-        odd: Any = cut.last * self.linear["t_out"] * (8 + self.linear["t_in"] * cut.ib) % BURST_BYTES
-        self.even = (odd == 0) * 1
+        if self.known:
+            others: Number = (cut.blocks - 1) * self._whole_bursts(cut.tiles, cut.ib)
+            self.bursts = self.bursts + others + self._whole_bursts(cut.last, cut.ib)
+            odd: Any = cut.last * self.linear["t_out"] * (8 + self.linear["t_in"] * cut.ib) % BURST_BYTES
+            self.even = (odd == 0) * 1
+        else:
+            self.bursts = self.bursts + cut.all * self._whole_bursts(1, cut.ib)
         return before
 
     def put_off(self, late: Number, tiles: Number, words: Number, bursts: Number) -> None:

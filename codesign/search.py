@@ -6,6 +6,7 @@ every point of the space.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from math import prod
 from time import process_time
@@ -29,8 +30,12 @@ _DIVE = 2000
 """Boxes kept by a dive, which comes first where objectives are expensive."""
 _WIDE = 1 << 18
 """Boxes bounded at once there, as asking often costs more than asking for many."""
+_CROWD, _SCOUTS = 1 << 13, 50
+"""Points that wait for a score before some are scored at once, which cut many of the others, and how many of them."""
 _POOL = 1 << 17
 _CHUNK = 1 << 17
+_BESIDE = 300
+"""Points beside the front that a check scores, at most."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,7 @@ class Refine:
             may have learned from them.
         recall: the score of a design if it is known to be that of one already scored, else None; quick. Of designs
             with equal objectives, the front then has the one that leaves the most of what is limited.
+        spare: axes of which designs often have more than they need, so that with less they would take the same score.
     """
 
     objectives: tuple[str, ...]
@@ -56,6 +62,7 @@ class Refine:
     glance: Callable[[Inputs], Values] | None = None
     lift: Callable[[Inputs], Values] | None = None
     recall: Callable[[Mapping[str, int]], Sequence[float] | None] | None = None
+    spare: tuple[str, ...] = ()
 
 
 @uncollected()
@@ -260,31 +267,37 @@ class _Climber:
         found[np.isnan(found)] = -np.inf
         return found
 
-    def raised(self, points: Points) -> Points:
-        """The points with all axes that no expensive objective reads as high as the objectives let them be."""
+    def raised(self, points: Points, refine: Refine) -> Points:
+        """The points with all spare axes as high as the objectives that are not refined let them be."""
         points = points.copy()
-        for axis in self._unread():
+        for axis in self._spare(refine):
             count = self.problem.shape[axis]
             values, ok = self._lines(points, axis, np.arange(count)[None, :])
+            values = values[..., self._plain(refine)]
             here = values[np.arange(len(points)), points[:, axis]]
             same = ok & (values == here[:, None]).all(axis=-1)
             points[:, axis] = count - 1 - np.argmax(same[:, ::-1], axis=1)
         return points
 
-    def _unread(self) -> list[int]:
-        """Axes that no expensive objective reads; none if there is no such objective."""
-        read = {axis for memo in self.bounder.lazy.values() for axis in memo.term.of}
-        return [at for at, name in enumerate(self.problem.axes) if read and name not in read]
+    def _spare(self, refine: Refine) -> list[int]:
+        return [at for at, name in enumerate(self.problem.axes) if name in refine.spare]
 
-    def alike(self, points: Points) -> list[Points]:
-        """For each point the feasible ones of equal bounds that differ in unread axes alone, the most sparing first."""
-        axes, shape = self._unread(), self.problem.shape
+    def _plain(self, refine: Refine) -> list[int]:
+        """The objectives that are not refined."""
+        return [at for at, name in enumerate(self.problem.objectives) if name not in refine.objectives]
+
+    def alike(self, points: Points, refine: Refine) -> list[Points]:
+        """For each point the feasible ones that differ in spare axes alone and are as good but for what is refined.
+
+        The most sparing come first.
+        """
+        axes, shape = self._spare(refine), self.problem.shape
         places = np.array([*product(*(range(shape[axis]) for axis in axes))], np.int64)
         found = np.repeat(points, len(places), axis=0)
         same = (found[:, axes] == (tiled := np.tile(places, (len(points), 1)))).all(axis=1)
         found[:, axes] = tiled
         bounds, ok = self._bounds(found, 0, found[:, :1])
-        values = self._objectives(bounds, ok.shape)[:, 0]
+        values = self._objectives(bounds, ok.shape)[:, 0][:, self._plain(refine)]
         good = ok[:, 0] & (values == np.repeat(values[same], len(places), axis=0)).all(axis=1)
         order = np.lexsort((*found.T[::-1], self._share(bounds, len(found)), np.arange(len(found)) // len(places)))
         parts = np.split(order, len(points)) if len(points) else []
@@ -319,19 +332,21 @@ def _refined(engine: _Engine, refine: Refine) -> tuple[Points, Values, Proof]:
     """The front of exact scores: first of points on or near the front of bounds, then of all that may still matter."""
     scorer = _Scorer(engine.problem, refine)
     archive = engine.tries() if engine.bounder.lazy else engine.front()[0]
-    scorer.take(archive.values, engine.climber.raised(archive.points))
+    scorer.take(archive.values, engine.climber.raised(archive.points, refine))
     scorer.settle(0, lifting=False)
     scorer.unscored = 0  # these come again
 
     def sink(values: Values, points: Points) -> None:
         scorer.take(values, points)
+        if scorer.waiting > _CROWD:
+            scorer.scout(_SCOUTS)
         if scorer.waiting > _POOL:
             scorer.settle(_POOL // 2)
 
     proof = engine.branch(scorer.archive, sink)
     scorer.settle(0)
     proof = replace(proof, scored=scorer.scored, recalled=scorer.recalled, gap=scorer.gap, unscored=scorer.unscored)
-    return scorer.spared(engine.climber.alike), scorer.archive.values, proof
+    return scorer.spared(partial(engine.climber.alike, refine=refine)), scorer.archive.values, proof
 
 
 class _Scorer:
@@ -370,6 +385,14 @@ class _Scorer:
         self._values = np.concatenate([self._values, values])
         self._points = np.concatenate([self._points, points])
         self._lifted = np.concatenate([self._lifted, np.zeros(len(values), np.bool_)])
+
+    def scout(self, most: int) -> None:
+        """Scores at most so many points of those that no other waiting one dominates, far from each other."""
+        self._filter()
+        chosen = np.flatnonzero(nondominated(self._values, ties=True))
+        for i in chosen[:: 1 + len(chosen) // most][: self._left()]:
+            self._score(int(i))
+        self._filter()
 
     def settle(self, most: int, *, lifting: bool = True) -> None:
         """Scores points until at most so many wait, the others being scored or dominated.
@@ -485,7 +508,8 @@ def check_front(
 
     Every point of the front must be feasible, have the objectives that it states and dominate no other. Then
     all points of some random subspaces, half of them through a point of the front, are evaluated without any
-    cut: the front must dominate each feasible one, or hold its vector.
+    cut: the front must dominate each feasible one, or hold its vector. With a scorer, some points beside the front
+    are scored whatever their bounds say.
 
     Args:
         problem: what was searched.
@@ -509,7 +533,19 @@ def check_front(
             for point in chunk[allowed][left]:
                 _check_outside(problem, front, refine, point)
             count, feasible, scored = count + len(chunk), feasible + int(allowed.sum()), scored + len(left)
-    return Checked(count, feasible, scored)
+    beside = _beside(problem, random, places) if refine is not None and len(places) else places[:0]
+    for point in beside:
+        _check_outside(problem, front, refine, point)
+    return Checked(count + len(beside), feasible + len(beside), scored + len(beside))
+
+
+def _beside(problem: Problem, random: np.random.Generator, places: Points) -> Points:
+    """Some feasible points that differ from one of the front in a single axis."""
+    found = places[random.integers(len(places), size=_BESIDE)]
+    axes = random.integers(len(problem.shape), size=_BESIDE)
+    found[np.arange(_BESIDE), axes] = random.integers(0, np.array(problem.shape)[axes])
+    found = np.unique(found, axis=0)
+    return found[problem.evaluate(found).feasible]
 
 
 def _check_members(problem: Problem, front: Front, refine: Refine | None) -> Points:

@@ -13,6 +13,7 @@ from codesign.hw import accelerator
 from codesign.hw.energies import engine_joules
 from codesign.kernel import Resources, joules
 from codesign.program import compile_network
+from codesign.waits import busy
 
 ZCU102 = Board.load("zcu102")
 PUBLISHED = (  # DSP, BRAM36, LUT, FF, clock in Hz, watts of the chip
@@ -32,8 +33,9 @@ def energy_of(made: Plan, *, board: Board = ZCU102, traffic_bytes: int = 1000) -
     design = replace(made.design, board=board)
     parts = accelerator.resources(design)
     return run_energy(
-        made.program, design, made.timing, parts=parts, engines=engine_joules(design), traffic_bytes=traffic_bytes
-    )
+        made.program, design, cycles=made.timing.total, busy=busy(made.timing.activities), parts=parts,
+        engines=engine_joules(design), traffic_bytes=traffic_bytes,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "board", "resources", "clock", "watts"), PUBLISHED)

@@ -38,28 +38,29 @@ def test_no_pass_ends_sooner(seed: int) -> None:
     for _ in range(60):
         n_l, kw, period = int(rng.integers(1, 7)), int(rng.integers(1, 12)), int(rng.integers(1, 80))
         commands = [(int(rng.integers(200 * number + 1)), int(rng.integers(1, 25))) for number in range(3)]
-        array, work, want = Array(), Rows(0, kw, period, 1, 0, 0), _followed(commands, n_l, kw, period)
+        array, work, want = Array(n_l), Rows(0, kw, period, 1, 0, 0), _followed(commands, n_l, kw, period)
         found = [int(array.run(t, rows, Passes(rows, n_l), work)) for t, rows in commands]
         assert all(bound <= real for bound, real in zip(found, want, strict=True)), (commands, n_l, kw, period)
         tight += found[0] == want[0]
     assert tight > 50
 
 
-def test_many_designs_together() -> None:
+@pytest.mark.parametrize("n_l", [[1, 2, 5, 8], [9, 9, 12, 20]])
+def test_many_designs_together(n_l: list[int]) -> None:
     """The second group is of the first designs alone; the others stay where they were."""
-    n_l, kw, period = np.array([1, 2, 5, 8]), np.array([3, 4, 5, 6]), np.array([20, 30, 40, 50])
-    together, work = Array(), Rows(0, kw, period, 1, 0, 0)
+    rows_at_once, kw, period = np.array(n_l), np.array([3, 4, 5, 6]), np.array([20, 30, 40, 50])
+    together, work = Array(rows_at_once), Rows(0, kw, period, 1, 0, 0)
     sizes = [np.array([7, 8, 9, 9]), np.array([4, 2])]
     for rows in sizes:
-        together.run(0, rows, Passes(rows, n_l), work.among(rows))
+        together.run(0, rows, Passes(rows, rows_at_once), work.among(rows))
     together.busy(np.array([0, 10**6]))
     together.put_off(5)
-    for number in range(4):
-        alone = Array()
+    for number, most in enumerate(n_l):
+        alone = Array(most)
         for rows in sizes:
             if number < len(rows):
                 mine = Rows(0, int(kw[number]), int(period[number]), 1, 0, 0)
-                alone.run(0, int(rows[number]), Passes(int(rows[number]), int(n_l[number])), mine)
+                alone.run(0, int(rows[number]), Passes(int(rows[number]), most), mine)
         free = 10**6 if number == 1 else int(alone.free)
         assert [int(each[number]) for each in (together.free, together.loader, *together.ends)] == [  # type: ignore[index]
             free + 5, int(alone.loader) + 5, *(int(end) + 5 for end in alone.ends),

@@ -374,7 +374,7 @@ def _recalling(problem: Problem, apart: int = 0) -> Refine:
         found = problem.compute({axis: np.array(value) for axis, value in design.items()}, ["cost"])["cost"]
         return [known.setdefault((a, b, c), [float(found + extra[31 * a + 7 * b + c])])[0] + apart * design["e"]]
 
-    return Refine(("cost",), score, recall=lambda design: score(design) if key(design) in known else None)
+    return Refine(("cost",), score, recall=lambda design: score(design) if key(design) in known else None, spare=("e",))
 
 
 @pytest.mark.parametrize("seed", range(4))

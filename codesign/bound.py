@@ -50,6 +50,7 @@ class Bound:
         self.interfaces = Interfaces(network, variants or (board,))
         self.whole = len(network.layers) > 1
         self.readers, self.repeat = readers(network), repeats(network)
+        self._kept: dict[tuple[int, ...], list[Number]] = {}
 
     def __call__(
         self,
@@ -107,13 +108,23 @@ class Bound:
             word: bytes of a bus word.
             row_group: most rows per command.
         """
-        tiles = ((shape.rows, *shape.tiles(linear, t_a, word)) for shape in self.kinds)
-        return [block_tiles(rows, ib, ob, linear, row_group) for rows, ib, ob in tiles]
+        tiles = self._tiles(linear, t_a, word)
+        cut = zip(self.kinds, tiles[::2], tiles[1::2], strict=True)
+        return [block_tiles(shape.rows, ib, ob, linear, row_group) for shape, ib, ob in cut]
 
     def lengths(self, linear: Params, t_a: Number, t_v: Number, word: Number) -> list[Number]:
         """All else that attention and vector engine decide of fetches and loads: columns, and words of norms."""
-        found = [size for shape in self.kinds for size in shape.tiles(linear, t_a, word)]
-        return found + [affine_words(d, t_v, word) for d in self.widths]
+        return self._tiles(linear, t_a, word) + [affine_words(d, t_v, word) for d in self.widths]
+
+    def _tiles(self, linear: Params, t_a: Number, word: Number) -> list[Number]:
+        """Weight words of a tile and tiles of every kind; those of single designs are kept."""
+        given = linear["t_in"], linear["t_out"], t_a, word
+        if any(isinstance(each, np.ndarray) for each in given):
+            return [size for shape in self.kinds for size in shape.tiles(linear, t_a, word)]
+        key = tuple(map(int, given))
+        if key not in self._kept:
+            self._kept[key] = [size for shape in self.kinds for size in shape.tiles(linear, t_a, word)]
+        return self._kept[key]
 
     def window(self, linear: Params, t_a: Number, word: Number) -> Number:
         """Words of the table ring, more of which hold nothing back; the arguments are as in `cuts`."""

@@ -509,7 +509,7 @@ class _Scorer:
         key = self._key(point)
         self._runs.setdefault(self._engines(point), []).append((key, run))
         self._begun.setdefault(self._begin(key), []).append(run)
-        return self._said(design, run)
+        return self._said(point, run)
 
     def recall(self, point: Mapping[str, int]) -> tuple[float, ...] | None:
         """What is asked for if the design is known to run as one that was scored."""
@@ -517,14 +517,14 @@ class _Scorer:
         runs = [(key, run) for key, run in known if run.runs(rings, run.need)]
         mine = self._key(point) if runs else ()
         run = next((run for key, run in runs if key == mine), None)
-        return None if run is None else self._said(self.space.design(point), run)
+        return None if run is None else self._said(point, run)
 
-    def _said(self, design: Design, run: _Run) -> tuple[float, ...]:
+    def _said(self, point: Mapping[str, int], run: _Run) -> tuple[float, ...]:
         """What is asked for of a design that runs so; energy counts all that it has."""
-        found = {"latency_us": run.cycles * 1e6 / design.board.clock_hz}
+        found = {"latency_us": run.cycles * 1e6 / point["clock_hz"]}
         tools = self.space.tools
         if run.spent is not None and tools.joules is not None:
-            program, work, moved = run.spent
+            design, (program, work, moved) = self.space.design(point), run.spent
             parts, engines = tools.resources(design), tools.joules(design)
             energy = run_energy(
                 program, design, cycles=run.cycles, busy=work, parts=parts, engines=engines, traffic_bytes=moved
@@ -569,15 +569,11 @@ class _Scorer:
     def _known(self, points: Inputs) -> dict[tuple[int, int], NDArray[np.int64]]:
         """What is known of the begin of designs: see `codesign.bound.Bound`."""
         found: dict[tuple[int, int], NDArray[np.int64]] = {}
-        rings = zip(points["ring_words"].tolist(), points["table_words"].tolist(), strict=True)
-        told: dict[tuple[object, ...], dict[tuple[int, int], int]] = {}
-        for at, (key, mine) in enumerate(zip(self._keys(points), rings, strict=True) if self._begun else ()):
-            alike = self._begin(key), mine
-            if alike not in told:
-                told[alike] = self._told(*alike)
-            for place, cycle in told[alike].items():
-                found.setdefault(place, np.zeros(len(points["ring_words"]), np.int64))[at] = cycle
-        return found
+        rows, back = np.unique(self._begins(points), axis=0, return_inverse=True)
+        for row, (*begin, ring, table) in enumerate(rows.tolist()):
+            for place, cycle in self._told((*begin,), (ring, table)).items():
+                found.setdefault(place, np.zeros(len(rows), np.int64))[row] = cycle
+        return {place: cycles[back] for place, cycles in found.items()}
 
     def _told(self, begin: tuple[int, ...], rings: tuple[int, int]) -> dict[tuple[int, int], int]:
         """The same of one design."""
@@ -592,12 +588,12 @@ class _Scorer:
         found: Any = self._decided(point, point["ports"] * self.space.board.memory.port_bits // 8, point["row_group"])
         return (*(point[axis] for axis in self._axes), *map(int, found), *(point[axis] for axis in self._boxed))
 
-    def _keys(self, points: Inputs) -> list[tuple[int, ...]]:
-        """The same of many designs."""
+    def _begins(self, points: Inputs) -> NDArray[np.int64]:
+        """What the begin of designs depends on, a row each: see `_begin`, and the words of the rings."""
         count, word = len(points["clock_hz"]), self.space._word(points["ports"])
         found = self._decided(points, word, points["row_group"])
-        columns = [*(points[axis] for axis in self._axes), *found, *(points[axis] for axis in self._boxed)]
-        return list(map(tuple, np.stack([np.broadcast_to(each, count) for each in columns], axis=1).tolist()))
+        columns = [*(points[axis] for axis in self._axes), *found, *(points[axis] for axis in _RINGS)]
+        return np.stack([np.broadcast_to(each, count) for each in columns], axis=1)
 
     def _decided(self, point: Mapping[str, Any], word: Any, row_group: Any) -> list[Any]:
         bound, t_a, t_v = self.space.bound, point.get("t_a", 1), point.get("t_v", 1)

@@ -163,6 +163,8 @@ class Rates:
         self.begin = of(lambda each: each.begin)
         self.numerator = of(lambda each: each.memory.bytes_numerator)
         self.denominator = of(lambda each: each.memory.bytes_denominator)
+        self._up: Number = self.numerator - 1
+        self._there: Number = self.latency + _REQUEST + 1 + self.ports
 
     def credit(self, cycles: Any) -> Number:
         """Bytes that the memory may grant in so many cycles."""
@@ -171,13 +173,12 @@ class Rates:
 
     def granted(self, size: Any) -> Number:
         """Cycles from the first grant on before which so many bytes are not granted; the bucket holds a burst."""
-        rest = larger(size - BURST_BYTES, 0)
-        return -(-rest * self.denominator // self.numerator)
+        found: Number = (larger(size - BURST_BYTES, 0) * self.denominator + self._up) // self.numerator
+        return found
 
     def come(self, size: Any) -> Number:
         """Cycles from when so many bytes can be asked for before which they are not all there."""
-        there: Number = self.latency + _REQUEST + 1 + self.ports
-        return there + larger(self.granted(size) + 1, size // self.word)
+        return self._there + larger(self.granted(size) + 1, size // self.word)
 
     def moved(self, size: Any, bursts: Number, even: Number) -> Number:
         """Cycles behind a request, less the latency, before which so many bytes do not come, whole bursts among them.

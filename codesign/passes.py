@@ -1,5 +1,6 @@
 """The linear engine's passes: rows are loaded, and the array goes over the weights, once for so many rows."""
 
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +23,35 @@ class Passes:
         self.most = int(np.max(self.count))
         self.full = smaller(n_l, rows)
         self.last: Number = rows - (self.count - 1) * n_l
+
+    @cached_property
+    def ends(self) -> tuple["_Turns", "_Turns"]:
+        """What the ends of the last pass and of the one before it depend on."""
+        return _turns(larger(self.count, 2)), _turns(larger(self.count - 1, 2))
+
+
+class _Turns(NamedTuple):
+    """A number of passes, at least two, as their buffers take turns.
+
+    Attributes:
+        two, four: 1 where they are two, and where they are four or more.
+        more: passes behind the second.
+        pairs, odd: pairs of these, and 1 where one is left.
+        others, even: the same of all behind the first.
+    """
+
+    two: Number
+    four: Number
+    more: Number
+    pairs: Number
+    odd: Number
+    others: Number
+    even: Number
+
+
+def _turns(count: Any) -> _Turns:
+    more = count - 2
+    return _Turns((more == 0) * 1, (more > 1) * 1, more, more // 2, more % 2, (count - 1) // 2, (count - 1) % 2)
 
 
 class Rows(NamedTuple):
@@ -92,21 +122,20 @@ class Array:
     @staticmethod
     def _several(passes: Passes, one: Number, then: Number, earlier: Number, work: Rows) -> tuple[Number, Number]:
         """Ends of the last pass and of the one before it; of one alone what is given."""
-        count, period = passes.count, work.period
-        full, least = passes.full * work.kw, passes.last * work.kw
+        period, full = work.period, passes.full * work.kw
+        short = full - passes.last * work.kw
         detour = full + 2 + period
 
-        def until(count: Any, load: Any) -> Number:
-            """End of so many passes, at least two, the last with such a load."""
-            second = larger(one, then + load * (count == 2) + full * (count > 2) + 2) + period
-            short = full - load
-            found = larger(second + (count - 2) * period, then + (count - 2) * full + load + 2 + period)
-            pairs: Any = second + (count - 2) // 2 * detour + (count - 2) % 2 * period - short * (count > 3)
-            others: Any = one + (count - 1) // 2 * detour + (count - 1) % 2 * period - short
+        def until(turns: _Turns, short: Any) -> Any:
+            """End of the last of some passes, whose rows load so much sooner than those of another."""
+            second = larger(one, then + full - short * turns.two + 2) + period
+            found = larger(second + turns.more * period, then + turns.more * full + full - short + 2 + period)
+            pairs: Any = second + turns.pairs * detour + turns.odd * period - short * turns.four
+            others: Any = one + turns.others * detour + turns.even * period - short
             return larger(found, larger(pairs, others))
 
-        several: Any = (count > 1) * 1
-        end: Any = until(larger(count, 2), least)
-        before: Any = until(larger(count - 1, 2), full)
-        found: Any = (count > 2) * before + (count == 2) * one
+        last, before = passes.ends
+        end, earlier_end = until(last, short), until(before, 0)
+        several, third = (passes.count > 1) * 1, (passes.count > 2) * 1
+        found: Any = third * earlier_end + (several - third) * one
         return several * end + (1 - several) * one, found + (1 - several) * earlier

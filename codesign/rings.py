@@ -63,6 +63,7 @@ class Rings:
 
     def __init__(self, rates: Rates, linear: Params) -> None:
         self.rates, self.linear = rates, linear
+        self._bytes: Number = linear["t_in"] * linear["t_out"]
         self.known = bool(np.min(linear["ring_words"]) < FREE)
         self.tiles: Number = 0
         self.words: Number = 0
@@ -128,14 +129,15 @@ class Rings:
             its last block.
         """
         whole, last, spacing = cut.tiles * cut.ib, cut.last * cut.ib, cut.spacing
-        begin = self._held_back(before.tile + cut.tiles, before.word + whole, whole)
+        asked = self._asked(before.tile + cut.tiles)
+        begin = self._held_back(asked, before.word + whole, whole)
         begin = larger(begin, self.came + self._flow(whole))
-        start = larger(start, self._held_back(before.tile + cut.tiles, before.word + cut.ib, cut.ib) + 1)
+        start = larger(start, self._held_back(asked, before.word + cut.ib, cut.ib) + 1)
         first = larger(start + cut.tiles * spacing, begin + 1 + spacing)
         between = (cut.passes - 2) * cut.tiles * spacing
         again: Any = (cut.passes > 1) * 1
         self.freed.append(before._replace(at=again * (first + between) + (1 - again) * start + cut.freed))
-        there = larger(there, self._held_back(self.tiles, self.words, last))
+        there = larger(there, self._held_back(self._asked(self.tiles), self.words, last))
         self.came = there = larger(there, begin + self._flow(self.words - before.word - whole))
         step = larger(2 * cut.tiles * spacing, self._back(cut, cut.tiles) + spacing)
         end = larger((cut.tiles + cut.last) * spacing, self._back(cut, cut.last) + spacing)
@@ -189,28 +191,39 @@ class Rings:
         words: Any = (tiles + cut.tiles) * cut.ib - p["ring_words"]
         return larger(found, (words > 0) * (cut.freed + self._brought(words)))
 
-    def _held_back(self, tiles: Number, words: Number, own: Number) -> Number:
-        """Cycle before which weights are not there, up to so many tiles and words of all; 0 if they may be all along.
+    def _asked(self, tiles: Any) -> Number:
+        """Cycle before which the weights of a fetch are not asked for, whose table is the last of so many tiles of all.
 
-        Nothing comes that lies further behind a tile that is not done with than the ring is long; and the weights of
-        a fetch, as many words as are its own, are asked for behind all of its table.
+        That is behind all of its table, and nothing comes that lies further behind a tile that is not done with than
+        the ring is long.
         """
-        p: Any = self.linear
-        found: Number = 0
         asked: Number = 0
-        for tile, word, at in self.freed[-LATEST:]:
-            late: Any = words - p["ring_words"] - word
+        for tile, _, at in self.freed[-LATEST:]:
+            asked = larger(asked, (tiles - self.linear["table_words"] > tile) * at)
+        return asked
+
+    def _held_back(self, asked: Any, words: Any, own: Number) -> Number:
+        """Cycle before which weights are not there, up to so many words of all; 0 if they may be all along.
+
+        Args:
+            asked: cycle before which they are not asked for.
+            words: up to which they are meant.
+            own: words of their fetch up to there.
+        """
+        found: Number = (asked > 0) * (asked + self._brought(own))
+        free = words - self.linear["ring_words"]
+        for _, word, at in self.freed[-LATEST:]:
+            late = free - word
             found = larger(found, (late > 0) * (at + self._brought(late)))
-            asked = larger(asked, (tiles - p["table_words"] > tile) * at)
-        return larger(found, (asked > 0) * (asked + self._brought(own)))
+        return found
 
     def _brought(self, words: Any) -> Number:
         """Cycles from when there is room before which so many weight words are not all there."""
-        return self.rates.come(words * self.linear["t_in"] * self.linear["t_out"])
+        return self.rates.come(words * self._bytes)
 
     def _flow(self, words: Any) -> Number:
         """Cycles in which so many weight words come at least, behind others."""
-        size = words * self.linear["t_in"] * self.linear["t_out"]
+        size = words * self._bytes
         return larger(self.rates.granted(size), larger(size - BURST_BYTES, 0) // self.rates.word)
 
     def _whole_bursts(self, tiles: Number, ib: Number) -> Number:

@@ -332,7 +332,7 @@ def _refined(engine: _Engine, refine: Refine) -> tuple[Points, Values, Proof]:
     """The front of exact scores: first of points on or near the front of bounds, then of all that may still matter."""
     scorer = _Scorer(engine.problem, refine)
     archive = engine.tries() if engine.bounder.lazy else engine.front()[0]
-    scorer.take(archive.values, engine.climber.raised(archive.points, refine))
+    scorer.take(*engine.climber.feasible(engine.climber.raised(archive.points, refine), asking=False))
     scorer.settle(0, lifting=False)
     scorer.unscored = 0  # these come again
 

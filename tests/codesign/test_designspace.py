@@ -1,5 +1,6 @@
 """The space of designs says of every point what the design says of itself, and its search misses none."""
 
+import importlib
 from dataclasses import replace
 from itertools import product
 from math import prod
@@ -209,6 +210,19 @@ def test_no_bound_is_above_the_score_of_any_ring(seed: int) -> None:
             score = scorer.score({axis: int(values[i]) for axis, values in drawn.items()})
             for name, bound in bounds.items():
                 assert score is None or bound[i] <= score[0], (name, network.name, i)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_first_designs_decide_nothing(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where rings decide most: weights come slowly, and rows pass several times."""
+    slow = replace(Board.load("zcu102").memory, bytes_per_second=[2, 5, 15][seed] * 10**9)
+    rng = np.random.default_rng(seed)
+    network = chain(rng, 40, rng.integers(40, 400, 5).tolist())
+    space = DesignSpace(network, replace(Board.load("zcu102"), memory=slow), tools())
+    front = space.search()
+    monkeypatch.setattr(importlib.import_module("codesign.search"), "_DIVE", 30)
+    assert np.array_equal(space.search().values, front.values)
+    assert front.proof.exact
 
 
 def test_designs_lifted_together_stay_below_their_scores() -> None:

@@ -21,12 +21,12 @@ def _loads(network: Network, design: Design) -> Loads:
 def _made(network: Network) -> tuple[Design, list[Command]]:
     linear = {**SMALL_VIT["linear"], "tables": 16, "kw_max": 64}
     engines = {**SMALL_VIT, "linear": linear, "vector": {"t_v": 1, "max_d": 64, "wide": 1}}
-    design = fitting(Design(board(), engines, {}, 4), [network])
+    design = fitting(Design(board(1), engines, {}, 4), [network])
     commands = compile_network(network, design, bare=True).commands
     return design, [command for command in commands if command.engine == "load"]
 
 
-@pytest.mark.parametrize("network", [random_network(1)[0], random_network(4)[0], post_norm(0)], ids=str)
+@pytest.mark.parametrize("network", [random_network(1)[0], random_network(4)[0], post_norm(0)], ids=lambda network: network.name)
 def test_loads_are_those_of_the_program(network: Network) -> None:
     design, commands = _made(network)
     loads, there, found = _loads(network, design), set[object](), list[tuple[str, object]]()

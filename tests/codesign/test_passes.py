@@ -65,3 +65,13 @@ def test_many_designs_together(n_l: list[int]) -> None:
         assert [int(each[number]) for each in (together.free, together.loader, *together.ends)] == [  # type: ignore[index]
             free + 5, int(alone.loader) + 5, *(int(end) + 5 for end in alone.ends),
         ]  # fmt: skip
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_rows_wait_for_the_buffer_of_the_pass_before_the_last(together: bool) -> None:
+    """Two passes end in cycles 110 and 210; then 160 words are loaded behind the first of them."""
+    array, long, short = Array(4), Rows(0, 2, 100, 1, 0, 0), Rows(0, 40, 10, 1, 0, 0)
+    for rows in [8] if together else [4, 4]:
+        array.run(0, rows, Passes(rows, 4), long)
+    assert (array.free, array.ends) == (211, (110, 210))
+    assert array.run(0, 4, Passes(4, 4), short) == 111 + 160 + 2 + 10

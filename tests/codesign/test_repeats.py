@@ -1,5 +1,7 @@
 """Layers that repeat, and who waits for what."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from codesign.models import gemm
@@ -14,6 +16,8 @@ def test_layers_that_repeat_are_found() -> None:
     assert repeats(chain(rng, 5, [64] * 9)) == (1, 1, 6)
     assert repeats(chain(rng, 5, [64, 32] * 5)) == (2, 2, 3)
     assert repeats(gemm(5, 64, 64)).length == 0
+    alike = chain(rng, 5, [64] * 9)
+    assert repeats(replace(alike, layers=alike.layers[:-1])) == (1, 1, 5), "the last linear layer stands apart"
     assert repeats(chain(rng, 5, [64, 32, 16, 8, 24, 40])).length == 0
 
 

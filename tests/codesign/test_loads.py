@@ -26,7 +26,9 @@ def _made(network: Network) -> tuple[Design, list[Command]]:
     return design, [command for command in commands if command.engine == "load"]
 
 
-@pytest.mark.parametrize("network", [random_network(1)[0], random_network(4)[0], post_norm(0)], ids=lambda network: network.name)
+@pytest.mark.parametrize(
+    "network", [random_network(1)[0], random_network(4)[0], post_norm(0)], ids=lambda network: network.name
+)
 def test_loads_are_those_of_the_program(network: Network) -> None:
     design, commands = _made(network)
     loads, there, found = _loads(network, design), set[object](), list[tuple[str, object]]()

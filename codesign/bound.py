@@ -282,7 +282,7 @@ class _Schedule:
 
     def _first_fetch(self) -> tuple[Number, ...] | None:
         layer = next(each for each in self.network if isinstance(each, Linear))
-        return first_fetch(self.linear, self.tiles(layer), self.word, self.bound.rings) if self.bound.whole else None
+        return first_fetch(self.linear, self._tiles(layer), self.word, self.bound.rings) if self.bound.whole else None
 
     def _padded(self) -> dict[str, Number]:
         """Columns of the matrices that attention touches, padded heads included."""
@@ -307,6 +307,10 @@ class _Schedule:
         if rows not in self.passes:
             self.passes[rows] = [Passes(group.rows, self.linear["n_l"]) for group in self._groups(rows).list]
         return self.passes[rows]
+
+    def _last_passes(self, rows: int) -> Passes:
+        """Those over the last group of every design."""
+        return Passes(self._groups(rows).last, self.linear["n_l"])
 
     def _ready(self, name: str | None, group: Group, first_row: int = 0) -> Number:
         """First cycle in which the command of a group can start that reads such rows of a tensor."""
@@ -370,22 +374,18 @@ class _Schedule:
             rows_left = over(rows_left, behind)
         self.array.busy(done.all + 1 - rows_left)
 
-    def _last_rows(self, rows: Number) -> Number:
-        """Rows of the last pass over a command of so many."""
-        n_l = self.linear["n_l"]
-        return rows - (ceil_div(rows, n_l) - 1) * n_l
-
-    def tiles(self, layer: Linear) -> tuple[Number, Number]:
+    def _tiles(self, layer: Linear) -> tuple[Number, Number]:
         """Weight words of a tile of a layer, and its tiles."""
         source, target = self._columns(layer.source), self._columns(layer.target)
         return ceil_div(source, self.linear["t_in"]), ceil_div(target, self.linear["t_out"])
 
     def _cut(self, layer: Linear) -> Cut:
-        p, groups, (ib, ob) = self.linear, self._groups(layer.rows), self.tiles(layer)
+        p, groups, (ib, ob) = self.linear, self._groups(layer.rows), self._tiles(layer)
+        last = self._last_passes(layer.rows)
         tiles, spacing = block_tiles(layer.rows, ib, ob, p, self.row_group), larger(ib, p["n_l"])
         blocks: Any = ceil_div(ob, tiles)
-        passes = (groups.count - 1) * self._passes(layer.rows)[0].count + ceil_div(groups.last, p["n_l"])
-        freed = spacing + self.formulas.array_latency + self._last_rows(groups.last)
+        passes = (groups.count - 1) * self._passes(layer.rows)[0].count + last.count
+        freed = spacing + self.formulas.array_latency + last.last
         return Cut(ib, spacing, ob, tiles, blocks, ob - (blocks - 1) * tiles, passes, freed)
 
     def _all_moved(self, layer: Linear, cut: Cut) -> Number:
@@ -398,7 +398,7 @@ class _Schedule:
             return 0
         drained = self.formulas.array_latency + self.formulas.drain_latency
         behind: Number = 2 + cut.spacing + drained + (cut.passes - 1) * cut.last * cut.spacing
-        behind = behind + self._last_rows(self._groups(layer.rows).last)
+        behind = behind + self._last_passes(layer.rows).last
         for norm in rest:
             if isinstance(norm, Norm):
                 for group in self._groups(norm.rows).list:

@@ -165,7 +165,7 @@ class DesignSpace:
         for name in RESOURCES:
             parts = [self._resource(engine, name) for engine in engines]
             terms += [*parts, self._rest(name), total(name, (*(part.name for part in parts), f"rest_{name}"))]
-        terms += self._energy() if ENERGY in objectives else []
+        terms += self._energy if ENERGY in objectives else []
         limits = {name: float(getattr(self.limit, name)) for name in RESOURCES} | {term.name: 0.0 for term in wrong}
         return Problem(self.axes, tuple(terms), limits, objectives)
 
@@ -212,14 +212,10 @@ class DesignSpace:
 
     def _bounds(self, inputs: Inputs, begun: Mapping[tuple[int, int], NDArray[np.int64]], leaping: bool) -> Any:
         """A lower bound that knows of the rings, for designs whose every parameter is given, and of their begin."""
-        return self.bound(*self._given(inputs), begun=begun, leaping=leaping)
-
-    def _given(self, inputs: Inputs) -> tuple[Any, Any, Any, Any]:
-        """What a bound asks of designs."""
         engines = {name: {axis: inputs[axis] for axis in self._of(axes)} for name, axes in _ENGINE_AXES.items()}
         used: dict[str, Any] = {name: params for name, params in engines.items() if params}
-        variant = self._variant(inputs["ports"], inputs["clock_hz"])
-        return used, self.tools.formulas(used), inputs["row_group"], variant
+        variant, formulas = self._variant(inputs["ports"], inputs["clock_hz"]), self.tools.formulas(used)
+        return self.bound(used, formulas, inputs["row_group"], variant, begun=begun, leaping=leaping)
 
     def _cycles_of(self, inputs: Inputs) -> Any:
         arrays = {axis: inputs[axis] for axis in _ENGINE_AXES["linear"] if axis in inputs}
@@ -240,12 +236,7 @@ class DesignSpace:
         roots = {axis: np.zeros_like(inputs["t_in"]) for axis in self._of(_BOXED_AXES)}
         return self._boxed_cycles({**inputs, **roots})
 
-    def _any_held_cycles(self, inputs: Inputs) -> NDArray[np.int64]:
-        """The same for some words of the rings."""
-        found: NDArray[np.int64] = self._once(inputs, self._any_cycles)
-        return found
-
-    def _once(self, inputs: Inputs, cycles: Callable[[Inputs], Any]) -> Any:
+    def _once(self, inputs: Inputs, cycles: Callable[[Inputs], Any]) -> NDArray[np.int64]:
         """A bound of designs by ascending rows per command, asked for once where only tables that suffice differ."""
         most, arrays = self.axes["table_words"][-1], {axis: np.asarray(values) for axis, values in inputs.items()}
         tables, code = arrays["table_words"], np.zeros(len(arrays["t_in"]), np.int64)
@@ -253,7 +244,8 @@ class DesignSpace:
         for axis in ("row_group", *(axis for axis in columns if axis != "row_group")):
             code = code * len(self.axes[axis]) + np.searchsorted(self.axes[axis], columns[axis])
         _, first, back = np.unique(code, return_index=True, return_inverse=True)
-        return cycles({axis: values[first] for axis, values in columns.items()})[back]
+        found: NDArray[np.int64] = cycles({axis: values[first] for axis, values in columns.items()})[back]
+        return found
 
     def _window(self, inputs: Inputs) -> Any:
         """Words of the table ring, more of which hold nothing back; for any attention engine if none is given."""
@@ -269,7 +261,7 @@ class DesignSpace:
     def _held_cycles(self) -> Term:
         """A lower bound for any attention and vector engine."""
         axes = (*_ARRAY_AXES, *_RINGS)
-        formula = _flat(axes, self._any_held_cycles)
+        formula = _flat(axes, lambda inputs: self._once(inputs, self._any_cycles))
         return Term("held_cycles", axes, formula, floor="least_cycles", boxed=formula, single=axes)
 
     def _free_cycles(self) -> Term:
@@ -289,8 +281,9 @@ class DesignSpace:
             "latency_us", ("cycles", "clock_hz"), lambda x: x["cycles"] * 1e6 / x["clock_hz"], falling=("clock_hz",)
         )
 
+    @cached_property
     def _energy(self) -> list[Term]:
-        """A lower bound, with what it is made of.
+        """A lower bound, with what it is made of; its tables are made once for all problems.
 
         Raises:
             InputError: the board has no coefficients.

@@ -81,10 +81,10 @@ class EnergyTerms:
 
         @cache
         def table() -> Any:
-            found = formula(dict(zip(of, np.meshgrid(*values, indexing="ij", sparse=True), strict=True)))
+            found = formula(dict(zip(of, np.ix_(*values), strict=True)))
             return np.broadcast_to(found, tuple(map(len, values)))
 
-        return lambda x: table()[tuple(np.searchsorted(all, x[axis]) for all, axis in zip(values, of, strict=True))]
+        return lambda x: table()[tuple(np.searchsorted(each, x[axis]) for each, axis in zip(values, of, strict=True))]
 
     def _heads(self, layer: Attention, x: Inputs) -> tuple[Any, Any]:
         """Heads and columns of one, padded."""

@@ -13,18 +13,15 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from codesign import network as _ir
 from codesign.board import Available, Board, Energy, Memory
 from codesign.design import Design
+from codesign.engines import kernels
 from codesign.errors import BundleError
-from codesign.network import Attention, Input, Layer, Linear, Network, Norm, Output, Tensor
+from codesign.network import Input, Layer, Network, Output, Tensor
 from codesign.program import Place, Program
 
 _DOCUMENT = "network"
-_KINDS: Mapping[str, type[Linear] | type[Attention] | type[Norm]] = {
-    "linear": Linear,
-    "attention": Attention,
-    "norm": Norm,
-}
 _ARRAY = "array"
 
 Arrays = dict[str, NDArray[Any]]
@@ -76,8 +73,23 @@ def _numbered(network: Network) -> enumerate[tuple[str, NDArray[np.int16]]]:
 
 
 def _layer(layer: Layer, path: str, arrays: Arrays) -> dict[str, object]:
-    kind = next(name for name, kind in _KINDS.items() if type(layer) is kind)
-    return {"kind": kind, **_plain(layer, path, arrays)}
+    return {"kind": type(layer).__name__.lower(), **_plain(layer, path, arrays)}
+
+
+class _Kinds(dict[str, type[Layer]]):
+    """Types of layers by the names that files use; engines are only looked for where a file has a layer of theirs."""
+
+    def __init__(self) -> None:
+        ours = (_ir.Linear, _ir.Attention, _ir.Norm)
+        super().__init__({kind.__name__.lower(): kind for kind in ours})
+
+    def __missing__(self, name: str) -> type[Layer]:
+        self.update({kind.__name__.lower(): kind for kernel in kernels().values() for kind in kernel.layers})
+        return self[name] if name in self else _unknown(name)
+
+
+def _unknown(name: str) -> type[Layer]:
+    raise ValueError(f"a layer of kind {name!r}; no engine that is installed runs one")
 
 
 def _plain(value: Any, path: str, arrays: Arrays) -> dict[str, object]:
@@ -100,12 +112,12 @@ def _arrays(data: bytes) -> Arrays:
 
 
 def _network(arrays: Arrays) -> Network:
-    document = json.loads(arrays[_DOCUMENT].tobytes())
+    document, kinds = json.loads(arrays[_DOCUMENT].tobytes()), _Kinds()
     tensors = [_built(Tensor, item, arrays) for item in document["tensors"]]
     return Network(
         name=document["name"],
         tensors={tensor.name: tensor for tensor in tensors},
-        layers=tuple(_built(_KINDS[item.pop("kind")], item, arrays) for item in document["layers"]),
+        layers=tuple(_built(kinds[item.pop("kind")], item, arrays) for item in document["layers"]),
         inputs=tuple(_built(Input, item, arrays) for item in document["inputs"]),
         outputs=tuple(_built(Output, item, arrays) for item in document["outputs"]),
         constants={name: _restored(item, arrays) for name, item in document["constants"].items()},

@@ -25,6 +25,7 @@ from codesign.designspace import CHOICES, DesignSpace, choose
 from codesign.encoder import encoder_file
 from codesign.energy import run_energy
 from codesign.energyterms import ENERGY
+from codesign.engines import kernel_of, kernels
 from codesign.errors import InputError
 from codesign.front import Front
 from codesign.hw import accelerator
@@ -150,13 +151,12 @@ class Plan:
 
 def peak_macs(design: Design) -> int:
     """Multiply-accumulates per cycle of all multipliers of all engines."""
-    attention = design.engines.get("attention", {"t_a": 0, "n_a": 0})
-    return design.multipliers + 2 * attention["t_a"] * attention["n_a"]
+    return int(sum(kernel_of(name).peak_macs(params) for name, params in design.engines.items()))
 
 
 def tools() -> Tools:
     """What the choice of a design asks the hardware."""
-    return Tools(accelerator.KERNELS, accelerator.resources, accelerator.formulas, engine_joules)
+    return Tools(kernels(), accelerator.resources, accelerator.formulas, engine_joules)
 
 
 def plan(
@@ -322,7 +322,7 @@ def files(made: Plan) -> dict[str, bytes]:
         "network.npz": archive.write_network(made.network),
         "program.bin": made.program.encode(),
         "weights.bin": made.program.constants,
-        "registers.json": archive.json_bytes(accelerator.registers()),
+        "registers.json": archive.json_bytes(accelerator.registers(made.design)),
         "constraints/clock.xdc": _constraints(made.design.board).encode(),
         "README.txt": _readme(made).encode(),
         **report_files(value),

@@ -12,12 +12,12 @@ from codesign.bench_minilm import minilm_rows
 from codesign.board import Board
 from codesign.designspace import choose
 from codesign.goal import GOAL, Row
-from codesign.hw.accelerator import KERNELS, resources, total
+from codesign.hw.accelerator import resources, total
 from codesign.kernel import Number, ceil_div
 from codesign.quant import minilm
 from codesign.reference_problem import hypervolume_ratio, known_front, reference_problem
 from codesign.search import search
-from codesign.sim.fit import errors, worst
+from codesign.sim.fit import errors, subjects, worst
 
 _BOARD = "zcu102"
 _SCALE_SIM = {
@@ -132,7 +132,7 @@ def _fastest(rows: list[dict[str, int | float]], dsp: int) -> float:
 def _resources() -> list[Row]:
     """Largest errors of the formulas against open synthesis, over the configurations in the data file."""
     rows = []
-    for name in (*KERNELS, "memories", "shell"):
+    for name in subjects():
         found = errors(name)
         for metric, most in (("lut", 15.0), ("ff", 15.0), ("dsp", 0.0), ("bram36", 0.0)):
             label = f"{metric.removesuffix('36')}_error_pct"

@@ -5,20 +5,21 @@ allows, behind the rows that it reads and the weights that the memory brings and
 What only adds cycles is left out: tokens on the way back, queues, and most of what else the memory moves.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cache, cached_property
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from codesign.board import Board
-from codesign.command import COMMAND_BYTES
+from codesign.engines import COMMAND_BYTES, LUT, RING, command_kernel, kernel_for
 from codesign.interface import Interfaces, Rates
-from codesign.kernel import Number, Params, ceil_div, larger, smaller
-from codesign.layout import AFFINE_BYTES, head_columns, padded
+from codesign.kernel import Columns, CommandKernel, Number, Params, ceil_div, larger, padded, smaller
 from codesign.loads import Load, Loads, first_fetch
 from codesign.machine import BURST_BYTES
-from codesign.network import MASKS, Attention, Layer, Linear, Network, Norm
+from codesign.network import Layer, Linear, Network
 from codesign.passes import Array, Passes, Rows
 from codesign.program import FETCH_LEAD, block_tiles
 from codesign.repeats import Repeat, readers, repeats
@@ -73,21 +74,28 @@ class Bound:
             variant: number of the memory, an integer or an array.
             begun: cycles in which the first groups of rows are done, by the numbers of linear layer and group, as far
                 as they are known; 0 where not.
-            boxed: the least of everything over many attention and vector engines, instead of their formulas.
+            boxed: the least of everything over many further engines, instead of their formulas.
             leaping: whether to leave out layers that repeat, which takes half the time and is a little lower.
         """
         return _Schedule(self, engines, formulas, row_group, variant, begun or {}, boxed, leaping).total()
 
     @cached_property
+    def padders(self) -> dict[str, Layer]:
+        """By tensor the layer that decides how its columns are padded; others are not."""
+        found: dict[str, Layer] = {}
+        for layer in self.network:
+            kernel = kernel_for(layer)
+            if kernel is not None and issubclass(kernel, CommandKernel) and kernel.padding:
+                for tensor, _ in kernel.reaches(layer):
+                    found.setdefault(tensor, layer)
+        return found
+
+    @cached_property
     def shapes(self) -> list["_Shape"]:
         """What decides how the linear layers are cut, layer by layer."""
-        heads: dict[str, tuple[int, int]] = {}
-        for layer in self.network:
-            if isinstance(layer, Attention):
-                mine = layer.heads, layer.head_dim
-                heads |= dict.fromkeys((layer.query, layer.key, layer.value, layer.target), mine)
+        pads = {name: Padding(layer) for name, layer in self.padders.items()}
         linears = [layer for layer in self.network if isinstance(layer, Linear)]
-        return [_Shape(each.rows, each.k, each.n, heads.get(each.source), heads.get(each.target)) for each in linears]
+        return [_Shape(each.rows, each.k, each.n, pads.get(each.source), pads.get(each.target)) for each in linears]
 
     @cached_property
     def kinds(self) -> list["_Shape"]:
@@ -95,76 +103,111 @@ class Bound:
         return list(dict.fromkeys(self.shapes))
 
     @cached_property
-    def widths(self) -> list[int]:
-        """The different widths of norms."""
-        return list(dict.fromkeys(layer.d for layer in self.network if isinstance(layer, Norm)))
+    def constants(self) -> list[tuple[str, str, int]]:
+        """The different constants of layers: engine, its own name of the memory, and bytes without padding."""
+        engines = [(layer, kernel_for(layer)) for layer in self.network]
+        mine = [
+            (layer, kernel) for layer, kernel in engines if kernel is not None and issubclass(kernel, CommandKernel)
+        ]
+        found = ((kernel.op, each.memory, each.size) for layer, kernel in mine for each in kernel.constants(layer))
+        return list(dict.fromkeys(found))
 
-    def cuts(self, linear: Params, t_a: Number, word: Number, row_group: Number) -> list[Number]:
+    def cuts(self, engines: Mapping[str, Params], word: Number, row_group: Number) -> list[Number]:
         """Tiles per command of the linear layers, one of each shape.
 
         Args:
-            linear: parameters of the linear engine.
-            t_a: of the attention engine.
+            engines: parameters by engine.
             word: bytes of a bus word.
             row_group: most rows per command.
         """
-        tiles = self._tiles(linear, t_a, word)
+        tiles, linear = self._tiles(engines, word), engines[RING]
         cut = zip(self.kinds, tiles[::2], tiles[1::2], strict=True)
         return [block_tiles(shape.rows, ib, ob, linear, row_group) for shape, ib, ob in cut]
 
-    def lengths(self, linear: Params, t_a: Number, t_v: Number, word: Number) -> list[Number]:
-        """All else that attention and vector engine decide of fetches and loads: columns, and words of norms."""
-        return self._tiles(linear, t_a, word) + [affine_words(d, t_v, word) for d in self.widths]
+    def lengths(self, engines: Mapping[str, Params], word: Number) -> list[Number]:
+        """All else that further engines decide of fetches and loads: columns, and words of constants."""
+        sizes = [constant_words(size, engines[engine], engine, memory, word) for engine, memory, size in self.constants]
+        return self._tiles(engines, word) + sizes
 
-    def _tiles(self, linear: Params, t_a: Number, word: Number) -> list[Number]:
+    def _tiles(self, engines: Mapping[str, Params], word: Number) -> list[Number]:
         """Weight words of a tile and tiles of every kind; those of single designs are kept."""
-        given = linear["t_in"], linear["t_out"], t_a, word
+        linear, axes = engines[RING], [engines[name][axis] for name, axis in self._padding]
+        given = linear["t_in"], linear["t_out"], *axes, word
         if any(isinstance(each, np.ndarray) for each in given):
-            return [size for shape in self.kinds for size in shape.tiles(linear, t_a, word)]
+            return [size for shape in self.kinds for size in shape.tiles(engines, word)]
         key = tuple(map(int, given))
         if key not in self._kept:
-            self._kept[key] = [size for shape in self.kinds for size in shape.tiles(linear, t_a, word)]
+            self._kept[key] = [size for shape in self.kinds for size in shape.tiles(engines, word)]
         return self._kept[key]
 
-    def window(self, linear: Params, t_a: Number, word: Number) -> Number:
+    @cached_property
+    def _padding(self) -> list[tuple[str, str]]:
+        """Engines and their parameters that decide columns."""
+        engines = dict.fromkeys(kernel_of_layer(layer) for layer in self.padders.values())
+        return [(kernel.op, axis) for kernel in engines for axis in kernel.padding]
+
+    def window(self, engines: Mapping[str, Params], word: Number) -> Number:
         """Words of the table ring, more of which hold nothing back; the arguments are as in `cuts`."""
-        tiles, found = [shape.tiles(linear, t_a, word)[1] for shape in self.shapes], 0 * linear["t_out"]
+        tiles = [shape.tiles(engines, word)[1] for shape in self.shapes]
+        found = 0 * engines[RING]["t_out"]
         for last in range(len(tiles)):
             found = larger(found, sum(tiles[max(0, last - LATEST // 2) : last + 1]))
         return found
 
 
+@dataclass(frozen=True, eq=False)
+class Padding:
+    """How columns are padded: as a layer's kernel says, which looks at its type and shape alone."""
+
+    layer: Layer
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Padding) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    @property
+    def _key(self) -> tuple[object, ...]:
+        return type(self.layer), *self.layer.shape
+
+    def columns(self, engines: Mapping[str, Params], unit: Number) -> Columns:
+        """Columns of a row, of which a unit must be a divisor."""
+        kernel = kernel_of_layer(self.layer)
+        found = kernel.columns(self.layer, engines[kernel.op], unit)
+        assert found is not None, "the kernel says that it pads"
+        return found
+
+
 class _Shape(NamedTuple):
-    """A linear layer: rows, inputs and outputs, and heads and columns of a head of what attention touches."""
+    """A linear layer: rows, inputs and outputs, and how the columns of its source and of its target are padded."""
 
     rows: int
     k: int
     n: int
-    source: tuple[int, int] | None
-    target: tuple[int, int] | None
+    source: Padding | None
+    target: Padding | None
 
-    def tiles(self, linear: Params, t_a: Number, word: Number) -> tuple[Number, Number]:
+    def tiles(self, engines: Mapping[str, Params], word: Number) -> tuple[Number, Number]:
         """Weight words of a tile, and tiles."""
+        linear = engines[RING]
         unit, columns = larger(linear["t_out"], word), list[Number]()
-        for plain, heads in ((self.k, self.source), (self.n, self.target)):
-            columns.append(plain if heads is None else head_columns(heads[0], padded(heads[1], t_a), unit))
+        for plain, padding in ((self.k, self.source), (self.n, self.target)):
+            columns.append(plain if padding is None else padding.columns(engines, unit).total)
         return ceil_div(columns[0], linear["t_in"]), ceil_div(columns[1], linear["t_out"])
 
 
 class Boxed(Protocol):
-    """The least that any attention and vector engine of some sets can take; every method once per layer."""
+    """The least that any further engines of some sets can take; every method once per layer."""
 
-    def columns(self, layer: Attention) -> Number:
-        """Columns of a row of padded heads."""
+    def columns(self, layer: Layer) -> Number:
+        """Columns of a row of the layer's matrices."""
 
-    def attention(self, layer: Attention, first: Number, rows: Number) -> Number:
-        """Cycles of a command of some query rows, for as many of the first sets as these are said of."""
+    def time(self, layer: Layer, first: Number, rows: Number) -> Number:
+        """Cycles of a command of some rows, for as many of the first sets as these are said of."""
 
-    def vector(self, rows: Number, d: int) -> Number:
-        """Cycles of a command, likewise."""
-
-    def affine(self, d: int) -> Number:
-        """Bus words of a norm's gains and biases."""
+    def words(self, layer: Layer) -> list[Number]:
+        """Bus words of each of the layer's constants."""
 
 
 class _Carried(NamedTuple):
@@ -191,13 +234,13 @@ class _Schedule:
         leaping: bool,
     ) -> None:
         self.bound, self.engines, self.formulas, self.row_group = bound, engines, formulas, row_group
-        self.network, self.linear, self.known, self.boxed = bound.network, engines["linear"], known, boxed
+        self.network, self.linear, self.known, self.boxed = bound.network, engines[RING], known, boxed
         self.rates = Rates(bound.interfaces, variant)
         self.word = self.rates.word
         self.padded = self._padded()
         self.loads = Loads(self.network, bound.interfaces, variant, self.linear, self._first_fetch())
         self.rings, self.array = Rings(self.rates, self.linear), Array(self.linear["n_l"])
-        self.free: dict[str, Number] = {"attention": 0, "vector": 0}
+        self.free: dict[str, Number] = defaultdict(int)
         self.listed: Number = 0
         self.ahead: Number = 0
         self.busy: list[Number] = []
@@ -234,17 +277,14 @@ class _Schedule:
     def _layer(self, layer: Layer) -> None:
         if isinstance(layer, Linear):
             self._linear(layer)
-        elif isinstance(layer, Attention):
-            self._attention(layer)
-        elif isinstance(layer, Norm):
-            self._norm(layer)
+        else:
+            self._commands(layer)
 
     def _carried(self, behind: int) -> _Carried:
         """What the layers from a number on depend on, but for loads and for what the memory brings at any rate."""
         made, rings = self.network.layers[max(0, behind - self.repeat.length) : behind], self.rings
         cycles = [self.array.free, self.array.loader, *self.array.ends]
-        for kind, engine in ((Attention, "attention"), (Norm, "vector")):
-            cycles += [self.free[engine]] * any(isinstance(layer, kind) for layer in made)
+        cycles += [self.free[engine] for engine in sorted({*map(engine_for, made)} - {RING})]
         cycles += [at for layer in made for at in self.done[layer.target].ends]
         cycles += [each.at for each in reversed(rings.freed[-LATEST:])]
         counts = rings.tiles, rings.words, rings.bursts, self.listed
@@ -263,7 +303,7 @@ class _Schedule:
             least = over(least, smaller(among(least, cycle), cycle - then))
         late = more * larger(least, 0)
         self.array.put_off(late)
-        self.free = {engine: at + late * bool(np.any(at)) for engine, at in self.free.items()}
+        self.free |= {engine: at + late * bool(np.any(at)) for engine, at in self.free.items()}
         tiles, words, bursts, listed = (more * (at - then) for then, at in zip(before.counts, now.counts, strict=True))
         self.rings.put_off(late, tiles, words, bursts)
         self.listed, linears = self.listed + listed, self.busy[before.linears :]
@@ -285,13 +325,13 @@ class _Schedule:
         return first_fetch(self.linear, self._tiles(layer), self.word, self.bound.rings) if self.bound.whole else None
 
     def _padded(self) -> dict[str, Number]:
-        """Columns of the matrices that attention touches, padded heads included."""
-        found: dict[str, Number] = {}
-        for layer in self.network:
-            if isinstance(layer, Attention):
-                unit = larger(self.linear["t_out"], self.word)
-                total = self.boxed.columns(layer) if self.boxed else head_columns(layer.heads, self._head(layer), unit)
-                found |= dict.fromkeys((layer.query, layer.key, layer.value, layer.target), total)
+        """Columns of the matrices that are padded for some engine."""
+        unit, found, known = larger(self.linear["t_out"], self.word), dict[str, Number](), dict[int, Number]()
+        for name, layer in self.bound.padders.items():
+            if id(layer) not in known:
+                plain = Padding(layer)
+                known[id(layer)] = self.boxed.columns(layer) if self.boxed else plain.columns(self.engines, unit).total
+            found[name] = known[id(layer)]
         return found
 
     def _columns(self, name: str) -> Number:
@@ -335,7 +375,7 @@ class _Schedule:
             at = self._load(load, self.seen_linear - 1)
             if load.tensor is not None:
                 self.done[load.tensor] = Done(None, [at])
-            constants = at + (load.memory == "lut") if load.memory != "input" else constants
+            constants = at + (load.memory == LUT) if load.memory != "input" else constants
         cut, rings, kw = self._cut(layer), self.rings, ceil_div(self._columns(layer.source), self.word)
         before = rings.take(cut)
         self.busy.append(cut.passes * (cut.all * cut.spacing))
@@ -394,16 +434,15 @@ class _Schedule:
         Either a load is granted before them, or the layers that wait for it come after them; of both the sooner.
         """
         rest = self.network.layers[self.network.layers.index(layer) + 1 :]
-        if any(isinstance(each, Attention) for each in rest):
+        if any(read.whole for each in rest for read in each.reads):
             return 0
         drained = self.formulas.array_latency + self.formulas.drain_latency
         behind: Number = 2 + cut.spacing + drained + (cut.passes - 1) * cut.last * cut.spacing
         behind = behind + self._last_passes(layer.rows).last
-        for norm in rest:
-            if isinstance(norm, Norm):
-                for group in self._groups(norm.rows).list:
-                    taken = among(behind, group.rows) + self._vector(norm, group) + 1
-                    behind = over(behind, taken)
+        for each in rest:
+            for group in self._groups(each.rows).list:
+                taken = among(behind, group.rows) + self._time(each, group) + 1
+                behind = over(behind, taken)
         for output in self.network.outputs:
             behind = behind + self._stored(output.source)
         most = BURST_BYTES // self.word
@@ -432,18 +471,22 @@ class _Schedule:
         turn = rates.latency + _SLACK + rates.outstanding * service
         accepted: Any = rates.begin
         linear: Number = 0 * self.linear["t_out"]
-        vector = uses = listed = linear
+        uses = listed = linear
+        others: dict[str, Number] = {}
         sure: Any = 1
         for layer in self.network.layers[:_EARLY]:
             commands: Any = self._groups(layer.rows).count
             sure = sure * (commands <= ENGINE_QUEUE)
             if isinstance(layer, Linear) and layer.table is not None:
                 break
-            affine = [self._affine(layer.d)] if isinstance(layer, Norm) else []
-            for words in (*affine, *(load.words for load in self.loads.before(layer, there))):
+            constants = self._constants(layer) if not isinstance(layer, Linear) else []
+            for words in (*constants, *(load.words for load in self.loads.before(layer, there))):
                 accepted = larger(accepted, rates.begin + (listed > 0) * (1 + listed // COMMAND_QUEUE) * turn)
                 asked = rates.credit(accepted - rates.begin) + (rates.outstanding + 4) * BURST_BYTES
-                full: Any = larger(larger(linear, uses + FETCH_LEAD + 1) - 1, vector) > ENGINE_QUEUE
+                waiting = larger(linear, uses + FETCH_LEAD + 1) - 1
+                for each in others.values():
+                    waiting = larger(waiting, each)
+                full: Any = waiting > ENGINE_QUEUE
                 found.append((sure * (1 - full) * words, (listed > 0) * asked))
                 accepted = accepted + turn + words * self.word // BURST_BYTES * service + words
                 listed = listed + 1
@@ -452,73 +495,94 @@ class _Schedule:
             blocks = self._cut(layer).blocks if isinstance(layer, Linear) else 0
             linear, uses = linear + commands * blocks, uses + blocks
             listed = listed + commands * larger(blocks, 1) + blocks
-            vector = vector + commands * int(isinstance(layer, Norm))
+            if not isinstance(layer, Linear):
+                others[engine_for(layer)] = others.get(engine_for(layer), 0) + commands
         return found
 
-    def _attention(self, layer: Attention) -> None:
+    def _commands(self, layer: Layer) -> None:
+        """A command per group of rows, behind the constants of the layer and all that it reads."""
+        engine = engine_for(layer)
+        there: Number = 0
+        for words in self._constants(layer):
+            there = self._load(Load("", words), self.bound.readers[layer.target]) + 1
+        for read in layer.reads:
+            if read.whole and read.tensor in self.done:
+                there = larger(there, self.done[read.tensor].upto(self.network.tensors[read.tensor].rows - 1) + 1)
+        moving = [read for read in layer.reads if not read.whole]
         groups = self._groups(layer.rows)
-        self.done[layer.target] = done = Done(groups)
-        there = larger(*(self.done[name].upto(layer.keys - 1) for name in (layer.key, layer.value))) + 1
+        done = Done(groups)
         for group in groups.list:
-            t = larger(among(self.free["attention"], group.rows), self._ready(layer.query, group))
-            end = larger(t, among(there, group.rows)) + self._attention_time(layer, group)
-            self.free["attention"] = over(self.free["attention"], end + 1)
+            t = larger(among(self.free[engine], group.rows), among(there, group.rows))
+            for read in moving:
+                t = larger(t, self._ready(read.tensor, group, read.first_row))
+            end = t + self._time(layer, group)
+            self.free[engine] = over(self.free[engine], end + 1)
             done.add(end)
+        self.done[layer.target] = done
         self.listed = self.listed + groups.count
 
-    def _attention_time(self, layer: Attention, group: Group) -> Number:
-        key = layer.rows, layer.keys, layer.heads, layer.head_dim, layer.mask, layer.window, group.number
+    def _time(self, layer: Layer, group: Group) -> Number:
+        """Cycles of the command of a group of rows."""
+        key = type(layer), layer.rows, *layer.shape, group.number
         if key not in self.times:
             if self.boxed:
-                self.times[key] = self.boxed.attention(layer, group.first, group.rows)
+                self.times[key] = self.boxed.time(layer, group.first, group.rows)
             else:
-                heads, wide = self._columns(layer.query) // self._head(layer), self._head(layer)
-                work = attention_work(layer, *self._whole(group), heads, wide)
-                self.times[key] = among(self.formulas.attention(work), group.rows)
+                kernel = kernel_of_layer(layer)
+                unit = larger(self.linear["t_out"], self.word)
+                columns = kernel.columns(layer, self.engines[kernel.op], unit)
+                work = kernel.work(layer, *self._whole(group), columns)
+                self.times[key] = among(self.formulas.times[kernel.op](work), group.rows)
         return self.times[key]
 
     def _whole(self, group: Group) -> tuple[Number, Number]:
         """First row and rows of a group; something legal for designs without it."""
         return over(0 * self.row_group, group.first), over(self.row_group, group.rows)
 
-    def _head(self, layer: Attention) -> Number:
-        t_a = self.engines["attention"]["t_a"]
-        return padded(layer.head_dim, t_a)
-
-    def _norm(self, layer: Norm) -> None:
-        loaded = self._load(Load("affine", self._affine(layer.d)), self.bound.readers[layer.target]) + 1
-        groups = self._groups(layer.rows)
-        self.done[layer.target] = done = Done(groups)
-        for group in groups.list:
-            t = larger(among(self.free["vector"], group.rows), among(loaded, group.rows))
-            end = larger(t, self._ready(layer.source, group, layer.first_row)) + self._vector(layer, group)
-            self.free["vector"] = over(self.free["vector"], end + 1)
-            done.add(end)
-        self.listed = self.listed + groups.count
-
-    def _vector(self, norm: Norm, group: Group) -> Number:
-        key = norm.rows, norm.d, group.number
-        if key not in self.times:
-            if self.boxed:
-                self.times[key] = self.boxed.vector(group.rows, norm.d)
-            else:
-                found = self.formulas.vector({"rows": self._whole(group)[1], "d": norm.d})
-                self.times[key] = among(found, group.rows)
-        return self.times[key]
-
-    def _affine(self, d: int) -> Number:
-        """Bus words of gains and biases."""
-        return self.boxed.affine(d) if self.boxed else affine_words(d, self.engines["vector"]["t_v"], self.word)
+    def _constants(self, layer: Layer) -> list[Number]:
+        """Bus words of the constants of a layer."""
+        if self.boxed:
+            return self.boxed.words(layer)
+        kernel = kernel_of_layer(layer)
+        params = self.engines[kernel.op]
+        found = kernel.constants(layer)
+        return [constant_words(each.size, params, kernel.op, each.memory, self.word) for each in found]
 
 
-def affine_words(d: int, t_v: Number, word: Number) -> Number:
-    """Bus words of a norm's gains and biases as they lie on chip."""
-    return padded(d * AFFINE_BYTES, larger(word, AFFINE_BYTES * t_v)) // word
+def kernel_of_layer(layer: Layer) -> type[CommandKernel]:
+    """The kernel that runs a layer that is not linear."""
+    kernel = kernel_for(layer)
+    assert kernel is not None, "a network without a kernel for it is refused"
+    assert issubclass(kernel, CommandKernel), "linear layers have a kernel of another kind"
+    return kernel
 
 
-def attention_work(layer: Attention, first: Number, rows: Number, heads: Number, wide: Number) -> dict[str, Number]:
-    """The kernel's work of some query rows, of heads padded to so many and to so many columns."""
-    return {
-        "rows": rows, "keys": layer.keys, "heads": heads, "head_dim": wide,
-        "mask": MASKS.index(layer.mask), "window": layer.window, "query_offset": first,
-    }  # fmt: skip
+def engine_for(layer: Layer) -> str:
+    """Name of the engine that runs a layer."""
+    kernel = kernel_for(layer)
+    assert kernel is not None, "a network without a kernel for it is refused"
+    return kernel.op
+
+
+def constant_words(size: int, params: Params, engine: str, memory: str, word: Number) -> Number:
+    """Bus words of a constant as it lies on chip.
+
+    Args:
+        size: bytes without padding.
+        params: of the engine.
+        engine: its name.
+        memory: the kernel's own name for the memory.
+        word: bytes of a bus word.
+    """
+    bytes_, port = _constant_port(engine, memory)
+    lanes = params[port] if port is not None else 1
+    return padded(size, larger(word, bytes_ * lanes)) // word
+
+
+@cache
+def _constant_port(engine: str, memory: str) -> tuple[int, str | None]:
+    """Bytes of an element of a memory of constants, and the lanes of the engine's port to it."""
+    kernel = command_kernel(engine)
+    found = next(each for each in kernel.memories(dict.fromkeys(kernel.geometry, 1)) if each.name == memory)
+    port = next(each for each in kernel.ports if each.name in found.ports)
+    return found.bytes, port.lanes

@@ -98,7 +98,9 @@ class Checked:
         for name, result in self.results.items():
             found += [*map(str, result.mismatches), *result.faults]
             if not result.cycle_exact:
-                found.append(f"{name}: cycles {sorted(set(result.cycles))}, the model says {result.modelled}")
+                found.append(
+                    f"{name}: cycles {sorted(set(result.cycles))}, the model says {sorted(set(result.modelled))}"
+                )
         return found
 
     def waveform(self, signals: Sequence[str], first: int = 0, cycles: int = 24, column: int = 34) -> Picture:
@@ -152,8 +154,10 @@ def checked(bundle: Bundle, inside: "Contents", request: Request) -> Checked:
 
 
 def _verified(report: Report, result: "Verification") -> Report:
-    slowest = max(result.cycles)
-    return report.verified(bit_exact=result.bit_exact, simulated=slowest, images=result.images, faults=result.faults)
+    slowest, modelled = max(result.cycles), max(result.modelled)
+    return report.verified(
+        bit_exact=result.bit_exact, modelled=modelled, simulated=slowest, images=result.images, faults=result.faults
+    )
 
 
 def _model(bundle: Bundle, inside: "Contents", request: Request, waves: Path | None) -> Results:

@@ -13,7 +13,7 @@ from codesign.bundle import Bundle
 from codesign.design import Design
 from codesign.errors import BundleError, CodesignError, InputError
 from codesign.hw import accelerator
-from codesign.network import Attention, Layer, Linear, Network, layer_macs
+from codesign.network import Linear, Network
 from codesign.program import Program, compile_network
 from codesign.quant.fidelity import cosines, local_cosines
 from codesign.quant.lower import lower_traced
@@ -22,7 +22,7 @@ from codesign.sim.check import Sample, Subject, compiled
 from codesign.sim.simulator import Library
 from codesign.workload import Workload, load_onnx
 
-VERSION = 1
+VERSION = 2
 """Of what lies in a bundle, beside the format of the bundle itself."""
 
 ORIGINAL, QUANTIZED = "model.onnx", "quantized.onnx"
@@ -82,8 +82,9 @@ def contents(bundle: Bundle) -> Contents:
         BundleError: a file is missing or damaged, or program and network do not belong together.
     """
     document = bundle.json("design.json")
-    if not isinstance(document, dict) or document.get("version") != VERSION:
-        raise BundleError(f"{bundle.path}/design.json is not of version {VERSION}, the one that this codesign reads")
+    found = document.get("version") if isinstance(document, dict) else None
+    if found != VERSION:
+        raise BundleError(f"{bundle.path} has format {found!r}, this codesign reads {VERSION}; build it again")
     network = archive.read_network(bundle.data("network.npz"))
     design = archive.read_design(document.get("design"))
     return Contents(
@@ -169,14 +170,7 @@ def _work_faults(workload: Workload, network: Network) -> list[str]:
     """Multiply-accumulates of the network against those of the model's own graph."""
     zero = {put.target: int((put.gather < 0).all(axis=1).sum()) for put in network.inputs}
     added = sum(zero.get(layer.source, 0) * layer.n * layer.k for layer in network if isinstance(layer, Linear))
-    done = sum(_dense_macs(layer) for layer in network)
+    done = sum(layer.dense_macs for layer in network)
     if done - added != workload.macs:
         return [f"the network does {done - added} multiply-accumulates, the model {workload.macs}"]
     return []
-
-
-def _dense_macs(layer: Layer) -> int:
-    """Multiply-accumulates of a layer, masked scores included, as the model's graph has them."""
-    if isinstance(layer, Attention):
-        return 2 * layer.rows * layer.keys * layer.heads * layer.head_dim
-    return layer_macs(layer)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from codesign.design import Design
 from codesign.errors import CheckError
-from codesign.machine import Machine
+from codesign.machine import Counts, Machine
 from codesign.program import Program
 from codesign.systolic import Formulas
 
@@ -50,7 +50,14 @@ class Timing:
         return tuple(Activity(*name, start, stop) for name, start, stop in commands)
 
 
-def exact(program: Program, design: Design, formulas: Formulas, *, compiled: bool | None = None) -> Timing:
+def exact(
+    program: Program,
+    design: Design,
+    formulas: Formulas,
+    *,
+    counts: Counts | None = None,
+    compiled: bool | None = None,
+) -> Timing:
     """Cycles of a program without external stalls, equal to the hardware's own count.
 
     The run begins with the accelerator idle and the memory's bandwidth bucket full.
@@ -59,13 +66,15 @@ def exact(program: Program, design: Design, formulas: Formulas, *, compiled: boo
         program: the command list and where it lies.
         design: what it runs on.
         formulas: what the kernels say of their own durations.
+        counts: work of one inference that depends on data, as `codesign.network.counts` gives it; without it what
+            the kernels assume, see `codesign.kernel.CommandKernel.assumes`.
         compiled: whether to run as machine code: where that can be had, never, or (None) if somebody asked for it
             before. It takes seconds to get once, so ask before many or long runs. Never changes a cycle.
 
     Raises:
         CheckError: the program deadlocks; the message names the first command that never starts.
     """
-    machine = Machine(program, design, formulas, compiled=compiled)
+    machine = Machine(program, design, formulas, counts=counts, compiled=compiled)
     machine.run()
     if min(machine.stop) < 0:
         index = machine.stop.index(-1)

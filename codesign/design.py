@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from codesign.board import Board
+from codesign.engines import MOST_ENGINES, RING, engine_names
 
 Params = Mapping[str, int]
 
@@ -15,9 +16,8 @@ class Design:
 
     Attributes:
         board: where it runs.
-        engines: parameters by engine: ``linear`` (t_in, t_out, n_l, kw_max, ring_words, table_words,
-            tables), ``attention`` (t_a, n_a, max_keys, db_max) and ``vector`` (t_v, max_d); the last
-            two may be missing.
+        engines: parameters by engine but for those that move data, in the order of their numbers; the one with the
+            ring is always there. Names are those of kernels, with a number behind where there are several.
         memories: bytes of each on-chip memory.
         row_group: most rows per command; larger layers are cut, so that engines overlap.
     """
@@ -27,6 +27,11 @@ class Design:
     memories: Mapping[str, int] = field(default_factory=dict)
     row_group: int = 1 << 15
 
+    def __post_init__(self) -> None:
+        count = len(engine_names(self.engines))
+        if count > MOST_ENGINES:
+            raise ValueError(f"{count} engines, those that move data included; legal: at most {MOST_ENGINES}")
+
     @property
     def word_bytes(self) -> int:
         """Bytes of a bus word, and of a word of the activation memories."""
@@ -35,7 +40,7 @@ class Design:
     @property
     def linear(self) -> Params:
         """Parameters of the linear engine."""
-        return self.engines["linear"]
+        return self.engines[RING]
 
     @property
     def multipliers(self) -> int:

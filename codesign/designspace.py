@@ -6,9 +6,9 @@ at once and scored by `codesign.cycles.exact` for those that may be on the front
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
-from itertools import takewhile
+from itertools import product, takewhile
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,12 +21,13 @@ from codesign.cycles import Timing, exact
 from codesign.design import Design
 from codesign.energy import run_energy
 from codesign.energyterms import ENERGY, EnergyTerms
+from codesign.engines import RING, command_kernel
 from codesign.enginetables import EngineTables
 from codesign.errors import CheckError, InputError, NothingFits
 from codesign.front import Front
 from codesign.kernel import Params, Resources, ceil_div, powers_up_to
-from codesign.network import Attention, Linear, Network, Norm
-from codesign.partition import RESOURCES, Choice, Planner, Tools, available
+from codesign.network import Linear, Network
+from codesign.partition import OWN, RESOURCES, Choice, Planner, Tools, available
 from codesign.problem import Inputs, Problem, Term, monotone, peak, total
 from codesign.program import Program, compile_network, program_traffic
 from codesign.search import Refine, search
@@ -36,23 +37,15 @@ from codesign.waits import busy
 OBJECTIVES = ("latency_us", ENERGY, *RESOURCES)
 """What a search may minimise; energy is modelled and needs a board with coefficients."""
 
-_ENGINE_AXES = {
-    "linear": ("t_in", "t_out", "n_l", "ring_words", "table_words"),
-    "attention": ("t_a", "n_a"),
-    "vector": ("t_v",),
-}
-_MEMORY_AXES = ("t_out", "t_a", "t_v", "ports")
 NEAR = 1.02
 """Designs at most so much worse than the best count as equally good."""
 
 _ARRAY_AXES = ("t_in", "t_out", "n_l", "row_group", "ports", "clock_hz")
-_BOXED_AXES = ("t_a", "n_a", "t_v")
 _RINGS = ("ring_words", "table_words")
+_LINEAR_AXES = ("t_in", "t_out", "n_l", *_RINGS)
 _PARTS = ("free_cycles", "held_cycles")
-"""Bounds of the cycles that know either of rings or of attention and vector engine."""
-_TIME_AXES = ("t_in", "t_out", "n_l", "t_a", "n_a", "t_v", "row_group", "ports", "clock_hz")
+"""Bounds of the cycles that know either of rings or of all other engines."""
 _T_IN, _T_OUT, _MOST_N_L = (4, 8, 16, 32), (8, 16, 32, 64), 32
-_T_A, _N_A, _T_V = (4, 8, 16, 32), tuple(range(2, 33, 2)), (1, 2, 4, 8, 16, 32)
 _RING, _TABLE, _GROUPS = 64, 16, 8
 """Fewest words of the rings, and most row groups that a layer is cut into."""
 _CELLS = 1 << 22
@@ -80,6 +73,13 @@ class DesignSpace:
         boards = [board.at(ports=ports, clock_hz=clock) for ports, clock in self._variants]
         self.bound = Bound(network, board, (_RING, _TABLE), boards)
         self._parts: dict[tuple[int, ...], Resources] = {}
+        others = self.planner.axes
+        self._engine_axes = {RING: _LINEAR_AXES, **{engine: tuple(axes) for engine, axes in others.items()}}
+        self._boxed_axes = tuple(axis for axes in others.values() for axis in axes)
+        self._padding = tuple(axis for engine in others for axis in command_kernel(engine).padding)
+        lanes = [axis for engine in others for axis in command_kernel(engine).geometry if axis in self._boxed_axes]
+        self._memory_axes = ("t_out", *lanes, "ports")
+        self._time_axes = ("t_in", "t_out", "n_l", *self._boxed_axes, "row_group", "ports", "clock_hz")
         self._asked: dict[str, tuple[dict[str, Any], Resources]] = {}
 
     @cached_property
@@ -95,10 +95,8 @@ class DesignSpace:
             "ring_words": powers_up_to(_RING, min(tiles, 1 << 16)),
             "table_words": powers_up_to(_TABLE, min(columns, 1 << 12)),
         }  # fmt: skip
-        if any(isinstance(layer, Attention) for layer in self.network):
-            found |= {"t_a": _T_A, "n_a": _N_A}
-        if any(isinstance(layer, Norm) for layer in self.network):
-            found |= {"t_v": _T_V}
+        for axes in self.planner.axes.values():
+            found |= axes
         return {**found, "row_group": groups, "ports": port_counts(self.board), "clock_hz": clocks(self.board)}
 
     @staticmethod
@@ -113,8 +111,7 @@ class DesignSpace:
 
     def design(self, point: Mapping[str, int]) -> Design:
         """The design of a point, its memories sized for the network."""
-        free: dict[str, Any] = {name: int(value) for name, value in point.items()}
-        return self.planner.design(Choice(**free))
+        return self.planner.design(Choice.of(point))
 
     def named(self, point: Mapping[str, int]) -> Design:
         """The design with such parameters; those left out are as in `codesign.partition.Choice`.
@@ -123,15 +120,14 @@ class DesignSpace:
             InputError: a parameter that there is not, or a value that no design has.
             NothingFits: it is not legal, or needs more than there is.
         """
-        names = tuple(field.name for field in fields(Choice) if field.name != "generous")
+        names = (*OWN, *self._boxed_axes)
         wrong = [name for name in point if name not in names]
         if wrong:
             raise InputError(f"design: no parameter {wrong[0]}; legal: {', '.join(names)}")
         if min(point.values(), default=1) < 1:
             raise InputError(f"design {dict(point)}; legal: whole numbers from 1")
         try:
-            free: dict[str, Any] = {name: int(value) for name, value in point.items()}
-            choice = Choice(**free)
+            choice = Choice.of(point)
             design = self.planner.design(choice)
         except ValueError as error:
             raise InputError(f"design: {error}") from error
@@ -158,7 +154,7 @@ class DesignSpace:
 
     def problem(self, objectives: tuple[str, ...]) -> Problem:
         """The space with its limits and with a bound in place of the latency."""
-        engines = [engine for engine in _ENGINE_AXES if _ENGINE_AXES[engine][0] in self.axes]
+        engines = list(self._engine_axes)
         wrong = [self._untileable(), *(self._illegal(engine) for engine in engines)]
         cycles = [self._least_cycles(), self._free_cycles(), self._held_cycles(), peak("cycles", _PARTS)]
         terms = [*cycles, self._latency(), self._row_words(), *wrong]
@@ -201,7 +197,7 @@ class DesignSpace:
 
     @cached_property
     def _engine_times(self) -> EngineTables:
-        return EngineTables(self.network, self.axes, self.tools.formulas)
+        return EngineTables(self.network, self.planner.axes, self.tools.formulas)
 
     def _boxed_cycles(self, inputs: Inputs) -> NDArray[np.int64]:
         """A lower bound for all attention and vector engines of some boxes, for values of the other parameters.
@@ -212,20 +208,26 @@ class DesignSpace:
 
     def _bounds(self, inputs: Inputs, begun: Mapping[tuple[int, int], NDArray[np.int64]], leaping: bool) -> Any:
         """A lower bound that knows of the rings, for designs whose every parameter is given, and of their begin."""
-        engines = {name: {axis: inputs[axis] for axis in self._of(axes)} for name, axes in _ENGINE_AXES.items()}
-        used: dict[str, Any] = {name: params for name, params in engines.items() if params}
+        used: dict[str, Any] = self._engines(inputs)
         variant, formulas = self._variant(inputs["ports"], inputs["clock_hz"]), self.tools.formulas(used)
         return self.bound(used, formulas, inputs["row_group"], variant, begun=begun, leaping=leaping)
 
+    def _engines(self, inputs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """Axes by engine, of those that are given."""
+        found = {
+            name: {axis: inputs[axis] for axis in axes if axis in inputs} for name, axes in self._engine_axes.items()
+        }
+        return {name: params for name, params in found.items() if params}
+
     def _cycles_of(self, inputs: Inputs) -> Any:
-        arrays = {axis: inputs[axis] for axis in _ENGINE_AXES["linear"] if axis in inputs}
+        arrays = {axis: inputs[axis] for axis in _LINEAR_AXES if axis in inputs}
         linear: dict[str, Any] = {"ring_words": _FREE, "table_words": _FREE, **arrays}
         word = self._word(inputs["ports"])
-        nodes = {axis: inputs[axis] for axis in self._of(_BOXED_AXES)}
+        nodes = {axis: inputs[axis] for axis in self._boxed_axes}
         boxed = self._engine_times.at(nodes, inputs["t_out"], word, inputs["row_group"])
         variant = self._variant(inputs["ports"], inputs["clock_hz"])
-        formulas = self.tools.formulas({"linear": linear})
-        return self.bound({"linear": linear}, formulas, inputs["row_group"], variant, boxed=boxed, leaping=True)
+        formulas = self.tools.formulas({RING: linear})
+        return self.bound({RING: linear}, formulas, inputs["row_group"], variant, boxed=boxed, leaping=True)
 
     def _least_cycles(self) -> Term:
         """A lower bound for any attention and vector engine, and any rings."""
@@ -233,7 +235,7 @@ class DesignSpace:
 
     def _any_cycles(self, inputs: Inputs) -> NDArray[np.int64]:
         """A lower bound for all attention and vector engines."""
-        roots = {axis: np.zeros_like(inputs["t_in"]) for axis in self._of(_BOXED_AXES)}
+        roots = {axis: np.zeros_like(inputs["t_in"]) for axis in self._boxed_axes}
         return self._boxed_cycles({**inputs, **roots})
 
     def _once(self, inputs: Inputs, cycles: Callable[[Inputs], Any]) -> NDArray[np.int64]:
@@ -249,12 +251,14 @@ class DesignSpace:
 
     def _window(self, inputs: Inputs) -> Any:
         """Words of the table ring, more of which hold nothing back; for any attention engine if none is given."""
-        axes = tuple(axis for axis in ("t_out", "t_a", "ports") if axis in inputs)
+        axes = tuple(axis for axis in ("t_out", *self._padding, "ports") if axis in inputs)
+        open_axes = [axis for axis in self._padding if axis not in inputs]
 
         def window(point: Mapping[str, int]) -> int:
-            given = [point["t_a"]] if "t_a" in point else self.axes.get("t_a", (1,))
-            array, word = {"t_in": 1, "t_out": point["t_out"]}, self._word(point["ports"])
-            return max(int(self.bound.window(array, t_a, word)) for t_a in given)
+            word = self._word(point["ports"])
+            choices = product(*(self.axes[axis] for axis in open_axes))
+            points = ({"t_in": 1, **point, **dict(zip(open_axes, values, strict=True))} for values in choices)
+            return max(int(self.bound.window(self._engines(each), word)) for each in points)
 
         return _each(inputs, axes, window)
 
@@ -266,13 +270,13 @@ class DesignSpace:
 
     def _free_cycles(self) -> Term:
         """A lower bound for any rings."""
-        axes = self._of(_TIME_AXES)
+        axes = self._of(self._time_axes)
 
         def leaves(inputs: Inputs) -> NDArray[np.int64]:
-            found = {axis: self._engine_times.leaf(axis, inputs[axis]) for axis in self._of(_BOXED_AXES)}
+            found = {axis: self._engine_times.leaf(axis, inputs[axis]) for axis in self._boxed_axes}
             return self._boxed_cycles({**inputs, **found})
 
-        single = tuple(axis for axis in axes if axis not in _BOXED_AXES)
+        single = tuple(axis for axis in axes if axis not in self._boxed_axes)
         formula = _flat(axes, leaves)
         return Term("free_cycles", axes, formula, floor="least_cycles", boxed=self._boxed_cycles, single=single)
 
@@ -333,27 +337,26 @@ class DesignSpace:
         fixed = self.planner.design(Choice()).engines[engine]
 
         def formula(inputs: Inputs) -> Any:
-            params: dict[str, Any] = {**fixed, **{axis: inputs[axis] for axis in self._of(_ENGINE_AXES[engine])}}
-            if engine == "linear":
+            params: dict[str, Any] = {**fixed, **{axis: inputs[axis] for axis in self._engine_axes[engine]}}
+            if engine == RING:
                 params |= {"kw_max": inputs["kw_max"], "word_bytes": self._word(inputs["ports"])}
-            if engine == "attention":
-                widest = max(layer.head_dim for layer in self.network if isinstance(layer, Attention))
-                params["db_max"] = ceil_div(widest, params["t_a"])
+            else:
+                params |= command_kernel(engine).follows(self.planner.others[engine], params)
             return value(params)
 
-        more = ("ports", "kw_max") if engine == "linear" else ()
-        return Term(name, (*self._of(_ENGINE_AXES[engine]), *more), formula)
+        more = ("ports", "kw_max") if engine == RING else ()
+        return Term(name, (*self._engine_axes[engine], *more), formula)
 
     def _row_words(self) -> Term:
         """Words of the longest source row, heads padded for the ports of their memories."""
-        axes = self._of(("t_out", "t_a", "ports"))
+        axes = ("t_out", *self._padding, "ports")
         return Term(
             "kw_max", axes, lambda inputs: _each(inputs, axes, lambda point: self.design(point).linear["kw_max"])
         )
 
     def _rest(self, name: str) -> Term:
         """Memories and shell, per combination of the ports' widths."""
-        axes = self._of(_MEMORY_AXES)
+        axes = self._memory_axes
         return Term(
             f"rest_{name}",
             axes,
@@ -479,8 +482,8 @@ class _Scorer:
 
     def __init__(self, space: DesignSpace, names: tuple[str, ...] = ("latency_us",)) -> None:
         self.space, self.names = space, names
-        self._axes = [axis for axis in space.axes if axis not in (*_RINGS, *_BOXED_AXES)]
-        self._boxed = space._of(_BOXED_AXES)
+        self._axes = [axis for axis in space.axes if axis not in (*_RINGS, *space._boxed_axes)]
+        self._boxed = space._boxed_axes
         self._runs: dict[tuple[int, ...], list[tuple[tuple[int, ...], _Run]]] = {}
         self._begun: dict[tuple[int, ...], list[_Run]] = {}
 
@@ -528,9 +531,10 @@ class _Scorer:
     def _first(self, timing: Timing, row_group: int) -> tuple[tuple[tuple[int, int], int, _Need], ...]:
         """What ends before the first attention or norm begins: see `_Run.begun`."""
         found = list[tuple[tuple[int, int], int, _Need]]()
-        first = list(takewhile(lambda name: name[0] not in ("attention", "vector"), timing.names))
+        others = list(self.space.planner.others)
+        first = list(takewhile(lambda name: name[0] not in others, timing.names))
         for number, layer in enumerate(takewhile(lambda layer: isinstance(layer, Linear), self.space.network)):
-            commands = [index for index, name in enumerate(first) if name == ("linear", layer.name)]
+            commands = [index for index, name in enumerate(first) if name == (RING, layer.name)]
             for group, index in enumerate(commands[-ceil_div(layer.rows, row_group) :]):
                 if index in timing.early:
                     found.append(((number, group), timing.stop[index], timing.early[index]))
@@ -589,8 +593,8 @@ class _Scorer:
         return np.stack([np.broadcast_to(each, count) for each in columns], axis=1)
 
     def _decided(self, point: Mapping[str, Any], word: Any, row_group: Any) -> list[Any]:
-        bound, t_a, t_v = self.space.bound, point.get("t_a", 1), point.get("t_v", 1)
-        return bound.cuts(point, t_a, word, row_group) + bound.lengths(point, t_a, t_v, word)
+        bound, engines = self.space.bound, self.space._engines(point)
+        return bound.cuts(engines, word, row_group) + bound.lengths(engines, word)
 
     def _begin(self, key: tuple[int, ...]) -> tuple[int, ...]:
         """The part of it that what happens before the first attention or norm depends on."""

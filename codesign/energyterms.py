@@ -6,17 +6,16 @@ is loaded and stored but weights.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
 from codesign.board import Board
-from codesign.bound import attention_work
-from codesign.command import COMMAND_BYTES
-from codesign.kernel import Kernel, Params, Resources, ceil_div, joules, larger
-from codesign.layout import AFFINE_BYTES, head_columns, padded
-from codesign.network import Attention, Linear, Network, Norm
+from codesign.bound import kernel_of_layer
+from codesign.engines import COMMAND_BYTES, RING, command_kernel, kernel_for
+from codesign.kernel import Columns, Kernel, Params, Resources, ceil_div, joules, larger
+from codesign.network import Layer, Linear, Network
 from codesign.problem import Inputs, Term, monotone
 
 ENERGY = "energy_uj"
@@ -50,29 +49,36 @@ class EnergyTerms:
 
     def terms(self) -> list[Term]:
         """All of them; they read ``cycles``, and resources by engine and of the ``rest``."""
-        work = {"linear": self._linear, "attention": self._attention, "vector": self._vector}
-        needs = {
-            "linear": ("t_in", "t_out", "n_l", "row_group", "t_a", "ports"),
-            "attention": ("t_a", "n_a", "t_out", "row_group", "ports"),
-            "vector": ("t_v", "row_group"),
-        }
+        others = [engine for engine in self.fixed if engine != RING]
+        padding = [axis for engine in others for axis in command_kernel(engine).padding]
+        needs = {RING: ("t_in", "t_out", "n_l", "row_group", *padding, "ports")}
+        for engine in others:
+            kernel = command_kernel(engine)
+            mine = tuple(kernel.axes(self._layers(engine)))
+            needs[engine] = (*mine, "row_group", *(("t_out", "ports") if kernel.padding else ()))
         of = {engine: tuple(axis for axis in needs[engine] if axis in self.axes) for engine in needs}
-        busy = Term("linear_busy", of["linear"], self._tabled(of["linear"], self._busy))
-        used = [engine for engine in needs if engine in self.fixed]
-        found = [Term(f"{e}_joules", of[e], self._tabled(of[e], work[e])) for e in used]
-        idle = [f"{engine}_ff" for engine in used if engine != "linear"]
+        busy = Term(f"{RING}_busy", of[RING], self._tabled(of[RING], self._busy))
+        spent: dict[str, Callable[[Inputs], Any]] = {RING: self._linear}
+        spent |= {engine: partial(self._commanded, engine) for engine in others}
+        found = [Term(f"{e}_joules", of[e], self._tabled(of[e], formula)) for e, formula in spent.items()]
+        idle = [f"{engine}_ff" for engine in others]
         return [busy, *found, self._total([term.name for term in found], idle)]
+
+    def _layers(self, engine: str) -> list[Layer]:
+        """Layers that an engine runs."""
+        return [layer for layer in self.network if kernel_for(layer) is command_kernel(engine)]
 
     def _total(self, spent: list[str], idle: list[str]) -> Term:
         def formula(x: Inputs) -> Any:
             logic = Resources(lut=x["rest_lut"], ff=sum((x[name] for name in idle), x["rest_ff"]))
             static = self.board.coefficients.static_mw * _MILLI / x["clock_hz"]
             per_cycle = joules(self.board, macs=0, ram_bytes=0, cycles=1, logic=logic) + static
-            array = Resources(lut=x["linear_lut"], ff=x["linear_ff"])
-            working = x["linear_busy"] * joules(self.board, macs=0, ram_bytes=0, cycles=1, logic=array)
+            array = Resources(lut=x[f"{RING}_lut"], ff=x[f"{RING}_ff"])
+            working = x[f"{RING}_busy"] * joules(self.board, macs=0, ram_bytes=0, cycles=1, logic=array)
             return (sum(x[name] for name in spent) + working + x["cycles"] * per_cycle) * (_MICRO * _SLACK)
 
-        of = (*spent, *idle, "linear_busy", "linear_lut", "linear_ff", "rest_lut", "rest_ff", "cycles", "clock_hz")
+        array_of = tuple(f"{RING}_{name}" for name in ("busy", "lut", "ff"))
+        of = (*spent, *idle, *array_of, "rest_lut", "rest_ff", "cycles", "clock_hz")
         return monotone(ENERGY, of, formula, falling=("clock_hz",))
 
     def _tabled(self, of: tuple[str, ...], formula: Callable[[Inputs], Any]) -> Callable[[Inputs], Any]:
@@ -86,25 +92,25 @@ class EnergyTerms:
 
         return lambda x: table()[tuple(np.searchsorted(each, x[axis]) for each, axis in zip(values, of, strict=True))]
 
-    def _heads(self, layer: Attention, x: Inputs) -> tuple[Any, Any]:
-        """Heads and columns of one, padded."""
-        wide = padded(layer.head_dim, x["t_a"])
-        unit = larger(x["t_out"], x["ports"] * self.port_bytes)
-        return head_columns(layer.heads, wide, unit) // wide, wide
+    def _padded(self, layer: Layer, x: Inputs) -> Columns | None:
+        """Columns of a layer's matrices; None where they are not padded."""
+        return kernel_of_layer(layer).columns(layer, x, larger(x["t_out"], x["ports"] * self.port_bytes))
 
     def _columns(self, x: Inputs) -> dict[str, Any]:
-        """Columns of the matrices that attention touches."""
+        """Columns of the matrices that are padded."""
         found: dict[str, Any] = {}
         for layer in self.network:
-            if isinstance(layer, Attention):
-                heads, wide = self._heads(layer, x)
-                found |= dict.fromkeys((layer.query, layer.key, layer.value, layer.target), heads * wide)
+            if isinstance(layer, Linear) or not kernel_of_layer(layer).padding:
+                continue
+            columns = self._padded(layer, x)
+            if columns is not None:
+                found |= {name: columns.total for name, _ in kernel_of_layer(layer).reaches(layer)}
         return found
 
     def _linear(self, x: Inputs) -> Any:
         """Multiplications and on-chip memory, and the weights' way from off chip."""
-        kernel, e = self.kernels["linear"], self.board.coefficients
-        params = {**self.fixed["linear"], **x, "word_bytes": x["ports"] * self.port_bytes}
+        kernel, e = self.kernels[RING], self.board.coefficients
+        params = {**self.fixed[RING], **x, "word_bytes": x["ports"] * self.port_bytes}
         per_byte = (e.offchip_byte_fj + e.ram_byte_fj) * _FEMTO
         spent: Any = (self._transferred() + COMMAND_BYTES * self._commands(x["row_group"])) * per_byte
         for layer, k, n in self._products(x):
@@ -129,43 +135,36 @@ class EnergyTerms:
         moved = sum(tensor.rows * tensor.columns * tensor.bits // 8 for tensor in tensors)
         added = {layer.addend for layer in self.network if isinstance(layer, Linear)}
         moved += sum(2 * table.size for name, table in self.network.constants.items() if name in added)
-        moved += sum(AFFINE_BYTES * layer.d for layer in self.network if isinstance(layer, Norm))
-        return moved
+        others = [layer for layer in self.network if not isinstance(layer, Linear)]
+        return moved + sum(each.size for layer in others for each in kernel_of_layer(layer).constants(layer))
 
     def _commands(self, row_group: Any) -> Any:
         """Commands of every program at least: for every group of rows, and a fetch or a load per layer."""
         groups = sum(ceil_div(layer.rows, row_group) for layer in self.network)
-        return groups + sum(isinstance(layer, Linear | Norm) for layer in self.network)
+        return groups + sum(
+            isinstance(each, Linear) or len(kernel_of_layer(each).constants(each)) for each in self.network
+        )
 
     def _busy(self, x: Inputs) -> Any:
         """Cycles of the linear engine's commands, as if it had all weights of a layer at once; it takes no less."""
-        kernel, params = self.kernels["linear"], {**x, "word_bytes": x["ports"] * self.port_bytes}
+        kernel, params = self.kernels[RING], {**x, "word_bytes": x["ports"] * self.port_bytes}
         busy: Any = np.zeros((), np.int64)
         for layer, k, n in self._products(x):
             for chosen, rows in _groups(x["row_group"], layer.rows):
                 busy = busy + chosen * kernel.cycles(params, {"rows": rows, "k": k, "n": n})
         return busy
 
-    def _attention(self, x: Inputs) -> Any:
-        kernel, params = self.kernels["attention"], {**self.fixed["attention"], **x}
-        widest = max(layer.head_dim for layer in self.network if isinstance(layer, Attention))
-        params["db_max"] = ceil_div(widest, x["t_a"])
+    def _commanded(self, engine: str, x: Inputs) -> Any:
+        """What the commands of an engine other than the one with the ring cost."""
+        kernel, layers = command_kernel(engine), self._layers(engine)
+        params = {**self.fixed[engine], **kernel.follows(layers, x), **x}
         spent: Any = 0.0
-        for layer in self.network:
-            if isinstance(layer, Attention):
-                heads, wide = self._heads(layer, x)
-                for chosen, first, rows in _places(x["row_group"], layer.rows):
-                    work = attention_work(layer, first, rows, heads, wide)
-                    spent = spent + chosen * self._active(kernel, params, work, lut=True)
-        return spent
-
-    def _vector(self, x: Inputs) -> Any:
-        kernel, params = self.kernels["vector"], {**self.fixed["vector"], **x}
-        spent: Any = 0.0
-        for layer in self.network:
-            if isinstance(layer, Norm):
-                for chosen, rows in _groups(x["row_group"], layer.rows):
-                    spent = spent + chosen * self._active(kernel, params, {"rows": rows, "d": layer.d}, lut=True)
+        for layer in layers:
+            columns = self._padded(layer, x) if kernel.padding else None
+            for chosen, first, rows in _places(x["row_group"], layer.rows):
+                spent = spent + chosen * self._active(
+                    kernel, params, kernel.work(layer, first, rows, columns), lut=True
+                )
         return spent
 
     def _active(self, kernel: type[Kernel], params: Params, work: Mapping[str, Any], *, lut: bool) -> Any:

@@ -1,4 +1,4 @@
-"""Cycles of attention and vector engines by box of their parameters: the least over all engines of the box."""
+"""Cycles of all engines but the one with the ring by box of their parameters: the least over all engines of a box."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -6,33 +6,35 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.bound import affine_words, attention_work
+from codesign.bound import constant_words, kernel_of_layer
 from codesign.boxes import Nodes, Tree
-from codesign.kernel import Number, Params, Work
-from codesign.layout import head_columns, padded
-from codesign.network import Attention, Network
+from codesign.engines import RING
+from codesign.kernel import CommandKernel, Number, Params
+from codesign.network import Layer, Network
 from codesign.systolic import Formulas
 
 Table = NDArray[np.int64]
 
 
 class EngineTables:
-    """Tables over the values and nodes of the axes ``t_a``, ``n_a`` and ``t_v``, filled when asked for.
+    """Tables over the values and nodes of the engines' axes, filled when asked for.
 
     Args:
         network: the layers.
-        axes: values by parameter; without those of engines that the network does not use.
+        axes: values by parameter for each of the engines.
         formulas: what the kernels say of parameters by engine.
     """
 
     def __init__(
         self,
         network: Network,
-        axes: Mapping[str, tuple[int, ...]],
+        axes: Mapping[str, Mapping[str, tuple[int, ...]]],
         formulas: Callable[[Mapping[str, Params]], Formulas],
     ) -> None:
         self.network, self.formulas = network, formulas
-        self.values = {axis: np.array(axes.get(axis, (1,)), np.int64) for axis in ("t_a", "n_a", "t_v")}
+        self.axes = {engine: tuple(mine) for engine, mine in axes.items()}
+        every = {axis: values for mine in axes.values() for axis, values in mine.items()}
+        self.values = {axis: np.array(values, np.int64) for axis, values in every.items()}
         self.trees = {axis: Tree(len(values)) for axis, values in self.values.items()}
         self._tables: dict[tuple[object, ...], Table] = {}
 
@@ -44,10 +46,16 @@ class EngineTables:
         """The tables for some nodes, with columns of the array, bytes of a bus word, and ascending rows per command."""
         return Costs(self, nodes, np.asarray(t_out), np.asarray(word), np.asarray(row_group))
 
-    def table(self, key: tuple[object, ...], axes: tuple[str, ...], make: Callable[[], Any]) -> Table:
-        """A table whose last axes are those named, over nodes, made once."""
+    def grid(self, engine: str) -> dict[str, Any]:
+        """Values of an engine's axes, arrays that broadcast to all its designs, last axis last."""
+        return dict(zip(self.axes[engine], np.ix_(*(self.values[axis] for axis in self.axes[engine])), strict=True))
+
+    def table(self, key: tuple[object, ...], engine: str, make: Callable[[], Any]) -> Table:
+        """A table whose last axes are those of an engine, over nodes, made once."""
         if key not in self._tables:
+            axes = self.axes[engine]
             found = np.asarray(make(), np.int64)
+            found = np.broadcast_to(found, (*found.shape[: -len(axes)], *(len(self.values[axis]) for axis in axes)))
             for k, axis in enumerate(reversed(axes)):
                 found = self.trees[axis].extend(found, found.ndim - 1 - k, np.minimum)
             self._tables[key] = found
@@ -60,54 +68,66 @@ class Costs:
     def __init__(
         self, tables: EngineTables, nodes: Mapping[str, Nodes], t_out: Table, word: Table, row_group: Table
     ) -> None:
-        self.tables, self.nodes, self.words = tables, nodes, np.unique(word)
+        self.tables, self.nodes, self.words_of = tables, nodes, np.unique(word)
         self.units, self._unit = np.unique(np.maximum(t_out, word), return_inverse=True)
-        self._word = np.searchsorted(self.words, word)
+        self._word = np.searchsorted(self.words_of, word)
         _, self._starts, self._size = np.unique(row_group, return_index=True, return_inverse=True)
 
-    def columns(self, layer: Attention) -> Number:
-        """Columns of a row of padded heads."""
-        t_a = self.tables.values["t_a"]
-        wide = padded(layer.head_dim, t_a)
-        key = ("columns", layer.heads, layer.head_dim, *self.units.tolist())
-        found = self.tables.table(key, ("t_a",), lambda: head_columns(layer.heads, wide, self.units[:, None]))
-        return found[self._unit, self.nodes["t_a"]]
+    def columns(self, layer: Layer) -> Number:
+        """Columns of a row of the layer's matrices."""
+        kernel = kernel_of_layer(layer)
+        key = ("columns", type(layer), *layer.shape, *self.units.tolist())
 
-    def attention(self, layer: Attention, first: Number, rows: Number) -> Number:
-        """Cycles of a command of some query rows."""
-        starts, have = self._members(rows)
+        def make() -> Any:
+            grid = self.tables.grid(kernel.op)
+            found = kernel.columns(layer, grid, self._along(self.units, kernel))
+            assert found is not None, "asked of layers that pad"
+            return found.total
+
+        found = self.tables.table(key, kernel.op, make)
+        costs: Number = found[(self._unit, *self._nodes(kernel, len(self._unit)))]
+        return costs
+
+    def time(self, layer: Layer, first: Number, rows: Number) -> Number:
+        """Cycles of a command of some rows."""
+        kernel, have = kernel_of_layer(layer), len(np.asarray(rows))
+        starts = self._starts[self._starts < have]
         firsts, counts = np.asarray(first)[starts], np.asarray(rows)[starts]
-        shape = layer.heads, layer.head_dim, layer.keys, layer.mask, layer.window
-        key = (*shape, *firsts.tolist(), *counts.tolist(), *self.units.tolist())
-        found = self.tables.table(key, ("t_a", "n_a"), lambda: self._durations(layer, firsts, counts))
-        return found[self._size[:have], self._unit[:have], self.nodes["t_a"][:have], self.nodes["n_a"][:have]]
+        units = self.units if kernel.padding else self.units[:1]
+        key = (type(layer), *layer.shape, *firsts.tolist(), *counts.tolist(), *units.tolist())
+        found = self.tables.table(key, kernel.op, lambda: self._times(kernel, layer, (firsts, counts), units))
+        unit = self._unit[:have] if kernel.padding else 0
+        costs: Number = found[(self._size[:have], unit, *self._nodes(kernel, have))]
+        return costs
 
-    def _durations(self, layer: Attention, first: Table, rows: Table) -> Any:
-        first, rows = first.reshape(-1, 1, 1, 1), rows.reshape(-1, 1, 1, 1)
-        t_a, n_a = self.tables.values["t_a"][:, None], self.tables.values["n_a"]
-        wide = padded(layer.head_dim, t_a)
-        heads = head_columns(layer.heads, wide, self.units[:, None, None]) // wide
-        engines: Mapping[str, Params] = {"attention": {"t_a": t_a, "n_a": n_a}, "linear": {"t_in": 8}}
-        return self.tables.formulas(engines).attention(attention_work(layer, first, rows, heads, wide))
+    def _times(self, kernel: type[CommandKernel], layer: Layer, rows: tuple[Table, Table], units: Table) -> Any:
+        """Cycles by number of rows per command, unit of columns and engine."""
+        grid = self.tables.grid(kernel.op)
+        first, count = (self._along(each[:, None], kernel) for each in rows)
+        columns = kernel.columns(layer, grid, self._along(units, kernel))
+        engines: Mapping[str, Params] = {kernel.op: grid, RING: {"t_in": 8}}
+        shape = len(rows[0]), len(units), *(len(self.tables.values[axis]) for axis in self.tables.axes[kernel.op])
+        found = self.tables.formulas(engines).times[kernel.op](kernel.work(layer, first, count, columns))
+        return np.broadcast_to(found, shape)
 
-    def vector(self, rows: Number, d: int) -> Number:
-        """Cycles of a norm's command."""
-        starts, have = self._members(rows)
-        counts = np.asarray(rows)[starts]
-        t_v = self.tables.values["t_v"]
-        engines: Mapping[str, Params] = {"vector": {"t_v": t_v}, "linear": {"t_in": 8}}
-        work: Work = {"rows": counts[:, None], "d": d}
-        key = ("vector", *counts.tolist(), d)
-        found = self.tables.table(key, ("t_v",), lambda: self.tables.formulas(engines).vector(work))
-        return found[self._size[:have], self.nodes["t_v"][:have]]
+    def words(self, layer: Layer) -> list[Number]:
+        """Bus words of the layer's constants."""
+        kernel, found = kernel_of_layer(layer), list[Number]()
+        for constant in kernel.constants(layer):
+            key = ("words", kernel.op, constant.memory, constant.size, *self.words_of.tolist())
 
-    def _members(self, rows: Number) -> tuple[Table, int]:
-        """The first sets of each number of rows per command among as many sets as something is said of; how many."""
-        have = len(np.asarray(rows))
-        return self._starts[self._starts < have], have
+            def make(size: int = constant.size, memory: str = constant.memory) -> Any:
+                words = self._along(self.words_of, kernel)
+                return constant_words(size, self.tables.grid(kernel.op), kernel.op, memory, words)
 
-    def affine(self, d: int) -> Number:
-        """Bus words of a norm's gains and biases."""
-        t_v, words = self.tables.values["t_v"], self.words[:, None]
-        key = ("affine", d, *self.words.tolist())
-        return self.tables.table(key, ("t_v",), lambda: affine_words(d, t_v, words))[self._word, self.nodes["t_v"]]
+            table = self.tables.table(key, kernel.op, make)
+            found.append(table[(self._word, *self._nodes(kernel, len(self._word)))])
+        return found
+
+    def _along(self, values: Table, kernel: type[CommandKernel]) -> Any:
+        """An array with an axis of length 1 behind for each of an engine's."""
+        return values.reshape(*values.shape, *(1,) * len(self.tables.axes[kernel.op]))
+
+    def _nodes(self, kernel: type[CommandKernel], have: int) -> list[Nodes]:
+        """Nodes of an engine's axes, those of so many sets."""
+        return [self.nodes[axis][:have] for axis in self.tables.axes[kernel.op]]

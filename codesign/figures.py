@@ -92,11 +92,13 @@ class Figures:
         used, there = self.resources["modelled"] or {}, self.resources["available"] or {}
         return max((name for name in used if there[name]), key=lambda name: used[name] / there[name])
 
-    def verified(self, *, bit_exact: bool, simulated: int, images: int, faults: Sequence[str]) -> Self:
-        """The same with the result of a simulation."""
+    def verified(
+        self, *, bit_exact: bool, simulated: int, images: int, faults: Sequence[str], modelled: int | None = None
+    ) -> Self:
+        """The same with the result of a simulation; ``modelled`` where it is not what the build assumed."""
         return replace(
             self,
-            cycles={**self.cycles, "simulated": simulated},
+            cycles={"modelled": modelled or self.cycles["modelled"], "simulated": simulated},
             bit_exact=bit_exact,
             images=images,
             faults=tuple(faults),

@@ -113,11 +113,14 @@ def kernels(name: str | None = None) -> Mapping[str, type]:
     Raises:
         InputError: an unknown name.
     """
-    from codesign.hw.accelerator import KERNELS
+    from codesign.engines import found
 
-    if name is not None and name not in KERNELS:
-        raise InputError(f"kernel {name!r} is not known; legal: {', '.join(KERNELS)}")
-    return KERNELS if name is None else {name: KERNELS[name]}
+    kernels, refused = found()
+    if name is not None and name in refused:
+        raise InputError(refused[name])
+    if name is not None and name not in kernels:
+        raise InputError(f"kernel {name!r} is not known; legal: {', '.join(kernels)}")
+    return kernels if name is None else {name: kernels[name]}
 
 
 def build(

@@ -27,6 +27,7 @@ class Image:
         constants_at: their byte address.
         inputs, outputs: where matrices lie, by tensor name.
         dram_bytes: DRAM that the program uses.
+        engines: of the design, in the order of their numbers.
     """
 
     commands: bytes
@@ -37,6 +38,7 @@ class Image:
     inputs: Mapping[str, Place]
     outputs: Mapping[str, Place]
     dram_bytes: int
+    engines: tuple[str, ...]
 
     def __post_init__(self) -> None:
         places = [*self.inputs.values(), *self.outputs.values()]
@@ -59,6 +61,7 @@ def image_of(program: Program) -> Image:
         inputs=program.inputs,
         outputs=program.outputs,
         dram_bytes=program.dram_bytes,
+        engines=program.engines,
     )
 
 

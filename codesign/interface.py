@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from codesign.board import Board
-from codesign.command import Command
+from codesign.command import Command, Span
 from codesign.design import Design
+from codesign.engines import LUT, RING, engine_names
 from codesign.kernel import Number, larger
 from codesign.machine import BURST_BYTES, Machine
 from codesign.network import Linear, Network
@@ -22,7 +23,8 @@ FREE = 1 << 20
 """Words of a ring that is never full."""
 _REQUEST = 2
 """Cycles from a request to the first in which it can be granted."""
-_IDLE = Formulas(lambda work: 0, lambda work: 0, 0, 0)
+_IDLE = Formulas({"idle": lambda work: 0}, 0, 0)
+"""An engine that does nothing, and takes no time for it."""
 
 
 class Interface:
@@ -37,28 +39,28 @@ class Interface:
         self.network, self.board, self.memory = network, board, board.memory
         self.word = self.memory.ports * self.memory.port_bits // 8
         self.pace = -(-BURST_BYTES * self.memory.bytes_denominator // self.memory.bytes_numerator)
-        self._prologues: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
-        self._alone: dict[tuple[str, int, int], int] = {}
+        self._prologues: dict[tuple[tuple[bool, ...], tuple[int, ...]], int] = {}
+        self._alone: dict[tuple[str, int, bool], int] = {}
 
     @cached_property
     def begin(self) -> int:
         """First cycle in which any command can be accepted."""
-        return (self._listed if len(self.network.layers) > 1 else self._run)([_load(0, 1)]).start[0]
+        return (self._listed if len(self.network.layers) > 1 else self._run)([_load(1)]).start[0]
 
-    def prologue(self, memories: tuple[int, ...], sizes: tuple[int, ...]) -> int:
+    def prologue(self, bytewise: tuple[bool, ...], sizes: tuple[int, ...]) -> int:
         """Cycle in which the last of the loads is done that begin every program of several layers.
 
         They have the memory to themselves but for the first fetch, of as many tiles as the rings hold; where those
         may be many, they have it whole.
 
         Args:
-            memories: numbers of the loads' on-chip memories.
+            bytewise: of each load whether it fills the 8-bit tables.
             sizes: bus words of each load; of the table and of the weights of a tile; fewest and most tiles.
         """
-        key = memories, sizes
+        key = bytewise, sizes
         if key not in self._prologues:
-            words, (table, weights, fewest, tiles) = sizes[: len(memories)], sizes[len(memories) :]
-            loads = [_load(memory, count) for memory, count in zip(memories, words, strict=True)]
+            words, (table, weights, fewest, tiles) = sizes[: len(bytewise)], sizes[len(bytewise) :]
+            loads = [_load(count, bytewise=each) for each, count in zip(bytewise, words, strict=True)]
             counts = range(fewest, tiles + 1) if tiles - fewest < _FEW_TILES else (0,)
             found = [self._loads(loads, [_fetch(n * table, n * weights)] * (n > 0)) for n in counts]
             self._prologues[key] = min(found)
@@ -71,32 +73,33 @@ class Interface:
     def _listed(self, commands: list[Command]) -> Machine:
         """The run of a list's begin, with as much behind it as every program has and is read ahead."""
         fewest = 2 + sum(1 + isinstance(layer, Linear) for layer in self.network)
-        return self._run(commands + [Command("vector", {})] * (min(fewest, COMMAND_QUEUE) - len(commands)))
+        return self._run(commands + [Command("idle", {})] * (min(fewest, COMMAND_QUEUE) - len(commands)))
 
-    def lone(self, engine: str, words: int, memory: int) -> int:
+    def lone(self, engine: str, words: int, *, bytewise: bool = False) -> int:
         """Cycles from the accept of a transfer to its end, if nothing else is under way.
 
         Args:
             engine: ``load`` or ``store``.
             words: bus words.
-            memory: number of the on-chip memory.
+            bytewise: whether it fills the 8-bit tables.
         """
-        key = engine, words, memory
+        key = engine, words, bytewise
         if key not in self._alone:
-            machine = self._run([_load(memory, words, engine)])
+            machine = self._run([_load(words, engine, bytewise=bytewise)])
             self._alone[key] = machine.stop[0] - machine.start[0]
         return self._alone[key]
 
     def _run(self, commands: list[Command]) -> Machine:
         linear = {"t_in": 8, "t_out": self.word, "n_l": 1, "ring_words": FREE, "table_words": FREE}
-        program = Program(tuple(commands), 0, b"", 0, {}, {}, 0, {})
-        machine = Machine(program, Design(self.board, {"linear": linear}), _IDLE)
+        program = Program(tuple(commands), 0, b"", 0, {}, {}, 0, engine_names(["idle"]))
+        machine = Machine(program, Design(self.board, {RING: linear}), _IDLE)
         machine.run()
         return machine
 
 
-def _load(memory: int, words: int, engine: str = "load") -> Command:
-    return Command(engine, {"memory": memory, "address": 0, "words": words, "dram": 0})
+def _load(words: int, engine: str = "load", *, bytewise: bool = False) -> Command:
+    writes = (Span(LUT, 0, 1),) if bytewise else ()
+    return Command(engine, {"memory": 0, "address": 0, "words": words, "dram": 0}, writes=writes)
 
 
 def _fetch(table: int, weights: int) -> Command:

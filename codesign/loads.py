@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from codesign.command import LOADS
+from codesign.engines import LUT
 from codesign.interface import Interfaces
-from codesign.kernel import Number, Params, ceil_div, larger, smaller
-from codesign.layout import padded
+from codesign.kernel import Number, Params, ceil_div, larger, padded, smaller
 from codesign.network import Layer, Linear, Network
 from codesign.program import LUT_BYTES
 
@@ -72,12 +71,12 @@ class Loads:
         """
         self.moves.append(Move(load.words, layer))
         if self.first is None:
-            self.free = self.free + self.transfer("load", load.words, LOADS.index(load.memory))
+            self.free = self.free + self.transfer("load", load.words, bytewise=load.memory == LUT)
         else:
             self.begun.append(load)
-            memories = tuple(LOADS.index(each.memory) for each in self.begun)
+            bytewise = tuple(each.memory == LUT for each in self.begun)
             sizes = [*(each.words for each in self.begun), *self.first]
-            self.free = self.interfaces.each(self.variant, sizes, lambda each, found: each.prologue(memories, found))
+            self.free = self.interfaces.each(self.variant, sizes, lambda each, found: each.prologue(bytewise, found))
         return self.free
 
     def behind_first(self) -> None:
@@ -89,9 +88,11 @@ class Loads:
         for number in range(1, times):
             self.moves += [Move(move.words, move.layer + number * layers) for move in moves]
 
-    def transfer(self, engine: str, words: Number, memory: int = 0) -> Number:
+    def transfer(self, engine: str, words: Number, *, bytewise: bool = False) -> Number:
         """Cycles of a transfer if nothing else is under way."""
-        return self.interfaces.each(self.variant, [words], lambda each, sizes: each.lone(engine, sizes[0], memory))
+        return self.interfaces.each(
+            self.variant, [words], lambda each, sizes: each.lone(engine, sizes[0], bytewise=bytewise)
+        )
 
     def words(self, rows: int, columns: int, wide: int) -> Number:
         """Bus words of a matrix of ``wide`` bytes per element, its rows padded as they lie on chip."""
@@ -110,7 +111,7 @@ class Loads:
         table = layer.table.tobytes() if layer.table is not None else None
         if table is not None and table not in there:
             there.add(table)
-            yield Load("lut", ceil_div(LUT_BYTES, self.word))
+            yield Load(LUT, ceil_div(LUT_BYTES, self.word))
         yield from self._rows("position", layer.addend, 2, there)
 
     def _rows(self, memory: str, name: str | None, wide: int, there: set[object]) -> Iterator[Load]:

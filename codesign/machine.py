@@ -1,6 +1,5 @@
 """One run of a program on a design: lays out what `codesign.rules` works on, and reads what came of it."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import takewhile
@@ -11,17 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign import rules
-from codesign.command import COMMAND_BYTES, ENGINES, LOADS, RELEASE, Command
+from codesign.command import MAX_TOKENS, RELEASE, Command
 from codesign.design import Design
+from codesign.engines import COMMAND_BYTES, LUT, MOST_ENGINES, MOVERS, RING, TOKEN_BITS, command_kernel
 from codesign.kernel import ceil_div
+from codesign.network import Ints
 from codesign.program import Program
 from codesign.systolic import Formulas
 from codesign.twin import compiled_run, ready_run
 
 BURST_BYTES = 256
-_MOST_TOKENS = 255
-_NUMBERS = {name: number for number, name in enumerate(ENGINES)}
-_LUT = len(LOADS) - 1
+_HALF = (1 << TOKEN_BITS * rules.PACKED) - 1
+Counts = Mapping[str, Mapping[str, Ints]]
+"""Work of one inference that depends on data, by layer and name, one value per row."""
 _linear = itemgetter("rows", "kw", "ib", "ob", "flags")
 
 
@@ -32,6 +33,7 @@ class Machine:
         program: the command list and where it lies.
         design: what it runs on.
         formulas: what the kernels say of their own durations.
+        counts: work that depends on data, by layer; None for what the kernels assume.
         compiled: whether to run as machine code: where that can be had, never, or (None) if somebody asked for it
             before. Never changes a cycle.
 
@@ -40,17 +42,28 @@ class Machine:
         rings: words of the weight ring and of the table ring that the run needs: with so many or more, and all else
             alike, every cycle is the same. None for a ring without room for something when it would have been asked
             for: then cycles are sure to be the same only with as many words of it.
-        early: the same for all up to the end of a linear command, by its index, for those that end before the first
-            attention or norm begins; they do not depend on how long any of these takes.
+        early: the same for all up to the end of a linear command, by its index, for those that end before the
+            first command of a further engine begins; they do not depend on how long any of these takes.
 
     Raises:
-        ValueError: more than 255 tokens at once, or more ports than there may be.
+        ValueError: more than 15 tokens at once, or more ports than there may be.
     """
 
-    def __init__(self, program: Program, design: Design, formulas: Formulas, *, compiled: bool | None = None) -> None:
+    def __init__(
+        self,
+        program: Program,
+        design: Design,
+        formulas: Formulas,
+        *,
+        counts: Counts | None = None,
+        compiled: bool | None = None,
+    ) -> None:
         self._run = ready_run() if compiled is None else compiled_run() if compiled else None
         self._records = _kept(program, design.word_bytes)
         self._layout = _Layout(self._records, design, formulas, program.list_at)
+        for index, command in enumerate(program.commands) if counts else ():
+            if (mine := (counts or {}).get(command.label)) and command.work:
+                self._layout.set_time(index, _counted(command, formulas, mine))
         self.start = [-1] * len(program.commands)
         self.stop = list(self.start)
         self.rings: tuple[int | None, int | None] = None, None
@@ -83,7 +96,7 @@ class Machine:
         return array
 
     def _first(self) -> list[int]:
-        """The linear commands that end before the first attention or norm begins; an engine's commands take turns."""
+        """The linear commands that end before a further engine begins; an engine's commands take turns."""
         begins = [self.start[index] for index in self._records.timed if self.start[index] >= 0]
         split = min(begins, default=rules.NEVER)
         return list(takewhile(lambda index: 0 <= self.stop[index] <= split, self._records.linear))
@@ -113,19 +126,19 @@ class _Records:
         weights: bus words of all weights.
 
     Raises:
-        ValueError: more than 255 tokens at once.
+        ValueError: more than 15 tokens at once.
     """
 
     def __init__(self, program: Program, word: int) -> None:
-        commands = program.commands
-        self.rows = np.array([_record(command, word) for command in commands], np.int64).reshape(-1)
-        jobs = [job for job in program.jobs if job.engine != "linear"]
+        commands, numbers = program.commands, {name: number for number, name in enumerate(program.engines)}
+        self.rows = np.array([_record(command, numbers, word) for command in commands], np.int64).reshape(-1)
+        jobs = [job for job in program.jobs if job.engine != RING]
         size, first = rules.COMMAND_SIZE, rules.OPERAND
         self.open = [(job.engine, job.work, np.array(job.commands) * size + first) for job in jobs]
-        self.linear = [index for index, command in enumerate(commands) if command.engine == "linear"]
+        self.linear = [index for index, command in enumerate(commands) if command.engine == RING]
         self.timed = [job.commands[0] for job in jobs]
-        self.given = _given(commands)
-        loads = [c.fields["words"] for c in commands if c.engine == "load" and c.fields["memory"] == _LUT]
+        self.given = _given(commands, numbers)
+        loads = [c.fields["words"] for c in commands if c.engine == "load" and _bytewise(c)]
         ends = [commands[i].fields["ob"] for i in self.linear if commands[i].fields["flags"] & RELEASE]
         self.room = len(commands), max(loads, default=0) * word // BURST_BYTES + 2, sum(ends)
         self.weights = sum(c.fields["weight_words"] for c in commands if c.engine == "fetch")
@@ -145,39 +158,50 @@ def _programs() -> WeakKeyDictionary[Program, dict[int, _Records]]:
     return WeakKeyDictionary()
 
 
-def _record(command: Command, word: int) -> tuple[int, ...]:
+def _record(command: Command, numbers: Mapping[str, int], word: int) -> tuple[int, ...]:
     """A command as `codesign.rules` has it."""
-    engine, fields, _, _, _, waits, posts = command
-    head = _NUMBERS[engine], _tokens(waits), _tokens(posts)
-    if engine == "linear":
+    engine, fields = command.engine, command.fields
+    head = numbers[engine], *_tokens(command.waits, numbers), *_tokens(command.posts, numbers)
+    if engine == RING:
         return *head, *_linear(fields)
-    if engine in ("attention", "vector"):
+    if engine not in MOVERS:
         return *head, 0, 0, 0, 0, 0
     at = fields["dram"]
     place = at % BURST_BYTES // word
     if engine == "fetch":
         table = fields["table_words"]
         return *head, place, table, (at + table * word) % BURST_BYTES // word, fields["weight_words"], 0
-    return *head, place, fields["words"], int(engine == "load" and fields["memory"] == _LUT), 0, 0
+    return *head, place, fields["words"], int(engine == "load" and _bytewise(command)), 0, 0
 
 
-def _given(commands: Sequence[Command]) -> list[int]:
-    """All tokens that there ever are between every taker and giver."""
-    found = Counter[tuple[str, str]]()
+def _bytewise(load: Command) -> bool:
+    """Whether a load writes the 8-bit tables, byte after byte."""
+    return any(span.memory == LUT for span in load.writes)
+
+
+def _given(commands: Sequence[Command], numbers: Mapping[str, int]) -> list[int]:
+    """All tokens that there ever are between every taker and giver, by their numbers."""
+    found = [0] * MOST_ENGINES**2
     for command in commands:
         for taker, count in command.posts.items():
-            found[taker, command.engine] += count
-    return [found[taker, giver] for taker in ENGINES for giver in ENGINES]
+            found[numbers[taker] * MOST_ENGINES + numbers[command.engine]] += count
+    return found
 
 
-def _tokens(counts: Mapping[str, int]) -> int:
-    """Counts per engine, eight bits each."""
+def _tokens(counts: Mapping[str, int], numbers: Mapping[str, int]) -> tuple[int, int]:
+    """Counts per engine in two integers."""
     value = 0
     for engine, count in counts.items():
-        if not 0 <= count <= _MOST_TOKENS:
-            raise ValueError(f"{count} tokens; legal: 0 to {_MOST_TOKENS}")
-        value |= count << 8 * _NUMBERS[engine]
-    return value
+        if not 0 <= count <= MAX_TOKENS:
+            raise ValueError(f"{count} tokens; legal: 0 to {MAX_TOKENS}")
+        value |= count << TOKEN_BITS * numbers[engine]
+    return value & _HALF, value >> TOKEN_BITS * rules.PACKED
+
+
+def _counted(command: Command, formulas: Formulas, counts: Mapping[str, Ints]) -> int:
+    """Cycles of a command whose work depends on data that is known."""
+    known = command_kernel(command.engine).counted(counts, command.first, command.rows)
+    return int(formulas.times[command.engine]({**command.work, **known}))
 
 
 class _Layout:
@@ -196,12 +220,15 @@ class _Layout:
         m[rules.COMMAND_AT], m[rules.START_AT] = rules.FIXED, starts
         m[rules.STOP_AT], m[rules.NEED_AT] = starts + count, starts + 2 * count
         for engine, work, places in records.open:
-            formula = formulas.attention if engine == "attention" else formulas.vector
-            m[rules.FIXED + places] = int(formula(work))
+            m[rules.FIXED + places] = int(formulas.times[engine](work))
         self._set_memory(design)
         self._set_linear(design, formulas)
         self._set_commands(count, list_at)
         self._set_room(records)
+
+    def set_time(self, index: int, cycles: int) -> None:
+        """Gives a command of a further engine its duration."""
+        self.memory[rules.FIXED + index * rules.COMMAND_SIZE + rules.OPERAND] = cycles
 
     def _table(self, size: int) -> int:
         """Place of a table of zeros."""

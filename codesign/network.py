@@ -6,9 +6,10 @@ that depends on a board or on a design; mapping pads and places it later.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,8 +50,76 @@ class Tensor:
         return self.rows, self.columns
 
 
+class Read(NamedTuple):
+    """A tensor, or a constant, that a layer reads.
+
+    Attributes:
+        tensor: its name.
+        first_row: row of it that row 0 of the result needs; row ``i`` needs row ``first_row + i``.
+        whole: every row of the result needs all of its rows instead.
+        in_place: the result may be written over it, row by row.
+    """
+
+    tensor: str
+    first_row: int = 0
+    whole: bool = False
+    in_place: bool = False
+
+
+class Layer(ABC):
+    """One step of a network: it makes the rows of one tensor from the rows of others.
+
+    Subclasses are frozen dataclasses of plain values and arrays. A kernel says which of them its engine runs; so an
+    engine of a new kind brings its layer along, and nothing else knows of it.
+    """
+
+    name: str
+    target: str
+    rows: int
+
+    @property
+    @abstractmethod
+    def reads(self) -> tuple[Read, ...]:
+        """What it reads, none twice."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[object, ...]:
+        """All but its rows that decides its work; equal for layers that take the same time, whatever their numbers."""
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one inference, those that a mask hides left out."""
+        return 0
+
+    @property
+    def dense_macs(self) -> int:
+        """The same as a model's graph has them, those that a mask hides included."""
+        return self.macs
+
+    @abstractmethod
+    def golden(self, values: Mapping[str, Ints]) -> Ints:
+        """The target's integers, bit for bit as the hardware computes them.
+
+        Args:
+            values: integers of every tensor so far and of every constant, by name.
+        """
+
+    def changed(self, **values: object) -> Self:
+        """The same layer with other values of some fields."""
+        return replace(self, **values)  # type: ignore[type-var]
+
+    def counts(self, values: Mapping[str, Ints]) -> Mapping[str, Ints]:
+        """Work of every row that depends on data, by the name that the kernel's formulas use; {} without any.
+
+        Args:
+            values: as in `golden`, the target's included.
+        """
+        return {}
+
+
 @dataclass(frozen=True, eq=False)
-class Linear:
+class Linear(Layer):
     """``target = requantize(source @ weights.T + bias)``, then table or residual add.
 
     Attributes:
@@ -88,6 +157,26 @@ class Linear:
         """Input channels."""
         return int(self.weights.shape[1])
 
+    @property
+    def reads(self) -> tuple[Read, ...]:
+        """The source, and the rows to add if there are any."""
+        source = Read(self.source, self.first_row)
+        return (source,) if self.addend is None else (source, Read(self.addend, in_place=True))
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """See `Layer.shape`; which table it is does not count."""
+        return self.k, self.n, self.first_row, self.table is not None, self.addend is None
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one inference."""
+        return self.rows * self.n * self.k
+
+    def golden(self, values: Mapping[str, Ints]) -> Ints:
+        """See `linear_golden`."""
+        return linear_golden(self, values[self.source], values[self.addend] if self.addend else None)
+
     def __post_init__(self) -> None:
         if self.weights.ndim != 2 or self.weights.dtype != np.int8 or int(self.weights.min(initial=0)) < -127:
             raise ValueError(f"{self.name}: weights must be int8 [n, k] in [-127, 127]")
@@ -99,7 +188,7 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class Attention:
+class Attention(Layer):
     """Multi-head softmax attention on int8 q, k, v; see `codesign.nonlinear.attention`.
 
     Row ``i`` sees the keys of its mask: all, up to itself, or the last ``window``.
@@ -121,6 +210,30 @@ class Attention:
     mask: str = "full"
     window: int = 0
 
+    @property
+    def reads(self) -> tuple[Read, ...]:
+        """The queries row by row; every row needs all keys and values."""
+        return Read(self.query), Read(self.key, whole=True), Read(self.value, whole=True)
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """See `Layer.shape`."""
+        return self.keys, self.heads, self.head_dim, self.mask, self.window
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one inference; the masked part of a score matrix is not counted."""
+        return 2 * _visible(self) * self.heads * self.head_dim
+
+    @property
+    def dense_macs(self) -> int:
+        """The same with the masked part."""
+        return 2 * self.rows * self.keys * self.heads * self.head_dim
+
+    def golden(self, values: Mapping[str, Ints]) -> Ints:
+        """See `attention_golden`."""
+        return attention_golden(self, values[self.query], values[self.key], values[self.value])
+
     def __post_init__(self) -> None:
         if self.mask not in MASKS:
             raise ValueError(f"{self.name}: mask {self.mask!r}; legal: {', '.join(MASKS)}")
@@ -129,7 +242,7 @@ class Attention:
 
 
 @dataclass(frozen=True, eq=False)
-class Norm:
+class Norm(Layer):
     """Layer or RMS norm of int16 rows; see `codesign.nonlinear.norm`.
 
     Attributes:
@@ -154,9 +267,24 @@ class Norm:
         """Width of a row."""
         return int(self.gain.shape[0])
 
+    @property
+    def reads(self) -> tuple[Read, ...]:
+        """The source."""
+        return (Read(self.source, self.first_row),)
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """See `Layer.shape`."""
+        return self.d, self.first_row, self.bits
+
+    def golden(self, values: Mapping[str, Ints]) -> Ints:
+        """See `codesign.nonlinear.norm`."""
+        rows = values[self.source][self.first_row : self.first_row + self.rows]
+        return nonlinear.norm(rows, self.gain, self.bias, self.shift, self.eps, self.rms, self.bits)
+
 
 @dataclass(frozen=True)
-class Route:
+class Route(Layer):
     """Which experts each token uses, and with which gate; see `codesign.routing.gates`.
 
     Attributes:
@@ -174,9 +302,23 @@ class Route:
     multiplier: int
     shift: int
 
+    @property
+    def reads(self) -> tuple[Read, ...]:
+        """The logits."""
+        return (Read(self.source),)
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """See `Layer.shape`."""
+        return (self.chosen,)
+
+    def golden(self, values: Mapping[str, Ints]) -> Ints:
+        """See `codesign.routing.gates`."""
+        return routing.gates(values[self.source], self.chosen, self.multiplier, self.shift)
+
 
 @dataclass(frozen=True, eq=False)
-class Experts:
+class Experts(Layer):
     """``target = addend + requantize(sum of gate * expert(source))``, experts in ascending order.
 
     An expert is two linear layers, from int8 to int8 (with a table) to int16, all experts of equal shapes.
@@ -208,6 +350,31 @@ class Experts:
         """Multiply-accumulates of one expert for one token."""
         return sum(layer.n * layer.k for layer in self.experts[0])
 
+    @property
+    def reads(self) -> tuple[Read, ...]:
+        """The source, the gates, and the rows to add if there are any."""
+        found = Read(self.source, self.first_row), Read(self.gates)
+        return found if self.addend is None else (*found, Read(self.addend, in_place=True))
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """See `Layer.shape`."""
+        return len(self.experts), self.chosen, self.experts[0][0].k, self.experts[0][0].n, self.experts[0][1].n
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one inference.
+
+        Each token counts its chosen experts, which are all of one shape, so that the number does not depend on which
+        they are; weighting them is not counted.
+        """
+        return self.rows * self.chosen * self.macs_per_token
+
+    def golden(self, values: Mapping[str, Ints]) -> Ints:
+        """See `experts_golden`."""
+        addend = values[self.addend] if self.addend else None
+        return experts_golden(self, values[self.source], values[self.gates], addend)
+
     def __post_init__(self) -> None:
         shapes = {(a.k, a.n, b.k, b.n) for a, b in self.experts}
         if len(shapes) != 1 or any(a.n != b.k for a, b in self.experts):
@@ -228,9 +395,6 @@ class Experts:
                 raise ValueError(
                     f"{self.name}: {a.name}, {b.name}; legal: all rows to 8 bit, then to 16 bit, no addend"
                 )
-
-
-Layer = Linear | Attention | Norm | Route | Experts
 
 
 @dataclass(frozen=True, eq=False)
@@ -304,7 +468,7 @@ class Network:
     @property
     def macs(self) -> int:
         """Multiply-accumulates of one inference, counted from the layers' shapes."""
-        return sum(layer_macs(layer) for layer in self.layers)
+        return sum(layer.macs for layer in self.layers)
 
 
 def linears(layers: Iterable[Layer]) -> Iterator[Linear]:
@@ -314,21 +478,6 @@ def linears(layers: Iterable[Layer]) -> Iterator[Linear]:
             yield layer
         elif isinstance(layer, Experts):
             yield from (part for pair in layer.experts for part in pair)
-
-
-def layer_macs(layer: Layer) -> int:
-    """Multiply-accumulates of one layer.
-
-    The masked half of a score matrix is not counted. Of a mixture each token counts its chosen experts, which
-    are all of one shape, so that the number does not depend on which they are; weighting them is not counted.
-    """
-    if isinstance(layer, Linear):
-        return layer.rows * layer.n * layer.k
-    if isinstance(layer, Experts):
-        return layer.rows * layer.chosen * layer.macs_per_token
-    if isinstance(layer, Attention):
-        return 2 * _visible(layer) * layer.heads * layer.head_dim
-    return 0
 
 
 def _visible(layer: Attention) -> int:
@@ -362,7 +511,7 @@ def run(network: Network, inputs: Mapping[str, NDArray[Any]]) -> dict[str, Ints]
     for item in network.inputs:
         values[item.target] = input_golden(item, network.tensors[item.target].scale, np.asarray(inputs[item.name]))
     for layer in network:
-        values[layer.target] = layer_golden(layer, values)
+        values[layer.target] = layer.golden(values)
     return values
 
 
@@ -383,21 +532,6 @@ def input_golden(item: Input, scale: float, sample: NDArray[Any]) -> Ints:
         raise InputError(f"input {item.name} holds NaN or infinity; legal: finite numbers")
     integers = quantize(flat, scale, low=item.low, high=item.high)
     return np.where(item.gather < 0, 0, integers[item.gather])
-
-
-def layer_golden(layer: Layer, values: Mapping[str, Ints]) -> Ints:
-    """Return the target of a layer from the tensors it reads."""
-    if isinstance(layer, Linear):
-        return linear_golden(layer, values[layer.source], values[layer.addend] if layer.addend else None)
-    if isinstance(layer, Attention):
-        return attention_golden(layer, values[layer.query], values[layer.key], values[layer.value])
-    if isinstance(layer, Route):
-        return routing.gates(values[layer.source], layer.chosen, layer.multiplier, layer.shift)
-    if isinstance(layer, Experts):
-        addend = values[layer.addend] if layer.addend else None
-        return experts_golden(layer, values[layer.source], values[layer.gates], addend)
-    rows = values[layer.source][layer.first_row : layer.first_row + layer.rows]
-    return nonlinear.norm(rows, layer.gain, layer.bias, layer.shift, layer.eps, layer.rms, layer.bits)
 
 
 def linear_golden(layer: Linear, x: Ints, addend: Ints | None = None) -> Ints:
@@ -455,8 +589,22 @@ def experts_golden(layer: Experts, x: Ints, gates: Ints, addend: Ints | None = N
     return result if addend is None else saturate_bits(result + addend, 16)
 
 
+def counts(network: Network, values: Mapping[str, Ints]) -> dict[str, Mapping[str, Ints]]:
+    """Count what depends on data, layer by layer: the work that no shape tells.
+
+    Args:
+        network: whatever it holds.
+        values: the integers that `run` returned.
+
+    Returns:
+        By the name of each layer that has any what `Layer.counts` says.
+    """
+    found = {layer.name: layer.counts(values) for layer in network}
+    return {name: each for name, each in found.items() if each}
+
+
 def tokens_per_expert(network: Network, values: Mapping[str, Ints]) -> dict[str, Ints]:
-    """Count the tokens that each expert computes for one sample: the only work that depends on data.
+    """Count the tokens that each expert computes for one sample.
 
     Args:
         network: whatever it holds.

@@ -216,13 +216,13 @@ class _Reader:
         kinds = onnx.AttributeProto
         if node.op_type == "Quant" and node.domain in QUANT_DOMAINS:
             return None
-        if node.domain not in ("", "ai.onnx"):
+        if node.domain not in ("", "ai.onnx") and _custom(node) not in operators():
             return f"operators of domain {node.domain!r} are not known"
         if any(a.type in (kinds.GRAPH, kinds.GRAPHS) for a in node.attribute):
             return "control flow has no fixed schedule"
         if any(a.name == "block_size" and a.i for a in node.attribute):
             return "scales per block"
-        if node.op_type not in operators() or node.op_type == "Quant":
+        if _op(node) not in operators() or node.op_type == "Quant":
             return "no integer or reference implementation"
         return None
 
@@ -231,7 +231,7 @@ class _Reader:
         if not any(node.output):
             raise self.fail(f"node {label} has no output")
         attributes = {a.name: self.attribute(label, a) for a in node.attribute}
-        return Node(node.op_type, label, tuple(node.input), tuple(node.output), attributes)
+        return Node(_op(node), label, tuple(node.input), tuple(node.output), attributes)
 
     def attribute(self, label: str, a: "onnx.AttributeProto") -> Attribute:
         import onnx
@@ -421,6 +421,16 @@ class _Reader:
         lost = next((n for n in outputs if n not in made and n not in known), None)
         if lost is not None:
             raise self.fail(f"output {lost!r} is made by nothing in the model")
+
+
+def _custom(node: "onnx.NodeProto") -> str:
+    """Name of an operator with its domain, as `codesign.operators` has those of other packages."""
+    return f"{node.domain}.{node.op_type}"
+
+
+def _op(node: "onnx.NodeProto") -> str:
+    """Name of an operator as `codesign.operators` has it."""
+    return node.op_type if node.domain in ("", "ai.onnx", *QUANT_DOMAINS) else _custom(node)
 
 
 def _typed_field(tensor: "onnx.TensorProto") -> list[float] | list[int]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from codesign.custom import custom_operators
 from codesign.onnx_call import Array, Call, Operator
 from codesign.onnx_elementwise import elementwise, typed
 from codesign.onnx_layout import layout, placement
@@ -14,8 +15,9 @@ from codesign.onnx_reductions import reductions
 
 @functools.cache
 def operators() -> Mapping[str, Operator]:
-    """Every operator by its ONNX (or QONNX) name."""
-    return {**elementwise(), **typed(), **layout(), **placement(), **products(), **reductions()}
+    """Every operator by its ONNX (or QONNX) name; those of other packages with their domain and a dot before it."""
+    others = {name: operator.evaluate for name, operator in custom_operators().items()}
+    return {**others, **elementwise(), **typed(), **layout(), **placement(), **products(), **reductions()}
 
 
 def evaluate(op: str, call: Call) -> tuple[Array, ...]:

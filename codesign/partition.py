@@ -1,24 +1,25 @@
 """A plain choice of design for a network and a board: a short list per engine, no search.
 
 The linear array is the largest of a short list that fits the budget and that the network's layers
-keep at least two thirds busy. The other engines are the smallest of their lists that cost at most 5 %
-of the time. The weight ring holds all weights if they fit a quarter of the block RAM. The number of
+keep at least two thirds busy. The other engines, one after the other, are the smallest of their lists that cost
+at most 5 % of the time. The weight ring holds all weights if they fit a quarter of the block RAM. The number of
 rows per command is the best of a few by `codesign.cycles.exact`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
-from typing import NamedTuple
+from functools import cache, cached_property, partial
+from typing import Any, NamedTuple
 
 from codesign.board import Board
 from codesign.cycles import exact
 from codesign.design import Design
 from codesign.energy import EngineJoules
+from codesign.engines import RING, command_kernel, kernel_for, kernels, memory_map
 from codesign.errors import CheckError, InputError, NothingFits
 from codesign.kernel import Kernel, Params, Resources, ceil_div
 from codesign.layout import Widths, linear_columns, memory_need, widths
-from codesign.network import MASKS, Attention, Linear, Network, Norm
+from codesign.network import Layer, Linear, Network
 from codesign.program import check_engines, compile_network
 from codesign.systolic import Formulas
 
@@ -26,8 +27,6 @@ RESOURCES = tuple(f.name for f in fields(Resources))
 """Names that a budget may use."""
 
 _ARRAYS = tuple((t_out, n_l) for t_out in (8, 16, 32) for n_l in (1, 2, 4, 8))
-_ATTENTION = tuple((t_a, n_a) for t_a in (8, 16, 32) for n_a in (2, 4, 8, 16))
-_LANES = (4, 8, 16, 32)
 _GROUPS = (1, 2, 4, 8)
 _WHOLE = 1 << 15
 _BRAM_BITS = 36 * 1024
@@ -63,6 +62,7 @@ class Choice:
         ring_words, table_words: 0 for as deep as the weights ask for, within a share of the device.
         ports, clock_hz: 0 for those of the board.
         generous: whether that share is more than the least.
+        others: values of the other engines' axes by name, in that order; those left out are of the smallest designs.
     """
 
     t_in: int = 8
@@ -70,13 +70,38 @@ class Choice:
     n_l: int = 1
     ring_words: int = 0
     table_words: int = 0
-    t_a: int = 8
-    n_a: int = 2
-    t_v: int = 4
     row_group: int = _WHOLE
     ports: int = 0
     clock_hz: int = 0
     generous: bool = False
+    others: tuple[tuple[str, int], ...] = ()
+
+    @classmethod
+    def of(cls, point: Mapping[str, int]) -> "Choice":
+        """The choice of a point of the design space.
+
+        >>> Choice.of({"n_l": 3, "lanes": 2}).others
+        (('lanes', 2),)
+        """
+        mine = {name: int(value) for name, value in point.items() if name in OWN}
+        others = tuple(sorted((name, int(value)) for name, value in point.items() if name not in OWN))
+        return cls(**mine, others=others)  # type: ignore[arg-type]
+
+    def with_others(self, values: Mapping[str, int]) -> "Choice":
+        """The same with other values of some of the other engines' axes."""
+        return replace(self, others=tuple(sorted({**dict(self.others), **values}.items())))
+
+
+def parameters() -> tuple[str, ...]:
+    """Names of everything that is free in a design: of every choice, and of all engines that there are."""
+    others = (axis for engine in kernels() if engine != RING for axis in command_kernel(engine).axes(()))
+    return (*OWN[:_LINEAR], *others, *OWN[_LINEAR:])
+
+
+_LINEAR = 5
+"""Parameters of a choice that are those of the engine with the ring."""
+OWN = tuple(each.name for each in fields(Choice) if each.name not in ("generous", "others"))
+"""Parameters of a choice that every design has."""
 
 
 def parse_budget(text: str | None) -> dict[str, int]:
@@ -116,8 +141,8 @@ def plain(network: Network, board: Board, tools: Tools, *, budget: Mapping[str, 
     if not planner.fits(start):
         raise NothingFits(planner.verdict(start))
     choice = planner.array(start)
-    choice = planner.lean(choice, planner.attention(choice))
-    choice = planner.lean(choice, planner.vector(choice))
+    for engine in planner.others:
+        choice = planner.lean(choice, planner.choices(engine, choice))
     generous = replace(choice, generous=True)
     return planner.grouped(generous if planner.fits(generous) else choice)
 
@@ -131,11 +156,8 @@ def _check_supported(network: Network, kernels: Mapping[str, type[Kernel]]) -> N
     check_engines(network)
     if not any(isinstance(layer, Linear) for layer in network):
         raise NothingFits(f"{network.name}: no linear layer; legal: at least one")
-    reasons = []
-    for layer in network:
-        engine = {Linear: "linear", Attention: "attention", Norm: "vector"}[type(layer)]
-        reason = kernels[engine].supports(layer)
-        reasons += [reason] if reason else []
+    found = [(layer, kernel_for(layer)) for layer in network]
+    reasons = [reason for layer, each in found if each is not None and (reason := kernels[each.op].supports(layer))]
     if reasons:
         raise NothingFits(f"{network.name}: no kernel runs {len(reasons)} of its layers: {'; '.join(reasons)}")
 
@@ -146,25 +168,25 @@ class Planner:
     def __init__(self, network: Network, board: Board, tools: Tools, limit: Resources) -> None:
         _check_supported(network, tools.kernels)
         self.network, self.board, self.tools, self.limit = network, board, tools, limit
-        self.attentions = [layer for layer in network if isinstance(layer, Attention)]
-        self.norms = [layer for layer in network if isinstance(layer, Norm)]
+        mine = {
+            engine: [layer for layer in network if type(layer) in kernel.layers] for engine, kernel in kernels().items()
+        }
+        self.others: dict[str, list[Layer]] = {name: found for name, found in mine.items() if found and name != RING}
         tables = {layer.table.tobytes() for layer in network if isinstance(layer, Linear) and layer.table is not None}
         self._tables = _power(max(1, len(tables)))
         self._sizes: dict[tuple[Widths, int], dict[str, int]] = {}
         self._weights: dict[tuple[Widths, int], _Weights] = {}
         self._boards: dict[tuple[int, int], Board] = {}
+        self._words: dict[Widths, dict[str, int]] = {}
 
     # From a choice to a design.
 
     def design(self, choice: Choice) -> Design:
         """The design of a choice with rings and memories sized for the network."""
-        engines: dict[str, Mapping[str, int]] = {"linear": self._linear(choice, 1, 1, 1)}
-        if self.attentions:
-            engines["attention"] = self._attention(choice)
-        if self.norms:
-            engines["vector"] = {"t_v": choice.t_v, **self._vector}
+        engines: dict[str, Mapping[str, int]] = {RING: self._linear(choice, 1, 1, 1)}
+        engines |= {engine: self._other(engine, choice) for engine in self.others}
         bare = Design(self._board(choice.ports, choice.clock_hz), engines, {}, choice.row_group)
-        sized = replace(bare, engines={**engines, "linear": self._rings(bare, choice)})
+        sized = replace(bare, engines={**engines, RING: self._rings(bare, choice)})
         return replace(sized, memories=self._memories(sized))
 
     def _board(self, ports: int, clock_hz: int) -> Board:
@@ -174,21 +196,41 @@ class Planner:
         return self._boards[key]
 
     @cached_property
-    def _heads(self) -> tuple[int, int]:
-        """Columns of the widest head, and the most keys."""
-        return max(layer.head_dim for layer in self.attentions), max(layer.keys for layer in self.attentions)
+    def axes(self) -> dict[str, dict[str, tuple[int, ...]]]:
+        """Axes of the other engines that the network needs.
 
-    def _attention(self, choice: Choice) -> dict[str, int]:
-        widest, keys = self._heads
-        return {
-            "t_a": choice.t_a, "n_a": choice.n_a, "max_keys": _power(max(keys, 2)),
-            "db_max": ceil_div(widest, choice.t_a),
-        }  # fmt: skip
+        Raises:
+            ValueError: two have an axis of one name.
+        """
+        found = {engine: command_kernel(engine).axes(layers) for engine, layers in self.others.items()}
+        names = [axis for axes in found.values() for axis in axes]
+        if len({*names, *OWN}) < len(names) + len(OWN):
+            raise ValueError(
+                f"axes {sorted(names)} of {', '.join(found)}; legal: no name twice, and none of {', '.join(OWN)}"
+            )
+        return found
 
     @cached_property
-    def _vector(self) -> dict[str, int]:
-        wide = {"wide": 1} if any(layer.bits == 16 for layer in self.norms) else {}
-        return {"max_d": max(layer.d for layer in self.norms), **wide}
+    def _smallest(self) -> dict[str, int]:
+        """Axes of the other engines' smallest designs."""
+        return {axis: value for engine in self.others for axis, value in self.choices(engine, Choice())[0].others}
+
+    def _other(self, engine: str, choice: Choice) -> dict[str, int]:
+        """Parameters of another engine: its axes, and what follows from them and from the network."""
+        chosen = {**self._smallest, **dict(choice.others)}
+        params = {axis: chosen[axis] for axis in self.axes[engine]}
+        more = self.follows[engine](tuple(params.items()))
+        return {**params, **more}
+
+    @cached_property
+    def follows(self) -> dict[str, Callable[[tuple[tuple[str, int], ...]], dict[str, int]]]:
+        """By engine what its kernel says of the parameters that follow, asked once for each of its designs."""
+
+        def asked(engine: str, params: tuple[tuple[str, int], ...]) -> dict[str, int]:
+            found = command_kernel(engine).follows(self.others[engine], dict(params))
+            return {name: int(value) for name, value in found.items()}
+
+        return {engine: cache(partial(asked, engine)) for engine in self.others}
 
     def _linear(self, choice: Choice, kw: int, ring: int, table: int) -> dict[str, int]:
         return {
@@ -236,9 +278,25 @@ class Planner:
         return {name: windows.get(name) or _rounded(size, self._widest(name, sized)) for name, size in need.items()}
 
     def _widest(self, memory: str, design: Design) -> int:
-        """Bytes that every port of the memory divides."""
-        t_v = design.engines.get("vector", {}).get("t_v", 1)
-        return max(design.word_bytes, 2 * design.linear["t_out"], (8 if memory == "affine" else 2) * t_v)
+        """Bytes of which a memory holds a whole number of words: the bus, and every port to 16-bit memories.
+
+        Wider elements count in their own memory alone.
+        """
+        key = widths(design)
+        if key not in self._words:
+            params, found = {name: dict(values) for name, values in key.engines}, dict[str, int]()
+            reached = memory_map(key.engines).memories
+            users = [(each, access) for each in reached.values() for access in (each.writer, *each.readers)]
+            wide = [
+                (each.name, each.bytes, params[access.engine][access.port.lanes])
+                for each, access in users
+                if access.port.lanes is not None and each.bytes > 1
+            ]
+            common = max([key.word, *(2 * lanes for _, size, lanes in wide if size == 2)])
+            for name in reached:
+                found[name] = max([common, *(size * lanes for mine, size, lanes in wide if mine == name)])
+            self._words[key] = found
+        return self._words[key][memory]
 
     # What a choice costs.
 
@@ -291,12 +349,12 @@ class Planner:
         return sum(int(self.tools.kernels[engine].cycles(params, work)) for work in works)
 
     def _work(self, design: Design) -> dict[str, list[dict[str, int]]]:
-        """The kernels' work by engine, one item per layer."""
-        found = {"linear": [{"rows": layer.rows, "k": k, "n": n} for layer, k, n in self.columns(design)]}
-        if self.attentions:
-            found["attention"] = [_attention_work(layer) for layer in self.attentions]
-        if self.norms:
-            found["vector"] = [{"rows": layer.rows, "d": layer.d} for layer in self.norms]
+        """The kernels' work by engine, one item per layer, without padding."""
+        found: dict[str, list[Any]] = {
+            RING: [{"rows": layer.rows, "k": k, "n": n} for layer, k, n in self.columns(design)]
+        }
+        for engine, layers in self.others.items():
+            found[engine] = [command_kernel(engine).work(layer, 0, layer.rows) for layer in layers]
         return found
 
     # The steps of the choice.
@@ -305,20 +363,17 @@ class Planner:
         """The largest array that fits and is two thirds busy, else the one that is busiest; ties take the fastest."""
         fitting = [c for c in (replace(start, t_out=t, n_l=n) for t, n in _ARRAYS) if self.fits(c)]
         macs = sum(layer.rows * layer.n * layer.k for layer in self.network if isinstance(layer, Linear))
-        cycles = {c: self.time(c)["linear"] for c in fitting}
+        cycles = {c: self.time(c)[RING] for c in fitting}
         busy = {c: macs / (cycles[c] * c.t_in * c.t_out * c.n_l) for c in fitting}
         useful = [c for c in fitting if 3 * busy[c] >= 2]
         if not useful:
             return max(fitting, key=lambda c: busy[c])
         return max(useful, key=lambda c: (c.t_out * c.n_l, -cycles[c]))
 
-    def attention(self, choice: Choice) -> Iterator[Choice]:
-        """Choices of the attention engine; none if there is nothing to attend to."""
-        return (replace(choice, t_a=t, n_a=n) for t, n in _ATTENTION if self.attentions)
-
-    def vector(self, choice: Choice) -> Iterator[Choice]:
-        """Choices of the vector engine, no wider than the array."""
-        return (replace(choice, t_v=lanes) for lanes in _LANES if self.norms and lanes <= choice.t_out)
+    def choices(self, engine: str, choice: Choice) -> list[Choice]:
+        """A choice with other designs of another engine, the smallest first."""
+        kernel = command_kernel(engine)
+        return [choice.with_others(values) for values in kernel.choices({"t_in": choice.t_in, "t_out": choice.t_out})]
 
     def lean(self, choice: Choice, axis: Iterable[Choice]) -> Choice:
         """Of the choices that fit, the one of fewest DSPs among those within 5 % of the fastest."""
@@ -363,13 +418,6 @@ def _weights(columns: Iterable[tuple[Linear, int, int]], choice: Choice, word_by
     sizes = [(k, ceil_div(k, choice.t_in), ceil_div(n, choice.t_out)) for _, k, n in columns]
     least, row_words = max(ib for _, ib, _ in sizes), max(ceil_div(k, word_bytes) for k, _, _ in sizes)
     return _Weights(sum(ib * ob for _, ib, ob in sizes), sum(ob for _, _, ob in sizes), least, row_words)
-
-
-def _attention_work(layer: Attention) -> dict[str, int]:
-    return {
-        "rows": layer.rows, "keys": layer.keys, "heads": layer.heads, "head_dim": layer.head_dim,
-        "mask": MASKS.index(layer.mask), "window": layer.window, "query_offset": 0,
-    }  # fmt: skip
 
 
 def _excess(need: Resources, limit: Resources) -> list[str]:

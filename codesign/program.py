@@ -13,29 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.command import (
-    ADDENDS,
-    COMMAND_BYTES,
-    COMPUTING,
-    LOADS,
-    RELEASE,
-    RMS,
-    SOURCES,
-    STORES,
-    TARGETS,
-    USE_TABLE,
-    WIDE,
-    WIDE_RESULT,
-    Command,
-    Span,
-    ordered,
-    work_of,
-)
+from codesign.command import RELEASE, USE_TABLE, Command, Span, ordered
 from codesign.design import Design
+from codesign.engines import COMMAND_BYTES, LUT, MOVERS, RING, command_kernel, engine_names, kernel_for
 from codesign.errors import NothingFits
-from codesign.kernel import Number, Params, ceil_div, larger, smaller
-from codesign.layout import AFFINE_BYTES, Layout, Region, groups, layout, padded
-from codesign.network import MASKS, Attention, Experts, Linear, Network, Norm, Route
+from codesign.kernel import Columns, Number, Params, ceil_div, larger, padded, smaller
+from codesign.layout import Layout, Region, groups, layout
+from codesign.network import Layer, Linear, Network
 
 PAGE = 4096
 FETCH_LEAD = 4
@@ -81,7 +65,7 @@ class Program:
         constants_at: their byte address.
         inputs, outputs: where the host puts and finds matrices, by tensor name.
         dram_bytes: DRAM that the program uses.
-        units: columns in which its commands count, see `codesign.command.work_of`.
+        engines: of the design, in the order of their numbers.
     """
 
     commands: tuple[Command, ...]
@@ -91,11 +75,11 @@ class Program:
     inputs: Mapping[str, Place]
     outputs: Mapping[str, Place]
     dram_bytes: int
-    units: Mapping[str, int]
+    engines: tuple[str, ...]
 
     def encode(self) -> bytes:
         """The command list as bytes."""
-        return b"".join(command.encode() for command in self.commands)
+        return b"".join(command.encode(self.engines) for command in self.commands)
 
     @cached_property
     def names(self) -> tuple[tuple[str, str], ...]:
@@ -107,9 +91,8 @@ class Program:
         """The different works of its commands; those that only move data have none."""
         found: dict[tuple[str, tuple[tuple[str, int], ...]], list[int]] = {}
         for index, command in enumerate(self.commands):
-            if command.engine in COMPUTING:
-                work = tuple(work_of(command, self.units).items())
-                found.setdefault((command.engine, work), []).append(index)
+            if command.engine not in MOVERS:
+                found.setdefault((command.engine, tuple(command.work.items())), []).append(index)
         return tuple(Job(engine, dict(work), tuple(commands)) for (engine, work), commands in found.items())
 
 
@@ -151,14 +134,14 @@ def compile_network(network: Network, design: Design, *, bare: bool = False) -> 
 
 
 def check_engines(network: Network) -> None:
-    """Refuse layers for which there is no engine.
+    """Refuse layers for which there is no kernel.
 
     Raises:
         NothingFits: the message names them.
     """
-    lost = [layer.name for layer in network if isinstance(layer, Route | Experts)]
+    lost = [f"{layer.name} ({type(layer).__name__})" for layer in network if kernel_for(layer) is None]
     if lost:
-        raise NothingFits(f"{network.name}: no engine runs a mixture of experts yet: {', '.join(lost)}")
+        raise NothingFits(f"{network.name}: no engine runs {', '.join(lost)}")
 
 
 def program_traffic(program: Program, word_bytes: int) -> tuple[int, int]:
@@ -177,9 +160,10 @@ def _check_memories(found: Layout, design: Design) -> None:
         have = design.memories.get(memory, 0)
         if need > have:
             raise NothingFits(f"memory {memory} needs {need} bytes, the design has {have}; smallest that fits: {need}")
-    for layer, need in found.norms:
-        if need > (have := design.memories["affine"]):
-            raise NothingFits(f"memory affine needs {need} bytes for {layer.name}, the design has {have}")
+    for layer, places in zip(found.network, found.constants, strict=True):
+        for memory, _, need in places:
+            if need > (have := design.memories[memory]):
+                raise NothingFits(f"memory {memory} needs {need} bytes for {layer.name}, the design has {have}")
 
 
 def _cuts(found: Layout, design: Design) -> tuple[int, ...]:
@@ -209,7 +193,7 @@ def _check_linear(found: Layout, design: Design, layer: Linear, ib: int) -> None
         raise NothingFits(
             f"{layer.name}: a tile has {ib} weight words, the ring {p['ring_words']}; smallest that fits: {ib}"
         )
-    number = found.anatomy.tables.get(layer, -1)
+    number = found.analysis.tables.get(layer, -1)
     if number >= p["tables"]:
         raise NothingFits(f"{layer.name}: table {number + 1}, the design has {p['tables']}")
 
@@ -218,13 +202,11 @@ def _program(found: Layout, t_in: int, row_group: int, cuts: tuple[int, ...], ba
     """The program of a layout; what else decides it is told by numbers, see `_cuts`."""
     inputs, outputs, end = _host_places(found)
     emit = _Emitter(found, t_in, row_group, end, inputs, outputs, bare=bare)
-    for layer, tiles in zip(found.network, cuts, strict=True):
+    for step, (layer, tiles) in enumerate(zip(found.network, cuts, strict=True)):
         if isinstance(layer, Linear):
             _linear(emit, layer, tiles)
-        elif isinstance(layer, Attention):
-            _attention(emit, layer)
-        elif isinstance(layer, Norm):
-            _norm(emit, layer)
+        else:
+            _commands(emit, step, layer)
     return _finish(emit)
 
 
@@ -246,7 +228,6 @@ class _Emitter:
     commands: list[Command] = field(default_factory=list)
     fetches: list[tuple[int, Command]] = field(default_factory=list)
     image: bytearray = field(default_factory=bytearray)
-    affine: int = 0
     present: set[str | int] = field(default_factory=set)
     bare: bool = False
     size: int = 0
@@ -263,12 +244,17 @@ class _Emitter:
         """Loads a constant into bytes of an on-chip memory, as many words as they are."""
         word = self.layout.widths.word
         fields = {
-            "memory": LOADS.index(span.memory),
+            "memory": self.load_number(span.memory),
             "address": span.start // word,
             "words": (span.stop - span.start) // word,
             "dram": self.constant(span.stop - span.start, data),
         }
         self.commands.append(Command("load", fields, writes=(span,), label=label))
+
+    def load_number(self, memory: str) -> int:
+        """Number of a memory at the load engine; the last means the 8-bit tables."""
+        loaded = self.layout.memories.numbers["load", "out"]
+        return len(loaded) if memory == LUT else loaded.index(memory)
 
 
 def _host_places(found: Layout) -> tuple[dict[str, Place], dict[str, Place], int]:
@@ -306,7 +292,7 @@ def _finish(emit: _Emitter) -> Program:
         inputs=emit.inputs,
         outputs=emit.outputs,
         dram_bytes=list_at + ceil_div(len(commands) * COMMAND_BYTES, PAGE) * PAGE,
-        units={"t_in": emit.t_in, "t_out": emit.layout.widths.t_out, "t_a": emit.layout.widths.t_a},
+        engines=engine_names(emit.layout.params),
     )
 
 
@@ -326,11 +312,13 @@ def _behind_loads(emit: _Emitter) -> tuple[list[Command], int]:
 
 
 class _Block(NamedTuple):
-    """Tiles ``first`` to ``first + tiles`` of a layer, of ``ib`` weight words each."""
+    """Tiles ``first`` to ``first + tiles`` of a layer, of ``ib`` weight words each; ``k`` times ``n`` weights."""
 
     first: int
     tiles: int
     ib: int
+    k: int
+    n: int
 
 
 def _linear(emit: _Emitter, layer: Linear, most: int) -> None:
@@ -341,7 +329,8 @@ def _linear(emit: _Emitter, layer: Linear, most: int) -> None:
     """
     found = emit.layout
     ib, ob = found.tiles(layer, emit.t_in)
-    blocks = [_Block(first, min(most, ob - first), ib) for first in range(0, ob, most)]
+    cuts = [(first, min(most, ob - first)) for first in range(0, ob, most)]
+    blocks = [_Block(first, tiles, ib, ib * emit.t_in, tiles * found.t_out) for first, tiles in cuts]
     packed = _pack_weights(emit, layer, blocks)
     streamed = found.regions[layer.target].streamed
     again = streamed and len(blocks) > 1
@@ -366,11 +355,13 @@ class _Part(NamedTuple):
     Attributes:
         fields: operands, bases as if of the first block, flags but for `RELEASE`.
         reads, writes: on-chip bytes.
+        first: first row.
     """
 
     fields: dict[str, int]
     reads: tuple[Span, ...]
     writes: tuple[Span, ...]
+    first: int
 
     def command(self, layer: Linear, block: _Block, *, release: bool) -> Command:
         """The command of a block."""
@@ -381,23 +372,25 @@ class _Part(NamedTuple):
             fields["addend_base"] += block.first
         if release:
             fields["flags"] |= RELEASE
-        return Command("linear", fields, self.reads, self.writes, layer.name)
+        work = {"rows": fields["rows"], "k": block.k, "n": block.n}
+        return Command(RING, fields, self.reads, self.writes, layer.name, work, self.first, fields["rows"])
 
 
 def _parts(emit: _Emitter, layer: Linear, cut: list[tuple[int, int]], ib: int) -> dict[tuple[int, int], _Part]:
     """What the commands of every group share; loads the layer's table and the rows to add."""
     found, word = emit.layout, emit.layout.widths.word
     source, target = found.regions[layer.source], found.regions[layer.target]
-    port = (2 if target.memory in WIDE else 1) * found.widths.t_out
+    port, memories = found.width(target.memory, RING, "out"), found.memories
     shared = {
-        "source": SOURCES.index(source.memory), "target": TARGETS.index(target.memory),
+        "source": memories.number(RING, "source", source.memory),
+        "target": memories.number(RING, "out", target.memory),
         "kw": ceil_div(found.columns[layer.source].total, word), "ib": ib, "source_stride": source.pitch // word,
         "target_stride": target.pitch // port, "low": layer.low, "high": layer.high, "flags": 0,
     }  # fmt: skip
     fixed = _table(emit, layer, shared)
     addend = _addend(emit, layer.addend) if layer.addend is not None else None
     if addend is not None:
-        shared |= {"addend": ADDENDS.index(addend.memory), "addend_stride": addend.pitch // port}
+        shared |= {"addend": memories.number(RING, "addend", addend.memory), "addend_stride": addend.pitch // port}
     most, parts = cut[0][1], dict[tuple[int, int], _Part]()
     reads = found.spans(layer.source, layer.first_row, layer.rows, most)
     writes = found.spans(layer.target, 0, layer.rows, most)
@@ -407,7 +400,7 @@ def _parts(emit: _Emitter, layer: Linear, cut: list[tuple[int, int]], ib: int) -
         spans = (read, *fixed, *adds[index : index + 1])
         if adds:
             fields["addend_base"] = adds[index].start // port
-        parts[group] = _Part(fields, spans, (write,))
+        parts[group] = _Part(fields, spans, (write,), group[0])
     return parts
 
 
@@ -415,9 +408,9 @@ def _table(emit: _Emitter, layer: Linear, fields: dict[str, int]) -> tuple[Span,
     """Puts the number of the layer's 8-bit table into the operands; returns its bytes. Equal tables are loaded once."""
     if layer.table is None:
         return ()
-    number = emit.layout.anatomy.tables[layer]
+    number = emit.layout.analysis.tables[layer]
     fields |= {"table": number, "flags": USE_TABLE}
-    span = Span("lut", LUT_BYTES * number, LUT_BYTES * (number + 1))
+    span = Span(LUT, LUT_BYTES * number, LUT_BYTES * (number + 1))
     if number not in emit.present:
         emit.present.add(number)
         emit.load(span, layer.table.tobytes, layer.name)
@@ -450,7 +443,7 @@ def _need_input(emit: _Emitter, name: str, group: tuple[int, int], first_row: in
         return
     emit.present.add(name)
     first, rows = (first_row + group[0], group[1]) if region.streamed else (0, place.rows)
-    memory = LOADS.index(region.memory)
+    memory = emit.load_number(region.memory)
     emit.commands.append(_transfer("load", memory, emit.layout, place, name, first, rows))
 
 
@@ -461,7 +454,7 @@ def _store_whole(emit: _Emitter, name: str) -> None:
 
 
 def _store_rows(emit: _Emitter, name: str, first: int, rows: int) -> None:
-    memory = STORES.index(emit.layout.regions[name].memory)
+    memory = emit.layout.memories.number("store", "source", emit.layout.regions[name].memory)
     emit.commands.append(_transfer("store", memory, emit.layout, emit.outputs[name], name, first, rows))
 
 
@@ -480,7 +473,7 @@ def _transfer(engine: str, memory: int, found: Layout, place: Place, name: str, 
 
 def _pack_weights(emit: _Emitter, layer: Linear, blocks: list[_Block]) -> dict[int, Command]:
     """Puts the layer's blocks into the image: requantization table, then weights, as the array consumes them."""
-    t_out, word, packed = emit.layout.widths.t_out, emit.layout.widths.word, list[tuple[Any, Any]]()
+    t_out, word, packed = emit.layout.t_out, emit.layout.widths.word, list[tuple[Any, Any]]()
 
     def data(block: _Block) -> bytes:
         if not packed:
@@ -500,7 +493,7 @@ def _pack_weights(emit: _Emitter, layer: Linear, blocks: list[_Block]) -> dict[i
 
 def _packed(emit: _Emitter, layer: Linear, blocks: list[_Block]) -> tuple[NDArray[np.uint64], NDArray[np.int8]]:
     """The layer's requantization table and weights, tile by tile."""
-    found, t_in, t_out, ib = emit.layout, emit.t_in, emit.layout.widths.t_out, blocks[0].ib
+    found, t_in, t_out, ib = emit.layout, emit.t_in, emit.layout.t_out, blocks[0].ib
     inputs, outputs = found.columns[layer.source], found.columns[layer.target]
     ob = sum(block.tiles for block in blocks)
     weights = np.zeros((ob * t_out, ib * t_in), np.int8)
@@ -512,47 +505,55 @@ def _packed(emit: _Emitter, layer: Linear, blocks: list[_Block]) -> tuple[NDArra
     return table.astype("<u8").reshape(ob, t_out), tiles
 
 
-def _attention(emit: _Emitter, layer: Attention) -> None:
-    """One command per group of query rows; keys and values stay whole."""
-    found, t_a = emit.layout, emit.layout.widths.t_a
-    k, v = found.regions[layer.key], found.regions[layer.value]
-    columns = found.columns[layer.query]
-    fields = {
-        "keys": layer.keys, "heads": columns.total // columns.wide, "db": columns.wide // t_a, "k_base": k.base // t_a,
-        "v_base": v.base // t_a, "mask": MASKS.index(layer.mask), "window": layer.window,
-        "score_multiplier": layer.score_multiplier, "score_shift": layer.score_shift,
-        "out_multiplier": layer.out_multiplier, "out_shift": layer.out_shift,
-    }  # fmt: skip
-    whole = k.span(0, layer.keys), v.span(0, layer.keys)
-    reads, writes = (found.spans(name, 0, layer.rows, emit.row_group) for name in (layer.query, layer.target))
-    for (first, rows), read, write in zip(groups(layer.rows, emit.row_group), reads, writes, strict=True):
-        mine = {"rows": rows, "query_offset": first, "q_base": read.start // t_a, "o_base": write.start // t_a}
-        emit.commands.append(Command("attention", fields | mine, (read, *whole), (write,), layer.name))
+class _Placed:
+    """Where the matrices of a layer lie, in words of its engine's ports; see `codesign.kernel.Place`."""
+
+    def __init__(self, found: Layout, step: int, layer: Layer, engine: str) -> None:
+        self.layout, self.constants = found, found.constants[step]
+        reached = command_kernel(engine).reaches(layer)
+        self._words = {name: found.width(found.home[name], engine, port) for name, port in reached}
+        self._engine = engine
+
+    def base(self, tensor: str, row: int) -> int:
+        """Word in which a row begins."""
+        return self.layout.regions[tensor].at(row) // self._words[tensor]
+
+    def stride(self, tensor: str) -> int:
+        """Words from row to row."""
+        return self.layout.regions[tensor].pitch // self._words[tensor]
+
+    def constant(self, index: int) -> int:
+        """Word in which a constant begins."""
+        memory, start, _ = self.constants[index]
+        readers = self.layout.memories.memories[memory].readers
+        port = next(each.port.name for each in readers if each.engine == self._engine)
+        return start // self.layout.width(memory, self._engine, port)
+
+    def columns(self, tensor: str) -> Columns:
+        """Columns of the matrix."""
+        return self.layout.columns[tensor]
 
 
-def _norm(emit: _Emitter, layer: Norm) -> None:
-    """One command per group of rows; gains and biases are loaded once and stay."""
-    found, t_v = emit.layout, emit.layout.widths.t_v
-    base, size = emit.affine, found.affine(layer.d)
-    emit.affine += size
-    affine = Span("affine", base, base + size)
-    emit.load(affine, partial(_affine_bytes, layer, size), layer.name)
-    source, target = found.regions[layer.source], found.regions[layer.target]
-    port = layer.bits // 8 * t_v
-    fields = {
-        "d": layer.d, "r_stride": source.pitch // (2 * t_v), "g_base": base // (AFFINE_BYTES * t_v),
-        "x_stride": target.pitch // port, "shift": layer.shift, "eps": layer.eps,
-        "flags": RMS * layer.rms + WIDE_RESULT * (layer.bits == 16),
-    }  # fmt: skip
-    reads = found.spans(layer.source, layer.first_row, layer.rows, emit.row_group)
+def _commands(emit: _Emitter, step: int, layer: Layer) -> None:
+    """One command per group of rows; what a row needs whole stays whole, constants are loaded once and stay."""
+    found, engine = emit.layout, emit.layout.analysis.runs[step]
+    kernel, params, place = command_kernel(engine), found.params[engine], _Placed(found, step, layer, engine)
+    for read in layer.reads:
+        _need_input(emit, read.tensor, (0, layer.rows), read.first_row)
+    fixed = list[Span]()
+    for constant, (memory, start, stop) in zip(kernel.constants(layer), place.constants, strict=True):
+        fixed.append(Span(memory, start, stop))
+        emit.load(fixed[-1], partial(constant.data, stop - start), layer.name)
+    cut = groups(layer.rows, emit.row_group)
+    fixed = [
+        found.regions[read.tensor].span(0, found.regions[read.tensor].rows) for read in layer.reads if read.whole
+    ] + fixed
+    moving = [
+        found.spans(read.tensor, read.first_row, layer.rows, emit.row_group) for read in layer.reads if not read.whole
+    ]
     writes = found.spans(layer.target, 0, layer.rows, emit.row_group)
-    for (_, rows), read, write in zip(groups(layer.rows, emit.row_group), reads, writes, strict=True):
-        mine = {"rows": rows, "r_base": read.start // (2 * t_v), "x_base": write.start // port}
-        emit.commands.append(Command("vector", fields | mine, (read, affine), (write,), layer.name))
+    columns = found.columns[layer.target] if kernel.padding else None
+    for (first, rows), write, *reads in zip(cut, writes, *moving, strict=True):
+        fields, work = kernel.operands(layer, params, place, first, rows), kernel.work(layer, first, rows, columns)
+        emit.commands.append(Command(engine, fields, (*reads, *fixed), (write,), layer.name, work, first, rows))  # type: ignore[arg-type]
     _store_whole(emit, layer.target)
-
-
-def _affine_bytes(layer: Norm, size: int) -> bytes:
-    """Gains and biases as they lie on chip."""
-    pairs = (layer.bias.astype(np.int64) & 0xFFFFFFFF) | (layer.gain.astype(np.int64) & 0xFFFF) << 32
-    return pairs.astype("<u8").tobytes().ljust(size, b"\0")

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from codesign.network import Attention, Layer, Linear, Network, Norm
+from codesign.network import Linear, Network
 
 
 class Repeat(NamedTuple):
@@ -21,17 +21,11 @@ def repeats(network: Network) -> Repeat:
     layers, tables, looks = network.layers, set[bytes](), list[tuple[object, ...]]()
     makers = {layer.target: number for number, layer in enumerate(layers)}
     for number, layer in enumerate(layers):
-        reads = [number - makers[name] if name in makers else -number for name in _reads(layer)]
-        shape: tuple[object, ...] = ()
-        if isinstance(layer, Linear):
-            table = layer.table.tobytes() if layer.table is not None else b""
-            shape = layer.k, layer.n, layer.first_row, table in tables, bool(table), layer.addend is None
-            tables.add(table)
-        elif isinstance(layer, Attention):
-            shape = layer.keys, layer.heads, layer.head_dim, layer.mask, layer.window
-        elif isinstance(layer, Norm):
-            shape = layer.d, layer.first_row, layer.bits
-        looks.append((type(layer), layer.rows, *shape, *reads))
+        names = [read.tensor for read in layer.reads]
+        reads = [number - makers[name] if name in makers else -number for name in names]
+        table = layer.table.tobytes() if isinstance(layer, Linear) and layer.table is not None else None
+        looks.append((type(layer), layer.rows, *layer.shape, table in tables, *reads))
+        tables |= {table} if table is not None else set()
     end = max((number for number, layer in enumerate(layers) if isinstance(layer, Linear)), default=0)
     best = Repeat(0, 0, 1)
     for length in range(1, len(layers) // 3 + 1):
@@ -45,14 +39,6 @@ def repeats(network: Network) -> Repeat:
     return best
 
 
-def _reads(layer: Layer) -> tuple[str, ...]:
-    """Tensors that all of a layer waits for."""
-    if isinstance(layer, Attention):
-        return layer.query, layer.key, layer.value
-    addend = layer.addend if isinstance(layer, Linear) else None
-    return (layer.source,) if addend is None else (layer.source, addend)
-
-
 def readers(network: Network) -> dict[str, int]:
     """Number of the first linear layer that waits for a tensor, by tensor; their count if none does."""
     count = number = sum(isinstance(layer, Linear) for layer in network)
@@ -60,6 +46,6 @@ def readers(network: Network) -> dict[str, int]:
     for layer in reversed(network.layers):
         number -= isinstance(layer, Linear)
         first = number if isinstance(layer, Linear) else found[layer.target]
-        for name in _reads(layer):
+        for name in (read.tensor for read in layer.reads):
             found[name] = min(found.get(name, count), first)
     return found

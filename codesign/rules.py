@@ -12,7 +12,8 @@ functions run as they are on a list, and as machine code on an array (`codesign.
 `codesign.machine` lays the list out.
 """
 
-from codesign.command import ENGINES, RELEASE
+from codesign.command import RELEASE
+from codesign.engines import MOST_ENGINES, TOKEN_BITS
 
 NEVER = 1 << 60
 END = NEVER - 1
@@ -40,20 +41,23 @@ MOST_PORTS = 64
 
 # Records, one behind the other: what each holds, and where they lie.
 
-COMMAND_SIZE = 8
-WAITS, POSTS, OPERAND = 1, 2, 3
-"""A command: its engine's number, tokens that it takes and gives, eight bits per engine, and five operands."""
+COMMAND_SIZE = 10
+WAITS, POSTS, OPERAND, PACKED = 1, 3, 5, 8
+"""A command: its engine's number, tokens that it takes and gives, in two places each, `TOKEN_BITS` bits per engine and
+`PACKED` engines to a place, and five operands."""
+TOKEN_MASK = (1 << TOKEN_BITS) - 1
 
 ENGINE_SIZE, ENGINE = 16, 96
 READY, PLANNED, CURRENT, HEAD, TAIL, QUEUE = 0, 1, 2, 3, 4, 8
 """An engine: cycle from which it can accept, NEVER if not yet known; cycle of its next accept, as far as known; its
 command; how many left and entered its queue; the queue."""
-LOAD, STORE, FETCH, LINEAR, ATTENTION, VECTOR = range(ENGINE, ENGINE + ENGINE_SIZE * len(ENGINES), ENGINE_SIZE)
+LOAD, STORE, FETCH, LINEAR = range(ENGINE, ENGINE + 4 * ENGINE_SIZE, ENGINE_SIZE)
+"""Those that every design has; the others follow in the order of their numbers."""
 
-TOKENS = ENGINE + ENGINE_SIZE * len(ENGINES)
+TOKENS = ENGINE + ENGINE_SIZE * MOST_ENGINES
 """Per taker and giver, two values each: places of the next token to take and behind the last; a token is a cycle."""
 
-CLIENT_SIZE, CLIENT = 16, TOKENS + 2 * len(ENGINES) ** 2
+CLIENT_SIZE, CLIENT = 16, TOKENS + 2 * MOST_ENGINES**2
 LEFT, OFFSET, SPACE, VISIBLE, SINGLE, COMING, COMING_END, COMING_AT = range(8)
 SINCE, ASKED, GIVEN, SEEN, PEAK, HELD = range(8, 14)
 """A reader: bus words that it still wants, the place of the next in its burst, the words that it has room for, the
@@ -194,16 +198,19 @@ def _plan(m: Memory, engine: int) -> None:
     index = m[engine + QUEUE + head % ENGINE_QUEUE]
     command = m[COMMAND_AT] + COMMAND_SIZE * index
     t = max(t, m[m[READ_AT] + index])
-    waits, tokens = m[command + WAITS], TOKENS + 2 * len(ENGINES) * m[command]
-    while waits:
-        count = waits & 255
-        if count:
-            last = m[tokens] + count
-            if last > m[tokens + 1]:
-                return
-            t = max(t, m[last - 1])
-        waits >>= 8
-        tokens += 2
+    row = TOKENS + 2 * MOST_ENGINES * m[command]
+    for place in range(command + WAITS, command + POSTS):
+        waits, tokens = m[place], row
+        while waits:
+            count = waits & TOKEN_MASK
+            if count:
+                last = m[tokens] + count
+                if last > m[tokens + 1]:
+                    return
+                t = max(t, m[last - 1])
+            waits >>= TOKEN_BITS
+            tokens += 2
+        row += 2 * PACKED
     if engine == LINEAR:
         if m[ACCEPTED] - m[ENDED] == LINEAR_SLOTS:
             return
@@ -220,11 +227,14 @@ def _accept(m: Memory, t: int, engine: int) -> None:
     full = m[engine + TAIL] - head == ENGINE_QUEUE
     index = m[engine + QUEUE + head % ENGINE_QUEUE]
     command = m[COMMAND_AT] + COMMAND_SIZE * index
-    waits, tokens = m[command + WAITS], TOKENS + 2 * len(ENGINES) * m[command]
-    while waits:
-        m[tokens] += waits & 255
-        waits >>= 8
-        tokens += 2
+    row = TOKENS + 2 * MOST_ENGINES * m[command]
+    for place in range(command + WAITS, command + POSTS):
+        waits, tokens = m[place], row
+        while waits:
+            m[tokens] += waits & TOKEN_MASK
+            waits >>= TOKEN_BITS
+            tokens += 2
+        row += 2 * PACKED
     m[m[START_AT] + index] = t
     m[engine + HEAD], m[engine + CURRENT] = head + 1, index
     m[engine + READY] = m[engine + PLANNED] = NEVER
@@ -261,20 +271,24 @@ def _finish(m: Memory, index: int, done: int, ready: int) -> None:
     """The command's done pulse comes in cycle ``done``; its engine can accept again in ``ready``."""
     m[m[STOP_AT] + index] = done
     command = m[COMMAND_AT] + COMMAND_SIZE * index
-    giver, posts = m[command], m[command + POSTS]
-    mine, engine, tokens = ENGINE + ENGINE_SIZE * giver, ENGINE, TOKENS + 2 * giver + 1
+    giver, first = m[command], ENGINE
+    mine, column = ENGINE + ENGINE_SIZE * giver, TOKENS + 2 * giver + 1
     if m[mine + READY] != ready:
         m[mine + READY] = ready
         _plan(m, mine)
-    while posts:
-        for _ in range(posts & 255):
-            m[m[tokens]] = done + 1
-            m[tokens] += 1
-        if posts & 255:
-            _plan(m, engine)
-        posts >>= 8
-        engine += ENGINE_SIZE
-        tokens += 2 * len(ENGINES)
+    for place in range(command + POSTS, command + OPERAND):
+        posts, engine, tokens = m[place], first, column
+        while posts:
+            for _ in range(posts & TOKEN_MASK):
+                m[m[tokens]] = done + 1
+                m[tokens] += 1
+            if posts & TOKEN_MASK:
+                _plan(m, engine)
+            posts >>= TOKEN_BITS
+            engine += ENGINE_SIZE
+            tokens += 2 * MOST_ENGINES
+        first += PACKED * ENGINE_SIZE
+        column += 2 * PACKED * MOST_ENGINES
 
 
 # Linear engine.

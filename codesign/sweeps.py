@@ -32,7 +32,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from math import prod
@@ -51,7 +51,7 @@ from codesign.grids import CLOCK, Column, Grid, ThinnedSpace, use
 from codesign.hw.accelerator import bus_of
 from codesign.kernel import Resources
 from codesign.network import Linear, Network
-from codesign.partition import RESOURCES, Choice, available, parse_budget
+from codesign.partition import RESOURCES, available, parameters, parse_budget
 
 if TYPE_CHECKING:
     import polars as pl
@@ -63,8 +63,6 @@ SHARD_ROWS = 1 << 16
 EVIDENCE = ("bound", "modelled")
 KEYS = ("model", "board", "clock_mhz", "budget")
 """Columns that name a combination."""
-PARAMETERS = tuple(f.name for f in fields(Choice) if f.name not in ("generous", CLOCK))
-"""Parameters in the order of their columns."""
 WHOLE = "all"
 """The budget that is the whole board."""
 
@@ -75,6 +73,11 @@ _LARGE = 1 << 21
 _MOST = 10**9
 _MEGA = 1e6
 _EVERY = 1.0
+
+
+def swept_parameters() -> tuple[str, ...]:
+    """Parameters of all engines that there are, in the order of their columns."""
+    return tuple(name for name in parameters() if name != CLOCK)
 
 
 # What to sweep ---------------------------------------------------------------------------
@@ -124,8 +127,9 @@ class Request:
         found: dict[str, tuple[int, ...]] = {}
         for text in self.axes:
             name, _, values = text.replace(" ", "").partition("=")
-            if name not in PARAMETERS or name in found or not _NUMBERS.fullmatch(values):
-                raise InputError(f"--axis {text!r}; legal: PARAMETER=N,..., each once, of {', '.join(PARAMETERS)}")
+            legal = swept_parameters()
+            if name not in legal or name in found or not _NUMBERS.fullmatch(values):
+                raise InputError(f"--axis {text!r}; legal: PARAMETER=N,..., each once, of {', '.join(legal)}")
             found[name] = tuple(sorted({int(value) for value in values.split(",")}))
         return found
 
@@ -490,7 +494,7 @@ def _parquet(
     frame = pl.DataFrame(
         {
             **{name: getattr(combination, name) for name in KEYS},
-            **{name: columns.get(name) for name in PARAMETERS},
+            **{name: columns.get(name) for name in swept_parameters()},
             "evidence": _named(EVIDENCE, exact),
             "cycles": cycles,
             "latency_us": cycles / combination.clock_mhz,
@@ -499,7 +503,7 @@ def _parquet(
             "feasible": feasible,
             "binding": _named(RESOURCES, binding),
         },
-        schema_overrides={**dict.fromkeys(PARAMETERS, pl.Int32), **dict.fromkeys(RESOURCES, pl.Int64)},
+        schema_overrides={**dict.fromkeys(swept_parameters(), pl.Int32), **dict.fromkeys(RESOURCES, pl.Int64)},
     )
     file = io.BytesIO()
     frame.write_parquet(file, compression="zstd", statistics=True, row_group_size=len(frame))

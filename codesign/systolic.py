@@ -1,6 +1,6 @@
 """What the engines say of their own durations."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from codesign.kernel import Number, Work
@@ -11,12 +11,12 @@ class Formulas:
     """What the kernels say of their own durations, for one design or arrays of them.
 
     Attributes:
-        attention, vector: cycles from accept to done of a kernel's work.
+        times: by engine the cycles from accept to done of a kernel's work; all engines of the design but those that
+            move data and the one with the ring.
         array_latency: cycles from the end of a tile to complete accumulators.
         drain_latency: cycles from there to the done pulse, less the rows drained.
     """
 
-    attention: Callable[[Work], Number]
-    vector: Callable[[Work], Number]
+    times: Mapping[str, Callable[[Work], Number]]
     array_latency: Number
     drain_latency: int

@@ -13,7 +13,7 @@ class) and ``codesign.boards`` (the `Board`).
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from functools import partial
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, TypeVar, cast
@@ -25,14 +25,13 @@ from codesign.archive import design_document, json_bytes, read_design
 from codesign.board import Board
 from codesign.design import Design
 from codesign.errors import InputError
-from codesign.hw.accelerator import KERNELS, bus_of
-from codesign.kernel import Kernel, Resources, Work
-from codesign.network import MASKS, Attention, Linear, Norm
+from codesign.hw.accelerator import bus_of
+from codesign.kernel import Case, Columns, CommandKernel, Kernel, Resources
 from codesign.number import IntArray
 from codesign.space import ParameterSpace
 
-KERNEL_GROUP, BOARD_GROUP = "codesign.kernels", "codesign.boards"
-"""Entry points through which other packages offer kernel classes and boards."""
+BOARD_GROUP = "codesign.boards"
+"""Entry points through which other packages offer boards."""
 
 _RANDOM = 8
 """Layers of random shape of every kind."""
@@ -42,30 +41,6 @@ _BOUNDARY = (-1, 0, 1, 2, 3, 1 << 20)
 Point = dict[str, int]
 _Registered = TypeVar("_Registered")
 Points = Mapping[str, IntArray]
-
-
-@dataclass(frozen=True)
-class Case:
-    """A layer as the contract needs it.
-
-    Attributes:
-        layer: one that the kernel supports.
-        work: the same for the formulas.
-        inputs: draws the arrays that golden takes behind the layer.
-    """
-
-    layer: object
-    work: Work
-    inputs: Callable[[np.random.Generator], tuple[IntArray, ...]]
-
-
-def kernels() -> dict[str, type[Kernel]]:
-    """Every kernel by name: those that ship and those of installed packages.
-
-    Raises:
-        InputError: two of one name.
-    """
-    return _with_entry_points(KERNEL_GROUP, KERNELS)
 
 
 def boards() -> dict[str, Board]:
@@ -86,55 +61,6 @@ def _with_entry_points(group: str, ours: Mapping[str, _Registered]) -> dict[str,
     return found
 
 
-# Layers ------------------------------------------------------------------------------
-
-
-def sample_cases(kernel: type[Kernel], seed: int = 0) -> list[Case]:
-    """Those of some layers of every kind that the kernel supports: smallest, ragged, prime, round and random."""
-    rng = np.random.default_rng(seed)
-    cases = [*_linear_cases(rng), *_attention_cases(rng), *_norm_cases(rng)]
-    return [case for case in cases if kernel.supports(case.layer) is None]
-
-
-def _linear_cases(rng: np.random.Generator) -> Iterator[Case]:
-    table = rng.integers(-128, 128, 256).astype(np.int8)
-    changes: tuple[dict[str, Any], ...] = ({}, {"table": table}, {"addend": "r"})
-    shapes = [(1, 1, 1), (17, 64, 96), (13, 100, 31), *rng.integers(1, 129, (_RANDOM, 3)).tolist()]
-    for index, (rows, k, n) in enumerate(shapes):
-        weights = rng.integers(-127, 128, (n, k)).astype(np.int8)
-        bias, scale = rng.integers(-1000, 1000, n), rng.integers(1 << 16, 1 << 17, n)
-        change = changes[index % len(changes)]
-        layer = Linear("linear", "x", "y", rows, weights, bias, scale, np.full(n, 24), **change)
-        arrays = [(rows, k, 7), *([(rows, n, 15)] if layer.addend else [])]
-        yield Case(layer, {"rows": rows, "k": k, "n": n}, _signed(arrays))
-
-
-def _attention_cases(rng: np.random.Generator) -> Iterator[Case]:
-    scales = {"score_multiplier": 81_234, "score_shift": 21, "out_multiplier": 101_010, "out_shift": 16}
-    drawn = rng.integers(1, (60, 60, 5, 49), (_RANDOM, 4)).tolist()
-    shapes = [(1, 1, 1, 1), (17, 17, 3, 16), (13, 29, 2, 5), (31, 31, 1, 32), *drawn]
-    for index, (rows, keys, heads, width) in enumerate(shapes):
-        mask = MASKS[index % len(MASKS)]
-        window = max(1, rows - keys + 1) + index if mask == "sliding" else 0  # so that every row sees a key
-        layer = Attention("attention", "q", "k", "v", "o", rows, keys, heads, width, mask=mask, window=window, **scales)
-        work = {"rows": rows, "keys": keys, "heads": heads, "head_dim": width}
-        work |= {"mask": MASKS.index(mask), "window": window, "query_offset": 0}
-        yield Case(layer, work, _signed([(size, heads * width, 7) for size in (rows, keys, keys)]))
-
-
-def _norm_cases(rng: np.random.Generator) -> Iterator[Case]:
-    shapes = [(1, 2), (17, 48), (5, 101), (64, 1024), *rng.integers(2, 200, (_RANDOM, 2)).tolist()]
-    for index, (rows, d) in enumerate(shapes):
-        gain, bias = rng.integers(-(1 << 15), 1 << 15, d), rng.integers(-(1 << 31), 1 << 31, d)
-        layer = Norm("norm", "r", "x", rows, gain, bias, 24, 1, rms=bool(index % 2), bits=16 if index % 3 else 8)
-        yield Case(layer, {"rows": rows, "d": d}, _signed([(rows, d, 15)]))
-
-
-def _signed(shapes: Sequence[tuple[int, int, int]]) -> Callable[[np.random.Generator], tuple[IntArray, ...]]:
-    """Draws matrices of rows, columns and magnitude bits."""
-    return lambda rng: tuple(rng.integers(-(1 << b), 1 << b, (rows, columns)) for rows, columns, b in shapes)
-
-
 # Kernels -----------------------------------------------------------------------------
 
 
@@ -143,8 +69,28 @@ def _require(truth: object, message: str) -> None:
         raise AssertionError(message)
 
 
+class _Anywhere:
+    """A place for the matrices of a layer: every one begins at word 0."""
+
+    def __init__(self, kernel: type[CommandKernel], case: Case) -> None:
+        self._kernel, self._layer = kernel, case.layer
+
+    def base(self, tensor: str, row: int) -> int:
+        return row
+
+    def stride(self, tensor: str) -> int:
+        return 1
+
+    def constant(self, index: int) -> int:
+        return 0
+
+    def columns(self, tensor: str) -> Columns:
+        params = dict.fromkeys(self._kernel.padding, 1)
+        return self._kernel.columns(self._layer, params, 1) or Columns(1, 1, 1, 1)
+
+
 class KernelContract:
-    """What every kernel keeps; set ``kernel``, and give `cases` if it runs layers of a new kind.
+    """What every kernel keeps; set ``kernel``.
 
     Attributes:
         kernel: the class under test.
@@ -166,9 +112,9 @@ class KernelContract:
 
     def cases(self) -> Sequence[Case]:
         """Layers that the kernel supports, at least one."""
-        return sample_cases(self.kernel, self.seed)
+        return list(self.kernel.cases(np.random.default_rng(self.seed)))
 
-    def strangers(self) -> Sequence[object]:
+    def unsupported(self) -> Sequence[object]:
         """Things that the kernel does not support."""
         return (object(), None)
 
@@ -180,11 +126,11 @@ class KernelContract:
         for case in self.cases():
             reason = self.kernel.supports(case.layer)
             _require(reason is None, f"{self._name} refuses its own case: {reason}")
-        for stranger in self.strangers():
-            reason = self.kernel.supports(stranger)
+        for thing in self.unsupported():
+            reason = self.kernel.supports(thing)
             told = isinstance(reason, str) and reason.strip() and "\n" not in reason
-            _require(told, f"supports({stranger!r}) is {reason!r}; legal: a reason in one line")
-            self._refused(partial(self.kernel.space, stranger, self.board()), (TypeError, ValueError))
+            _require(told, f"supports({thing!r}) is {reason!r}; legal: a reason in one line")
+            self._refused(partial(self.kernel.space, thing, self.board()), (TypeError, ValueError))
 
     def test_space_names_every_parameter_and_holds_legal_designs(self) -> None:
         """Every legal point makes a kernel with these parameters, which can be hashed and copied."""
@@ -283,15 +229,39 @@ class KernelContract:
     # Golden and hardware
 
     def test_golden_is_integer_and_deterministic(self) -> None:
-        """The same integers from the same inputs, which it leaves alone."""
-        golden = cast(Any, self.kernel).golden
+        """The same integers from the same inputs, which it leaves alone; counts of what depends on data by row."""
         for case in self.cases():
-            arrays, kept, again = (case.inputs(np.random.default_rng(self.seed)) for _ in range(3))
-            first, second = (np.array(golden(case.layer, *given)) for given in (arrays, again))
+            values, kept = (case.values(np.random.default_rng(self.seed)) for _ in range(2))
+            first, second = (case.layer.golden(values) for _ in range(2))
             _require(np.issubdtype(first.dtype, np.integer), f"golden gives {first.dtype}; legal: integers")
+            _require(len(first) == case.layer.rows, f"golden gives {len(first)} rows; legal: {case.layer.rows}")
             _require(first.size and np.array_equal(first, second), "golden gives two results for the same inputs")
-            same = all(np.array_equal(a, b) for a, b in zip(arrays, kept, strict=True))
-            _require(same, "golden changes its inputs")
+            _require(all(np.array_equal(values[name], kept[name]) for name in kept), "golden changes its inputs")
+            counts = case.layer.counts({**values, case.layer.target: first})
+            _require(bool(counts) == bool(self._assumes), f"counts {sorted(counts)}, but assumes {self._assumes!r}")
+            for name, each in counts.items():
+                _require(name in case.work, f"count {name}; legal: {', '.join(case.work)}")
+                _require(len(each) == case.layer.rows, f"{len(each)} counts {name}; legal: one per row")
+
+    @property
+    def _assumes(self) -> str:
+        return self.kernel.assumes if issubclass(self.kernel, CommandKernel) else ""
+
+    def test_commands_have_the_operands_and_the_work_that_are_declared(self) -> None:
+        """Every operand a field that holds it; the work the same as the case says."""
+        if not issubclass(self.kernel, CommandKernel):
+            return
+        for case in self.cases():
+            layer, place = case.layer, _Anywhere(self.kernel, case)
+            params = _rows(self._legal(self.kernel.space(layer, self.board()), 1))[0]
+            operands = self.kernel.operands(layer, params, place, 0, layer.rows)
+            wrong = [name for name in operands if name not in self.kernel.fields]
+            _require(not wrong, f"operands {wrong}; legal: {', '.join(self.kernel.fields)}")
+            work = self.kernel.work(layer, 0, layer.rows)
+            _require(dict(work) == dict(case.work), f"work of {layer} is {work}, the case says {case.work}")
+            reached = {tensor for tensor, _ in self.kernel.reaches(layer)}
+            needed = {layer.target, *(read.tensor for read in layer.reads)}
+            _require(reached == needed, f"reaches {sorted(reached)}; legal: {sorted(needed)}")
 
     def test_sources_are_files_and_unknown_targets_are_refused(self) -> None:
         """Verilog for the smallest design; the refusal names the targets that there are."""

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from codesign.command import RELEASE, Command
 from codesign.cycles import Activity
+from codesign.engines import RING
 from codesign.rules import ENGINE_QUEUE
 
 HANDOVER = 1
@@ -94,7 +95,7 @@ def starved(commands: Sequence[Command], activities: Sequence[Activity]) -> tupl
     found: list[Wait] = []
     before, fetch = 0, None
     for index, command in enumerate(commands):
-        if command.engine != "linear":
+        if command.engine != RING:
             continue
         if fetch is None and (fetch := next(fetches, None)) is None:
             break
@@ -102,7 +103,7 @@ def starved(commands: Sequence[Command], activities: Sequence[Activity]) -> tupl
         begin, end = max(here.start, before), min(here.stop, there.stop)
         if end > begin:
             reason = f"until fetch command {fetch} ({there.label}) had brought the last weights in cycle {there.stop}"
-            found.append(Wait("linear", begin, end, WEIGHTS, reason))
+            found.append(Wait(RING, begin, end, WEIGHTS, reason))
         before = max(before, here.stop)
         fetch = None if command.fields["flags"] & RELEASE else fetch
     return tuple(found)

@@ -6,26 +6,21 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from codesign.board import Memory
-from codesign.command import ADDENDS, COMMAND_BYTES, ENGINES, SOURCES, STORES
 from codesign.design import Design
-from codesign.hw import linear_rtl, top
+from codesign.engines import COMMAND_BYTES, RING, engine_names, geometry, kernel_of, memory_map
+from codesign.hw import top
 from codesign.hw.area import Units, area
-from codesign.hw.attention import AttentionKernel
 from codesign.hw.dma import ADDR_BITS, BURST_BYTES, Bus
-from codesign.hw.linear import Linear, array_latency
+from codesign.hw.linear import DRAIN_LATENCY, array_latency
 from codesign.hw.memory import lutram, row_memory
-from codesign.hw.sequencer import COMMAND_QUEUE, ENGINE_QUEUE, FLIGHT_QUEUE
+from codesign.hw.sequencer import COMMAND_QUEUE, ENGINE_QUEUE, FLIGHT_QUEUE, INDEX_BITS, flight_bits
 from codesign.hw.top import Shape, Top
-from codesign.hw.vector import VectorKernel
 from codesign.hw.verilog import Sources, Target, generate, regenerate
 from codesign.kernel import Kernel, Number, Params, Resources, ceil_div
 from codesign.systolic import Formulas
-
-KERNELS: Mapping[str, type[Kernel]] = {"linear": Linear, "attention": AttentionKernel, "vector": VectorKernel}
-"""Kernel classes by the name of their engine."""
 
 TOP = "top"
 """Name of the top module."""
@@ -88,16 +83,26 @@ def shape(design: Design) -> Shape:
     Raises:
         ValueError: a parameter that is not legal; the message names it.
     """
-    bus = bus_of(design.board.memory)
-    engines = design.engines
     return Shape(
-        bus=bus,
-        linear=Linear(**engines["linear"], word_bytes=bus.word_bytes).shape,
-        attention=AttentionKernel(**engines["attention"]) if "attention" in engines else None,
-        vector=VectorKernel(**engines["vector"]) if "vector" in engines else None,
+        bus=bus_of(design.board.memory),
+        engines={name: made(name, design) for name in engine_names(design.engines) if name in design.engines},
         memories=dict(design.memories),
         identity=identity(design),
     )
+
+
+def made(engine: str, design: Design) -> Kernel:
+    """The kernel of an engine of a design.
+
+    Raises:
+        ValueError: a parameter that is not legal; the message names it.
+    """
+    return kernel_of(engine)(**design.engines[engine], **_word(engine, design.word_bytes))
+
+
+def _word(engine: str, word_bytes: int) -> dict[str, int]:
+    """The bus word of an engine that has it as a parameter."""
+    return {"word_bytes": word_bytes} if engine == RING else {}
 
 
 def sources(design: Design) -> Hardware:
@@ -113,8 +118,8 @@ def simulation_sources(design: Design) -> Sources:
     return generate(Top(shape(design)), TOP)
 
 
-def registers() -> dict[str, object]:
-    """The register map as JSON values: byte offset and meaning by name."""
+def registers(design: Design) -> dict[str, object]:
+    """The register map of a design as JSON values: byte offset and meaning by name."""
     fixed = {
         "ID": (top.ID, "eight words, the hash of the design"),
         "CONTROL": (top.CONTROL, "writing bit 0 starts a run"),
@@ -132,17 +137,18 @@ def registers() -> dict[str, object]:
         (top.BUSY, "BUSY", "cycles in which the engine worked"),
         (top.WAIT, "WAIT", "cycles in which a command of the engine waited for others"),
     ):
-        fixed |= {f"{name}_{engine.upper()}": (base + 4 * e, meaning) for e, engine in enumerate(ENGINES)}
+        fixed |= {
+            f"{name}_{engine.upper()}": (base + 4 * e, meaning) for e, engine in enumerate(engine_names(design.engines))
+        }
     return {name: {"offset": offset, "meaning": meaning} for name, (offset, meaning) in fixed.items()}
 
 
 def formulas(engines: Mapping[str, Params]) -> Formulas:
     """What the kernels say of their durations, for parameters by engine, integers or arrays."""
     return Formulas(
-        attention=lambda work: AttentionKernel.cycles(engines["attention"], work),
-        vector=lambda work: VectorKernel.cycles(engines["vector"], work),
-        array_latency=array_latency(engines["linear"]["t_in"]),
-        drain_latency=linear_rtl.DRAIN_LATENCY,
+        times={name: partial(kernel_of(name).cycles, params) for name, params in engines.items() if name != RING},
+        array_latency=array_latency(engines[RING]["t_in"]),
+        drain_latency=DRAIN_LATENCY,
     )
 
 
@@ -165,24 +171,21 @@ def total(parts: Mapping[str, Resources]) -> Resources:
 
 def copies(design: Design) -> Iterator[tuple[int, int, int]]:
     """Bits written and read at once, and words of the wider, of every copy of an activation memory, one per reader."""
-    linear, attend, normalize = (design.engines.get(name, {}) for name in ("linear", "attention", "vector"))
-    word, t_out, t_a, t_v = design.word_bytes, linear["t_out"], attend.get("t_a", 0), normalize.get("t_v", 0)
-    ports = {
-        "input": (word, word), "position": (word, 2 * t_out), "affine": (word, 8 * t_v), "normed": (t_v, word),
-        "context": (t_a, word), "hidden": (t_out, word), "output": (t_out, word), "query": (t_out, t_a),
-        "key": (t_out, t_a), "value": (t_out, t_a),
-        "residual": (2 * t_out, 2 * t_out, word, *([2 * t_v] if "vector" in design.engines else [])),
-        "skip": (2 * t_v, 2 * t_out, word),
-    }  # fmt: skip
+    found, word = memory_map(geometry(design.engines)).memories, design.word_bytes
     for name, size in design.memories.items():
-        write, *reads = ports[name]
+        reached = found[name]
+        users = (reached.writer, *reached.readers)
+        write, *reads = (
+            word if each.port.lanes is None else design.engines[each.engine][each.port.lanes] * reached.bytes
+            for each in users
+        )
         yield from ((8 * write, 8 * read, size // max(write, read)) for read in reads)
 
 
 @lru_cache(_KEPT)
 def _engine(name: str, params: tuple[tuple[str, int], ...]) -> Resources:
     """Those of an engine; designs of a search often share them."""
-    return KERNELS[name].resources(dict(params))
+    return kernel_of(name).resources(dict(params))
 
 
 def _memory(copies: Iterable[tuple[int, int, int]]) -> Resources:
@@ -209,10 +212,11 @@ def _queues(design: Design) -> list[tuple[int, int]]:
     bits, request = 8 * bus.word_bytes, ADDR_BITS + 10
     reads = [(bits, max(2, bus.outstanding * bus.burst_words)), (request, max(2, bus.ports * bus.outstanding))]
     writes = [(bits, max(2, 2 * bus.burst_words)), (ADDR_BITS + 8, 2)]
-    commands = [(8 * COMMAND_BYTES + 16, ENGINE_QUEUE), (32 + 16, FLIGHT_QUEUE)] * len(ENGINES)
+    engines = len(engine_names(design.engines))
+    each = [(8 * COMMAND_BYTES + INDEX_BITS, ENGINE_QUEUE), (flight_bits(engines), FLIGHT_QUEUE)]
     return [
         *(reads[:1] + writes) * bus.ports, reads[1], (bits, max(2, bus.burst_words)),
-        (8 * COMMAND_BYTES, COMMAND_QUEUE), *commands,
+        (8 * COMMAND_BYTES, COMMAND_QUEUE), *each * engines,
     ]  # fmt: skip
 
 
@@ -225,12 +229,14 @@ def _queue_lut(bits: int, words: int) -> int:
 
 def shell_lut_units(design: Design) -> Units:
     """What LUTs of the shell go into: multiplexers by their bits, memories by their LUTs, parts by their number."""
-    bus, queues = bus_of(design.board.memory), _queues(design)
+    bus, queues, engines = bus_of(design.board.memory), _queues(design), len(engine_names(design.engines))
     bits = 8 * bus.word_bytes
-    readers = ((SOURCES, bits), (ADDENDS, 16 * design.linear["t_out"]), (STORES, bits))
-    chosen = sum(width * ceil_div(max(1, len(set(names) & set(design.memories))) - 1, 2) for names, width in readers)
+    numbers = memory_map(geometry(design.engines)).numbers
+    widths = {(RING, "source"): bits, (RING, "addend"): 16 * design.linear["t_out"], ("store", "source"): bits}
+    there = {at: len(set(numbers[at]) & set(design.memories)) for at in widths}
+    chosen = sum(width * ceil_div(max(1, there[at]) - 1, 2) for at, width in widths.items())
     return {
-        "sequencer": {"engine": 1},
+        "sequencer": {"engine": 1, "engines": engines, "pairs": engines**2},
         "fifo": {"queues": len(queues), "memories": sum(_queue_lut(*queue) for queue in queues)},
         "read_port": {"ports": bus.ports},
         "write_port": {"ports": bus.ports, "word bits": bits * (bus.ports > 1)},
@@ -244,10 +250,10 @@ def shell_lut_units(design: Design) -> Units:
 
 def shell_ff_units(design: Design) -> Units:
     """What flip-flops of the shell go into, likewise."""
-    bus = bus_of(design.board.memory)
+    bus, engines = bus_of(design.board.memory), len(engine_names(design.engines))
     bits = 8 * bus.word_bytes
     return {
-        "sequencer": {"engine": 1, "held bits": 8 * COMMAND_BYTES - bits},
+        "sequencer": {"engine": 1, "engines": engines, "pairs": engines**2, "held bits": 8 * COMMAND_BYTES - bits},
         "fifo": {"queues": len(_queues(design))},
         "read_port": {"ports": bus.ports, "held bits": (bus.ports - 1) * bits},
         "write_port": {"ports": bus.ports},

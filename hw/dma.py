@@ -13,7 +13,7 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from codesign.command import FIELDS
+from codesign.engines import MOVERS
 from codesign.hw.memory import READ_LATENCY, ReadPort, WritePort
 from codesign.hw.multiply import delay
 from codesign.hw.stream import Fifo, operands
@@ -24,7 +24,7 @@ ADDR_BITS = 40
 COMMANDS, LOAD, TABLE, WEIGHTS = range(4)
 """Destinations of what is read: the sequencer, the load engine, and the two rings."""
 
-LOAD_OPERANDS, STORE_OPERANDS, FETCH_OPERANDS = (operands(**FIELDS[name]) for name in ("load", "store", "fetch"))
+LOAD_OPERANDS, STORE_OPERANDS, FETCH_OPERANDS = (operands(**MOVERS[name]) for name in ("load", "store", "fetch"))
 
 
 @dataclass(frozen=True)

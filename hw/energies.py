@@ -6,7 +6,7 @@ from functools import partial
 from codesign.board import Board
 from codesign.design import Design
 from codesign.energy import EngineJoules
-from codesign.hw.accelerator import KERNELS
+from codesign.engines import kernel_of
 from codesign.kernel import Kernel, Params
 
 
@@ -14,9 +14,8 @@ def engine_joules(design: Design) -> EngineJoules:
     """Joules of a command's work by engine, for `codesign.energy.run_energy`; modelled."""
     word = {"word_bytes": design.word_bytes}
     return {
-        name: partial(_joules, kernel, {**design.engines[name], **word}, design.board)
-        for name, kernel in KERNELS.items()
-        if name in design.engines
+        name: partial(_joules, kernel_of(name), {**params, **word}, design.board)
+        for name, params in design.engines.items()
     }
 
 

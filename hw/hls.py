@@ -31,6 +31,7 @@ _KINDS = ("operand", "memory", "input", "output")
 _COMMANDS = "commands.txt"
 _HEADERS = ("number_hls.h", "testbench_hls.h")
 _SCRIPT = "run_hls.tcl"
+_HERE = "codesign.hw"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ def project(top: Top, part: str = PART, clock_mhz: int = CLOCK_MHZ) -> dict[str,
         part: device, as Vivado names it.
         clock_mhz: clock that synthesis aims at, in MHz.
     """
-    headers = {name: text(name) for name in (*_HEADERS, top.header)}
+    headers = {name: text(name) for name in _HEADERS} | {top.header: text(top.header, f"{_HERE}.{top.name}")}
     return headers | {
         f"{top.name}.h": _declaration(top),
         f"{top.name}.cpp": _definition(top),
@@ -124,9 +125,9 @@ def project(top: Top, part: str = PART, clock_mhz: int = CLOCK_MHZ) -> dict[str,
     }
 
 
-def text(name: str) -> str:
-    """A file that ships beside this module."""
-    return (resources.files("codesign.hw") / name).read_text(encoding="utf-8")
+def text(name: str, package: str = _HERE) -> str:
+    """A file that ships in a package: beside this module, or in an engine's folder."""
+    return (resources.files(package) / name).read_text(encoding="utf-8")
 
 
 def ap_types() -> Path:

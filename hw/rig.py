@@ -7,16 +7,11 @@ from amaranth.hdl import Cat, Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 
+from codesign.engines import RING, geometry, memory_map
 from codesign.errors import InputError
-from codesign.hw import linear_hls, linear_rtl, vector_hls
-from codesign.hw.attention import AttentionKernel
-from codesign.hw.attention_rtl import AttentionEngine
-from codesign.hw.linear import Linear
 from codesign.hw.memory import RowMemory, WritePort, address_bits
-from codesign.hw.vector import VectorKernel
-from codesign.hw.vector_rtl import VectorEngine
 from codesign.hw.verilog import Target, generate
-from codesign.kernel import Kernel
+from codesign.kernel import Kernel, Params, Port
 
 TOP = "rig"
 """Name of a rig's top module."""
@@ -80,39 +75,33 @@ class Rig(wiring.Component):
 
 
 def make_rig(kernel: Kernel) -> Rig:
-    """The rig of a kernel, with memories of `DEPTH` words; the linear engine has two for its source and addend.
+    """The rig of a kernel, with memories of `DEPTH` words; a port that chooses among memories has two of them."""
+    component = kernel.component({port.name: DEPTH for port in kernel.ports})
+    banks = {port.name: _bank(kernel, port) for port in kernel.ports if not port.writes}
+    banks |= {name: Bank(words, bits) for name, (words, bits) in kernel.rings().items()}
+    return Rig(component, banks)
+
+
+def _bank(kernel: Kernel, port: Port) -> Bank:
+    """The memory behind a read port."""
+    engines: dict[str, Params] = {RING: {}, kernel.op: kernel.params}
+    memories = memory_map(geometry(engines))
+    names = memories.numbers[kernel.op, port.name]
+    lanes = kernel.params[port.lanes] * memories.memories[names[0]].bytes if port.lanes else kernel.params["word_bytes"]
+    return Bank(DEPTH, 8 * lanes, f"{port.name}_select" if len(names) > 1 else None)
+
+
+def rig_sources(kernel: Kernel, target: str, others: tuple[str, ...] = ()) -> dict[str, str]:
+    """Verilog of a kernel's rig; see `Kernel.sources`.
+
+    Args:
+        kernel: whose.
+        target: must be ``rtl``.
+        others: further targets that the kernel has.
 
     Raises:
-        ValueError: there is no rig for such a kernel.
+        InputError: another target.
     """
-    if isinstance(kernel, Linear):
-        return _linear(kernel)
-    if isinstance(kernel, AttentionKernel):
-        engine = AttentionEngine(kernel, q_depth=DEPTH, k_depth=DEPTH, v_depth=DEPTH, o_depth=DEPTH)
-        return Rig(engine, dict.fromkeys("qkv", Bank(DEPTH, 8 * kernel.t_a)))
-    if isinstance(kernel, VectorKernel):
-        engine = VectorEngine(kernel, r_depth=DEPTH, g_depth=DEPTH, x_depth=DEPTH, y_depth=DEPTH)
-        return Rig(engine, {"r": Bank(DEPTH, 16 * kernel.t_v), "g": Bank(DEPTH, 64 * kernel.t_v)})
-    raise ValueError(f"no rig for a {type(kernel).__name__}; legal: linear, attention, vector")
-
-
-def rig_sources(kernel: Kernel, target: str) -> dict[str, str]:
-    """Verilog of a kernel's rig, or a project for high-level synthesis; see `Kernel.sources`."""
-    if target == "hls" and isinstance(kernel, Linear):
-        return linear_hls.sources(kernel)
-    if target == "hls" and isinstance(kernel, VectorKernel):
-        return vector_hls.sources(kernel)
     if target != "rtl":
-        legal = "rtl" if isinstance(kernel, AttentionKernel) else "rtl, hls"
-        raise InputError(f"no {target!r} sources of {kernel.op}; legal: {legal}")
+        raise InputError(f"no {target!r} sources of {kernel.op}; legal: {', '.join(('rtl', *others))}")
     return dict(generate(make_rig(kernel), TOP, Target(primitives=True)).files)
-
-
-def _linear(kernel: Linear) -> Rig:
-    banks = {
-        "source": Bank(DEPTH, 8 * kernel.word_bytes, "source_select"),
-        "addend": Bank(DEPTH, 16 * kernel.t_out, "addend_select"),
-        "weights": Bank(kernel.ring_words, 8 * kernel.t_in * kernel.t_out),
-        "table": Bank(kernel.table_words, 64 * kernel.t_out),
-    }
-    return Rig(linear_rtl.Linear(kernel.shape), banks)

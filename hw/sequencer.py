@@ -1,8 +1,6 @@
 """The sequencer: reads commands from DRAM, queues them per engine, and lets tokens order them.
 
-A command is 64 bytes: word 0 holds the engine's number in its low byte, word 1 four bits per
-producer that say how many tokens the command takes from it, word 2 four bits per consumer
-that say how many tokens it gives when done; the other words are the engine's operands.
+A command has the format that `codesign.command` states; only tokens of engines that there are matter.
 Tokens are counting semaphores per (producer, consumer) pair.
 """
 
@@ -10,7 +8,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from codesign.command import COMMAND_BYTES, HEADER_BITS, OPERAND_BITS
+from codesign.engines import COMMAND_BYTES, HEADER_BITS, MOST_ENGINES, OPERAND_BITS, POSTS_AT, TOKEN_BITS, WAITS_AT
 from codesign.hw.dma import ADDR_BITS, COMMANDS, BurstMaker, Bus, _Request
 from codesign.hw.stream import Fifo
 
@@ -20,10 +18,18 @@ ENGINE_QUEUE = 8
 """Commands waiting per engine."""
 FLIGHT_QUEUE = 8
 """Commands of one engine that may be accepted and not done."""
-TOKEN_BITS = 8
+COUNTER_BITS = 8
+"""Of a counting semaphore."""
+INDEX_BITS = 16
+"""Of a command's index, as errors tell it."""
 
 ERROR_ENGINE, ERROR_WATCHDOG, ERROR_BUS, ERROR_ILLEGAL = 1, 2, 3, 16
 """Error codes: unknown engine, no progress, AXI error answer; 16 + engine for an illegal command."""
+
+
+def flight_bits(engines: int) -> int:
+    """Bits that are kept of a command in flight: the tokens that it gives, and its index."""
+    return TOKEN_BITS * engines + INDEX_BITS
 
 
 class Sequencer(wiring.Component):
@@ -45,6 +51,8 @@ class Sequencer(wiring.Component):
     def __init__(self, bus: Bus, engines: int) -> None:
         if COMMAND_BYTES % bus.word_bytes:
             raise ValueError(f"bus word of {bus.word_bytes} bytes; legal: a divisor of {COMMAND_BYTES}")
+        if not 1 <= engines <= MOST_ENGINES:
+            raise ValueError(f"{engines} engines; legal: 1 to {MOST_ENGINES}")
         self.bus, self.engines = bus, engines
         members: dict[str, wiring.Member] = {
             "start": In(1), "base": In(ADDR_BITS), "count": In(24), "watchdog": In(32),
@@ -61,8 +69,8 @@ class Sequencer(wiring.Component):
         m = Module()
         m.submodules.commands = commands = Fifo(512, COMMAND_QUEUE)
         self._fetch(m, commands)
-        queues = [Fifo(512 + 16, ENGINE_QUEUE) for _ in range(self.engines)]
-        flights = [Fifo(32 + 16, FLIGHT_QUEUE) for _ in range(self.engines)]
+        queues = [Fifo(8 * COMMAND_BYTES + INDEX_BITS, ENGINE_QUEUE) for _ in range(self.engines)]
+        flights = [Fifo(flight_bits(self.engines), FLIGHT_QUEUE) for _ in range(self.engines)]
         for e, (queue, flight) in enumerate(zip(queues, flights, strict=True)):
             m.submodules[f"queue{e}"], m.submodules[f"flight{e}"] = queue, flight
         dispatched, unknown = self._dispatch(m, commands, queues)
@@ -122,14 +130,14 @@ class Sequencer(wiring.Component):
         An engine may refuse a command as it takes it or, with no other in flight, some cycles later.
         """
         tokens = [
-            [Signal(TOKEN_BITS, name=f"tokens_{p}_{c}") for c in range(self.engines)] for p in range(self.engines)
+            [Signal(COUNTER_BITS, name=f"tokens_{p}_{c}") for c in range(self.engines)] for p in range(self.engines)
         ]
         progress: Value = Signal()
         accepted_all, posts_all, illegal = [], [], []
         for e, (queue, flight) in enumerate(zip(queues, flights, strict=True)):
             port = getattr(self, f"command{e}")
             word = queue.r.payload
-            needs = [word[32 + 4 * p :][:4] for p in range(self.engines)]
+            needs = [word[WAITS_AT + TOKEN_BITS * p :][:TOKEN_BITS] for p in range(self.engines)]
             enough = Cat(*(tokens[p][e] >= needs[p] for p in range(self.engines))).all()
             valid, accepted = Signal(name=f"valid{e}"), Signal(name=f"accepted{e}")
             failed = getattr(self, f"error{e}")
@@ -140,14 +148,15 @@ class Sequencer(wiring.Component):
                 accepted.eq(valid & port.ready),
                 queue.r.ready.eq(accepted | (self.error != 0)),
                 flight.w.valid.eq(accepted & ~failed),
-                flight.w.payload.eq(Cat(word[64:96], word[512:])),
+                flight.w.payload.eq(Cat(word[POSTS_AT:][: TOKEN_BITS * self.engines], word[512:])),
                 flight.r.ready.eq(getattr(self, f"done{e}") | (self.error != 0)),
                 self.waiting[e].eq(queue.r.valid & ~accepted),
             ]
             done = getattr(self, f"done{e}")
             accepted_all.append([Mux(accepted, need, 0) for need in needs])
-            posts_all.append([Mux(done, flight.r.payload[4 * c :][:4], 0) for c in range(self.engines)])
-            illegal.append((failed, Mux(accepted, word[512:], flight.r.payload[32:])))
+            gives = [flight.r.payload[TOKEN_BITS * c :][:TOKEN_BITS] for c in range(self.engines)]
+            posts_all.append([Mux(done, give, 0) for give in gives])
+            illegal.append((failed, Mux(accepted, word[512:], flight.r.payload[-INDEX_BITS:])))
             progress = progress | accepted | done
         for p in range(self.engines):
             for c in range(self.engines):

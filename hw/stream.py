@@ -4,7 +4,7 @@ from amaranth.hdl import Module, Shape, ShapeLike, Signal, unsigned
 from amaranth.lib import data, memory, stream
 from amaranth.lib.wiring import In, Out
 
-from codesign.command import OPERAND_BITS
+from codesign.engines import OPERAND_BITS
 from codesign.hw.verilog import SharedComponent
 
 

@@ -11,10 +11,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from codesign.command import ADDENDS, ENGINES, LOADS, NORM_SOURCES, SOURCES, STORES, TARGETS, WIDE
-from codesign.hw import linear_rtl
-from codesign.hw.attention import AttentionKernel
-from codesign.hw.attention_rtl import AttentionEngine
+from codesign.engines import MOST_ENGINES, RING, Access, MemoryMap, Reached, engine_names, geometry, memory_map
 from codesign.hw.axi import AxiLite, Registers
 from codesign.hw.dma import (
     COMMANDS,
@@ -32,13 +29,13 @@ from codesign.hw.dma import (
 from codesign.hw.memory import READ_LATENCY, RowMemory
 from codesign.hw.multiply import delay
 from codesign.hw.sequencer import Restart, Sequencer
-from codesign.hw.vector import VectorKernel
-from codesign.hw.vector_rtl import VectorEngine
 from codesign.hw.verilog import Resettable
+from codesign.kernel import Kernel
 
 ID, CONTROL, STATUS, ERROR, CYCLES_LOW, CYCLES_HIGH = 0x00, 0x20, 0x24, 0x28, 0x2C, 0x30
 LIST_LOW, LIST_HIGH, LIST_COUNT, WATCHDOG, INTERRUPT = 0x34, 0x38, 0x3C, 0x40, 0x44
-BUSY, WAIT = 0x80, 0xA0
+BUSY = 0x80
+WAIT = BUSY + 4 * MOST_ENGINES
 """Register offsets. ID: eight words of the design's hash; BUSY and WAIT: cycles per engine.
 
 CONTROL: writing bit 0 starts a run; after an error this also resets every part, as soon as all bursts
@@ -53,33 +50,47 @@ class Shape:
 
     Attributes:
         bus: off-chip interface.
-        linear, attention, vector: engines; the last two may be left out.
-        memories: capacity in bytes of each memory that the engines there need.
+        engines: kernels by engine, but for those that move data; the one with the ring first.
+        memories: capacity in bytes of each memory that is there.
         identity: 32 bytes that the host can read back.
+
+    Raises:
+        ValueError: a memory that no engine of the design has, or none where one needs it.
     """
 
     bus: Bus
-    linear: linear_rtl.Shape
-    attention: AttentionKernel | None
-    vector: VectorKernel | None
+    engines: Mapping[str, Kernel]
     memories: Mapping[str, int]
     identity: bytes = bytes(32)
 
     def __post_init__(self) -> None:
-        if self.wide != ("skip" in self.memories):
+        strange = set(self.memories) - set(self.map.memories)
+        if strange:
             raise ValueError(
-                f"vector engine {self.vector} with memories {sorted(self.memories)}; legal: wide=1 exactly with skip"
+                f"memories {sorted(strange)}; legal with {', '.join(self.engines)}: {', '.join(self.map.memories)}"
+            )
+
+        needed = {name for name, reached in self.map.memories.items() if reached.owner != RING}
+        if missing := sorted(needed - set(self.memories)):
+            raise ValueError(
+                f"no memory {', '.join(missing)}; legal with {', '.join(self.engines)}: all of {sorted(needed)}"
             )
 
     @property
-    def wide(self) -> bool:
-        """Whether the vector engine gives results of 16 bits, to a memory of their own."""
-        return self.vector is not None and self.vector.wide == 1
+    def map(self) -> MemoryMap:
+        """Who reaches which memory."""
+        return memory_map(geometry({name: kernel.params for name, kernel in self.engines.items()}))
 
     @property
-    def stores(self) -> int:
-        """Memories that the store engine takes a number of; the last is that of wide norms."""
-        return len(STORES) - (not self.wide)
+    def names(self) -> tuple[str, ...]:
+        """All engines in the order of their numbers."""
+        return engine_names(self.engines)
+
+    def width(self, memory: str, access: Access) -> int:
+        """Bytes of a word of a port to a memory."""
+        if access.port.lanes is None:
+            return self.bus.word_bytes
+        return self.engines[access.engine].params[access.port.lanes] * self.map.memories[memory].bytes
 
 
 class Top(wiring.Component):
@@ -97,20 +108,18 @@ class Top(wiring.Component):
         """Parts first, then the wires between them."""
         m = Module()
         s = self.shape
-        sequencer, reads = Sequencer(s.bus, len(ENGINES)), ReadPath(s.bus)
-        load, store = LoadEngine(s.bus, len(LOADS)), StoreEngine(s.bus, s.stores)
-        fetch, linear = self._fetch_engine(), linear_rtl.Linear(s.linear)
-        engines: dict[str, wiring.Component] = {"load": load, "store": store, "fetch": fetch, "linear": linear}
-        if s.attention:
-            engines["attention"] = self._attention_engine(s.attention)
-        if s.vector:
-            engines["vector"] = self._vector_engine(s.vector)
+        sequencer, reads = Sequencer(s.bus, len(s.names)), ReadPath(s.bus)
+        numbers = s.map.numbers
+        load = LoadEngine(s.bus, len(numbers["load", "out"]) + 1)
+        store, fetch = StoreEngine(s.bus, len(numbers["store", "source"])), self._fetch_engine()
+        engines: dict[str, wiring.Component] = {"load": load, "store": store, "fetch": fetch}
+        engines |= {name: s.engines[name].component(self._depths(name)) for name in s.names if name not in engines}
         m.submodules.restart = restart = Restart()
         for name, part in {"sequencer": sequencer, "reads": reads, **engines}.items():
             m.submodules[name] = Resettable(name, part, restart.clear)
         self._axi(m, reads, store)
         self._read_path(m, reads, sequencer, load, fetch)
-        self._rings(m, fetch, linear)
+        self._rings(m, fetch, engines[RING])
         self._memories(m, engines)
         self._commands(m, sequencer, engines)
         m.d.comb += sequencer.bus_failed.eq(reads.failed | store.failed)
@@ -121,23 +130,24 @@ class Top(wiring.Component):
         return m
 
     def _fetch_engine(self) -> FetchEngine:
-        s, lin = self.shape, self.shape.linear
+        s, lin = self.shape, self.shape.engines[RING].params
         return FetchEngine(
             s.bus,
-            weight_bytes=lin.t_in * lin.t_out,
-            ring_words=lin.ring_words,
-            table_bytes=8 * lin.t_out,
-            table_words=lin.table_words,
+            weight_bytes=lin["t_in"] * lin["t_out"],
+            ring_words=lin["ring_words"],
+            table_bytes=8 * lin["t_out"],
+            table_words=lin["table_words"],
         )
 
-    def _attention_engine(self, kernel: AttentionKernel) -> AttentionEngine:
-        q, k, v, o = (self.shape.memories[name] // kernel.t_a for name in ("query", "key", "value", "context"))
-        return AttentionEngine(kernel, q_depth=q, k_depth=k, v_depth=v, o_depth=o)
-
-    def _vector_engine(self, kernel: VectorKernel) -> VectorEngine:
-        widths = {"residual": 2, "affine": 8, "normed": 1, "skip": 2}
-        r, g, x, y = (self.shape.memories.get(name, 0) // (width * kernel.t_v) for name, width in widths.items())
-        return VectorEngine(kernel, r_depth=r, g_depth=g, x_depth=x, y_depth=y)
+    def _depths(self, engine: str) -> dict[str, int]:
+        """Words of the memory behind each port of an engine; of several memories the largest."""
+        found: dict[str, int] = {}
+        for name, reached in self.shape.map.memories.items():
+            for access in (reached.writer, *reached.readers):
+                if access.engine == engine:
+                    words = self.shape.memories.get(name, 0) // self.shape.width(name, access)
+                    found[access.port.name] = max(found.get(access.port.name, 0), words)
+        return found
 
     def _axi(self, m: Module, reads: ReadPath, store: StoreEngine) -> None:
         """AXI ports, with the signals that never change."""
@@ -164,12 +174,12 @@ class Top(wiring.Component):
             fetch.to.eq(reads.to),
         ]
 
-    def _rings(self, m: Module, fetch: FetchEngine, linear: linear_rtl.Linear) -> None:
+    def _rings(self, m: Module, fetch: FetchEngine, linear: wiring.Component) -> None:
         """The weight ring and the requantization ring."""
-        lin, bus_bits = self.shape.linear, 8 * self.shape.bus.word_bytes
+        lin, bus_bits = self.shape.engines[RING].params, 8 * self.shape.bus.word_bytes
         for name, write, read, words in (
-            ("weight_ring", fetch.weights, linear.weights, lin.ring_words),
-            ("table_ring", fetch.table, linear.table, lin.table_words),
+            ("weight_ring", fetch.weights, linear.weights, lin["ring_words"]),
+            ("table_ring", fetch.table, linear.table, lin["table_words"]),
         ):
             width = len(read.data)
             m.submodules[name] = ring = RowMemory(bits=width * words, write_bits=bus_bits, read_bits=(width,))
@@ -188,36 +198,54 @@ class Top(wiring.Component):
 
     def _memories(self, m: Module, engines: Mapping[str, wiring.Component]) -> None:
         """Instantiates each memory with its writer and a copy per reader."""
-        readers = _readers(engines)
-        found: dict[int, list[tuple[int, Value]]] = {index: [] for index in range(len(readers))}
+        chosen: dict[tuple[str, str], list[tuple[int, Value]]] = {}
         for name, size in self.shape.memories.items():
-            en, addr, bits = _writer(name, engines)
-            mine = [(i, reader) for i, reader in enumerate(readers) if name in reader.memories]
+            reached = self.shape.map.memories[name]
+            en, addr, bits = self._writer(reached, engines)
+            ports = [getattr(engines[each.engine], each.port.name) for each in reached.readers]
             m.submodules[f"memory_{name}"] = ram = RowMemory(
-                bits=8 * size, write_bits=len(bits), read_bits=tuple(len(reader.port.data) for _, reader in mine)
+                bits=8 * size, write_bits=len(bits), read_bits=tuple(len(port.data) for port in ports)
             )
             m.d.comb += [ram.write.en.eq(en), ram.write.addr.eq(addr), ram.write.data.eq(bits)]
-            for copy, (index, reader) in enumerate(mine):
+            for copy, (each, port) in enumerate(zip(reached.readers, ports, strict=True)):
                 read = getattr(ram, f"read{copy}")
-                m.d.comb += read.addr.eq(reader.port.addr)
-                found[index].append((reader.memories.index(name), read.data))
-        for index, reader in enumerate(readers):
-            m.d.comb += reader.port.data.eq(_selected(m, reader.select, found[index]))
-        load, linear = engines["load"], engines["linear"]
+                m.d.comb += read.addr.eq(port.addr)
+                number = self.shape.map.number(each.engine, each.port.name, name)
+                chosen.setdefault((each.engine, each.port.name), []).append((number, read.data))
+        for (engine, name), found in chosen.items():
+            select = getattr(engines[engine], f"{name}_select", Const(0))
+            m.d.comb += getattr(engines[engine], name).data.eq(_selected(m, select, found))
+        load, linear = engines["load"], engines[RING]
         m.d.comb += [
             linear.lut.en.eq(load.lut.en),
             linear.lut.addr.eq(load.lut.addr),
             linear.lut.data.eq(load.lut.data),
         ]
 
+    def _writer(self, reached: Reached, engines: Mapping[str, wiring.Component]) -> tuple[Value, Value, Value]:
+        """Enable, address and data of the one port that writes a memory; narrow ones take low bytes."""
+        engine, port = reached.writer.engine, reached.writer.port.name
+        component = engines[engine]
+        write = getattr(component, port)
+        enable, bits = write.en, 8 * self.shape.width(reached.name, reached.writer)
+        if len(self.shape.map.numbers[engine, port]) > 1:
+            number = self.shape.map.number(engine, port, reached.name)
+            enable = enable & (getattr(component, f"{port}_select") == number)
+        if len(write.data) == bits:
+            return enable, write.addr, write.data
+        lanes = bits // (8 * reached.bytes)
+        step = len(write.data) // lanes
+        return (
+            enable,
+            write.addr,
+            Cat(*(write.data.word_select(index, step)[: 8 * reached.bytes] for index in range(lanes))),
+        )
+
     def _commands(self, m: Module, sequencer: Sequencer, engines: Mapping[str, wiring.Component]) -> None:
-        """Command streams; an engine that is left out refuses its commands."""
-        for e, name in enumerate(ENGINES):
+        """Command streams."""
+        for e, name in enumerate(self.shape.names):
             source = getattr(sequencer, f"command{e}")
             done, error = getattr(sequencer, f"done{e}"), getattr(sequencer, f"error{e}")
-            if name not in engines:
-                m.d.comb += [source.ready.eq(1), error.eq(source.valid)]
-                continue
             engine = engines[name]
             m.d.comb += [
                 engine.command.valid.eq(source.valid),
@@ -245,7 +273,7 @@ class Top(wiring.Component):
             CYCLES_LOW,
             CYCLES_HIGH,
         )
-        counters = [base + 4 * e for base in (BUSY, WAIT) for e in range(len(ENGINES))]
+        counters = [base + 4 * e for base in (BUSY, WAIT) for e in range(len(self.shape.names))]
         writes = {LIST_LOW: 32, LIST_HIGH: 8, LIST_COUNT: 24, WATCHDOG: 32}
         m.submodules.registers = regs = Registers(
             writes=writes, strobes=(CONTROL, INTERRUPT), reads=(*reads, *counters)
@@ -276,60 +304,16 @@ class Top(wiring.Component):
         }
         for word in range(8):
             status[ID + 4 * word] = Const(int.from_bytes(self.shape.identity[4 * word :][:4], "little"), 32)
-        for e, name in enumerate(ENGINES):
-            active = engines[name].busy if name in engines else Const(0)
+        for e, name in enumerate(self.shape.names):
+            active = engines[name].busy
             status[BUSY + 4 * e] = _counter(m, start, active & sequencer.running, f"busy_{name}")
             status[WAIT + 4 * e] = _counter(m, start, sequencer.waiting[e] & ~active, f"wait_{name}")
         for offset, signal in status.items():
             m.d.comb += getattr(regs, f"read_{offset:x}").eq(signal)
 
 
-@dataclass(frozen=True)
-class _Reader:
-    """A read port, the memories it can see by number, and the signal that chooses."""
-
-    port: wiring.PureInterface
-    memories: tuple[str, ...]
-    select: Value
-
-
-def _readers(engines: Mapping[str, wiring.Component]) -> list[_Reader]:
-    """All read ports of the engines there are."""
-    linear, store, zero = engines["linear"], engines["store"], Const(0)
-    readers = [
-        _Reader(linear.source, SOURCES, linear.source_select),
-        _Reader(linear.addend, ADDENDS, linear.addend_select),
-        _Reader(store.source, STORES, store.source_select),
-    ]
-    if attention := engines.get("attention"):
-        readers += [
-            _Reader(getattr(attention, p), (n,), zero) for p, n in (("q", "query"), ("k", "key"), ("v", "value"))
-        ]
-    if vector := engines.get("vector"):
-        readers += [_Reader(vector.r, NORM_SOURCES, zero), _Reader(vector.g, ("affine",), zero)]
-    return readers
-
-
-def _writer(name: str, engines: Mapping[str, wiring.Component]) -> tuple[Value, Value, Value]:
-    """Enable, address and data of the one port that writes a memory."""
-    load, linear = engines["load"], engines["linear"]
-    if name in LOADS:
-        return load.out.en & (load.out_select == LOADS.index(name)), load.out.addr, load.out.data
-    if name == "normed":
-        return engines["vector"].x.en, engines["vector"].x.addr, engines["vector"].x.data
-    if name == "skip":
-        return engines["vector"].y.en, engines["vector"].y.addr, engines["vector"].y.data
-    if name == "context":
-        return engines["attention"].o.en, engines["attention"].o.addr, engines["attention"].o.data
-    wide = linear.out.data
-    narrow = Cat(*(wide.word_select(index, 16)[:8] for index in range(len(wide) // 16)))
-    return linear.out.en & (linear.out_select == TARGETS.index(name)), linear.out.addr, wide if name in WIDE else narrow
-
-
 def _selected(m: Module, select: Value, found: list[tuple[int, Value]]) -> Value:
     """The data of the memory that was chosen when the address was given."""
-    if not found:
-        return Const(0)
     late = delay(m, select, READ_LATENCY, "select")
     value = found[0][1]
     for number, candidate in found[1:]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from codesign.custom import LayerRequest, custom_operators
 from codesign.network import MASKS, Attention, Input, Norm, Tensor
 from codesign.nonlinear import mask_interval, norm_parameters
 from codesign.number import dequantize, limits, quantize
@@ -18,7 +19,7 @@ from codesign.workload import sample_shape
 _MASKED = -1e3
 """Scores below this are what masks add."""
 
-_READABLE = ("input", "product", "function", "norm", "matmul")
+_READABLE = ("input", "product", "function", "norm", "matmul", "custom")
 """Kinds of tensors that a layer's output can be."""
 
 _LEFT = (-128.0, -160.0, -192.0, -256.0, -512.0, -1e3, -1e4, -1e6)
@@ -44,6 +45,9 @@ class Operands(Emitter):
                 raise self.refuse(view.origin, "16-bit values where a layer reads 8; legal: an 8-bit quantizer")
             found = self.quantized(view.origin, quantizer, inside, pick(view.index, demand), exact)
             return replace(found, scale=found.scale * self.uniform(name, view, demand))
+        if self.kind(view) == "custom":
+            found = self.custom(view.origin, None, name, view, demand)
+            return replace(found, scale=found.scale * self.uniform(name, view, demand))
         if self.kind(view) not in _READABLE:
             raise self.refuse(view.origin or name, _unreadable(self.kind(view)))
         shared = "stream" in self.patterns.uses.get(view.origin, ())
@@ -62,7 +66,7 @@ class Operands(Emitter):
         if kind == "quant":
             return self.requantized(q, name, inner, demand, exact)
         if kind in _READABLE:
-            makers = {"input": self.input_matrix, "norm": self.norm, "matmul": self.attention}
+            makers = {"input": self.input_matrix, "norm": self.norm, "matmul": self.attention, "custom": self.custom}
             return makers[kind](key, q, name, inner, demand)
         raise self.refuse(inner.origin or name, _unreadable(kind))
 
@@ -203,6 +207,44 @@ class Operands(Emitter):
             raise self.refuse(key, f"range {q.low} to {q.high} after a norm or attention; legal: -128 to 127")
         if q.low != -128:
             self.notes.append(f"{key} saturates at -128 and 127, in the file at {q.low} and {q.high}")
+
+    # Operators of other packages
+
+    def custom(self, key: str, q: Quantizer | None, name: str, inner: Affine, demand: Ints) -> Operand:
+        """What an operator of another package makes; the scale is that of its input."""
+        width = self.workload.shapes[inner.origin][-1]
+        elements = pick(inner.index, demand)
+        rows, columns = self.lines(name, elements // width, elements % width)
+        memo = (key, b"custom")
+        if memo not in self.made:
+            self.made[memo] = self.fresh(key)
+            self.emit_custom(self.made[memo], key, inner)
+        scale = self.tensors[self.made[memo]].scale
+        if q is not None and (q.scale != scale or q.low > -127 or q.high < 127):
+            wanted = f"scale {q.scale:g} from {q.low} to {q.high}"
+            raise self.refuse(inner.origin, f"{wanted} behind it; legal: the scale of its input, {scale:g}, 8 bit")
+        return Operand(self.made[memo], int(rows[0]), len(rows), columns, scale)
+
+    def emit_custom(self, target: str, key: str, inner: Affine) -> None:
+        """Append the layer of an operator of another package, all rows of it."""
+        node = self.patterns.node(inner.origin)
+        before, shape = self.workload.shapes[node.inputs[0]], self.workload.shapes[inner.origin]
+        rows = math.prod(shape[:-1])
+        if math.prod(before[:-1]) != rows:
+            raise self.refuse(inner.origin, f"shape {before} becomes {shape}; legal: as many rows of the last axis")
+        x = self.operand(node.inputs[0], np.arange(math.prod(before), dtype=np.int64).reshape(rows, -1))
+        if not np.array_equal(x.columns, np.arange(self.tensors[x.tensor].columns)):
+            raise self.refuse(inner.origin, "reads a part of a tensor's columns; legal: all of them")
+        request = LayerRequest(
+            self.layer_name(node.name), x.tensor, target, x.first_row, rows, before[-1], shape[-1], x.scale,
+            node.attributes, tuple(self.patterns.values[n] if n else None for n in node.inputs[1:]),
+        )  # fmt: skip
+        try:
+            self.layers.append(custom_operators()[node.op].layer(request))
+        except ValueError as error:
+            raise self.refuse(inner.origin, " ".join(str(error).split())) from error
+        index = self.shown(inner, (rows, shape[-1]))
+        self.add(Tensor(target, rows, shape[-1], 8, x.scale), Source(key, index), -128, 127)
 
     # Attention
 

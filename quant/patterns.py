@@ -14,6 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
+from codesign.custom import custom_operators
 from codesign.onnx_call import Array, Call
 from codesign.onnx_elementwise import elementwise
 from codesign.onnx_file import Node
@@ -40,9 +41,9 @@ class Patterns(Graph):
     """Recognises structure in a workload.
 
     Attributes:
-        kinds: per computed tensor one of input, quant, product, matmul, softmax, norm, function, sum,
-            moved (an affine rearrangement), integer (inside a quantizer pair), mixture (a weighted sum of
-            experts), inside (between router and sum of one) or unknown.
+        kinds: per computed tensor one of input, quant, product, matmul, softmax, norm, function, sum, custom (an
+            operator of another package), moved (an affine rearrangement), integer (inside a quantizer pair), mixture
+            (a weighted sum of experts), inside (between router and sum of one) or unknown.
         mixtures: by the tensor that is their sum.
     """
 
@@ -147,6 +148,9 @@ class Patterns(Graph):
             return "softmax" if node.attributes.get("axis", -1) in (-1, rank - 1) else "unknown"
         if node.op in ("Where", "Cast", "BatchNormalization") or node.op in layout():
             return self._moved_kind(node)
+        if node.op in custom_operators():
+            fixed = all(n in self.values for n in node.inputs[1:] if n)
+            return "custom" if fixed and len(node.outputs) == 1 else "unknown"
         return self._elementwise_kind(node) if node.op in elementwise() else "unknown"
 
     def _product_kind(self, node: Node) -> str:

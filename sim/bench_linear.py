@@ -12,16 +12,19 @@ import cocotb
 import numpy as np
 from cocotb.triggers import ClockCycles, FallingEdge, RisingEdge
 
-from codesign.command import RELEASE, TARGETS, USE_TABLE
-from codesign.hw.linear import Linear
+from codesign.command import RELEASE, USE_TABLE
+from codesign.hw.linear import LinearKernel
 from codesign.hw.rig import DEPTH
+from codesign.hw.stimulus import ROOM, Address, Trial, Word, cut, pack, place
 from codesign.network import Linear as Layer
 from codesign.number import IntArray
 from codesign.sim.benches import read_setting
-from codesign.sim.engine import ROOM, Engine, batches, place
-from codesign.sim.referee import Address, Referee, Trial, Word, cut, pack
+from codesign.sim.engine import Engine, batches
+from codesign.sim.referee import Referee
 from codesign.sim.streams import Pace, always, bursts, sometimes, start
 
+_TARGETS = 1 << 8
+"""Numbers of memories that a command can name as its target."""
 _REUSE_CYCLES = 60
 """From the release of ring words to the first write over them; the drain still reads the last one released."""
 
@@ -67,13 +70,15 @@ class _Bench:
     def __init__(self, dut: Any, referee: Referee) -> None:
         self.dut, self.referee = dut, referee
         self.rng = np.random.default_rng(cocotb.RANDOM_SEED)
-        self.kernel, self.commands = read_setting(Linear)
+        kernel, self.commands = read_setting()
+        assert isinstance(kernel, LinearKernel), "this bench is named by one kernel alone"
+        self.kernel = kernel
         self.draws = Draws(self.rng, self.kernel)
 
     async def start(self, command_pace: Pace, word_pace: Pace) -> None:
         """Clock, reset, drivers, and the 8-bit tables into their memory."""
         await start(self.dut)
-        self.engine = Engine(self.dut, "linear", ["out"], ("source", "addend"), self.referee, command_pace)
+        self.engine = Engine(self.dut, self.kernel.op, ["out"], ("source", "addend"), self.referee, command_pace)
         self.feeder = Feeder(self.dut, self.kernel, word_pace)
         await self.engine.fill("lut", 0, pack(self.draws.tables.reshape(-1, 1), 8))
 
@@ -91,7 +96,7 @@ class Feeder:
         pace: asked in each cycle in which a word could be written.
     """
 
-    def __init__(self, dut: Any, kernel: Linear, pace: Pace) -> None:
+    def __init__(self, dut: Any, kernel: LinearKernel, pace: Pace) -> None:
         self.waiting: deque[tuple[str, int]] = deque()
         self._dut, self._pace = dut, pace
         self._words = {"weights": kernel.ring_words, "table": kernel.table_words}
@@ -133,7 +138,7 @@ class Feeder:
 class Draws:
     """Random commands; some leave their weights in the ring, and the next one uses them again."""
 
-    def __init__(self, rng: np.random.Generator, kernel: Linear) -> None:
+    def __init__(self, rng: np.random.Generator, kernel: LinearKernel) -> None:
         self.tables = rng.integers(-128, 128, (kernel.tables, 256))
         self._rng, self._kernel = rng, kernel
         self._kept: Layer | None = None
@@ -150,7 +155,7 @@ class Draws:
         """A command that is legal but for one operand; it needs no weights."""
         k = self._kernel
         changes = [{name: 0} for name in ("rows", "kw", "ib", "ob")]
-        changes += [{"kw": k.kw_max + 1}, {"ib": k.shape.ib_max + 1}, {"ob": k.table_words + 1}, {"table": k.tables}]
+        changes += [{"kw": k.kw_max + 1}, {"ib": k.ib_max + 1}, {"ob": k.table_words + 1}, {"table": k.tables}]
         changes += [{"flags": 0, "ob": k.ring_words + 1}, dict.fromkeys(("kw", "ib", "ob"), 0xFFFF)]
         return self._trial(slot, random_layer(self._rng, k), RELEASE).illegal(changes[self._rng.integers(len(changes))])
 
@@ -162,7 +167,7 @@ class Draws:
         x = rng.integers(-128, 128, (rows, layer.k))
         fields, contents = self._operand("source", int(rng.integers(2)), slot, x, kernel.word_bytes, 8)
         fields |= {"rows": rows, "kw": kw, "ib": -(-layer.k // kernel.t_in), "ob": ob, "flags": flags}
-        fields |= {"target": int(rng.integers(len(TARGETS))), "target_stride": ob + int(rng.integers(3))}
+        fields |= {"target": int(rng.integers(_TARGETS)), "target_stride": ob + int(rng.integers(3))}
         fields["target_base"] = int(rng.integers(1 << 20))
         layer, addend = replace(layer, rows=rows), None
         mode = rng.choice(["plain", "table", "addend"])
@@ -174,9 +179,9 @@ class Draws:
             more, words = self._operand("addend", int(rng.integers(1, 3)), slot, addend, kernel.t_out, 16)
             layer, fields, contents = replace(layer, addend="addend"), fields | more, contents | words
         fields |= {"low": layer.low, "high": layer.high}
-        expected = _expected(fields, cut(Linear.golden(layer, x, addend), kernel.t_out, layer.n))
+        expected = _expected(fields, cut(LinearKernel.golden(layer, x, addend), kernel.t_out, layer.n))
         work = {"rows": rows, "k": layer.k, "n": layer.n}
-        cycles = int(Linear.cycles(kernel.params, work))
+        cycles = int(LinearKernel.cycles(kernel.params, work))
         return Trial(fields, cycles, contents, expected, bits=8 if mode == "table" else 16)
 
     def _operand(
@@ -196,9 +201,9 @@ def _expected(fields: Mapping[str, int], words: Iterable[tuple[int, int, Word]])
     return {(fields["target"], base + row * stride + at): word for row, at, word in words}
 
 
-def random_layer(rng: np.random.Generator, kernel: Linear) -> Layer:
+def random_layer(rng: np.random.Generator, kernel: LinearKernel) -> Layer:
     """Full-range weights that fit the rings, with requantizations from saturating to nearly zero."""
-    most = min(8, kernel.shape.ib_max, kernel.ring_words, ROOM * kernel.word_bytes // kernel.t_in)
+    most = min(8, kernel.ib_max, kernel.ring_words, ROOM * kernel.word_bytes // kernel.t_in)
     ib = int(rng.choice([1, int(rng.integers(1, 1 + most)), most]))
     ob = int(rng.integers(1, 1 + min(6, kernel.table_words, kernel.ring_words // ib)))
     k, n = ib * kernel.t_in - int(rng.integers(kernel.t_in)), ob * kernel.t_out - int(rng.integers(kernel.t_out))
@@ -211,7 +216,7 @@ def random_layer(rng: np.random.Generator, kernel: Linear) -> Layer:
     )  # fmt: skip
 
 
-def image(layer: Layer, kernel: Linear) -> list[tuple[str, int]]:
+def image(layer: Layer, kernel: LinearKernel) -> list[tuple[str, int]]:
     """Words of both rings in the order in which a design fetches them: requantization, then weights."""
     t_in, t_out = kernel.t_in, kernel.t_out
     entries = (layer.bias & 0xFFFFFFFF) | layer.multiplier << 32 | layer.shift << 49

@@ -1,7 +1,7 @@
 """One bench per kernel: random commands, legal and illegal, with and without gaps, on generated Verilog.
 
 `run_kernel_bench` compiles a kernel's rig (`codesign.hw.rig`) and runs its bench, an ordinary cocotb
-module: ``codesign.sim.bench_linear``, ``bench_attention`` or ``bench_vector``. To extend one, write a
+module that the kernel names: ``codesign.sim.bench_command`` for most. To extend one, write a
 module with further ``@cocotb.test()`` coroutines that import from it, and name it as ``module``.
 """
 
@@ -9,26 +9,16 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
 
+from codesign.engines import kernels
 from codesign.errors import InputError
-from codesign.hw.attention import AttentionKernel
-from codesign.hw.linear import Linear
 from codesign.hw.rig import TOP, make_rig
-from codesign.hw.vector import VectorKernel
 from codesign.hw.verilog import generate
 from codesign.kernel import Kernel
 from codesign.sim.testbench import BenchReport, run_bench
 
 _SETTING = "bench.json"
 _LOG = logging.getLogger(__name__)
-_KERNELS: Mapping[str, Kernel] = {
-    "linear": Linear(t_in=4, t_out=4, n_l=3, kw_max=16, ring_words=64, table_words=16, tables=2, word_bytes=16),
-    "attention": AttentionKernel(t_a=4, n_a=2, max_keys=64, db_max=3),
-    "vector": VectorKernel(t_v=2, max_d=64),
-}
-"""Small designs, quick to compile, in which most sizes leave a remainder."""
-K = TypeVar("K", bound=Kernel)
 
 
 def default_kernel(name: str) -> Kernel:
@@ -37,9 +27,9 @@ def default_kernel(name: str) -> Kernel:
     Raises:
         InputError: there is no such kernel.
     """
-    if name not in _KERNELS:
-        raise InputError(f"kernel {name!r} is not known; legal: {', '.join(_KERNELS)}")
-    return _KERNELS[name]
+    if name not in kernels():
+        raise InputError(f"kernel {name!r} is not known; legal: {', '.join(kernels())}")
+    return kernels()[name].small()
 
 
 def kernel_sources(kernel: Kernel) -> dict[str, str]:
@@ -65,7 +55,7 @@ def run_kernel_bench(
     """Runs the bench of a kernel: protocol, bits against golden, cycles against the formula.
 
     Args:
-        name: linear, attention or vector.
+        name: of the kernel.
         directory: where results, log and waves go; made if it is missing.
         seed: of the commands, their data and the gaps.
         commands: per test; about a quarter of them is illegal.
@@ -96,12 +86,12 @@ def run_kernel_bench(
     setting = {"kernel": name, "parameters": kernel.params, "commands": commands}
     (directory / _SETTING).write_text(json.dumps(setting), encoding="utf-8")
     return run_bench(
-        sources, TOP, module or f"codesign.sim.bench_{name}", directory=directory, seed=seed, tests=tests,
+        sources, TOP, module or kernel.bench, directory=directory, seed=seed, tests=tests,
         waves=waves, cache=cache, compiler=compiler, timeout_s=timeout_s,
     )  # fmt: skip
 
 
-def read_setting(kind: type[K]) -> tuple[K, int]:
+def read_setting() -> tuple[Kernel, int]:
     """Kernel and commands per test of the bench that runs in the present folder; for the tests themselves."""
     setting = json.loads(Path(_SETTING).read_text(encoding="utf-8"))
-    return kind(**setting["parameters"]), int(setting["commands"])
+    return kernels()[setting["kernel"]](**setting["parameters"]), int(setting["commands"])

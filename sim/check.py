@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from codesign import host
 from codesign.board import Memory
-from codesign.command import ENGINES
 from codesign.cycles import exact
 from codesign.design import Design
+from codesign.engines import RING, kernel_of
 from codesign.errors import CheckError, NothingFits
 from codesign.host import Image
 from codesign.hw import top
-from codesign.layout import homes
-from codesign.network import Attention, Ints, Layer, Linear, Network, Norm, Output, Tensor, run
+from codesign.layout import runners, whole_layout
+from codesign.network import Ints, Layer, Linear, Network, Output, Tensor, counts, run
 from codesign.program import Program, compile_network, program_traffic
 from codesign.sim.simulator import Library, MemoryPorts, Simulator, compile_design
 from codesign.systolic import Formulas
@@ -34,7 +34,6 @@ WATCHDOG_CYCLES = 1 << 21
 _LIMIT = 1 << 34
 _CODES = {1: "unknown engine", 2: "no progress", 3: "an AXI answer was an error"}
 _ILLEGAL = 16
-_ENGINE_OF: Mapping[type[Layer], str] = {Linear: "linear", Attention: "attention", Norm: "vector"}
 _LOG = logging.getLogger(__name__)
 
 Sample = Mapping[str, NDArray[np.generic]]
@@ -137,13 +136,13 @@ class SimulatedAccelerator:
             self.simulator.axil_write(register, value)
 
     def _counters(self, base: int) -> dict[str, int]:
-        return {name: self.simulator.axil_read(base + 4 * e) for e, name in enumerate(ENGINES)}
+        return {name: self.simulator.axil_read(base + 4 * e) for e, name in enumerate(self.image.engines)}
 
     def _check_error(self) -> None:
         word = self.simulator.axil_read(top.ERROR)
         code, index = word & 0xFF, word >> 16
         if code >= _ILLEGAL:
-            raise CheckError(f"command {index} is illegal for engine {ENGINES[code - _ILLEGAL]}")
+            raise CheckError(f"command {index} is illegal for engine {self.image.engines[code - _ILLEGAL]}")
         if code:
             raise CheckError(f"the run stopped at command {index}: {_CODES.get(code, f'error {code}')}")
 
@@ -233,7 +232,7 @@ class Verification:
         images: samples run back to back.
         mismatches: wrong elements, at most one per image.
         cycles: as the hardware counted, per image.
-        modelled: as the cycle model says.
+        modelled: as the cycle model says, per image.
         faults: other checks that failed, one sentence each.
         busy: cycles per engine in the last inference.
         read_bytes, write_bytes: simulated traffic of the last inference.
@@ -243,7 +242,7 @@ class Verification:
     images: int
     mismatches: tuple[Mismatch, ...]
     cycles: tuple[int, ...]
-    modelled: int
+    modelled: tuple[int, ...]
     faults: tuple[str, ...]
     busy: Mapping[str, int]
     read_bytes: int
@@ -258,7 +257,7 @@ class Verification:
     @property
     def cycle_exact(self) -> bool:
         """Whether every run took the modelled number of cycles."""
-        return set(self.cycles) == {self.modelled}
+        return self.cycles == self.modelled
 
     @property
     def passed(self) -> bool:
@@ -289,13 +288,23 @@ def verify(
         images=len(runs),
         mismatches=tuple(replace(m, rerun=rerun) for m in located),
         cycles=tuple(r.cycles for r in runs),
-        modelled=exact(subject.program, subject.design, subject.formulas).total,
+        modelled=tuple(_modelled(subject, goldens)),
         faults=tuple(_traffic_faults(subject, runs)),
         busy=runs[-1].busy,
         read_bytes=runs[-1].read_bytes,
         write_bytes=runs[-1].write_bytes,
         waves=waves,
     )
+
+
+def _modelled(subject: Subject, goldens: Sequence[Mapping[str, Ints]]) -> Iterator[int]:
+    """Cycles of every inference; they differ only where some work depends on data."""
+    found: int | None = None
+    for golden in goldens:
+        mine = counts(subject.network, golden)
+        if found is None or mine:
+            found = exact(subject.program, subject.design, subject.formulas, counts=mine).total
+        yield found
 
 
 def _inferences(
@@ -339,15 +348,14 @@ def _located(
 def _at_output(subject: Subject, image: int, golden: Mapping[str, Ints], inference: Inference) -> Mismatch:
     name = next(n for n, matrix in inference.outputs.items() if not np.array_equal(matrix, golden[n]))
     layer = next(layer for layer in subject.network if layer.target == name)
-    return _mismatch(subject.design, image, layer, golden[name], inference.outputs[name])
+    return _mismatch(subject, image, layer, golden[name], inference.outputs[name])
 
 
-def _mismatch(design: Design, image: int, layer: Layer, expected: Ints, got: Ints, column: int = 0) -> Mismatch:
+def _mismatch(subject: Subject, image: int, layer: Layer, expected: Ints, got: Ints, column: int = 0) -> Mismatch:
     row, place = (int(x) for x in np.argwhere(expected != got)[0])
-    engine = _ENGINE_OF[type(layer)]
-    params = design.engines[engine]
-    rows = params.get("n_l") or params.get("n_a") or 1
-    columns = params.get("t_out") or params.get("t_a") or params["t_v"]
+    engines = subject.design.engines
+    engine = runners(subject.network, engines)[subject.network.layers.index(layer)]
+    rows, columns = kernel_of(engine).tile(engines[engine])
     return Mismatch(
         image=image,
         layer=layer.name,
@@ -368,7 +376,7 @@ def _first_layer(subject: Subject, library: Library, image: int, golden: Mapping
             expected = golden[layer.target][:, column : column + probe.tensors[PROBE].columns]
             got = _run_probe(subject, library, probe, golden)
             if not np.array_equal(expected, got):
-                return _mismatch(subject.design, image, layer, expected, got, column)
+                return _mismatch(subject, image, layer, expected, got, column)
     return None
 
 
@@ -393,9 +401,9 @@ def probes(network: Network, layers: int, design: Design) -> Iterator[tuple[int,
     """
     last = network.layers[layers - 1]
     width = network.tensors[last.target].columns
-    whole = (isinstance(last, Linear) and last.addend is not None) or _wide_norm(last)
+    whole = (isinstance(last, Linear) and last.addend is not None) or _stored_only(network, last, design)
     for columns in (width,) if whole else _widths(width):
-        found = [(at, _probe(network, layers, at, min(columns, width - at))) for at in range(0, width, columns)]
+        found = [(at, _probe(network, design, layers, at, min(columns, width - at))) for at in range(0, width, columns)]
         if all(_fits(probe, design) for _, probe in found):
             yield from found
             return
@@ -415,22 +423,23 @@ def _fits(probe: Network, design: Design) -> bool:
     return True
 
 
-def _probe(network: Network, layers: int, first: int, columns: int) -> Network:
+def _probe(network: Network, design: Design, layers: int, first: int, columns: int) -> Network:
     last = network.layers[layers - 1]
     target = network.tensors[last.target]
     kept: tuple[Layer, ...] = network.layers[:layers]
-    bits = 16 if "residual" in homes(network).values() else 8
-    retargeted = isinstance(last, Linear) and homes(network)[last.target] not in ("hidden", "input")
+    home, readable, _ = _homes(network, design)
+    bits = 16 if "residual" in home.values() else 8
+    retargeted = isinstance(last, Linear) and home[last.target] not in readable
     if retargeted and isinstance(last, Linear) and last.table is not None:
         bits = 8  # a table's entries are bytes
     shown = Tensor(PROBE, target.rows, columns, max(bits, target.bits), target.scale)
     if retargeted and isinstance(last, Linear):
         kept = (*kept[:-1], _slice(last, first, columns))
-    elif _wide_norm(last):
-        kept, shown = (*kept[:-1], replace(last, target=PROBE)), replace(target, name=PROBE)
+    elif _stored_only(network, last, design):
+        kept, shown = (*kept[:-1], last.changed(target=PROBE)), replace(target, name=PROBE)
     else:
         kept = (*kept, _copy(last.target, target, first, columns))
-    used = {name for layer in kept for name in _names(layer)}
+    used = {name for layer in kept for name in (layer.target, *(read.tensor for read in layer.reads))}
     tensors = {name: tensor for name, tensor in network.tensors.items() if name in used}
     return replace(
         network,
@@ -443,17 +452,16 @@ def _probe(network: Network, layers: int, first: int, columns: int) -> Network:
     )
 
 
-def _wide_norm(layer: Layer) -> bool:
-    """Whether a layer's result lies where the linear engine cannot read it, but can be stored."""
-    return isinstance(layer, Norm) and layer.bits == 16
+def _homes(network: Network, design: Design) -> tuple[dict[str, str], tuple[str, ...], tuple[str, ...]]:
+    """The memory of every tensor; memories that the linear engine reads rows from; memories that can be stored."""
+    found = whole_layout(network, design)
+    return found.home, found.memories.numbers[RING, "source"], found.memories.numbers["store", "source"]
 
 
-def _names(layer: Layer) -> tuple[str, ...]:
-    if isinstance(layer, Attention):
-        return layer.query, layer.key, layer.value, layer.target
-    if isinstance(layer, Linear):
-        return (layer.source, layer.target, *([layer.addend] if layer.addend else []))
-    return layer.source, layer.target
+def _stored_only(network: Network, layer: Layer, design: Design) -> bool:
+    """Whether a layer that is not linear makes rows that the linear engine cannot copy, but that can be stored."""
+    home, readable, storable = _homes(network, design)
+    return not isinstance(layer, Linear) and home[layer.target] not in readable and home[layer.target] in storable
 
 
 def _slice(layer: Linear, first: int, columns: int) -> Linear:

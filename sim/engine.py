@@ -7,15 +7,11 @@ import cocotb
 import numpy as np
 from cocotb.triggers import ClockCycles, FallingEdge, RisingEdge
 
-from codesign.command import HEADER_BITS, Command
-from codesign.hw.rig import DEPTH
-from codesign.sim.referee import Address, Referee, Seen, Trial
+from codesign.command import operand_bits
+from codesign.hw.stimulus import BATCH, Address, Trial
+from codesign.sim.referee import Referee, Seen
 from codesign.sim.streams import Monitor, Pace, Source, Stream
 
-BATCH = 8
-"""Commands whose operands are in the memories at the same time."""
-ROOM = DEPTH // BATCH
-"""Words of each memory that a command may use."""
 _QUIET = 200
 """Cycles after the last command in which nothing may happen; longer than any engine's pipeline."""
 
@@ -103,13 +99,7 @@ class Engine:
 
 def encode(kernel: str, trial: Trial) -> int:
     """Operands of a trial's command as the engine takes them."""
-    return int.from_bytes(Command(kernel, trial.fields).encode(), "little") >> HEADER_BITS
-
-
-def place(rng: np.random.Generator, slot: int, rows: int, words: int) -> tuple[int, int]:
-    """Base and stride of rows of so many words, at random within a slot; at most `ROOM` words together."""
-    stride = words + int(rng.integers(1 + (ROOM - words * rows) // rows))
-    return slot * ROOM + int(rng.integers(ROOM - stride * (rows - 1) - words + 1)), stride
+    return operand_bits(kernel, trial.fields)
 
 
 async def batches(

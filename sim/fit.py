@@ -24,15 +24,10 @@ from numpy.typing import NDArray
 
 from codesign.board import Board
 from codesign.design import Design
-from codesign.hw import accelerator, area, linear_rtl
-from codesign.hw.accelerator import KERNELS
+from codesign.engines import RING, geometry, kernels, memory_map
+from codesign.hw import accelerator, area
 from codesign.hw.area import Units
-from codesign.hw.attention import AttentionKernel
-from codesign.hw.attention_rtl import AttentionEngine
-from codesign.hw.linear import Linear
 from codesign.hw.memory import RowMemory
-from codesign.hw.vector import VectorKernel
-from codesign.hw.vector_rtl import VectorEngine
 from codesign.hw.verilog import Target, generate
 from codesign.kernel import Kernel, Params, Resources
 from codesign.sim.synth import FAMILY, Counts, black_box, synthesize, tool_version
@@ -44,63 +39,56 @@ SHELL = "shell"
 MEMORIES = "memories"
 
 _DEPTH = 1024
-"""Words of each memory behind the ports of an attention or vector engine."""
+"""Words of each memory behind the ports of an engine."""
 _HELD_OUT = 3
 """Every so many configurations one is held out."""
 _INNERMOST = re.compile(r"\{[^{}\[\]]*\}")
 _SHELL_PARTS = ("sequencer", "reads", "load", "store", "fetch")
 _SHELL_FIELDS = ("ports", "port_bits", "outstanding", "t_out", "engines")
 _MEMORY_FIELDS = (
-    "ports", "t_out", "t_a", "t_v", "input", "position", "residual", "skip", "normed", "query", "key", "value",
+    "ports", "t_out", "t_a", "t_v", "wide", "input", "position", "residual", "skip", "normed", "query", "key", "value",
     "context", "hidden", "affine", "output",
 )  # fmt: skip
 """Parameters of what is around the memories, then the bytes of each."""
-_WIDTHS = 4
+_WIDTHS = 5
 """How many of them are no memories."""
 
-CONFIGURATIONS: Mapping[str, tuple[tuple[int, ...], ...]] = {
-    # t_in, t_out, n_l, kw_max, ring_words, table_words, tables, word_bytes
-    "linear": (
-        (8, 8, 1, 4, 256, 32, 2, 64), (4, 16, 2, 2, 1024, 64, 2, 64), (8, 16, 2, 2, 2048, 128, 2, 64),
-        (8, 8, 4, 8, 512, 32, 2, 64), (4, 4, 1, 4, 64, 16, 2, 16), (16, 8, 2, 16, 2048, 128, 2, 64),
-        (8, 32, 8, 2, 1024, 64, 2, 64), (2, 32, 3, 64, 2048, 64, 2, 64), (8, 16, 4, 4, 512, 64, 4, 64),
-        (64, 8, 2, 4, 128, 64, 2, 64), (4, 8, 16, 2, 512, 64, 2, 32), (32, 8, 2, 2, 256, 64, 2, 16),
-    ),
-    # t_a, n_a, max_keys, db_max
-    "attention": (
-        (1, 2, 32, 8), (8, 2, 32, 2), (16, 8, 32, 1), (2, 2, 32, 16), (8, 4, 64, 4), (4, 4, 128, 8), (16, 4, 32, 2),
-        (32, 4, 128, 1), (4, 2, 32, 4), (16, 16, 64, 2), (4, 8, 2048, 16), (8, 8, 128, 4), (8, 16, 128, 4),
-    ),
-    # t_v, max_d, wide
-    "vector": (
-        (1, 16, 0), (2, 64, 0), (2, 1024, 0), (4, 64, 0), (4, 384, 0), (8, 64, 0), (8, 384, 0), (16, 128, 0),
-        (16, 384, 0), (32, 384, 0), (32, 1024, 0), (4, 1024, 0), (64, 512, 0), (16, 1024, 0),
-        (4, 384, 1), (8, 384, 1), (32, 384, 1), (16, 768, 1), (1, 64, 1), (2, 128, 1), (64, 1024, 1),
-    ),
+_AROUND: Mapping[str, tuple[tuple[int, ...], ...]] = {
     # as in _MEMORY_FIELDS, 0 for what is not there; matrix products, perceptrons, pre-norm and post-norm networks
     "memories": (
-        (4, 8, 0, 0, 64, 0, 0, 0, 0, 0, 0, 0, 0, 128, 0, 64),
-        (1, 8, 8, 4, 512, 8192, 8192, 0, 8192, 8192, 8192, 8192, 8192, 8192, 16384, 0),
-        (1, 32, 0, 0, 262144, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 262144),
-        (4, 16, 8, 4, 32768, 32768, 32768, 32768, 32768, 32768, 32768, 32768, 32768, 65536, 98304, 0),
-        (1, 8, 0, 0, 16384, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8192), (1, 16, 0, 0, 64, 0, 0, 0, 0, 0, 0, 0, 0, 64, 0, 32),
-        (4, 32, 32, 16, 2048, 4096, 4096, 0, 2048, 4096, 4096, 4096, 4096, 4096, 8192, 0),
-        (1, 8, 8, 4, 16384, 24576, 24576, 24576, 16384, 16384, 16384, 16384, 16384, 49152, 81920, 0),
-        (2, 16, 16, 2, 1024, 16384, 16384, 0, 2048, 2048, 2048, 2048, 2048, 16384, 16384, 0),
-        (2, 16, 0, 0, 49152, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 16384),
-        (2, 64, 0, 0, 128, 0, 0, 0, 0, 0, 0, 0, 0, 128, 0, 128),
-        (2, 32, 32, 16, 32768, 32768, 32768, 32768, 32768, 32768, 32768, 32768, 32768, 65536, 131072, 0),
-        (4, 64, 4, 1, 2048, 4096, 4096, 0, 2048, 2048, 2048, 2048, 2048, 4096, 8192, 0),
-        (1, 16, 4, 1, 16384, 32768, 32768, 32768, 16384, 16384, 16384, 16384, 16384, 49152, 81920, 0),
-        (4, 64, 0, 0, 262144, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 262144),
-        (2, 16, 4, 1, 16384, 32768, 32768, 32768, 16384, 16384, 16384, 16384, 16384, 49152, 81920, 0),
+        (4, 8, 0, 0, 0, 64, 0, 0, 0, 0, 0, 0, 0, 0, 128, 0, 64),
+        (1, 8, 8, 4, 0, 512, 8192, 8192, 0, 8192, 8192, 8192, 8192, 8192, 8192, 16384, 0),
+        (1, 32, 0, 0, 0, 262144, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 262144),
+        (4, 16, 8, 4, 1, 32768, 32768, 32768, 32768, 32768, 32768, 32768, 32768, 32768, 65536, 98304, 0),
+        (1, 8, 0, 0, 0, 16384, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8192),
+        (1, 16, 0, 0, 0, 64, 0, 0, 0, 0, 0, 0, 0, 0, 64, 0, 32),
+        (4, 32, 32, 16, 0, 2048, 4096, 4096, 0, 2048, 4096, 4096, 4096, 4096, 4096, 8192, 0),
+        (1, 8, 8, 4, 1, 16384, 24576, 24576, 24576, 16384, 16384, 16384, 16384, 16384, 49152, 81920, 0),
+        (2, 16, 16, 2, 0, 1024, 16384, 16384, 0, 2048, 2048, 2048, 2048, 2048, 16384, 16384, 0),
+        (2, 16, 0, 0, 0, 49152, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 16384),
+        (2, 64, 0, 0, 0, 128, 0, 0, 0, 0, 0, 0, 0, 0, 128, 0, 128),
+        (2, 32, 32, 16, 1, 32768, 32768, 32768, 32768, 32768, 32768, 32768, 32768, 32768, 65536, 131072, 0),
+        (4, 64, 4, 1, 0, 2048, 4096, 4096, 0, 2048, 2048, 2048, 2048, 2048, 4096, 8192, 0),
+        (1, 16, 4, 1, 1, 16384, 32768, 32768, 32768, 16384, 16384, 16384, 16384, 16384, 49152, 81920, 0),
+        (4, 64, 0, 0, 0, 262144, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 262144),
+        (2, 16, 4, 1, 1, 16384, 32768, 32768, 32768, 16384, 16384, 16384, 16384, 16384, 49152, 81920, 0),
     ),
-    # ports, port_bits, outstanding, t_out, attention and vector engine or not
+    # ports, port_bits, outstanding, t_out, engines beside the one with the ring
     "shell": (
-        (4, 128, 8, 8, 1), (1, 128, 8, 8, 1), (2, 128, 8, 16, 1), (4, 128, 8, 32, 0),
+        (4, 128, 8, 8, 2), (1, 128, 8, 8, 2), (2, 128, 8, 16, 2), (4, 128, 8, 32, 0), (4, 128, 8, 16, 5),
+        (2, 128, 8, 8, 3), (1, 128, 8, 16, 9), (2, 128, 8, 32, 1), (1, 128, 8, 8, 4),
     ),
 }  # fmt: skip
-"""Parameters by kernel, in the order of its fields; at least four of at least twelve are held out."""
+"""Parameters of what is around the engines; those of an engine are its kernel's `configurations`."""
+
+
+def subjects() -> tuple[str, ...]:
+    """Names of all that has formulas: kernels, memories and shell."""
+    return (*kernels(), *_AROUND)
+
+
+def _values(name: str) -> tuple[tuple[int, ...], ...]:
+    return _AROUND[name] if name in _AROUND else kernels()[name].configurations
 
 
 @dataclass(frozen=True)
@@ -179,16 +167,16 @@ def subject(name: str) -> Subject:
             lambda params: accelerator.resources(memory_design(params))[MEMORIES],
             _memory_sources,
         )
-    kind: Any = KERNELS[name]
-    units = {"lut": kind.lut_units, "ff": kind.ff_units}
-    return Subject(units, kind.resources, lambda params: engine_sources(kind(**params)))
+    kernel: Any = kernels()[name]
+    units = {"lut": kernel.lut_units, "ff": kernel.ff_units}
+    return Subject(units, kernel.resources, lambda params: engine_sources(kernel(**params)))
 
 
 def configurations(name: str) -> list[tuple[dict[str, int], bool]]:
     """The stated configurations of a subject, without memories of 0 bytes, and whether each is held out of the fit."""
     known = {SHELL: _SHELL_FIELDS, MEMORIES: _MEMORY_FIELDS}
-    names = known[name] if name in known else [field.name for field in fields(cast(Any, KERNELS[name]))]
-    found = [dict(zip(names, values, strict=True)) for values in CONFIGURATIONS[name]]
+    names = known[name] if name in known else [field.name for field in fields(cast(Any, kernels()[name]))]
+    found = [dict(zip(names, values, strict=True)) for values in _values(name)]
     if name == MEMORIES:
         found = [{key: value for key, value in params.items() if value} for params in found]
     return [(params, index % _HELD_OUT == _HELD_OUT - 1) for index, params in enumerate(found)]
@@ -199,18 +187,11 @@ def configurations(name: str) -> list[tuple[dict[str, int], bool]]:
 
 def engine_sources(kernel: Kernel) -> tuple[dict[str, str], list[str]]:
     """Verilog of an engine with DSP48E2, of the linear engine with its two rings; and the top modules."""
-    if isinstance(kernel, Linear):
-        widths = (8 * kernel.t_in * kernel.t_out, kernel.ring_words), (64 * kernel.t_out, kernel.table_words)
-        rings = [_ring(8 * kernel.word_bytes, width, words) for width, words in widths]
-        found = _generated(linear_rtl.Linear(kernel.shape), kernel.op)
-        return {**found, **rings[0], **rings[1]}, [kernel.op, *(name.removesuffix(".v") for r in rings for name in r)]
-    if isinstance(kernel, AttentionKernel):
-        engine = AttentionEngine(kernel, q_depth=_DEPTH, k_depth=_DEPTH, v_depth=_DEPTH, o_depth=_DEPTH)
-        return _generated(engine, kernel.op), [kernel.op]
-    if isinstance(kernel, VectorKernel):
-        engine = VectorEngine(kernel, r_depth=_DEPTH, g_depth=_DEPTH, x_depth=_DEPTH, y_depth=_DEPTH)
-        return _generated(engine, kernel.op), [kernel.op]
-    raise TypeError(f"a {type(kernel).__name__} has no hardware of its own; legal: {', '.join(KERNELS)}")
+    rings = [_ring(8 * kernel.params["word_bytes"], bits, words) for words, bits in kernel.rings().values()]
+    found = _generated(kernel.component({port.name: _DEPTH for port in kernel.ports}), kernel.op)
+    for ring in rings:
+        found |= ring
+    return found, [kernel.op, *(name.removesuffix(".v") for ring in rings for name in ring)]
 
 
 def _ring(write_bits: int, read_bits: int, words: int) -> dict[str, str]:
@@ -223,16 +204,25 @@ def _generated(engine: Any, name: str) -> dict[str, str]:
     return dict(generate(engine, name, Target(primitives=True)).files)
 
 
+def _linear(params: Params) -> dict[str, dict[str, int]]:
+    """A small engine with the ring, of the width that is asked for."""
+    ring = {"t_in": 8, "t_out": int(params["t_out"]), "n_l": 1, "kw_max": 2, "ring_words": 64}
+    return {RING: ring | {"table_words": 16, "tables": 1}}
+
+
 def _shell_design(params: Params) -> Design:
-    """A design with small engines behind a certain bus."""
+    """A design with so many small engines beside the one with the ring, behind a certain bus."""
     settings = [f"memory.{name}={params[name]}" for name in ("ports", "port_bits", "outstanding")]
-    engines = {"linear": {"t_in": 8, "t_out": int(params["t_out"]), "n_l": 1, "kw_max": 2, "ring_words": 64}}
-    engines["linear"] |= {"table_words": 16, "tables": 1}
-    names = ["input", "hidden", "output"]
-    if params["engines"]:
-        engines |= {"attention": {"t_a": 8, "n_a": 2, "max_keys": 32, "db_max": 2}, "vector": {"t_v": 4, "max_d": 64}}
-        names = ["input", "position", "residual", "normed", "query", "key", "value", "context", "hidden", "affine"]
-    return Design(Board.load("zcu102").with_overrides(settings), engines, dict.fromkeys(names, 4096))
+    others, engines = [name for name in kernels() if name != RING], _linear(params)
+    for number in range(params["engines"]):
+        again, index = divmod(number, len(others))
+        name = others[index] + (f"_{again + 1}" if again else "")
+        engines[name] = kernels()[others[index]].small().params
+    found = memory_map(geometry(engines)).memories
+    names = {name for name, reached in found.items() if reached.owner != RING} | {"input", "hidden"}
+    names |= {"position", "residual"} if params["engines"] else {"output"}
+    memories = {name: 4096 for name in found if name in names}
+    return Design(Board.load("zcu102").with_overrides(settings), engines, memories)
 
 
 def _shell_sources(params: Mapping[str, int]) -> tuple[dict[str, str], list[str]]:
@@ -251,12 +241,10 @@ def _shell_sources(params: Mapping[str, int]) -> tuple[dict[str, str], list[str]
 def memory_design(params: Params) -> Design:
     """A design with certain memories and with small engines of the widths that they need."""
     board = Board.load("zcu102").with_overrides([f"memory.ports={params['ports']}"])
-    engines = {"linear": {"t_in": 8, "t_out": int(params["t_out"]), "n_l": 1, "kw_max": 2, "ring_words": 64}}
-    engines["linear"] |= {"table_words": 16, "tables": 1}
-    if "t_a" in params:
-        engines["attention"] = {"t_a": int(params["t_a"]), "n_a": 2, "max_keys": 32, "db_max": 2}
-    if "t_v" in params:
-        engines["vector"] = {"t_v": int(params["t_v"]), "max_d": 64, "wide": int("skip" in params)}
+    engines = _linear(params)
+    for name, kernel in kernels().items():
+        if name != RING and kernel.geometry[0] in params:
+            engines[name] = kernel.small().params | {axis: int(params.get(axis, 0)) for axis in kernel.geometry}
     return Design(board, engines, {name: int(params[name]) for name in _MEMORY_FIELDS[_WIDTHS:] if name in params})
 
 
@@ -422,11 +410,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     samples = {
         name: [sample(name, params, held, cache=options.cache) for params, held in configurations(name)]
-        for name in CONFIGURATIONS
+        for name in subjects()
     }
     data_file().write_text(text(document(samples)), encoding="utf-8")
     forget()
-    for name in CONFIGURATIONS:
+    for name in subjects():
         print(table(name))
     return 0
 

@@ -8,13 +8,12 @@ anything about cycles.
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from codesign.cache import default_cache, digest, publish
 from codesign.errors import CheckError, ToolError
-from codesign.hw import linear_hls, vector_hls
 from codesign.hw.hls import ap_types, ap_types_version
-from codesign.hw.linear import Linear
-from codesign.hw.vector import VectorKernel
+from codesign.kernel import Kernel
 from codesign.number import IntArray
 from codesign.sim.verilate import find_compiler, run
 
@@ -88,28 +87,28 @@ def _log(program: Path, folder: Path) -> str:
         raise
 
 
-def run_linear(
-    kernel: Linear, jobs: list[linear_hls.Job], *, compiler: Sequence[str] | None = None, cache: Path | None = None
-) -> list[IntArray]:
-    """The targets of linear layers that the HLS C++ of a design computes one behind the other.
-
-    Raises:
-        CheckError, ToolError: as in `build` and `simulate`.
-        NothingFits, ValueError: as in `codesign.hw.linear_hls.job_vectors`.
-    """
-    vectors = linear_hls.job_vectors(kernel, jobs)
-    found = simulate(build(linear_hls.sources(kernel), compiler=compiler, cache=cache), vectors)
-    return linear_hls.targets(kernel, jobs, found.get("target.hex", ""))
-
-
-def run_vector(
-    kernel: VectorKernel,
-    jobs: list[vector_hls.Job],
+def run_jobs(
+    emitter: Any,
+    kernel: Kernel,
+    jobs: Sequence[Any],
     *,
     compiler: Sequence[str] | None = None,
     cache: Path | None = None,
 ) -> list[IntArray]:
-    """The targets of norms that the HLS C++ of a design computes one behind the other; see `run_linear`."""
-    vectors = vector_hls.job_vectors(kernel, jobs)
-    found = simulate(build(vector_hls.sources(kernel), compiler=compiler, cache=cache), vectors)
-    return vector_hls.targets(kernel, jobs, found.get("target.hex", ""))
+    """The targets of layers that the HLS C++ of a design computes one behind the other.
+
+    Args:
+        emitter: the kernel's module with ``sources``, ``job_vectors`` and ``targets``, as `codesign.hw.linear.hls`.
+        kernel: the design.
+        jobs: of the emitter's own kind.
+        compiler: as in `build`.
+        cache: as in `build`.
+
+    Raises:
+        CheckError, ToolError: as in `build` and `simulate`.
+        NothingFits, ValueError: as in the emitter's ``job_vectors``.
+    """
+    vectors = emitter.job_vectors(kernel, jobs)
+    found = simulate(build(emitter.sources(kernel), compiler=compiler, cache=cache), vectors)
+    results: list[IntArray] = emitter.targets(kernel, jobs, found.get("target.hex", ""))
+    return results

@@ -12,16 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.design import Design
+from codesign.engines import kernels
 from codesign.errors import NothingFits
-from codesign.network import Attention, Input, Layer, Linear, Network, Norm, Output, Tensor
+from codesign.network import Input, Layer, Linear, Network, Output, Tensor
 from codesign.number import requantizer
 from codesign.program import compile_network
 
 RESULT = "result"
 """Name of the tensor that shows what the layer computed."""
-
-KINDS: dict[str, type[Layer]] = {"linear": Linear, "attention": Attention, "vector": Norm}
-"""Layers that each engine runs."""
 
 _SPREAD = {8: 40.0, 16: 8000.0}
 """Standard deviation of fed values, by bits."""
@@ -81,12 +79,12 @@ def isolated(network: Network, kernel: str, design: Design, seed: int) -> Iterat
 
     Args:
         network: whose layers.
-        kernel: one of `KINDS`.
+        kernel: its name.
         design: hardware that the networks must run on.
         seed: of the weights that feed the layer.
     """
     for number, layer in enumerate(network.layers):
-        if isinstance(layer, KINDS[kernel]):
+        if type(layer) in kernels()[kernel].layers:
             yield layer, _alone(network, layer, design, np.random.default_rng([seed, number]))
 
 
@@ -107,8 +105,8 @@ def _shorter(layer: Layer) -> Iterator[Layer]:
     """The layer, and where its rows do not depend on each other the same with fewer and fewer rows."""
     yield layer
     rows = layer.rows // 2
-    while rows and not isinstance(layer, Attention):
-        yield replace(layer, rows=rows)
+    while rows and not any(read.whole for read in layer.reads):
+        yield layer.changed(rows=rows)
         rows //= 2
 
 
@@ -121,14 +119,15 @@ def _build(network: Network, layer: Layer, design: Design, rng: np.random.Genera
     if direct:
         assert isinstance(layer, Linear)
         layer = replace(layer, source="x")
-    for name in () if direct else dict.fromkeys((*_sources(layer), *_addend(network, layer))):
+    reads = [read.tensor for read in layer.reads if read.tensor in network.tensors]
+    for name in () if direct else dict.fromkeys(reads):
         parts.feed(network.tensors[name])
     if isinstance(layer, Linear) and (layer.table is None or direct):
         bits = bits if layer.table is None else 8  # a table's entries are bytes
         parts.layers.append(replace(layer, target=RESULT))
         parts.tensors[RESULT] = replace(target, name=RESULT, bits=max(bits, target.bits))
-    elif isinstance(layer, Norm) and layer.bits == 16:
-        parts.layers.append(replace(layer, target=RESULT))
+    elif not isinstance(layer, Linear) and target.bits == 16:
+        parts.layers.append(layer.changed(target=RESULT))
         parts.tensors[RESULT] = replace(target, name=RESULT)
     else:
         parts.layers.append(layer)
@@ -152,18 +151,10 @@ def _finished(parts: _Parts, name: str, constants: dict[str, NDArray[np.int16]])
 
 
 def _sources(layer: Layer) -> tuple[str, ...]:
-    return (layer.query, layer.key, layer.value) if isinstance(layer, Attention) else (layer.source,)
-
-
-def _addend(network: Network, layer: Layer) -> tuple[str, ...]:
-    """The tensor that a linear layer adds, if it adds one."""
-    if isinstance(layer, Linear) and layer.addend in network.tensors:
-        return (str(layer.addend),)
-    return ()
+    """Tensors that a layer reads and does not write over."""
+    return tuple(read.tensor for read in layer.reads if not read.in_place)
 
 
 def _constants(network: Network, layer: Layer) -> tuple[str, ...]:
-    """The constant rows that a linear layer adds, if it adds some."""
-    if isinstance(layer, Linear) and layer.addend in network.constants:
-        return (str(layer.addend),)
-    return ()
+    """The constant rows that a layer reads, if it reads some."""
+    return tuple(read.tensor for read in layer.reads if read.tensor in network.constants)

@@ -24,8 +24,9 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from codesign.cache import default_cache, digest, publish
+from codesign.engines import RING, kernel_name, kernels
 from codesign.errors import ToolError
-from codesign.hw.accelerator import KERNELS, TOP, instances
+from codesign.hw.accelerator import TOP, instances
 from codesign.sim.verilate import run
 
 FAMILY = "xcup"
@@ -48,7 +49,7 @@ _FREE = frozenset(("CARRY4", "CARRY8", "MUXF7", "MUXF8", "MUXF9", "GND", "VCC", 
 _BODY = re.compile(r"^module \\?(\S+?) *\(.*?^endmodule$", re.MULTILINE | re.DOTALL)
 _CHILD = re.compile(r"^  \\?([\w.$]+) +(?:#\(.*?^  \) )?\\?([\w.$\[\]]+) +\($", re.MULTILINE | re.DOTALL)
 _PORT = re.compile(r"^  (?:input|output) .*;$", re.MULTILINE)
-_ENGINE_RINGS: Mapping[str, str] = {"weight_ring": "linear", "table_ring": "linear"}
+_ENGINE_RINGS: Mapping[str, str] = {"weight_ring": RING, "table_ring": RING}
 _LOG = logging.getLogger(__name__)
 
 
@@ -161,7 +162,7 @@ def synthesize_engines(sources: Mapping[str, str], *, cache: Path | None = None)
     """
     texts = _texts(sources, TOP)
     parts = [(_engine(name), instances(sources, kind)) for kind, name in _children(texts[TOP], TOP)]
-    mine = [(engine, inside) for engine, inside in parts if engine in KERNELS]
+    mine = [(engine, inside) for engine, inside in parts if engine is not None and kernel_name(engine) in kernels()]
     modules = _counts(sorted({name for _, inside in mine for name in inside if name in texts}), texts, cache)
     found = {str(engine): Counts() for engine, _ in mine}
     for engine, inside in mine:
@@ -209,7 +210,7 @@ def _engine(part: str) -> str | None:
     """The engine that a part of the top belongs to; None for the shell."""
     if part.startswith("memory_"):
         return "memories"
-    return part if part in KERNELS else _ENGINE_RINGS.get(part)
+    return part if kernel_name(part) in kernels() else _ENGINE_RINGS.get(part)
 
 
 def _weighted(modules: Mapping[str, Counts], times: Mapping[str, int]) -> Counts:

@@ -39,12 +39,15 @@ def test_a_mapped_folder_cannot_be_imported_twice(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MAPPED)
-def test_a_mapped_folder_is_flat_and_wholly_packaged(name: str) -> None:
-    patterns = ["*.py", *PROJECT["tool"]["setuptools"]["package-data"].get(f"codesign.{name}", [])]
-    for path in (ROOT / name).iterdir():
-        if path.name != "__pycache__":
-            assert path.is_file(), path
-            assert any(fnmatch(path.name, pattern) for pattern in patterns), path
+def test_a_mapped_folder_is_wholly_packaged(name: str) -> None:
+    setup = PROJECT["tool"]["setuptools"]
+    for path in (ROOT / name).rglob("*"):
+        if "__pycache__" in path.parts:
+            continue
+        package = ".".join(("codesign", *(path if path.is_dir() else path.parent).relative_to(ROOT).parts))
+        assert package in setup["packages"], path
+        patterns = ["*.py", *setup["package-data"].get(package, [])]
+        assert path.is_dir() or any(fnmatch(path.name, pattern) for pattern in patterns), path
 
 
 def test_tests_are_named_after_modules() -> None:
@@ -76,7 +79,6 @@ def test_the_wheel_holds_every_module(tmp_path: Path) -> None:
         assert {name.partition("/")[0] for name in wheel.namelist()} == {"codesign", "codesign-0.1.0.dist-info"}
     expected = {f"codesign/{path.name}" for path in (ROOT / "codesign").glob("*.py")} | {"codesign/py.typed"}
     expected |= {f"codesign/data/{path.name}" for path in (ROOT / "codesign" / "data").glob("*")}
-    expected |= {
-        f"codesign/{name}/{path.name}" for name in MAPPED for path in (ROOT / name).iterdir() if path.is_file()
-    }
+    inside = [path for name in MAPPED for path in (ROOT / name).rglob("*") if "__pycache__" not in path.parts]
+    expected |= {f"codesign/{path.relative_to(ROOT)}" for path in inside if path.is_file()}
     assert packed == expected

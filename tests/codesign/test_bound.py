@@ -11,7 +11,7 @@ from codesign.design import Design
 from codesign.errors import CheckError, NothingFits
 from codesign.hw.accelerator import formulas
 from codesign.models import gemm
-from codesign.network import Network
+from codesign.network import Network, Norm
 from codesign.program import compile_network
 from tests.accelerators import board, chain, fitting
 from tests.quant.vits import random_network
@@ -28,7 +28,8 @@ def _random_design(network: Network, rng: np.random.Generator, rings: tuple[int,
     }  # fmt: skip
     t_a = int(rng.choice([4, 8, 16]))
     attention = {"t_a": t_a, "n_a": 2 * int(rng.integers(1, 9)), "max_keys": 64, "db_max": 64 // t_a}
-    vector = {"t_v": int(rng.choice([1, 4, 8])), "max_d": 64}
+    wide = int(any(isinstance(layer, Norm) and layer.bits == 16 for layer in network))
+    vector = {"t_v": int(rng.choice([1, 4, 8])), "max_d": 64, "wide": wide}
     engines = {"linear": linear, "attention": attention, "vector": vector}
     return fitting(Design(interface, engines, {}, int(rng.integers(1, 20))), [network])
 
@@ -252,8 +253,6 @@ def test_designs_of_other_groups_of_rows_together_give_what_each_gives_alone(
     bound, rng = Bound(network, board()), np.random.default_rng(2)
     drawn = [_random_design(network, rng, (64, 128, 1024)) for _ in range(40)]
     drawn.sort(key=lambda design: design.row_group)
-    for design in drawn:
-        design.engines["vector"].update(wide=1)  # type: ignore[attr-defined]
     rows = np.array([design.row_group for design in drawn])
     many = {
         engine: {name: np.array([each.engines[engine][name] for each in drawn]) for name in drawn[0].engines[engine]}

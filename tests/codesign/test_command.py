@@ -3,40 +3,43 @@
 import numpy as np
 import pytest
 
-from codesign.command import (
-    COMMAND_BYTES,
-    ENGINES,
-    FIELDS,
-    HEADER_BITS,
-    OPERAND_BITS,
-    WIDE_RESULT,
-    Command,
-    Span,
-    ordered,
-    work_of,
-)
+from codesign.command import Command, Span, ordered
+from codesign.engines import COMMAND_BYTES, HEADER_BITS, MOST_ENGINES, OPERAND_BITS, engine_names, fields_of, kernels
+
+ENGINES = engine_names(["linear", "attention", "vector"])
 
 
 def test_operands_of_every_engine_fit() -> None:
-    assert all(sum(bits.values()) <= OPERAND_BITS for bits in FIELDS.values())
-    assert set(FIELDS) == set(ENGINES)
+    assert all(sum(fields_of(engine).values()) <= OPERAND_BITS for engine in engine_names(kernels()))
 
 
 def test_encoding_places_fields_in_order() -> None:
     command = Command(
         "store", {"memory": 1, "address": 2, "words": 3, "dram": 1 << 39}, waits={"linear": 2}, posts={"load": 1}
     )
-    value = int.from_bytes(command.encode(), "little")
-    assert len(command.encode()) == COMMAND_BYTES
-    assert value & 0xFF == ENGINES.index("store")
-    assert value >> 32 & 0xFFFFFFFF == 2 << 4 * ENGINES.index("linear")
-    assert value >> 64 & 0xFFFFFFFF == 1 << 4 * ENGINES.index("load")
+    value = int.from_bytes(command.encode(ENGINES), "little")
+    assert len(command.encode(ENGINES)) == COMMAND_BYTES
+    assert value & 0xFFFFFFFF == ENGINES.index("store")
+    assert value >> 32 & (1 << 64) - 1 == 2 << 4 * ENGINES.index("linear")
+    assert value >> 96 & (1 << 64) - 1 == 1 << 4 * ENGINES.index("load")
     assert value >> HEADER_BITS == 1 | 2 << 8 | 3 << 32 | 1 << (56 + 39)
 
 
+def test_the_last_of_as_many_engines_as_there_may_be_has_tokens_of_its_own() -> None:
+    engines = engine_names(["linear", "attention", *(f"attention_{n}" for n in range(2, 13))])
+    assert len(engines) == MOST_ENGINES
+    last = engines[-1]
+    command = Command(last, {"rows": 7}, waits={last: 15, "load": 1}, posts={last: 3})
+    value = int.from_bytes(command.encode(engines), "little")
+    assert value & 0xFF == MOST_ENGINES - 1
+    assert value >> 32 & (1 << 64) - 1 == 15 << 60 | 1
+    assert value >> 96 & (1 << 64) - 1 == 3 << 60
+    assert value >> HEADER_BITS == 7
+
+
 def test_negative_limits_are_stored_as_two_s_complement() -> None:
-    low = int.from_bytes(Command("linear", {"low": -128}).encode(), "little")
-    at = HEADER_BITS + sum(bits for name, bits in FIELDS["linear"].items() if name not in ("low", "high", "addend"))
+    low = int.from_bytes(Command("linear", {"low": -128}).encode(ENGINES), "little")
+    at = HEADER_BITS + sum(bits for name, bits in fields_of("linear").items() if name not in ("low", "high", "addend"))
     assert low >> at & 0xFFFF == 0xFF80
 
 
@@ -50,26 +53,12 @@ def test_negative_limits_are_stored_as_two_s_complement() -> None:
 )
 def test_what_does_not_fit_is_refused(fields: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Command("load", fields).encode()
+        Command("load", fields).encode(ENGINES)
 
 
 def test_too_many_tokens_are_refused() -> None:
     with pytest.raises(ValueError, match="16 tokens; legal: 0 to 15"):
-        Command("load", {}, waits={"load": 16}).encode()
-
-
-def test_works_count_in_units() -> None:
-    units = {"t_in": 16, "t_out": 32, "t_a": 4}
-    product = Command("linear", {"rows": 7, "kw": 99, "ib": 3, "ob": 5, "flags": 1})
-    assert work_of(product, units) == {"rows": 7, "k": 48, "n": 160}
-    places = {"rows": 2, "keys": 9, "heads": 3, "mask": 2, "window": 5, "query_offset": 1}
-    assert work_of(Command("attention", {**places, "db": 6, "q_base": 8}), units) == {**places, "head_dim": 24}
-    norm = Command("vector", {"rows": 4, "d": 30, "flags": WIDE_RESULT + 1})
-    assert work_of(norm, units) == {"rows": 4, "d": 30, "wide": 1}
-
-
-def test_operands_left_out_are_no_work() -> None:
-    assert work_of(Command("vector", {"rows": 4}), {}) == {"rows": 4, "d": 0, "wide": 0}
+        Command("load", {}, waits={"load": 16}).encode(ENGINES)
 
 
 def _span(start: int, stop: int, memory: str = "m") -> tuple[Span, ...]:

@@ -6,7 +6,6 @@ import pytest
 
 from codesign.assembly import Plan, plan
 from codesign.board import Board
-from codesign.command import work_of
 from codesign.energy import RunEnergy, full_power, run_energy
 from codesign.errors import InputError
 from codesign.hw import accelerator
@@ -119,9 +118,7 @@ def test_engines_cost_what_their_commands_cost(made: Plan) -> None:
     for name, cost in engines.items():
         commands = [command for command in made.program.commands if command.engine == name]
         assert commands
-        assert found.engines[name] == pytest.approx(
-            sum(cost(work_of(command, made.program.units)) for command in commands)
-        )
+        assert found.engines[name] == pytest.approx(sum(cost(command.work) for command in commands))
 
 
 def test_a_program_that_is_shared_costs_what_the_design_s_own_costs(made: Plan) -> None:

@@ -6,10 +6,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from codesign.command import WIDE
 from codesign.design import Design
 from codesign.errors import NothingFits
-from codesign.layout import Layout, Region, anatomy, groups, homes, layout, linear_columns, memory_need, whole_layout
+from codesign.layout import Layout, Region, analysis, groups, layout, linear_columns, memory_need, whole_layout
 from codesign.models import gemm
 from codesign.network import Attention, Layer, Linear, Network
 from codesign.program import compile_network
@@ -33,15 +32,15 @@ def test_a_tensor_needed_in_two_places_is_refused() -> None:
     network = random_network(1)[0]
     attention = next(layer for layer in network if isinstance(layer, Attention))
     with pytest.raises(NothingFits, match=r"needed in \['key', 'query'\]; legal: one memory each"):
-        homes(_with(network, attention, replace(attention, key=attention.query)))
+        whole_layout(_with(network, attention, replace(attention, key=attention.query)), _bare())
 
 
 def test_a_tensor_out_of_its_reader_s_reach_is_refused() -> None:
     network = random_network(1)[0]
     attention = next(layer for layer in network if isinstance(layer, Attention))
     reader = next(layer for layer in network if isinstance(layer, Linear) and layer.source == attention.target)
-    with pytest.raises(NothingFits, match="lies in memory query; the linear engine reads input, normed"):
-        homes(_with(network, reader, replace(reader, source=attention.query)))
+    with pytest.raises(NothingFits, match="in memory query; port source of the linear engine reaches input, hidden"):
+        whole_layout(_with(network, reader, replace(reader, source=attention.query)), _bare())
 
 
 def test_memory_need_is_enough_and_tight() -> None:
@@ -67,7 +66,7 @@ def test_every_port_of_a_memory_divides_a_row(widths: dict[str, int]) -> None:
     found = whole_layout(network, design)
     engines = design.engines
     for name, region in found.regions.items():
-        wide = 2 if region.memory in WIDE else 1
+        wide = 2 if region.memory in ("residual", "position", "skip") else 1
         ports = {design.word_bytes, wide * engines["linear"]["t_out"]}
         if region.memory in ("residual", "normed", "skip"):
             ports.add(wide * engines["vector"]["t_v"])
@@ -81,7 +80,7 @@ _CHAINS = tuple(chain(np.random.default_rng(0), 7, [16] * length) for length in 
 
 @pytest.mark.parametrize("network", [*(random_network(seed)[0] for seed in range(6)), *_CHAINS])
 def test_tensors_that_live_at_the_same_time_lie_apart(network: Network) -> None:
-    found, body = whole_layout(network, _bare()), anatomy(network)
+    found, body = whole_layout(network, _bare()), analysis(network, tuple(_bare().engines))
     born = {name: step for step, name in reversed(body.births)}
     for one, two in combinations(found.regions, 2):
         a, b = found.regions[one], found.regions[two]
@@ -142,7 +141,7 @@ def test_layouts_of_other_bytes_are_firsts_of_their_own() -> None:
         for widths in ({"t_v": 16}, {"t_v": 128}, {"t_a": 32}, {"ports": 2}, {"t_out": 4})
     )
     assert (affine.pitch, affine.columns) == (found.pitch, found.columns)
-    assert affine.affine(38) != found.affine(38)
+    assert affine.constants != found.constants
     assert pitch.pitch != found.pitch
     assert heads.columns != found.columns
     assert found.first is found
@@ -164,7 +163,7 @@ def test_kinds_are_the_linear_layers_of_equal_sizes() -> None:
         for layer in (network.layers[number] for number in mine):
             assert isinstance(layer, Linear)
             assert (layer.rows, found.tiles(layer, 1)) == (first.rows, found.tiles(first, 1))
-            assert found.anatomy.tables.get(layer) == found.anatomy.tables.get(first)
+            assert found.analysis.tables.get(layer) == found.analysis.tables.get(first)
 
 
 def test_kinds_differ_in_rows_columns_and_tables() -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from codesign.command import LOADS, Command
+from codesign.command import Command
 from codesign.design import Design
 from codesign.interface import Interfaces
 from codesign.loads import Load, Loads, first_fetch
@@ -35,7 +35,7 @@ def test_loads_are_those_of_the_program(network: Network) -> None:
     for layer in network:
         found += [("affine", None)] if isinstance(layer, Norm) else []
         found += [(load.memory, load.words) for load in loads.before(layer, there)]
-    assert [memory for memory, _ in found] == [LOADS[command.fields["memory"]] for command in commands]
+    assert [memory for memory, _ in found] == [span.memory for command in commands for span in command.writes]
     for (_, words), command in zip(found, commands, strict=True):
         assert words in (None, command.fields["words"])
     assert not any(list(loads.before(layer, there)) for layer in network)
@@ -54,7 +54,7 @@ def test_loads_one_behind_the_other() -> None:
     loads = _loads(network, design)
     first = loads.add(Load("position", 40), 0)
     second = loads.add(Load("affine", 7), 3)
-    assert second - first == loads.transfer("load", 7, LOADS.index("affine"))
+    assert second - first == loads.transfer("load", 7)
     loads.repeat(loads.moves[1:], 3, 4)
     assert loads.moves == [(40, 0), (7, 3), (7, 7), (7, 11)]
 
@@ -68,7 +68,7 @@ def test_what_begins_together_is_later_than_each_alone() -> None:
     assert together.add(Load("input", 30), 0) >= alone.add(Load("input", 30), 0)
     together.behind_first()
     before = together.free
-    assert together.add(Load("position", 30), 0) == before + together.transfer("load", 30, LOADS.index("position"))
+    assert together.add(Load("position", 30), 0) == before + together.transfer("load", 30)
 
 
 def test_the_first_fetch_has_as_many_tiles_as_the_rings_hold() -> None:

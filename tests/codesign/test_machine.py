@@ -9,9 +9,10 @@ import pytest
 
 from codesign import rules
 from codesign.board import Board
-from codesign.command import Command
+from codesign.command import Command, Span
 from codesign.cycles import exact
 from codesign.design import Design
+from codesign.engines import LUT, engine_names
 from codesign.hw.accelerator import formulas
 from codesign.machine import BURST_BYTES, Machine, _Layout
 from codesign.models import gemm
@@ -20,7 +21,9 @@ from codesign.systolic import Formulas
 from codesign.twin import compiled_run
 from tests.accelerators import board, chain, fitting
 
-_FORMULAS = Formulas(lambda work: 7 * work["rows"] + 3, lambda work: 5 * work["rows"] + 40, 15, 13)
+_TIMES = {"attention": lambda work: 7 * work["rows"] + 3, "vector": lambda work: 5 * work["rows"] + 40}
+_FORMULAS = Formulas(_TIMES, 15, 13)
+_ENGINES = engine_names(["linear", *_TIMES])
 _LINEAR = {"t_in": 8, "t_out": 16, "kw_max": 64, "table_words": 16, "tables": 4}
 
 
@@ -50,11 +53,12 @@ def _random_body(rng: np.random.Generator, design: Design) -> list[Command]:
         release = int(rng.integers(2))
         fetch = {"table_words": ob * 128 // word, "weight_words": ob * ib * 128 // word, "dram": transfer(0)["dram"]}
         linear = {"rows": rows, "kw": int(rng.integers(1, 20)), "ib": ib, "ob": ob, "flags": release}
-        body.append(Command("load", transfer(3 * int(rng.random() < 0.1))))
+        table = (Span(LUT, 0, 256),) * int(rng.random() < 0.1)  # written byte after byte
+        body.append(Command("load", transfer(0), writes=table))
         body += [Command("fetch", fetch)] * release + [Command("linear", linear)]
-        body += [Command("store", transfer(0))] * int(rng.integers(2)) + [Command("vector", {"rows": rows})] * int(
-            rng.integers(2)
-        )
+        body += [Command("store", transfer(0))] * int(rng.integers(2)) + [
+            Command("vector", {"rows": rows}, work={"rows": rows})
+        ] * int(rng.integers(2))
     return body
 
 
@@ -77,7 +81,7 @@ def _random_program(seed: int) -> tuple[Program, Design]:
         commands += [c._replace(waits=wait, posts=post) for c, wait, post in zip(body, waits, posts, strict=True)]
         if rng.random() < 0.05:
             commands.append(body[0])
-    return Program(tuple(commands), int(rng.integers(16)) * BURST_BYTES, b"", 0, {}, {}, 0, linear), design
+    return Program(tuple(commands), int(rng.integers(16)) * BURST_BYTES, b"", 0, {}, {}, 0, _ENGINES), design
 
 
 def _weights(seed: int) -> tuple[Program, Design]:
@@ -178,7 +182,7 @@ def test_rings_that_suffice_change_no_cycle(case: Callable[[int], tuple[Program,
 def test_what_suffices_until_a_norm_begins(case: Callable[[int], tuple[Program, Design]]) -> None:
     """The end of a linear command before that changes neither with the rings nor with how long norms take."""
     rng, shorter = np.random.default_rng(13), 0
-    quick = replace(_FORMULAS, vector=lambda work: 1)
+    quick = replace(_FORMULAS, times={**_TIMES, "vector": lambda work: 1})
     for seed in range(100):
         program, design = case(seed)
         rings = [int(rng.integers(1, 400)), int(rng.integers(1, 60))]
@@ -199,7 +203,7 @@ def test_a_fetch_waits_for_room() -> None:
     fetch = {"table_words": 2, "weight_words": 8, "dram": 0}
     linear = {"rows": 40, "kw": 4, "ib": 4, "ob": 1, "flags": 1}
     commands = (Command("fetch", fetch), Command("linear", linear)) * 2
-    program = Program(commands, 0, b"", 0, {}, {}, 0, _LINEAR)
+    program = Program(commands, 0, b"", 0, {}, {}, 0, _ENGINES)
     base = Design(board(), {"linear": _LINEAR | {"n_l": 1}})
     wide, exact, narrow = (_run(program, _with_rings(base, words, 16)) for words in (64, 8, 4))
     assert wide.rings == exact.rings == (8, 2)
@@ -211,7 +215,7 @@ def test_a_fetch_waits_for_room() -> None:
 
 def test_what_is_laid_out_for_one_bus_is_not_taken_for_another() -> None:
     loads = [Command("load", {"memory": 0, "address": 0, "words": 9, "dram": at}) for at in (0, 80, 368)]
-    program = Program(tuple(loads), 0, b"", 0, {}, {}, 0, {})
+    program = Program(tuple(loads), 0, b"", 0, {}, {}, 0, _ENGINES)
     designs = [Design(board(ports), {"linear": _LINEAR | {"n_l": 1, "ring_words": 64}}) for ports in (1, 4)]
     again = [_run(program, design).stop for design in designs + designs]
     assert again == [_run(replace(program), design).stop for design in designs + designs]
@@ -228,6 +232,8 @@ def test_a_streamed_product_takes_the_same_cycles() -> None:
 
 def test_more_tokens_or_ports_than_there_may_be() -> None:
     design = Design(board(), {"linear": _LINEAR | {"n_l": 1, "ring_words": 64}})
-    many = Program((Command("vector", {"rows": 1}, posts={"load": 256}),), 0, b"", 0, {}, {}, 0, {})
-    with pytest.raises(ValueError, match=r"256 tokens; legal: 0 to 255"):
+    many = Program(
+        (Command("vector", {"rows": 1}, work={"rows": 1}, posts={"load": 16}),), 0, b"", 0, {}, {}, 0, _ENGINES
+    )
+    with pytest.raises(ValueError, match=r"16 tokens; legal: 0 to 15"):
         Machine(many, design, _FORMULAS)

@@ -16,7 +16,6 @@ from codesign.network import (
     Route,
     Tensor,
     experts_golden,
-    layer_macs,
     linear_golden,
     linears,
     outputs,
@@ -180,7 +179,7 @@ def test_a_network_routes_counts_and_multiplies_for_the_chosen() -> None:
     assert np.count_nonzero(values["g"], axis=1).tolist() == [2] * 7
     (counts,) = tokens_per_expert(network, values).values()
     assert counts.tolist() == np.count_nonzero(values["g"], axis=0).tolist()
-    assert network.macs == layer_macs(layer) == sum(int(c) for c in counts) * (6 * 4 + 4 * 5)
+    assert network.macs == layer.macs == sum(int(c) for c in counts) * (6 * 4 + 4 * 5)
     assert [part.name for part in linears(network)] == ["up0", "down0", "up1", "down1", "up2", "down2"]
 
 

@@ -7,9 +7,10 @@ from codesign import models
 from codesign.assembly import tools
 from codesign.board import Board
 from codesign.design import Design
+from codesign.engines import kernels
 from codesign.errors import InputError, NothingFits
 from codesign.hw import accelerator
-from codesign.hw.linear import Linear
+from codesign.hw.linear import LinearKernel
 from codesign.kernel import Kernel, Resources
 from codesign.network import Network
 from codesign.partition import RESOURCES, Choice, Planner, Tools, available, parse_budget, plain
@@ -78,13 +79,13 @@ def test_the_smallest_budget_that_is_named_fits(name: str) -> None:
 
 
 def test_a_layer_without_a_kernel_is_named() -> None:
-    class Picky(Linear):
+    class Picky(LinearKernel):
         @classmethod
         def supports(cls, layer: object) -> str | None:
             return f"{getattr(layer, 'name', '')}: too odd"
 
-    kernels: dict[str, type[Kernel]] = {**accelerator.KERNELS, "linear": Picky}
-    picky = Tools(kernels, accelerator.resources, accelerator.formulas)
+    mine: dict[str, type[Kernel]] = {**kernels(), "linear": Picky}
+    picky = Tools(mine, accelerator.resources, accelerator.formulas)
     with pytest.raises(NothingFits, match="no kernel runs 1 of its layers: gemm: too odd"):
         plain(network("gemm:2x2x2"), ZCU102, picky)
 
@@ -117,5 +118,6 @@ def test_a_design_does_not_depend_on_what_was_asked_before(name: str) -> None:
     one = Planner(net, ZCU102, tools(), limit)
     axes = ((4, 8), (8, 32), (8, 16), (4, 32), (5, 40), (2, 4), (False, True))
     for t_in, t_out, t_a, t_v, rows, ports, generous in product(*axes):
-        choice = Choice(t_in, t_out, t_a=t_a, t_v=t_v, row_group=rows, ports=ports, generous=generous)
+        others = {"t_a": t_a, "t_v": t_v}
+        choice = Choice(t_in, t_out, row_group=rows, ports=ports, generous=generous).with_others(others)
         assert one.design(choice) == Planner(net, ZCU102, tools(), limit).design(choice)

@@ -10,13 +10,14 @@ from codesign.archive import read_network, write_network
 from codesign.assembly import tools
 from codesign.board import Board
 from codesign.bound import Bound
-from codesign.command import ADDENDS, LOADS, STORES, TARGETS, WIDE_RESULT
 from codesign.cycles import exact
 from codesign.design import Design
 from codesign.designspace import DesignSpace
+from codesign.engines import geometry, kernels, memory_map
 from codesign.errors import NothingFits
 from codesign.hw.accelerator import formulas, identity, resources, shape, simulation_sources, sources
-from codesign.layout import homes, memory_need
+from codesign.hw.vector import WIDE_RESULT
+from codesign.layout import memory_need, whole_layout
 from codesign.network import Layer, Linear, Network, Norm, Output, Tensor, run
 from codesign.nonlinear import norm
 from codesign.partition import plain
@@ -24,7 +25,7 @@ from codesign.program import compile_network
 from codesign.samples import random_samples
 from codesign.sim import check
 from codesign.sim.check import PROBE, probes
-from codesign.sim.isolate import KINDS, isolated
+from codesign.sim.isolate import isolated
 from tests.accelerators import SMALL_VIT, board, compiled, fitting, run_program
 from tests.transformers import post_norm, samples
 
@@ -38,7 +39,7 @@ def _norms(network: Network, bits: int) -> list[Norm]:
 
 
 def _changed(network: Network, old: Layer, **changes: object) -> Network:
-    layers = tuple(replace(old, **changes) if layer is old else layer for layer in network)  # type: ignore[arg-type]
+    layers = tuple(old.changed(**changes) if layer is old else layer for layer in network)
     return replace(network, layers=layers)
 
 
@@ -103,7 +104,7 @@ def test_a_network_survives_its_file(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_every_tensor_lies_where_its_readers_read(seed: int) -> None:
     network = post_norm(seed)
-    home = homes(network)
+    home = whole_layout(network, _design(network)).home
     assert {home[layer.target] for layer in _norms(network, 16)} == {"skip"}
     assert {home[layer.target] for layer in _norms(network, 8)} == {"normed"}
     assert {home[layer.source] for layer in network if isinstance(layer, Norm)} == {"residual"}
@@ -113,9 +114,11 @@ def test_every_tensor_lies_where_its_readers_read(seed: int) -> None:
 
 
 def test_commands_carry_the_numbers_of_the_new_memory() -> None:
-    """The old numbers are those of every command list that exists."""
-    assert (STORES[:2], ADDENDS[:3]) == (("output", "residual"), ("none", "residual", "position"))
-    assert TARGETS.index("residual") == 5
+    """The new memory comes behind the numbers that a design without it has."""
+    wide_map, narrow = (memory_map(geometry(engines)) for engines in (ENGINES, SMALL_VIT))
+    for at, names in narrow.numbers.items():
+        assert wide_map.numbers[at][: len(names)] == names
+    assert [wide_map.number("linear", "addend", name) for name in ("residual", "position", "skip")] == [1, 2, 3]
     network = post_norm(BOTH_INPUTS)
     program = compile_network(network, _design(network))
     wide = [c for c in program.commands if c.engine == "vector" and c.fields["flags"] & WIDE_RESULT]
@@ -125,7 +128,7 @@ def test_commands_carry_the_numbers_of_the_new_memory() -> None:
     assert 2 in {c.fields["memory"] for c in program.commands if c.engine == "store"}
     loads = [c for c in program.commands if c.label == "x wide"]
     assert [(c.engine, c.fields["memory"], c.writes[0].memory) for c in loads] == [
-        ("load", LOADS.index("position"), "position")
+        ("load", wide_map.number("load", "out", "position"), "position")
     ]
     place = program.inputs["x wide"]
     assert (place.bits, place.pitch >= 2 * place.columns) == (16, True)
@@ -134,11 +137,23 @@ def test_commands_carry_the_numbers_of_the_new_memory() -> None:
 @pytest.mark.parametrize(
     ("layer", "change", "message"),
     [
-        ("up0", {"source": "inner0 wide"}, "inner0 wide lies in memory skip; the linear engine reads input, normed"),
-        ("outer0 wide", {"source": "inner0 wide"}, "inner0 wide lies in memory skip; the vector engine reads residual"),
-        ("second0", {"addend": "inner0 narrow"}, "normed; the linear engine adds residual, position, skip"),
-        ("inner0 wide", {"source": "x wide"}, "x wide lies in memory position; the vector engine reads residual"),
-        ("q0", {"source": "x wide"}, "x wide lies in memory position; the linear engine reads input, normed"),
+        (
+            "up0",
+            {"source": "inner0 wide"},
+            "inner0 wide lies in memory skip; port source of the linear engine reaches input, ",
+        ),
+        ("outer0 wide", {"source": "inner0 wide"}, r"inner0 wide would be needed in \['residual', 'skip'\]"),
+        (
+            "second0",
+            {"addend": "inner0 narrow"},
+            "normed; port addend of the linear engine reaches residual, pos",
+        ),
+        ("inner0 wide", {"source": "x wide"}, r"x wide would be needed in \['position', 'residual'\]"),
+        (
+            "q0",
+            {"source": "x wide"},
+            "x wide lies in memory position; port source of the linear engine reaches input, ",
+        ),
     ],
 )
 def test_what_no_engine_does_is_refused_in_a_line(layer: str, change: dict[str, str], message: str) -> None:
@@ -173,8 +188,8 @@ def test_memory_need_is_enough_and_tight() -> None:
 def _without_wide_norms(network: Network) -> Network:
     """The same layers, but nothing is added."""
     tensors = network.tensors | {n.target: replace(network.tensors[n.target], bits=8) for n in _norms(network, 16)}
-    changes = {Norm: {"bits": 8}, Linear: {"addend": None}}
-    layers = tuple(replace(layer, **changes.get(type(layer), {})) for layer in network)  # type: ignore[arg-type]
+    changes: dict[type[Layer], dict[str, object]] = {Norm: {"bits": 8}, Linear: {"addend": None}}
+    layers = tuple(layer.changed(**changes.get(type(layer), {})) for layer in network)
     outputs = tuple(output for output in network.outputs if output.source == "head")
     return replace(network, tensors=tensors, layers=layers, outputs=outputs)
 
@@ -199,13 +214,12 @@ def test_wide_follows_from_the_network() -> None:
 def test_a_wide_engine_and_its_memory_come_together() -> None:
     network = post_norm(EMBEDDED)
     design = _design(network)
-    assert shape(design).wide
-    for engines, memories in (
-        (SMALL_VIT, design.memories),
-        (ENGINES, {name: size for name, size in design.memories.items() if name != "skip"}),
-    ):
-        with pytest.raises(ValueError, match="legal: wide=1 exactly with skip"):
-            shape(replace(design, engines=engines, memories=memories))
+    assert shape(design).engines["vector"].params["wide"]
+    with pytest.raises(ValueError, match=r"memories \['skip'\]; legal with linear, attention, vector: input, "):
+        shape(replace(design, engines=SMALL_VIT))
+    without = {name: size for name, size in design.memories.items() if name != "skip"}
+    with pytest.raises(ValueError, match="no memory skip; legal with linear, attention, vector: all of "):
+        shape(replace(design, memories=without))
 
 
 def test_wide_zero_is_the_hardware_without_the_parameter() -> None:
@@ -310,9 +324,10 @@ def test_verification_passes_and_names_the_wide_norm_that_is_wrong() -> None:
 def test_pre_norm_and_post_norm_layers_share_the_hardware() -> None:
     """Both kinds of norm of a stream that goes on: it is added itself in front of the next norm."""
     network = _mixed()
-    assert homes(network)["y"] == homes(network)["stream"] == "residual"
     engines = {name: params for name, params in ENGINES.items() if name != "attention"}
     design = fitting(Design(board(), engines, {}, 5), [network])
+    home = whole_layout(network, design).home
+    assert home["y"] == home["stream"] == "residual"
     for outcome in run_program(compiled(design), design, network, list(samples(network, 0, 3))):
         assert outcome.bits_equal
         assert outcome.simulated == outcome.modelled
@@ -337,7 +352,7 @@ def _mixed() -> Network:
 # Verification tools ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kernel", KINDS)
+@pytest.mark.parametrize("kernel", kernels())
 def test_every_layer_runs_alone(kernel: str) -> None:
     network = post_norm(EMBEDDED)
     design = fitting(Design(board(), ENGINES, {}), [network])

@@ -35,8 +35,9 @@ from codesign.hw.accelerator import formulas
 from codesign.partition import RESOURCES
 from codesign.program import compile_network
 from codesign.shards import Shards
-from codesign.sweeps import KEYS, PARAMETERS, Request, Sweep, sweep
+from codesign.sweeps import KEYS, Request, Sweep, sweep, swept_parameters
 
+PARAMETERS = swept_parameters()
 REQUEST = Request(
     ("gemm:8x16x16", "gemm:9x70x33"), ("zcu102", "kv260"), (200.0, 300.0), ("all", "dsp=300"), 100, True, 16
 )

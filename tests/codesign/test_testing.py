@@ -12,12 +12,29 @@ import pytest
 
 from codesign import testing
 from codesign.board import Board
+from codesign.engines import kernels
 from codesign.errors import InputError
 from codesign.hw.vector import VectorKernel
-from codesign.kernel import Joules, Kernel, Number, Params, Resources, Work, ceil_div, joules
+from codesign.kernel import (
+    Case,
+    Columns,
+    CommandKernel,
+    Joules,
+    Kernel,
+    Memory,
+    Number,
+    Params,
+    Place,
+    Port,
+    Resources,
+    Work,
+    ceil_div,
+    joules,
+)
+from codesign.network import Layer, Read
 from codesign.number import IntArray
 from codesign.space import ParameterSpace
-from codesign.testing import BoardContract, Case, KernelContract, boards, kernels
+from codesign.testing import BoardContract, KernelContract, boards
 
 KERNELS, BOARDS = kernels(), boards()
 CLAIMS = {"linear": ("dsp", "bram36", "uram"), "attention": ("dsp", "bram36", "uram")}
@@ -62,17 +79,39 @@ def test_board(name: str, test: str) -> None:
 
 
 @dataclass(frozen=True)
-class Doubling:
+class Doubling(Layer):
     """A layer of a kind that codesign does not know."""
 
-    count: int
+    name: str
+    target: str
+    rows: int
+    columns: int
+
+    @property
+    def reads(self) -> tuple[Read, ...]:
+        return (Read("x"),)
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        return (self.columns,)
+
+    def golden(self, values: Mapping[str, IntArray]) -> IntArray:
+        return 2 * values["x"]
 
 
 @dataclass(frozen=True)
-class Doubler(Kernel):
+class Doubler(CommandKernel):
     """Doubles ``lanes`` numbers per cycle."""
 
+    contract: ClassVar[int] = 1
     op: ClassVar[str] = "doubler"
+    layers: ClassVar[tuple[type[Layer], ...]] = (Doubling,)
+    fields: ClassVar[Mapping[str, int]] = {"rows": 16, "columns": 16, "x_base": 24, "y_base": 24}
+    ports: ClassVar[tuple[Port, ...]] = (
+        Port("x", lanes="lanes", memories=("hidden",)),
+        Port("y", lanes="lanes", writes=True),
+    )
+    geometry: ClassVar[tuple[str, ...]] = ("lanes",)
 
     lanes: int
 
@@ -85,6 +124,47 @@ class Doubler(Kernel):
         return None if isinstance(layer, Doubling) else "not a doubling"
 
     @classmethod
+    def memories(cls, params: Params) -> tuple[Memory, ...]:
+        return (Memory("doubled", 1, ("y", "linear.source", "store.source")),)
+
+    @classmethod
+    def reaches(cls, layer: Doubling) -> tuple[tuple[str, str], ...]:
+        return ("x", "x"), (layer.target, "y")
+
+    @classmethod
+    def operands(cls, layer: Doubling, params: Params, place: Place, first: int, rows: int) -> dict[str, int]:
+        bases = {"x_base": place.base("x", first), "y_base": place.base(layer.target, first)}
+        return {"rows": rows, "columns": layer.columns, **bases}
+
+    @classmethod
+    def work(cls, layer: Doubling, first: Number, rows: Number, columns: Columns | None = None) -> dict[str, Number]:
+        return {"count": rows * layer.columns}
+
+    @classmethod
+    def axes(cls, layers: Sequence[Doubling]) -> dict[str, tuple[int, ...]]:
+        return {"lanes": (1, 2, 4)}
+
+    @classmethod
+    def follows(cls, layers: Sequence[Doubling], params: Params) -> dict[str, Number]:
+        return {}
+
+    @classmethod
+    def choices(cls, linear: Params) -> tuple[dict[str, int], ...]:
+        return ({"lanes": 1}, {"lanes": 4})
+
+    @classmethod
+    def cases(cls, rng: np.random.Generator) -> Sequence[Case]:
+        return [Case(Doubling("d", "y", n, 3), {"count": 3 * n}, {"x": (n, 3, 7)}) for n in (1, 17, 64)]
+
+    @classmethod
+    def small(cls) -> "Doubler":
+        return cls(2)
+
+    @classmethod
+    def tile(cls, params: Params) -> tuple[int, int]:
+        return 1, int(params["lanes"])
+
+    @classmethod
     def legal(cls, params: Params) -> Number:
         return 1 * (params["lanes"] >= 1) * (params["lanes"] <= 64)
 
@@ -93,10 +173,6 @@ class Doubler(Kernel):
         if not isinstance(layer, Doubling):
             raise TypeError("not a doubling")
         return ParameterSpace({"lanes": tuple(range(1, 65))}, cls.legal)
-
-    @staticmethod
-    def golden(layer: Doubling, x: IntArray) -> IntArray:
-        return 2 * x
 
     @classmethod
     def cycles(cls, params: Params, work: Work) -> Number:
@@ -115,6 +191,15 @@ class Doubler(Kernel):
         cycles, logic = cls.cycles(params, work), cls.resources(params)
         return joules(board, macs=2 * work["count"], ram_bytes=0, cycles=cycles, logic=logic)
 
+    def component(self, depths: Mapping[str, int]) -> Any:
+        raise ValueError("no hardware; legal: a kernel of this test")
+
+    def trial(self, rng: np.random.Generator, slot: int) -> Any:
+        raise ValueError("no hardware; legal: a kernel of this test")
+
+    def refused_trial(self, rng: np.random.Generator, slot: int) -> Any:
+        raise ValueError("no hardware; legal: a kernel of this test")
+
     def sources(self, target: str) -> dict[str, str]:
         if target != "rtl":
             raise InputError(f"target {target!r}; legal: rtl")
@@ -127,20 +212,14 @@ class TestDoubler(KernelContract):
     kernel = Doubler
     streams = True
 
-    def cases(self) -> Sequence[Case]:
-        return [Case(Doubling(n), {"count": n}, lambda rng: (rng.integers(1, 9, 20),)) for n in (1, 17, 64)]
-
-    def strangers(self) -> Sequence[object]:
-        return (*super().strangers(), 7)
+    def unsupported(self) -> Sequence[object]:
+        return (*super().unsupported(), 7)
 
 
 class BrokenContract(KernelContract):
     """The suite over a doubler with a fault."""
 
     streams = True
-
-    def cases(self) -> Sequence[Case]:
-        return TestDoubler().cases()
 
 
 class Drifting:
@@ -149,12 +228,13 @@ class Drifting:
     def __init__(self) -> None:
         self.calls = 0
 
-    def __call__(self, layer: Doubling, x: IntArray) -> IntArray:
+    def __call__(self, values: Mapping[str, IntArray]) -> IntArray:
         self.calls += 1
-        return 2 * x + self.calls
+        return 2 * values["x"] + self.calls
 
 
-def in_place(layer: Doubling, x: IntArray) -> IntArray:
+def in_place(layer: Doubling, values: Mapping[str, IntArray]) -> IntArray:
+    x = values["x"]
     x *= 2
     return x
 
@@ -229,10 +309,22 @@ FAULTS: Mapping[str, tuple[str, object, str]] = {
         "formulas_say_something",
     ),
     "one joule": ("energy", classmethod(lambda cls, params, work, board: 1.0), "energy_follows_the_coefficients"),
-    "float golden": ("golden", staticmethod(lambda layer, x: 2.0 * x), "golden_is_integer_and_deterministic"),
-    "empty golden": ("golden", staticmethod(lambda layer, x: x[:0]), "golden_is_integer_and_deterministic"),
-    "drifting golden": ("golden", Drifting(), "golden_is_integer_and_deterministic"),
-    "golden in place": ("golden", staticmethod(in_place), "golden_is_integer_and_deterministic"),
+    "other operands": (
+        "operands",
+        classmethod(lambda cls, layer, params, place, first, rows: {"size": 1}),
+        "commands_have_the_operands_and_the_work_that_are_declared",
+    ),
+    "other work": (
+        "work",
+        classmethod(lambda cls, layer, first, rows, columns=None: {"count": rows}),
+        "commands_have_the_operands_and_the_work_that_are_declared",
+    ),
+    "another tensor": (
+        "reaches",
+        classmethod(lambda cls, layer: (("z", "x"), (layer.target, "y"))),
+        "commands_have_the_operands_and_the_work_that_are_declared",
+    ),
+    "counts that are not said": ("assumes", "all rows", "golden_is_integer_and_deterministic"),
     "no files": ("sources", lambda self, target: {}, "sources_are_files_and_unknown_targets_are_refused"),
     "any target": ("sources", lambda self, target: {"a.v": "x"}, "sources_are_files_and_unknown_targets_are_refused"),
 }
@@ -247,9 +339,37 @@ def test_a_fault_in_a_kernel_is_found(fault: str) -> None:
         getattr(contract, f"test_{test}")()
 
 
-def test_a_kernel_without_a_known_layer_must_give_cases() -> None:
+GOLDENS: Mapping[str, object] = {
+    "float": lambda layer, values: 2.0 * values["x"],
+    "empty": lambda layer, values: values["x"][:, :0],
+    "of fewer rows": lambda layer, values: 2 * values["x"][1:],
+    "drifting": Drifting(),
+    "in place": in_place,
+}
+
+
+@pytest.mark.parametrize("fault", GOLDENS)
+def test_a_fault_in_a_golden_is_found(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Doubling, "golden", GOLDENS[fault])
+    with pytest.raises(AssertionError):
+        TestDoubler().test_golden_is_integer_and_deterministic()
+
+
+@pytest.mark.parametrize(
+    "counts", [{"count": np.ones(1, np.int64)}, {"size": np.ones(64, np.int64)}, {}], ids=["short", "unknown", "none"]
+)
+def test_a_fault_in_counts_is_found(counts: dict[str, IntArray], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Doubling, "counts", lambda layer, values: counts)
+    contract = BrokenContract()
+    contract.kernel = type("Assuming", (Doubler,), {"assumes": "all rows"})  # type: ignore[misc]
+    with pytest.raises(AssertionError):
+        contract.test_golden_is_integer_and_deterministic()
+
+
+def test_a_kernel_must_give_cases() -> None:
+    broken = type("Broken", (Doubler,), {"cases": classmethod(lambda cls, rng: [])})
     with pytest.raises(AssertionError, match="legal: cases"):
-        contract_of(Doubler).test_supports_its_layers_and_says_why_not_others()
+        contract_of(broken).test_supports_its_layers_and_says_why_not_others()
 
 
 def test_fewer_than_a_thousand_points_are_refused() -> None:
@@ -298,27 +418,26 @@ class Entry:
     name: str
     what: object
     value: str = "package:thing"
+    dist: None = None
 
     def load(self) -> object:
         return self.what
 
 
-def test_installed_packages_add_kernels_and_boards(monkeypatch: pytest.MonkeyPatch) -> None:
-    offered = {"codesign.kernels": [Entry("doubler", Doubler)], "codesign.boards": [Entry("mine", ZCU102)]}
-    monkeypatch.setattr(testing, "entry_points", lambda group: offered[group])
-    assert kernels() == {**KERNELS, "doubler": Doubler}
+def test_installed_packages_add_boards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(testing, "entry_points", lambda group: [Entry("mine", ZCU102)])
     assert boards() == {**BOARDS, "mine": ZCU102}
 
 
-def test_names_in_use_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(testing, "entry_points", lambda group: [Entry("linear", Doubler)])
+def test_boards_of_names_in_use_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(testing, "entry_points", lambda group: [Entry("zcu102", ZCU102)])
     with pytest.raises(InputError, match="legal: a name not in use"):
-        kernels()
+        boards()
 
 
-def test_the_sample_layers_are_of_every_kind_and_golden_takes_them() -> None:
+def test_the_sample_layers_are_many_and_their_values_integers() -> None:
     for kernel in KERNELS.values():
-        cases = testing.sample_cases(kernel)
+        cases = kernel.cases(np.random.default_rng(0))
         assert len(cases) >= 3
         for case in cases:
-            assert all(np.issubdtype(array.dtype, np.integer) for array in case.inputs(np.random.default_rng(1)))
+            assert all(np.issubdtype(x.dtype, np.integer) for x in case.values(np.random.default_rng(1)).values())

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from codesign.hw.memory import READ_LATENCY, ReadPort, RowMemory, WritePort, address_bits, bram18
 from codesign.hw.verilog import Target, generate
+from codesign.kernel import Columns
 from codesign.sim.simulator import Library, Simulator, compile_design
 
 Words = NDArray[np.uint8]
@@ -157,6 +158,37 @@ def encode(layout: data.StructLayout, values: Mapping[str, int]) -> int:
         assert 0 <= values[name] < 1 << field.width
         word |= values[name] << field.offset
     return word
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A `codesign.kernel.Place`: where operands of a command, named after a layer's tensors, say that these lie.
+
+    Attributes:
+        fields: the operands.
+        first: row of each tensor that its base belongs to.
+        constants: name of each constant of the layer.
+        widths: columns of all matrices on chip, if it matters.
+    """
+
+    fields: Mapping[str, int]
+    first: Mapping[str, int]
+    constants: str = ""
+    widths: Columns | None = None
+
+    def base(self, tensor: str, row: int) -> int:
+        assert row == self.first[tensor]
+        return self.fields[f"{tensor}_base"]
+
+    def stride(self, tensor: str) -> int:
+        return self.fields[f"{tensor}_stride"]
+
+    def constant(self, index: int) -> int:
+        return self.fields[f"{self.constants[index]}_base"]
+
+    def columns(self, tensor: str) -> Columns:
+        assert self.widths is not None
+        return self.widths
 
 
 def refuses(make: Callable[[], wiring.Component], match: str) -> None:

@@ -9,10 +9,11 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 from numpy.typing import NDArray
 
-from codesign.command import ADDENDS, COMMAND_BYTES, LOADS, RELEASE, SOURCES, STORES, TARGETS, USE_TABLE, Command
+from codesign.command import RELEASE, USE_TABLE, Command
+from codesign.engines import COMMAND_BYTES, LUT, engine_names
 from codesign.hw import top as hw
 from codesign.hw.dma import Bus
-from codesign.hw.linear_rtl import Shape as LinearShape
+from codesign.hw.linear import LinearKernel
 from codesign.hw.verilog import generate
 from codesign.number import requantize, saturate_bits
 from codesign.sim.simulator import Library, MemoryPorts, compile_design
@@ -20,15 +21,28 @@ from codesign.sim.simulator import Library, MemoryPorts, compile_design
 Ints = NDArray[np.int64]
 
 NARROW = hw.Shape(
-    Bus(1, 16, 4), LinearShape(4, 4, 3, 16, 4, 64, 16, 2), None, None,
+    Bus(1, 16, 4),
+    {"linear": LinearKernel(4, 4, 3, kw_max=4, ring_words=64, table_words=16, tables=2, word_bytes=16)},
     {"input": 4096, "output": 4096, "residual": 4096, "position": 4096}, bytes(range(100, 132)),
 )  # fmt: skip
 WIDE = hw.Shape(
-    Bus(4, 8, 2), LinearShape(8, 8, 2, 32, 4, 32, 8, 1), None, None,
+    Bus(4, 8, 2),
+    {"linear": LinearKernel(8, 8, 2, kw_max=4, ring_words=32, table_words=8, tables=1, word_bytes=32)},
     {"input": 8192, "output": 8192, "residual": 8192, "position": 8192}, bytes(32),
 )  # fmt: skip
+ENGINES = engine_names(NARROW.engines)
+"""Engines of both in the order of their numbers."""
+MAP = NARROW.map
+"""Numbers of memories, which both have in common."""
 DRAM_BYTES = 1 << 20
 RUNNING, FINISHED, FAILED, BUSY = 1, 2, 4, 8
+
+
+def linear_of(shape: hw.Shape) -> LinearKernel:
+    """The linear engine of an accelerator."""
+    found = shape.engines["linear"]
+    assert isinstance(found, LinearKernel)
+    return found
 
 
 class Faulty(wiring.Component):
@@ -119,6 +133,7 @@ class Host:
     """One running accelerator."""
 
     def __init__(self, library: Library, shape: hw.Shape, memory: MemoryPorts | None = None) -> None:
+        assert (shape.names, shape.map.numbers) == (ENGINES, MAP.numbers)
         self.shape = shape
         self.sim = library.start(dram_bytes=DRAM_BYTES, memory=memory)
         self.sim.reset(3)
@@ -163,8 +178,8 @@ class Host:
         return outcome
 
 
-def encoded(commands: Sequence[Command]) -> bytes:
-    return b"".join(command.encode() for command in commands)
+def encoded(commands: Sequence[Command], engines: Sequence[str] = ENGINES) -> bytes:
+    return b"".join(command.encode(engines) for command in commands)
 
 
 def raw(engine: int) -> bytes:
@@ -238,7 +253,7 @@ class _Plan:
 
     @classmethod
     def of(cls, shape: hw.Shape, layer: _Layer, group: int) -> "_Plan":
-        lin, word = shape.linear, shape.bus.word_bytes
+        lin, word = linear_of(shape), shape.bus.word_bytes
         (_, k), n = layer.x.shape, len(layer.weights)
         ob, wide = -(-n // lin.t_out), 1 if layer.addend is None else 2
         unit = max(word, wide * lin.t_out)
@@ -263,11 +278,13 @@ def _row_group(plan: _Plan, index: int, first: int, count: int, rows: int, x_at:
     memory, step = ("residual" if plan.wide == 2 else "output"), plan.pitch // (plan.wide * plan.t_out)
     fields = {
         "rows": count, "kw": plan.kw, "ib": plan.ib, "ob": plan.ob, "flags": RELEASE * last | USE_TABLE * plan.table,
-        "low": -128, "high": 127, "source": SOURCES.index("input"), "source_base": half * plan.kw,
-        "source_stride": plan.kw, "target": TARGETS.index(memory), "target_base": half * step, "target_stride": step,
+        "low": -128, "high": 127, "source": MAP.number("linear", "source", "input"), "source_base": half * plan.kw,
+        "source_stride": plan.kw, "target": MAP.number("linear", "out", memory), "target_base": half * step,
+        "target_stride": step,
     }  # fmt: skip
     if plan.wide == 2:
-        fields |= {"addend": ADDENDS.index("position"), "addend_base": first * step, "addend_stride": step}
+        addend = MAP.number("linear", "addend", "position")
+        fields |= {"addend": addend, "addend_base": first * step, "addend_stride": step}
     loads = 1 + (index == 0 and (plan.table or plan.wide == 2))
     words = plan.pitch // plan.word
     return [
@@ -283,14 +300,14 @@ def _row_group(plan: _Plan, index: int, first: int, count: int, rows: int, x_at:
 def _transfer(
     engine: str, memory: str, dram: int, address: int, words: int, waits: Mapping[str, int], posts: Mapping[str, int]
 ) -> Command:
-    names = LOADS if engine == "load" else STORES
+    names = (*MAP.numbers["load", "out"], LUT) if engine == "load" else MAP.numbers["store", "source"]
     fields = {"memory": names.index(memory), "address": address, "words": words, "dram": dram}
     return Command(engine, fields, waits=waits, posts=posts)
 
 
 def _fetch(layout: Layout, layer: _Layer, shape: hw.Shape, ib: int, ob: int) -> Command:
     """Places the weight block and returns its fetch."""
-    lin, word = shape.linear, shape.bus.word_bytes
+    lin, word = linear_of(shape), shape.bus.word_bytes
     n, k = layer.weights.shape
     table = np.zeros(ob * lin.t_out, np.uint64)
     bias = (layer.bias & 0xFFFFFFFF).astype(np.uint64)

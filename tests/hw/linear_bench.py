@@ -11,9 +11,8 @@ from amaranth.lib.wiring import In, Out
 from numpy.typing import NDArray
 
 from codesign.command import RELEASE, USE_TABLE
-from codesign.hw.linear import Linear
-from codesign.hw.linear_rtl import OPERANDS
-from codesign.hw.linear_rtl import Linear as Engine
+from codesign.hw.linear import LinearKernel
+from codesign.hw.linear.rtl import OPERANDS, LinearEngine
 from codesign.hw.memory import READ_LATENCY, RowMemory, WritePort, address_bits
 from codesign.hw.multiply import delay
 from codesign.hw.stream import Fifo
@@ -42,7 +41,7 @@ class LinearBench(wiring.Component):
     requantization ring. Commands wait in a queue.
     """
 
-    def __init__(self, kernel: Linear) -> None:
+    def __init__(self, kernel: LinearKernel) -> None:
         self.kernel = k = kernel
         bits = 8 * k.word_bytes
         super().__init__(
@@ -70,7 +69,7 @@ class LinearBench(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.engine = engine = Engine(self.kernel.shape)
+        m.submodules.engine = engine = LinearEngine(self.kernel)
         m.submodules.commands = commands = Fifo(OPERANDS.size, COMMANDS)
         m.d.comb += [
             commands.w.valid.eq(self.push),
@@ -88,7 +87,7 @@ class LinearBench(wiring.Component):
         self._feed(m, engine)
         return m
 
-    def _operands(self, m: Module, engine: Engine) -> None:
+    def _operands(self, m: Module, engine: LinearEngine) -> None:
         for name, port, select, memories in (
             ("source", engine.source, engine.source_select, (self.source0, self.source1)),
             ("addend", engine.addend, engine.addend_select, (None, self.addend)),
@@ -106,7 +105,7 @@ class LinearBench(wiring.Component):
                 with m.If(late == number):
                     m.d.comb += port.data.eq(ram.read0.data)
 
-    def _feed(self, m: Module, engine: Engine) -> None:
+    def _feed(self, m: Module, engine: LinearEngine) -> None:
         k = self.kernel
         bits = 8 * k.word_bytes
         m.submodules.image = image = Fifo(bits + 1, IMAGE_WORDS)
@@ -136,7 +135,7 @@ class LinearBench(wiring.Component):
         m.d.comb += image.r.ready.eq(go)
 
 
-def build(kernel: Linear) -> Library:
+def build(kernel: LinearKernel) -> Library:
     """Compiles the bench, or finds it compiled."""
     sources = generate(LinearBench(kernel), "bench")
     return compile_design(dict(sources.files), sources.top)
@@ -151,7 +150,7 @@ class Block:
     multiplier: Ints
     shift: Ints
 
-    def image(self, k: Linear) -> list[int]:
+    def image(self, k: LinearKernel) -> list[int]:
         """Bus words in the order of the DMA: requantization tagged, then weights."""
         n, width = self.weights.shape
         tiles, sums = -(-n // k.t_out), -(-width // k.t_in)
@@ -213,7 +212,7 @@ class Job:
             return np.asarray(self.table[y & 255])
         return y if self.addend is None else saturate_bits(y + self.addend, 16)
 
-    def check(self, writes: Sequence[tuple[int, int, Ints]], kernel: Linear) -> None:
+    def check(self, writes: Sequence[tuple[int, int, Ints]], kernel: LinearKernel) -> None:
         """All writes of the command, in the order that the drain has; padding columns may hold anything."""
         expected, n_l, t_out = self.expected(), kernel.n_l, kernel.t_out
         n, f = expected.shape[1], self.fields
@@ -237,7 +236,7 @@ class Job:
 class Operands(Protocol):
     """Where a job's operands go: memories of a bench."""
 
-    kernel: Linear
+    kernel: LinearKernel
     tables: Ints
 
     def put_source(self, number: int, words: Sequence[int]) -> int:
@@ -328,7 +327,7 @@ class Trace:
 class Driver:
     """One running bench; operands go round the memories, so that commands in flight keep theirs."""
 
-    def __init__(self, library: Library, kernel: Linear) -> None:
+    def __init__(self, library: Library, kernel: LinearKernel) -> None:
         self.kernel = kernel
         self.sim: Simulator = library.start()
         self.sim.reset()

@@ -4,12 +4,12 @@ Commands come with random gaps, weight words arrive one by one at random times, 
 not arrived reads as noise. Run it alone, with waves, from the repository's folder::
 
     from pathlib import Path
-    from codesign.hw.linear_rtl import Linear
+    from codesign.hw.linear.rtl import LinearEngine
     from codesign.hw.verilog import generate
     from codesign.sim.testbench import run_bench
     from tests.hw.linear_protocol import KERNEL
 
-    sources = generate(Linear(KERNEL.shape), "linear")
+    sources = generate(LinearEngine(KERNEL), "linear")
     run_bench(sources.files, "linear", "tests.hw.linear_protocol", directory=Path("build/bench"), waves=True)
 """
 
@@ -22,12 +22,12 @@ import cocotb
 import numpy as np
 from cocotb.triggers import FallingEdge, RisingEdge
 
-from codesign.hw.linear import Linear
+from codesign.hw.linear import LinearKernel
 from codesign.hw.memory import READ_LATENCY
 from codesign.sim.streams import Monitor, Pace, Source, Stream, always, bursts, sometimes, start
 from tests.hw.linear_bench import Ints, encode, random_job
 
-KERNEL = Linear(t_in=4, t_out=4, n_l=3, kw_max=4, ring_words=32, table_words=8, tables=2, word_bytes=16)
+KERNEL = LinearKernel(t_in=4, t_out=4, n_l=3, kw_max=4, ring_words=32, table_words=8, tables=2, word_bytes=16)
 
 
 class Memories:

@@ -7,9 +7,9 @@ import pytest
 from codesign import models
 from codesign.assembly import tools
 from codesign.board import Board
-from codesign.command import ENGINES
 from codesign.cycles import exact
 from codesign.design import Design
+from codesign.engines import MOST_ENGINES, engine_names, kernels
 from codesign.hw import accelerator
 from codesign.hw.memory import bram18, bram36
 from codesign.network import Network
@@ -112,9 +112,17 @@ def test_requests_in_flight_are_a_power_of_two() -> None:
 
 
 def test_registers_have_places_of_their_own() -> None:
-    offsets = [entry["offset"] for entry in accelerator.registers().values()]  # type: ignore[index]
-    assert len(set(offsets)) == len(offsets)
-    assert {f"BUSY_{engine.upper()}" for engine in ENGINES} < set(accelerator.registers())
+    design = chosen("digits-vit", {})
+    more = {f"attention_{i}": design.engines["attention"] for i in range(2, MOST_ENGINES - 4)}
+    largest = replace(design, engines={**design.engines, **more})
+    assert len(engine_names(largest.engines)) == MOST_ENGINES
+    for each in (design, largest):
+        found = accelerator.registers(each)
+        offsets = [entry["offset"] for entry in found.values()]  # type: ignore[index]
+        assert len(set(offsets)) == len(offsets)
+        names = {f"{kind}_{name.upper()}" for kind in ("BUSY", "WAIT") for name in engine_names(each.engines)}
+        assert names < set(found)
+        assert names == {name for name in found if name.startswith(("BUSY_", "WAIT_"))}
 
 
 def test_durations_are_those_of_the_kernels() -> None:
@@ -125,6 +133,6 @@ def test_durations_are_those_of_the_kernels() -> None:
     timing = exact(program, design, accelerator.formulas(design.engines))
     for activity, command in zip(timing.activities, program.commands, strict=True):
         if command.engine == "vector":
-            assert activity.stop - activity.start == accelerator.KERNELS["vector"].cycles(
+            assert activity.stop - activity.start == kernels()["vector"].cycles(
                 design.engines["vector"], {"rows": command.fields["rows"], "d": command.fields["d"]}
             )

@@ -8,14 +8,13 @@ from amaranth.sim import Simulator as PythonSimulator
 from amaranth.sim import SimulatorContext
 from numpy.typing import NDArray
 
-from codesign.command import Command, work_of
-from codesign.hw.attention import MAX_KEYS, OPERANDS, AttentionKernel
-from codesign.hw.attention_rtl import DIVIDER_LATENCY, AttentionEngine, Reciprocal
+from codesign.hw.attention import MAX_KEYS, AttentionKernel
+from codesign.hw.attention.rtl import DIVIDER_LATENCY, OPERANDS, AttentionEngine, Reciprocal
 from codesign.network import MASKS, Attention
 from codesign.nonlinear import mask_interval
 from codesign.number import IntArray
 from codesign.sim.simulator import Library
-from tests.hw.engine_bench import Driver, EngineBench, MemoryShape, Words, build, encode, hardware, refuses
+from tests.hw.engine_bench import Driver, EngineBench, MemoryShape, Placed, Words, build, encode, hardware, refuses
 
 DEPTH = 4096
 LIMIT = 2_000_000
@@ -181,8 +180,11 @@ def check(driver: Driver, kernel: AttentionKernel, item: Case, rng: np.random.Ge
     outcome = driver.issue(encode(OPERANDS, fields), LIMIT)
     expected = words(item.golden(), heads, kernel.t_a)
     cycles = int(AttentionKernel.cycles(kernel.params, item.work()))
-    asked = work_of(Command("attention", fields), {"t_a": kernel.t_a})
+    columns = AttentionKernel.columns(item.layer, kernel.params, 1)
+    asked = AttentionKernel.work(item.layer, item.offset, item.layer.rows, columns)
     assert asked == {**item.work(), "head_dim": fields["db"] * kernel.t_a}
+    placed = Placed(fields, {"q": item.offset, "k": 0, "v": 0, "o": item.offset}, widths=columns)
+    assert AttentionKernel.operands(item.layer, kernel.params, placed, item.offset, item.layer.rows) == fields
     assert (outcome.error, outcome.cycles, outcome.writes) == (False, cycles, len(expected)), item.layer
     np.testing.assert_array_equal(driver.result(fields["o_base"], len(expected)), expected, str(item.layer))
     return cycles

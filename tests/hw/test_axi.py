@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from amaranth.sim import Simulator, SimulatorContext
 
-from codesign.command import ENGINES
+from codesign.engines import MOST_ENGINES
 from codesign.hw import top as hw
 from codesign.hw.axi import Registers
-from tests.hw.host import FAILED, FINISHED, RUNNING, Host, encoded, job
+from tests.hw.host import ENGINES, FAILED, FINISHED, RUNNING, Host, encoded, job
 
 
 @pytest.mark.rtl
@@ -42,10 +42,12 @@ class TestRegisters:
         wait = {name: host.sim.axil_read(hw.WAIT + 4 * e) for e, name in enumerate(ENGINES)}
         assert waited - 4 <= cycles <= waited + 4
         assert host.sim.axil_read(hw.CYCLES_HIGH) == 0
+        assert list(busy) == ["load", "store", "fetch", "linear"]
         for name in ENGINES:
-            used = name in ("load", "store", "fetch", "linear")
-            assert (busy[name] > 0) == used
+            assert busy[name] > 0
             assert busy[name] + wait[name] <= cycles
+        for e in range(len(ENGINES), MOST_ENGINES):  # places of engines that are not there
+            assert (host.sim.axil_read(hw.BUSY + 4 * e), host.sim.axil_read(hw.WAIT + 4 * e)) == (0, 0)
         assert wait["store"] > 0
 
 

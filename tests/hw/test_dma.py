@@ -9,7 +9,7 @@ from codesign.hw.dma import BURST_BYTES, Bus, FetchEngine
 from codesign.hw.sequencer import ERROR_WATCHDOG
 from codesign.sim.simulator import CHANNELS
 from tests.hw.engine_bench import refuses
-from tests.hw.host import Host, encoded, job
+from tests.hw.host import Host, encoded, job, linear_of
 
 AR, READ, AW, WRITE, ANSWER = (CHANNELS.index(name) for name in ("AR", "R", "AW", "W", "B"))
 
@@ -71,10 +71,10 @@ class TestBursts:
 class TestPrefetch:
     def test_it_runs_ahead_as_far_as_the_rings_hold_and_no_further(self, host: Host, rng: np.random.Generator) -> None:
         """Fetches for many layers, none of which starts: the rings fill and the reads end."""
-        lin, word = host.shape.linear, host.shape.bus.word_bytes
+        lin, word = linear_of(host.shape), host.shape.bus.word_bytes
         fetch = job(host, rng, (1, 50, 15)).commands[0]
         count = 3 * lin.ring_words * lin.t_in * lin.t_out // (word * fetch.fields["weight_words"])
-        stuck = Command("linear", {"rows": 1, "kw": 1, "ib": 1, "ob": 1}, waits={"vector": 1})
+        stuck = Command("linear", {"rows": 1, "kw": 1, "ib": 1, "ob": 1}, waits={"fetch": 1})
         host.start(encoded([stuck, *[fetch] * count]), watchdog=2000)
         assert host.wait().error == ERROR_WATCHDOG
         read = sum(port.read_bytes for port in host.sim.traffic())

@@ -7,11 +7,10 @@ import pytest
 
 from codesign.assembly import plan
 from codesign.board import Board
-from codesign.command import work_of
 from codesign.design import Design
 from codesign.hw.attention import AttentionKernel
 from codesign.hw.energies import engine_joules
-from codesign.hw.linear import Linear
+from codesign.hw.linear import LinearKernel
 from codesign.hw.vector import VectorKernel
 from codesign.kernel import Kernel, Params, Work, joules
 from codesign.network import MASKS, Attention, Norm
@@ -84,7 +83,7 @@ def test_linear_counts_every_multiplication_and_byte(rng: np.random.Generator) -
         params = {"t_in": t_in, "t_out": t_out, "n_l": int(rng.integers(1, 9)), "kw_max": 16, "ring_words": 64}
         params |= {"table_words": 16, "tables": 1, "word_bytes": int(1 << rng.integers(3, 7))}
         work = {"rows": int(rng.integers(1, 40)), "k": int(rng.integers(1, 200)), "n": int(rng.integers(1, 90))}
-        check(Linear, params, work, stepped_linear(params, work))
+        check(LinearKernel, params, work, stepped_linear(params, work))
 
 
 def test_attention_counts_every_multiplication_and_byte(rng: np.random.Generator) -> None:
@@ -118,12 +117,12 @@ def test_commands_of_a_network_cost_what_its_layers_cost() -> None:
     spent = dict.fromkeys(engines, 0.0)
     for command in program.commands:
         if command.engine in engines:
-            spent[command.engine] += engines[command.engine](work_of(command, program.units))
+            spent[command.engine] += engines[command.engine](command.work)
     layers = dict.fromkeys(engines, 0.0)
     for layer in network:
         if isinstance(layer, LinearLayer):
             work = {"rows": layer.rows, "k": layer.k, "n": layer.n}
-            layers["linear"] += float(Linear.energy(params["linear"], work, BOARD))
+            layers["linear"] += float(LinearKernel.energy(params["linear"], work, BOARD))
         elif isinstance(layer, Attention):
             shape = {"rows": layer.rows, "keys": layer.keys, "heads": layer.heads, "head_dim": layer.head_dim}
             shape |= {"mask": MASKS.index(layer.mask), "window": layer.window, "query_offset": 0}

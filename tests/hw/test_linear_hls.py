@@ -9,21 +9,21 @@ import pytest
 
 from codesign import nonlinear
 from codesign.errors import CheckError, NothingFits
-from codesign.hw.linear import Linear
-from codesign.hw.linear_hls import Job, data, job_vectors, sources, targets, top
-from codesign.hw.linear_rtl import ACC_BITS
+from codesign.hw.linear import ACC_BITS, LinearKernel
+from codesign.hw.linear import hls as emitter
+from codesign.hw.linear.hls import Job, data, job_vectors, sources, targets, top
 from codesign.network import Linear as Layer
 from codesign.sim import hls
 
 compiled = pytest.mark.skipif(
     importlib.util.find_spec("hls4ml") is None, reason="needs hls4ml's ap_types: pip install codesign[hls]"
 )
-WIDE = Linear(t_in=4, t_out=4, n_l=3, kw_max=16, ring_words=64, table_words=16, tables=2, word_bytes=16)
-NARROW = Linear(t_in=8, t_out=2, n_l=1, kw_max=16, ring_words=8, table_words=4, tables=1, word_bytes=4)
+WIDE = LinearKernel(t_in=4, t_out=4, n_l=3, kw_max=16, ring_words=64, table_words=16, tables=2, word_bytes=16)
+NARROW = LinearKernel(t_in=8, t_out=2, n_l=1, kw_max=16, ring_words=8, table_words=4, tables=1, word_bytes=4)
 MORE = (
-    Linear(t_in=1, t_out=8, n_l=2, kw_max=64, ring_words=128, table_words=2, tables=4, word_bytes=1),
-    Linear(t_in=16, t_out=2, n_l=5, kw_max=2, ring_words=2, table_words=32, tables=1, word_bytes=16),
-    Linear(t_in=16, t_out=16, n_l=4, kw_max=8, ring_words=64, table_words=8, tables=2, word_bytes=64),
+    LinearKernel(t_in=1, t_out=8, n_l=2, kw_max=64, ring_words=128, table_words=2, tables=4, word_bytes=1),
+    LinearKernel(t_in=16, t_out=2, n_l=5, kw_max=2, ring_words=2, table_words=32, tables=1, word_bytes=16),
+    LinearKernel(t_in=16, t_out=16, n_l=4, kw_max=8, ring_words=64, table_words=8, tables=2, word_bytes=64),
 )
 KERNELS = (WIDE, NARROW, *MORE)
 PRIMES = (1, 2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31)
@@ -61,12 +61,12 @@ def job(rng: np.random.Generator, made: Layer) -> Job:
     return Job(made, x, addend)
 
 
-def most(kernel: Linear) -> tuple[int, int]:
+def most(kernel: LinearKernel) -> tuple[int, int]:
     """The longest source row, and the most columns of one command."""
     return min(kernel.kw_max * kernel.word_bytes, kernel.ring_words * kernel.t_in), kernel.table_words * kernel.t_out
 
 
-def random_jobs(rng: np.random.Generator, kernel: Linear, count: int) -> list[Job]:
+def random_jobs(rng: np.random.Generator, kernel: LinearKernel, count: int) -> list[Job]:
     """Ragged sizes and all kinds of output; no more different tables than the design has."""
     tables = rng.integers(-128, 128, (kernel.tables, 256)).astype(np.int8)
     k_most, n_most = most(kernel)
@@ -82,10 +82,10 @@ def random_jobs(rng: np.random.Generator, kernel: Linear, count: int) -> list[Jo
     return found
 
 
-def assert_golden(kernel: Linear, jobs: list[Job]) -> None:
-    for made, got in zip(jobs, hls.run_linear(kernel, jobs), strict=True):
-        assert Linear.supports(made.layer) is None
-        assert got.tolist() == Linear.golden(made.layer, made.x, made.addend).tolist()
+def assert_golden(kernel: LinearKernel, jobs: list[Job]) -> None:
+    for made, got in zip(jobs, hls.run_jobs(emitter, kernel, jobs), strict=True):
+        assert LinearKernel.supports(made.layer) is None
+        assert got.tolist() == LinearKernel.golden(made.layer, made.x, made.addend).tolist()
 
 
 @compiled
@@ -96,7 +96,7 @@ def test_random_layers(rng: np.random.Generator) -> None:
 @compiled
 @pytest.mark.slow
 @pytest.mark.parametrize("kernel", [NARROW, *MORE], ids=str)
-def test_random_layers_on_more_designs(rng: np.random.Generator, kernel: Linear) -> None:
+def test_random_layers_on_more_designs(rng: np.random.Generator, kernel: LinearKernel) -> None:
     assert_golden(kernel, random_jobs(rng, kernel, 150))
 
 
@@ -112,7 +112,7 @@ def test_every_entry_of_a_gelu_table() -> None:
     ones, same = np.ones(1, np.int64), np.ones((1, 1), np.int8)
     made = Layer("g", "x", "y", 256, same, 0 * ones, ones << 16, 16 * ones, table=table)
     x = np.arange(-128, 128).reshape(-1, 1)
-    (got,) = hls.run_linear(WIDE, [Job(made, x)])
+    (got,) = hls.run_jobs(emitter, WIDE, [Job(made, x)])
     assert got.tolist() == nonlinear.lookup(table, x).tolist()
 
 
@@ -137,9 +137,9 @@ def ties() -> Job:
 
 @compiled
 def test_ties_go_to_even() -> None:
-    (got,) = hls.run_linear(WIDE, [ties()])
+    (got,) = hls.run_jobs(emitter, WIDE, [ties()])
     assert got[128:134, 0].tolist() == [0, 0, 1, 2, 2, 2]
-    assert got.tolist() == Linear.golden(ties().layer, ties().x).tolist()
+    assert got.tolist() == LinearKernel.golden(ties().layer, ties().x).tolist()
 
 
 @compiled
@@ -151,13 +151,13 @@ def test_residual_add_saturates_at_both_ends() -> None:
     )
     jobs = [Job(made, x, np.full((2, 2), value)) for value in (-32768, -1, 0, 1, 32767)]
     assert_golden(WIDE, jobs)
-    assert set(np.ravel(hls.run_linear(WIDE, jobs)).tolist()) == {-32768, -32767, -1, 32766, 32767}
+    assert set(np.ravel(hls.run_jobs(emitter, WIDE, jobs)).tolist()) == {-32768, -32767, -1, 32766, 32767}
 
 
 @compiled
 def test_commands_leave_nothing_behind(rng: np.random.Generator) -> None:
     jobs = random_jobs(rng, WIDE, 12)
-    there, back = hls.run_linear(WIDE, jobs), hls.run_linear(WIDE, jobs[::-1])
+    there, back = hls.run_jobs(emitter, WIDE, jobs), hls.run_jobs(emitter, WIDE, jobs[::-1])
     assert [x.tolist() for x in there] == [x.tolist() for x in back[::-1]]
 
 
@@ -201,7 +201,7 @@ def test_accumulators_have_the_width_of_the_rtl() -> None:
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
-def test_the_project_has_the_parameters_of_the_design(kernel: Linear) -> None:
+def test_the_project_has_the_parameters_of_the_design(kernel: LinearKernel) -> None:
     files = sources(kernel)
     names = re.search(r"template <([^>]*)>\nstruct Linear ", files["linear_hls.h"])
     values = re.search(r"typedef codesign::Linear<([^>]*)> linear_engine", files["linear.h"])
@@ -282,4 +282,4 @@ def test_expected_words_are_those_of_golden(rng: np.random.Generator) -> None:
     jobs = random_jobs(rng, NARROW, 30)
     found = targets(NARROW, jobs, data(NARROW, jobs)["target.expected.hex"])
     for made, got in zip(jobs, found, strict=True):
-        assert got.tolist() == Linear.golden(made.layer, made.x, made.addend).tolist()
+        assert got.tolist() == LinearKernel.golden(made.layer, made.x, made.addend).tolist()

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from codesign.command import RELEASE
-from codesign.hw.linear import Linear
-from codesign.hw.linear_rtl import Linear as Engine
+from codesign.hw.linear import LinearKernel
+from codesign.hw.linear.rtl import LinearEngine
 from codesign.hw.verilog import generate
 from codesign.sim.testbench import run_bench
 from tests.hw.linear_bench import Driver, Job, build, random_job
@@ -14,30 +14,30 @@ from tests.hw.linear_protocol import KERNEL
 
 #        t_in t_out n_l kw_max ring table tables word
 QUICK = [
-    Linear(1, 2, 1, 64, 256, 32, 1, 2),
-    Linear(4, 4, 3, 16, 64, 16, 2, 16),
-    Linear(8, 8, 4, 8, 64, 8, 1, 16),
-    Linear(8, 2, 5, 32, 128, 32, 4, 16),
-    Linear(2, 8, 2, 16, 128, 16, 1, 16),
-    Linear(16, 4, 2, 16, 32, 16, 2, 8),
+    LinearKernel(1, 2, 1, 64, 256, 32, 1, 2),
+    LinearKernel(4, 4, 3, 16, 64, 16, 2, 16),
+    LinearKernel(8, 8, 4, 8, 64, 8, 1, 16),
+    LinearKernel(8, 2, 5, 32, 128, 32, 4, 16),
+    LinearKernel(2, 8, 2, 16, 128, 16, 1, 16),
+    LinearKernel(16, 4, 2, 16, 32, 16, 2, 8),
 ]
 BIG = [
-    Linear(16, 16, 8, 16, 128, 16, 2, 64),
-    Linear(32, 8, 4, 16, 64, 32, 1, 64),
-    Linear(4, 2, 7, 64, 256, 64, 1, 8),
-    Linear(1, 8, 6, 32, 256, 16, 1, 8),
-    Linear(64, 2, 3, 8, 32, 32, 1, 16),
-    Linear(8, 16, 16, 16, 128, 16, 8, 32),
+    LinearKernel(16, 16, 8, 16, 128, 16, 2, 64),
+    LinearKernel(32, 8, 4, 16, 64, 32, 1, 64),
+    LinearKernel(4, 2, 7, 64, 256, 64, 1, 8),
+    LinearKernel(1, 8, 6, 32, 256, 16, 1, 8),
+    LinearKernel(64, 2, 3, 8, 32, 32, 1, 16),
+    LinearKernel(8, 16, 16, 16, 128, 16, 8, 32),
 ]
 KINDS = ("one", "ragged", "ragged", "ragged", "longest", "exact", "many", "balanced")
 Shape = tuple[int, int, int]
 
 
-def name(kernel: Linear) -> str:
+def name(kernel: LinearKernel) -> str:
     return f"{kernel.t_in}x{kernel.t_out}x{kernel.n_l}"
 
 
-def fits(kernel: Linear, shape: Shape) -> bool:
+def fits(kernel: LinearKernel, shape: Shape) -> bool:
     rows, k, n = shape
     sums, tiles, words = -(-k // kernel.t_in), -(-n // kernel.t_out), -(-k // kernel.word_bytes)
     return (
@@ -46,7 +46,7 @@ def fits(kernel: Linear, shape: Shape) -> bool:
     )  # fmt: skip
 
 
-def draw(rng: np.random.Generator, kernel: Linear, kind: str) -> Shape:
+def draw(rng: np.random.Generator, kernel: LinearKernel, kind: str) -> Shape:
     """A shape of the kind that the rings hold whole."""
     longest = kernel.kw_max * kernel.word_bytes
     if kind == "one":
@@ -59,7 +59,7 @@ def draw(rng: np.random.Generator, kernel: Linear, kind: str) -> Shape:
     return found[0]
 
 
-def _any(rng: np.random.Generator, kernel: Linear, kind: str) -> Shape:
+def _any(rng: np.random.Generator, kernel: LinearKernel, kind: str) -> Shape:
     groups = int(rng.integers(5, 12)) if kind in ("many", "balanced") else int(rng.integers(1, 5))
     sums = int(rng.integers(1, 1 + min(24, kernel.kw_max * kernel.word_bytes // kernel.t_in)))
     tiles = int(rng.integers(1, 2 + min(12, kernel.table_words) // (2 if kind == "many" else 1)))
@@ -71,7 +71,7 @@ def _any(rng: np.random.Generator, kernel: Linear, kind: str) -> Shape:
     return whole[0] - less[0], whole[1] - less[1], whole[2] - less[2]
 
 
-def imbalance(kernel: Linear, shape: Shape) -> int:
+def imbalance(kernel: LinearKernel, shape: Shape) -> int:
     """How far apart loading and computing a row group are."""
     _, k, n = shape
     load = kernel.n_l * -(-k // kernel.word_bytes)
@@ -93,7 +93,7 @@ def any_driver(request: pytest.FixtureRequest) -> Iterator[Driver]:
 
 
 def limit(driver: Driver, jobs: list[Job]) -> int:
-    return 2000 + 4 * sum(int(Linear.cycles(driver.kernel.params, job.work())) + 2 * 1024 for job in jobs)
+    return 2000 + 4 * sum(int(LinearKernel.cycles(driver.kernel.params, job.work())) + 2 * 1024 for job in jobs)
 
 
 def check_cycles(rng: np.random.Generator, driver: Driver, shape: Shape) -> None:
@@ -103,7 +103,7 @@ def check_cycles(rng: np.random.Generator, driver: Driver, shape: Shape) -> None
     driver.push(job.fields)
     trace = driver.run(1, limit(driver, [job]))
     (accepted,), (done,) = trace.cycles("accepted"), trace.cycles("done")
-    assert done - accepted == Linear.cycles(driver.kernel.params, job.work()), shape
+    assert done - accepted == LinearKernel.cycles(driver.kernel.params, job.work()), shape
     assert done == trace.cycles("out_en")[-1] + 1
     assert np.array_equal(trace.cycles("busy"), np.arange(accepted + 1, done + 1))
     job.check(trace.writes(), driver.kernel)
@@ -174,7 +174,7 @@ def test_more_cycles_and_bits(any_driver: Driver, index: int, rng: np.random.Gen
 def test_long_commands(any_driver: Driver, rng: np.random.Generator) -> None:
     kernel = any_driver.kernel
     _, k, n = draw(rng, kernel, "ragged")
-    one, two = (int(Linear.cycles(kernel.params, {"rows": g * kernel.n_l, "k": k, "n": n})) for g in (3, 5))
+    one, two = (int(LinearKernel.cycles(kernel.params, {"rows": g * kernel.n_l, "k": k, "n": n})) for g in (3, 5))
     rows = kernel.n_l * (2 * 100_000 // (two - one) + 1) + 1
     assert rows < 1 << 16
     job = random_job(rng, any_driver, (rows, k, n), alike=True)
@@ -182,13 +182,13 @@ def test_long_commands(any_driver: Driver, rng: np.random.Generator) -> None:
     any_driver.push(job.fields)
     trace = any_driver.run(1, 300_000)
     (accepted,), (done,) = trace.cycles("accepted"), trace.cycles("done")
-    assert done - accepted == Linear.cycles(kernel.params, job.work()) > 100_000
+    assert done - accepted == LinearKernel.cycles(kernel.params, job.work()) > 100_000
     job.check(trace.writes(), kernel)
 
 
 @pytest.mark.rtl
 def test_protocol_bench(tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    sources = generate(Engine(KERNEL.shape), "linear")
+    sources = generate(LinearEngine(KERNEL), "linear")
     seed = int(request.config.option.seed) + 1
     report = run_bench(sources.files, "linear", "tests.hw.linear_protocol", directory=tmp_path, seed=seed)
     assert [outcome.name.rpartition(".")[-1] for outcome in report.outcomes] == [

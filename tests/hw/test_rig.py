@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from codesign.engines import kernels
 from codesign.errors import InputError
-from codesign.hw.accelerator import KERNELS
 from codesign.hw.attention import AttentionKernel
-from codesign.hw.linear import Linear
+from codesign.hw.linear import LinearKernel
 from codesign.hw.rig import TOP
 from codesign.hw.vector import VectorKernel
 from codesign.kernel import Kernel
@@ -16,7 +16,7 @@ from tests.accelerators import board
 from tests.quant.vits import random_network
 
 _SMALL: tuple[Kernel, ...] = (
-    Linear(t_in=4, t_out=4, n_l=3, kw_max=16, ring_words=64, table_words=16, tables=2, word_bytes=16),
+    LinearKernel(t_in=4, t_out=4, n_l=3, kw_max=16, ring_words=64, table_words=16, tables=2, word_bytes=16),
     AttentionKernel(t_a=4, n_a=2, max_keys=64, db_max=3),
     VectorKernel(t_v=2, max_d=64),
     VectorKernel(t_v=2, max_d=64, wide=1),
@@ -48,7 +48,7 @@ def test_high_level_synthesis_is_there_for_two_kernels() -> None:
 def test_every_legal_point_of_a_space_is_a_kernel_that_holds_the_layer(seed: int) -> None:
     rng, engines = np.random.default_rng(seed), {LinearLayer: "linear", Attention: "attention", Norm: "vector"}
     for layer in random_network(seed)[0]:
-        kernel = KERNELS[engines[type(layer)]]
+        kernel = kernels()[engines[type(layer)]]
         space = kernel.space(layer, board())
         points = space.points()
         legal = np.flatnonzero(space.legal(points))
@@ -65,7 +65,7 @@ def test_every_legal_point_of_a_space_is_a_kernel_that_holds_the_layer(seed: int
 def test_a_space_of_another_kind_of_layer_is_refused() -> None:
     network, _ = random_network(0)
     for layer in network:
-        for kernel in KERNELS.values():
+        for kernel in kernels().values():
             if kernel.supports(layer) is not None:
                 with pytest.raises(TypeError, match="is not"):
                     kernel.space(layer, board())

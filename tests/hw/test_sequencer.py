@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 from amaranth.sim import Simulator, SimulatorContext
 
-from codesign.command import ENGINES, Command
+from codesign.command import Command
+from codesign.engines import MOST_ENGINES
 from codesign.hw import top as hw
 from codesign.hw.dma import Bus
 from codesign.hw.sequencer import ERROR_BUS, ERROR_ENGINE, ERROR_ILLEGAL, ERROR_WATCHDOG, Restart, Sequencer
 from tests.hw.engine_bench import refuses
-from tests.hw.host import BUSY, FAILED, FINISHED, RUNNING, Host, Outcome, encoded, job, raw
+from tests.hw.host import BUSY, ENGINES, FAILED, FINISHED, MAP, RUNNING, Host, Outcome, encoded, job, raw
 
 
 @pytest.mark.rtl
@@ -32,6 +33,18 @@ class TestTokens:
         host.start(encoded([store, *loads[:14]]), watchdog=1000)
         assert host.wait().error == ERROR_WATCHDOG
 
+    def test_tokens_of_engines_that_are_not_there_do_not_matter(self, host: Host, rng: np.random.Generator) -> None:
+        one = job(host, rng, (7, 37, 9))
+        more = (*ENGINES, *(f"attention_{i}" for i in range(2, MOST_ENGINES - len(ENGINES) + 2)))
+        assert len(more) == MOST_ENGINES
+        none = dict.fromkeys(more[len(ENGINES) :], 15)
+        host.start(
+            encoded([c._replace(waits={**c.waits, **none}, posts={**c.posts, **none}) for c in one.commands], more)
+        )
+        outcome = host.wait()
+        assert (outcome.error, outcome.status & FINISHED) == (0, FINISHED)
+        assert np.array_equal(one.found(host.sim.dram), one.result)
+
     def test_queues_fill_and_hold_back_the_list(self, host: Host, rng: np.random.Generator) -> None:
         """More commands for one engine than all queues hold, while the others' commands come behind them."""
         filler = [Command("load", {"memory": 0, "words": 1, "dram": 1 << 13}) for _ in range(60)]
@@ -41,12 +54,13 @@ class TestTokens:
 
 
 ILLEGAL = [
-    ("load", {"words": 0}), ("load", {"words": 1, "memory": 4}),
-    ("store", {"words": 0}), ("store", {"words": 1, "memory": 2}),
+    ("load", {"words": 0}), ("load", {"words": 1, "memory": len(MAP.numbers["load", "out"]) + 1}),
+    ("store", {"words": 0}), ("store", {"words": 1, "memory": len(MAP.numbers["store", "source"])}),
     ("fetch", {"table_words": 0, "weight_words": 1}), ("fetch", {"table_words": 1, "weight_words": 0}),
     ("linear", {"rows": 0, "kw": 1, "ib": 1, "ob": 1}), ("linear", {"rows": 1, "kw": 5, "ib": 1, "ob": 1}),
-    ("attention", {"rows": 1}), ("vector", {"rows": 1, "d": 2}),
 ]  # fmt: skip
+LEFT_OUT = [Command("attention", {"rows": 1}), Command("vector", {"rows": 1, "d": 2})]
+"""Commands of engines that these accelerators lack, and whose numbers nobody has therefore."""
 
 
 def faults(host: Host, rng: np.random.Generator) -> list[tuple[bytes, Outcome]]:
@@ -55,16 +69,17 @@ def faults(host: Host, rng: np.random.Generator) -> list[tuple[bytes, Outcome]]:
     for engine, fields in ILLEGAL:
         commands = job(host, rng, (9, 50, 15)).commands
         at = int(rng.integers(len(commands)))
-        text = encoded(commands[:at]) + Command(engine, fields).encode() + encoded(commands[at:])
+        text = encoded(commands[:at]) + encoded([Command(engine, fields)]) + encoded(commands[at:])
         found.append((text, Outcome(FAILED, ERROR_ILLEGAL + ENGINES.index(engine), at, 0)))
-    for number in (6, 255):
+    left_out = (encoded([command], (*ENGINES, "attention", "vector")) for command in LEFT_OUT)
+    for unknown in (*left_out, raw(6), raw(255)):
         commands = job(host, rng, (9, 50, 15)).commands
         at = int(rng.integers(len(commands)))
-        text = encoded(commands[:at]) + raw(number) + encoded(commands[at:])
+        text = encoded(commands[:at]) + unknown + encoded(commands[at:])
         found.append((text, Outcome(FAILED, ERROR_ENGINE, at, 0)))
     stuck = job(host, rng, (9, 50, 15)).commands
     fetch = [Command("fetch", stuck[0].fields)] * 3
-    never = Command("linear", stuck[-2].fields, waits={"vector": 1})
+    never = Command("linear", stuck[-2].fields, waits={"fetch": 1})
     found.append((encoded([*fetch, never, *stuck[1:]]), Outcome(FAILED, ERROR_WATCHDOG, 0, 0)))
     return found
 
@@ -161,3 +176,8 @@ class TestRestart:
 
 def test_a_bus_word_longer_than_a_command_is_refused() -> None:
     refuses(lambda: Sequencer(Bus(4, 32, 4), 6), "legal: a divisor of 64")
+
+
+@pytest.mark.parametrize("engines", [0, MOST_ENGINES + 1])
+def test_a_number_of_engines_that_a_command_has_no_room_for_is_refused(engines: int) -> None:
+    refuses(lambda: Sequencer(Bus(4, 8, 4), engines), f"{engines} engines; legal: 1 to 16")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from amaranth.sim import Simulator, SimulatorContext
 
-from codesign.command import OPERAND_BITS
+from codesign.engines import OPERAND_BITS
 from codesign.hw.stream import Fifo, operands
 from tests.hw.engine_bench import refuses
 
@@ -16,7 +16,7 @@ class TestOperands:
 
     def test_too_many_bits_are_refused(self) -> None:
         operands(a=OPERAND_BITS)
-        with pytest.raises(ValueError, match="legal: at most 416"):
+        with pytest.raises(ValueError, match="legal: at most 352"):
             operands(a=OPERAND_BITS, b=8)
 
 

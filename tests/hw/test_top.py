@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from codesign import host as memory
-from codesign.command import ENGINES
 from codesign.design import Design
 from codesign.hw import top as hw
+from codesign.hw.vector import VectorKernel
 from codesign.network import run
 from codesign.program import compile_network
 from tests.accelerators import SMALL_VIT, board, compiled, fitting, start
-from tests.hw.host import Host, encoded, job
+from tests.hw.host import NARROW, Host, encoded, job
 from tests.quant.vits import random_network, recipe, samples
 
 
@@ -52,6 +52,30 @@ class TestRuns:
             host.run(replace(one, commands=one.commands[1:]))
 
 
+def test_a_memory_that_no_engine_has_is_refused() -> None:
+    for name in ("skip", "query"):
+        with pytest.raises(
+            ValueError, match=f"memories \\['{name}'\\]; legal with linear: input, output, hidden, residual"
+        ):
+            hw.Shape(NARROW.bus, NARROW.engines, {**NARROW.memories, name: 4096})
+    vector = {**NARROW.engines, "vector": VectorKernel(t_v=2, max_d=64)}
+    with pytest.raises(ValueError, match="memories \\['skip'\\]; legal with linear, vector: "):
+        hw.Shape(NARROW.bus, vector, {**NARROW.memories, "skip": 4096})
+
+
+def test_a_memory_that_an_engine_needs_must_be_there() -> None:
+    """Those of the linear engine may be left out, those that another engine brings along may not."""
+    hw.Shape(NARROW.bus, NARROW.engines, {"input": 4096})
+    for wide, names in ((0, ["affine", "normed"]), (1, ["affine", "normed", "skip"])):
+        engines = {**NARROW.engines, "vector": VectorKernel(t_v=2, max_d=64, wide=wide)}
+        memories = {**NARROW.memories, **dict.fromkeys(names, 4096)}
+        hw.Shape(NARROW.bus, engines, memories)
+        for name in names:
+            fewer = {other: size for other, size in memories.items() if other != name}
+            with pytest.raises(ValueError, match=f"no memory {name}; legal with linear, vector: all of "):
+                hw.Shape(NARROW.bus, engines, fewer)
+
+
 @pytest.mark.rtl
 @pytest.mark.parametrize(("engine", "wrong"), [("attention", {"keys": 0}), ("vector", {"d": 1})])
 def test_a_command_refused_late_is_named_and_the_next_run_is_correct(engine: str, wrong: dict[str, int]) -> None:
@@ -65,7 +89,7 @@ def test_a_command_refused_late_is_named_and_the_next_run_is_correct(engine: str
     golden = run(network, {"image": samples(recipe(1), 1)[0]})
     with compiled(design).start(dram_bytes=program.dram_bytes) as simulator:
         simulator.reset(2)
-        refused = 16 + ENGINES.index(engine) | index << 16
+        refused = 16 + program.engines.index(engine) | index << 16
         for attempt, error in ((broken, refused), (program, 0), (broken, refused), (program, 0)):
             memory.load(simulator.dram, memory.image_of(attempt))
             for name, place in attempt.inputs.items():

@@ -10,11 +10,11 @@ from amaranth.sim import Simulator as PythonSimulator
 from amaranth.sim import SimulatorContext
 
 from codesign import network
-from codesign.command import RMS, WIDE_RESULT, Command, work_of
 from codesign.hw.memory import ReadPort, WritePort, address_bits
-from codesign.hw.vector import OPERANDS, VectorKernel
-from codesign.hw.vector_rtl import (
+from codesign.hw.vector import RMS, WIDE_RESULT, VectorKernel
+from codesign.hw.vector.rtl import (
     DIGITS,
+    OPERANDS,
     PRODUCT_LATENCY,
     ROUND_LATENCY,
     MultiplyAdd,
@@ -26,7 +26,7 @@ from codesign.hw.vector_rtl import (
 from codesign.nonlinear import norm_parameters
 from codesign.number import IntArray, isqrt, limits, round_half_even, saturate_bits
 from codesign.sim.simulator import Library
-from tests.hw.engine_bench import Driver, EngineBench, MemoryShape, Words, build, encode, hardware, refuses
+from tests.hw.engine_bench import Driver, EngineBench, MemoryShape, Placed, Words, build, encode, hardware, refuses
 
 DEPTH = 4096
 LIMIT = 2_000_000
@@ -239,7 +239,9 @@ def check(driver: Driver, kernel: VectorKernel, item: Case, rng: np.random.Gener
     outcome = driver.issue(encode(OPERANDS, fields), LIMIT)
     expected = words(item.golden(), kernel.t_v, bits)
     cycles = int(VectorKernel.cycles(kernel.params, item.work()))
-    assert work_of(Command("vector", fields), {}) == item.work()
+    assert VectorKernel.work(layer, 0, layer.rows) == item.work()
+    placed = Placed(fields, {"r": 0, "x": 0}, constants="g")
+    assert VectorKernel.operands(layer, kernel.params, placed, 0, layer.rows) == fields
     written = expected.shape[0] * expected.shape[1]
     assert (outcome.error, outcome.cycles, outcome.writes) == (False, cycles, written), (layer.rows, layer.d)
     first = fields["x_base"] + DEPTH * (bits == 16)

@@ -9,7 +9,8 @@ import pytest
 
 from codesign.errors import CheckError, NothingFits
 from codesign.hw.vector import VectorKernel
-from codesign.hw.vector_hls import Job, data, job_vectors, sources, targets, top
+from codesign.hw.vector import hls as emitter
+from codesign.hw.vector.hls import Job, data, job_vectors, sources, targets, top
 from codesign.network import Norm
 from codesign.nonlinear import norm_parameters
 from codesign.sim import hls
@@ -64,7 +65,7 @@ def _random_jobs(rng: np.random.Generator, kernel: VectorKernel, count: int) -> 
 
 
 def assert_golden(kernel: VectorKernel, jobs: list[Job]) -> None:
-    for made, got in zip(jobs, hls.run_vector(kernel, jobs), strict=True):
+    for made, got in zip(jobs, hls.run_jobs(emitter, kernel, jobs), strict=True):
         layer = made.layer
         rows = np.asarray(made.r)[layer.first_row : layer.first_row + layer.rows]
         assert got.tolist() == VectorKernel.golden(layer, rows).tolist()

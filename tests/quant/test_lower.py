@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from codesign import models
 from codesign.errors import InputError
-from codesign.network import Attention, Linear, Network, Norm, layer_golden, outputs, run
+from codesign.network import Attention, Linear, Network, Norm, outputs, run
 from codesign.number import quantize
 from codesign.quant.lower import ACCUMULATOR_BITS, Lowered, lower, lower_traced, maxima
 from codesign.workload import Workload, from_proto, load_onnx, supported
@@ -57,7 +57,7 @@ def _unequal(workload: Workload, made: Lowered, sample: Mapping[str, Floats]) ->
     linear = [x for x in network if isinstance(x, Linear)]
     layers = [x for x in linear if _on_grid(values[x.target], network.tensors[x.target].scale)]
     assert layers
-    return [x.name for x in layers if not np.array_equal(layer_golden(x, integers), integers[x.target])]
+    return [x.name for x in layers if not np.array_equal(x.golden(integers), integers[x.target])]
 
 
 def _on_grid(x: Floats, scale: float) -> bool:

@@ -6,7 +6,6 @@ import cocotb
 import numpy as np
 
 from codesign.hw.vector import VectorKernel
-from codesign.sim.bench_vector import legal
 from codesign.sim.benches import read_setting
 from codesign.sim.engine import Engine
 from codesign.sim.referee import Referee
@@ -15,11 +14,12 @@ from codesign.sim.streams import always, start
 
 @cocotb.test()
 async def one_command(dut: Any) -> None:
-    kernel, commands = read_setting(VectorKernel)
+    kernel, commands = read_setting()
+    assert isinstance(kernel, VectorKernel)
     assert (kernel.t_v, commands) == (2, 3)
     await start(dut)
     engine = Engine(dut, "vector", ["x"], "rg", Referee(8), always)
-    trial = legal(np.random.default_rng(0), kernel, 0)
+    trial = kernel.trial(np.random.default_rng(0), 0)
     await engine.load([trial])
     await engine.run([trial])
     await engine.rest()

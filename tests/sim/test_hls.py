@@ -10,11 +10,12 @@ import pytest
 from codesign import models
 from codesign.errors import CheckError, ToolError
 from codesign.hw import hls as project
-from codesign.hw import linear_hls
 from codesign.hw.hls import Argument, ap_types, decode, encode, words
-from codesign.hw.linear import Linear as LinearKernel
+from codesign.hw.linear import LinearKernel
+from codesign.hw.linear import hls as linear_hls
 from codesign.hw.vector import VectorKernel
-from codesign.hw.vector_hls import Job, data, sources
+from codesign.hw.vector import hls as vector_hls
+from codesign.hw.vector.hls import Job, data, sources
 from codesign.network import Linear, Norm, run
 from codesign.quant.lower import lower
 from codesign.sim import hls
@@ -132,10 +133,10 @@ def test_every_linear_layer_and_norm_of_a_vision_transformer() -> None:
     linears = [layer for layer in network if isinstance(layer, Linear)]
     jobs = [linear_hls.Job(a, values[a.source], values[a.addend] if a.addend else None) for a in linears]
     size = LinearKernel(t_in=8, t_out=8, n_l=4, kw_max=16, ring_words=256, table_words=32, tables=16, word_bytes=16)
-    found = {a.target: x for a, x in zip(linears, hls.run_linear(size, jobs), strict=True)}
+    found = {a.target: x for a, x in zip(linears, hls.run_jobs(linear_hls, size, jobs), strict=True)}
     norms = [layer for layer in network if isinstance(layer, Norm)]
     rows = [Job(layer, values[layer.source]) for layer in norms]
-    found |= {a.target: x for a, x in zip(norms, hls.run_vector(KERNEL, rows), strict=True)}
+    found |= {a.target: x for a, x in zip(norms, hls.run_jobs(vector_hls, KERNEL, rows), strict=True)}
     assert len(linears) > 20
     assert len(norms) == 9
     assert all(layer.table is not None for layer in linears if "fc1" in layer.name)

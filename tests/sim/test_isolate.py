@@ -5,11 +5,12 @@ from codesign import models
 from codesign.assembly import plan
 from codesign.board import Board
 from codesign.design import Design
+from codesign.engines import kernels
 from codesign.network import Attention, Linear, Network, Norm, run
 from codesign.program import compile_network
 from codesign.quant.lower import lower
 from codesign.samples import random_samples
-from codesign.sim.isolate import KINDS, RESULT, isolated
+from codesign.sim.isolate import RESULT, isolated
 from codesign.workload import Workload
 
 ZCU102 = Board.load("zcu102")
@@ -22,11 +23,13 @@ def vit() -> tuple[Network, Design]:
     return lower(found), plan("digits-vit", ZCU102).design
 
 
-@pytest.mark.parametrize("kernel", KINDS)
+@pytest.mark.parametrize("kernel", kernels())
 def test_every_layer_runs_alone_and_is_the_same_layer(vit: tuple[Network, Design], kernel: str) -> None:
     network, design = vit
     found = list(isolated(network, kernel, design, 0))
-    assert [layer.name for layer, _ in found] == [x.name for x in network.layers if isinstance(x, KINDS[kernel])]
+    assert [layer.name for layer, _ in found] == [
+        x.name for x in network.layers if isinstance(x, kernels()[kernel].layers)
+    ]
     for layer, alone in found:
         assert alone is not None, layer.name
         compile_network(alone, design)
@@ -39,7 +42,7 @@ def test_every_layer_runs_alone_and_is_the_same_layer(vit: tuple[Network, Design
             assert mine.rows == layer.rows
 
 
-@pytest.mark.parametrize("kernel", KINDS)
+@pytest.mark.parametrize("kernel", kernels())
 def test_the_data_is_random_and_spread(vit: tuple[Network, Design], kernel: str) -> None:
     network, design = vit
     _, alone = next(isolated(network, kernel, design, 0))

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from codesign.errors import CheckError
-from codesign.sim.referee import Referee, Seen, Trial, Word, cut, pack
+from codesign.hw.stimulus import Trial, Word, cut, pack
+from codesign.sim.referee import Referee, Seen
 
 ROW = np.array([[5, -6, 7, 100, -128]])
 RESULT = {(0, 8 + at): word for _, at, word in cut(ROW, 2, 5)}

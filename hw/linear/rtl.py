@@ -12,52 +12,20 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from codesign.command import FIELDS, RELEASE, USE_TABLE
+from codesign.command import RELEASE, USE_TABLE
+from codesign.hw.linear import ACC_BITS, LinearKernel
 from codesign.hw.memory import READ_LATENCY, ReadPort, RowMemory, WritePort, address_bits
 from codesign.hw.multiply import MAX_CHAIN, PackedDot, Requantizer, delay
 from codesign.hw.stream import operands
 from codesign.hw.verilog import SharedComponent
 
-ACC_BITS = 27
 SLOTS = 4
-OPERANDS = operands(**FIELDS["linear"])
+OPERANDS = operands(**LinearKernel.fields)
 
 
 def array_latency(t_in: int) -> int:
     """Cycles from the end of a tile to the first in which its accumulators are surely complete."""
     return READ_LATENCY + PackedDot.latency(min(t_in, MAX_CHAIN)) + (t_in > MAX_CHAIN) + 1
-
-
-DRAIN_LATENCY = Requantizer.latency() + 5
-"""Cycles from complete accumulators to the done pulse, less the rows drained."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Hardware parameters of the engine.
-
-    Attributes:
-        t_in, t_out, n_l: inputs, outputs and rows per cycle.
-        word_bytes: width of an activation memory word.
-        kw_max: longest source row in words, a power of two.
-        ring_words: depth of the weight ring in words of ``t_in * t_out`` bytes, a power of two.
-        table_words: depth of the requantization ring in words of ``8 * t_out`` bytes, a power of two.
-        tables: number of 8-bit tables, a power of two.
-    """
-
-    t_in: int
-    t_out: int
-    n_l: int
-    word_bytes: int
-    kw_max: int
-    ring_words: int
-    table_words: int
-    tables: int
-
-    @property
-    def ib_max(self) -> int:
-        """Most weight words per tile."""
-        return max(1, self.kw_max * self.word_bytes // self.t_in)
 
 
 class RowLanes(SharedComponent):
@@ -117,7 +85,7 @@ def _tree(m: Module, terms: list[Value]) -> Value:
     return total
 
 
-class Linear(wiring.Component):
+class LinearEngine(wiring.Component):
     """``target = requantize(source @ weights + bias)``, with table or residual add, on the fly.
 
     Ports:
@@ -130,7 +98,7 @@ class Linear(wiring.Component):
         lut: write port of the 8-bit tables, one byte per write.
     """
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: LinearKernel) -> None:
         self.shape = s = shape
         super().__init__(
             {
@@ -222,7 +190,7 @@ class Linear(wiring.Component):
 class _BufferWrite(data.StructLayout):
     """A word on its way into the private buffers."""
 
-    def __init__(self, s: Shape) -> None:
+    def __init__(self, s: LinearKernel) -> None:
         super().__init__(
             {"en": 1, "lane": range(max(2, s.n_l)), "addr": address_bits(2 * s.kw_max), "data": 8 * s.word_bytes}
         )
@@ -231,7 +199,7 @@ class _BufferWrite(data.StructLayout):
 class _Loader(wiring.Component):
     """Copies row groups into the buffers, one word per cycle, while a buffer is free."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: LinearKernel) -> None:
         self.shape = s = shape
         super().__init__(
             {
@@ -297,7 +265,7 @@ class _Loader(wiring.Component):
 class _Tile(data.StructLayout):
     """What the drain must know of a tile."""
 
-    def __init__(self, s: Shape) -> None:
+    def __init__(self, s: LinearKernel) -> None:
         super().__init__(
             {
                 "slot": range(SLOTS),
@@ -315,7 +283,7 @@ class _Tile(data.StructLayout):
 class _Walk:
     """Registers and decisions of the array's walk over groups, tiles and weight words."""
 
-    def __init__(self, s: Shape) -> None:
+    def __init__(self, s: LinearKernel) -> None:
         self.groups, self.buffer = Signal(2), Signal()
         self.active, self.pending, self.fresh, self.first_group = Signal(), Signal(), Signal(init=1), Signal()
         self.ib, self.ob, self.rows_left, self.rows = Signal(16), Signal(16), Signal(16), Signal(16)
@@ -329,7 +297,7 @@ class _Walk:
 class _Array(wiring.Component):
     """Walks the tiles of loaded row groups; a tile starts when its weights are in the ring and then never stalls."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: LinearKernel) -> None:
         self.shape = s = shape
         super().__init__(
             {
@@ -455,7 +423,7 @@ class _Row:
 class _Drain(wiring.Component):
     """Requantizes a complete tile, one row per cycle, and writes it."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: LinearKernel) -> None:
         self.shape = s = shape
         super().__init__(
             {

@@ -7,46 +7,43 @@ in slots of ``db`` passes; a pass lasts as long as the longest of the three need
 ``t_a`` columns: the keys of the present job, the keys of the previous one, or ``n_a`` rows.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, ClassVar
 
 import numpy as np
 
 from codesign import nonlinear
 from codesign.board import Board
-from codesign.command import FIELDS
 from codesign.hw.area import Units, area
 from codesign.hw.memory import READ_LATENCY, bram18, lutram, row_memory
 from codesign.hw.multiply import PackedDot, Requantizer
-from codesign.hw.stream import operands
 from codesign.kernel import (
     DSP_MACS,
+    Case,
+    Columns,
+    CommandKernel,
     Joules,
-    Kernel,
+    Memory,
     Number,
     Params,
+    Place,
+    Port,
     Resources,
     Work,
     ceil_div,
+    head_columns,
     joules,
     larger,
+    padded,
     power_of_two,
     powers_up_to,
     smaller,
 )
-from codesign.network import MASKS, Attention
+from codesign.network import MASKS, Attention, Layer
 from codesign.number import IntArray, IntLike
 from codesign.space import ParameterSpace
-
-OPERANDS = operands(**FIELDS["attention"])
-"""Command of the engine.
-
-rows, keys: query rows and keys; heads: heads; db: words per head and row, ceil(head_dim / t_a);
-query_offset: index of query row 0 as the mask counts it; bases: first word in the memory concerned;
-mask: index into `codesign.network.MASKS`; window: of the sliding mask; multipliers and shifts: see
-`codesign.nonlinear.attention`.
-"""
 
 MAX_HEAD_DIM = 128
 MAX_KEYS = 2048
@@ -62,7 +59,7 @@ _FULL, _SLIDING = MASKS.index("full"), MASKS.index("sliding")
 
 
 @dataclass(frozen=True)
-class AttentionKernel(Kernel):
+class AttentionKernel(CommandKernel):
     """Design parameters of the attention engine.
 
     Attributes:
@@ -72,7 +69,27 @@ class AttentionKernel(Kernel):
         db_max: blocks of ``t_a`` columns a head may have; ``t_a * db_max`` is at most 128.
     """
 
+    contract: ClassVar[int] = 1
     op: ClassVar[str] = "attention"
+    layers: ClassVar[tuple[type[Layer], ...]] = (Attention,)
+    # rows, keys: query rows and keys; db: words per head and row; query_offset: index of query row 0 as the mask counts
+    # it; bases: first word in the memory concerned; mask: index into `codesign.network.MASKS`; window: of the sliding
+    # mask; multipliers and shifts: see `codesign.nonlinear.attention`.
+    fields: ClassVar[Mapping[str, int]] = {
+        "rows": 16, "keys": 16, "heads": 8, "db": 8, "query_offset": 16, "q_base": 24, "k_base": 24, "v_base": 24,
+        "o_base": 24, "mask": 8, "window": 16, "score_multiplier": 24, "score_shift": 8, "out_multiplier": 24,
+        "out_shift": 8,
+    }  # fmt: skip
+    ports: ClassVar[tuple[Port, ...]] = (
+        *(Port(name, lanes="t_a") for name in "qkv"),
+        Port("o", lanes="t_a", writes=True),
+    )
+    geometry: ClassVar[tuple[str, ...]] = ("t_a",)
+    padding: ClassVar[tuple[str, ...]] = ("t_a",)
+    configurations: ClassVar[tuple[tuple[int, ...], ...]] = (
+        (1, 2, 32, 8), (8, 2, 32, 2), (16, 8, 32, 1), (2, 2, 32, 16), (8, 4, 64, 4), (4, 4, 128, 8), (16, 4, 32, 2),
+        (32, 4, 128, 1), (4, 2, 32, 4), (16, 16, 64, 2), (4, 8, 2048, 16), (8, 8, 128, 4), (8, 16, 128, 4),
+    )  # fmt: skip
 
     t_a: int
     n_a: int
@@ -118,6 +135,66 @@ class AttentionKernel(Kernel):
         return f"{layer.name}: {', '.join(over)}" if over else None
 
     @classmethod
+    def memories(cls, params: Params) -> tuple[Memory, ...]:
+        """Queries, keys and values, written by the linear engine, and the context that it reads."""
+        names = zip(("query", "key", "value"), "qkv", strict=True)
+        return (
+            *(Memory(name, 1, ("linear.out", port)) for name, port in names),
+            Memory("context", 1, ("o", "linear.source")),
+        )
+
+    @classmethod
+    def reaches(cls, layer: Attention) -> tuple[tuple[str, str], ...]:
+        """See `Kernel.reaches`."""
+        return (layer.query, "q"), (layer.key, "k"), (layer.value, "v"), (layer.target, "o")
+
+    @classmethod
+    def columns(cls, layer: Attention, params: Params, unit: Number) -> Columns:
+        """Heads are padded to whole words, and rows with empty heads."""
+        wide = padded(layer.head_dim, params["t_a"])
+        return Columns(layer.heads, layer.head_dim, wide, head_columns(layer.heads, wide, unit))
+
+    @classmethod
+    def operands(cls, layer: Attention, params: Params, place: Place, first: int, rows: int) -> dict[str, int]:
+        """See `CommandKernel.operands`; keys and values stay whole."""
+        columns = place.columns(layer.query)
+        return {
+            "rows": rows, "keys": layer.keys, "heads": columns.total // columns.wide,
+            "db": columns.wide // params["t_a"], "query_offset": first, "q_base": place.base(layer.query, first),
+            "k_base": place.base(layer.key, 0), "v_base": place.base(layer.value, 0),
+            "o_base": place.base(layer.target, first), "mask": MASKS.index(layer.mask), "window": layer.window,
+            "score_multiplier": layer.score_multiplier, "score_shift": layer.score_shift,
+            "out_multiplier": layer.out_multiplier, "out_shift": layer.out_shift,
+        }  # fmt: skip
+
+    @classmethod
+    def work(cls, layer: Attention, first: Number, rows: Number, columns: Columns | None = None) -> dict[str, Number]:
+        """Rows, keys, heads with empty ones, mask, window, index of the first row, columns of a head."""
+        heads, wide = (
+            (layer.heads, layer.head_dim) if columns is None else (columns.total // columns.wide, columns.wide)
+        )
+        return {
+            "rows": rows, "keys": layer.keys, "heads": heads, "mask": MASKS.index(layer.mask), "window": layer.window,
+            "query_offset": first, "head_dim": wide,
+        }  # fmt: skip
+
+    @classmethod
+    def axes(cls, layers: Sequence[Attention]) -> dict[str, tuple[int, ...]]:
+        """See `CommandKernel.axes`."""
+        return {"t_a": (4, 8, 16, 32), "n_a": tuple(range(2, 33, 2))}
+
+    @classmethod
+    def follows(cls, layers: Sequence[Attention], params: Params) -> dict[str, Number]:
+        """Room for the most keys, and for the widest head."""
+        keys, widest = max(layer.keys for layer in layers), max(layer.head_dim for layer in layers)
+        return {"max_keys": powers_up_to(2, keys)[-1], "db_max": ceil_div(widest, params["t_a"])}
+
+    @classmethod
+    def choices(cls, linear: Params) -> tuple[dict[str, int], ...]:
+        """See `CommandKernel.choices`."""
+        return tuple({"t_a": t_a, "n_a": n_a} for t_a, n_a in product((8, 16, 32), (2, 4, 8, 16)))
+
+    @classmethod
     def legal(cls, params: Params) -> Number:
         """Truth of the parameters being a legal design; see the class."""
         t_a, n_a, keys, db = _values(params, "t_a", "n_a", "max_keys", "db_max")
@@ -140,6 +217,46 @@ class AttentionKernel(Kernel):
         return ParameterSpace(
             axes, lambda params: cls.legal(params) * (params["db_max"] == ceil_div(layer.head_dim, params["t_a"]))
         )
+
+    @classmethod
+    def peak_macs(cls, params: Params) -> Number:
+        """Scores and values are multiplied at once."""
+        return 2 * params["t_a"] * params["n_a"]
+
+    @classmethod
+    def cases(cls, rng: np.random.Generator) -> Sequence[Case]:
+        """See `Kernel.cases`."""
+        from codesign.hw.attention import stimulus
+
+        return stimulus.cases(rng)
+
+    @classmethod
+    def small(cls) -> "AttentionKernel":
+        """See `Kernel.small`."""
+        return cls(t_a=4, n_a=2, max_keys=64, db_max=3)
+
+    @classmethod
+    def tile(cls, params: Params) -> tuple[int, int]:
+        """See `Kernel.tile`."""
+        return int(params["n_a"]), int(params["t_a"])
+
+    def trial(self, rng: np.random.Generator, slot: int) -> Any:
+        """See `CommandKernel.trial`."""
+        from codesign.hw.attention import stimulus
+
+        return stimulus.legal(rng, self, slot)
+
+    def refused_trial(self, rng: np.random.Generator, slot: int) -> Any:
+        """See `CommandKernel.refused_trial`."""
+        from codesign.hw.attention import stimulus
+
+        return stimulus.illegal(rng, self, slot)
+
+    def component(self, depths: Mapping[str, int]) -> Any:
+        """See `Kernel.component`."""
+        from codesign.hw.attention.rtl import AttentionEngine
+
+        return AttentionEngine(self, **{f"{port}_depth": words for port, words in depths.items()})
 
     def sources(self, target: str) -> dict[str, str]:
         """See `Kernel.sources`."""
@@ -351,3 +468,6 @@ def _choose(condition: Any, a: Any, b: Any) -> Any:
 def _clog2(x: Any) -> Any:
     """Bits of ``x - 1`` for 1 <= x <= 2**16."""
     return sum(((x > (1 << bit)) * 1 for bit in range(16)), 0 * x)
+
+
+KERNEL = AttentionKernel

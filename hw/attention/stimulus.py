@@ -1,41 +1,16 @@
-"""The bench of the attention kernel; runs inside the simulator, see `codesign.sim.benches`."""
+"""Random commands of the attention engine, legal and illegal, with what they must do."""
 
-from typing import Any
-
-import cocotb
 import numpy as np
 
-from codesign.command import Command, work_of
 from codesign.hw.attention import AttentionKernel
 from codesign.hw.rig import DEPTH
+from codesign.hw.stimulus import ROOM, Trial, cut, pack, place
+from codesign.kernel import Case
 from codesign.network import MASKS, Attention
 from codesign.number import IntArray
-from codesign.sim.benches import read_setting
-from codesign.sim.engine import ROOM, Engine, exercise, place
-from codesign.sim.referee import Referee, Trial, cut, pack
-from codesign.sim.streams import Pace, always, sometimes, start
 
-
-@cocotb.test()
-async def back_to_back(dut: Any) -> None:
-    """Every command is offered before the one before it has ended."""
-    await _run(dut, always, np.random.default_rng(cocotb.RANDOM_SEED))
-
-
-@cocotb.test()
-async def random_gaps(dut: Any) -> None:
-    """Commands come when the engine has waited for them, or just not."""
-    rng = np.random.default_rng(cocotb.RANDOM_SEED)
-    await _run(dut, sometimes(0.03, rng), rng)
-
-
-async def _run(dut: Any, pace: Pace, rng: np.random.Generator) -> None:
-    kernel, commands = read_setting(AttentionKernel)
-    await start(dut)
-    engine = Engine(dut, "attention", ["o"], "qkv", Referee(8), pace)
-    await exercise(
-        engine, rng, commands, lambda slot: legal(rng, kernel, slot), lambda slot: illegal(rng, kernel, slot)
-    )
+_RANDOM = 8
+"""Layers of random shape."""
 
 
 def legal(rng: np.random.Generator, kernel: AttentionKernel, slot: int) -> Trial:
@@ -51,7 +26,8 @@ def legal(rng: np.random.Generator, kernel: AttentionKernel, slot: int) -> Trial
     for name, rows in {**shapes, "o": layer.rows}.items():
         fields[f"{name}_base"], _ = place(rng, slot, 1, rows * row)
     golden = AttentionKernel.golden(layer, data["q"], data["k"], data["v"], offset)
-    work = work_of(Command("attention", fields), {"t_a": kernel.t_a})
+    work = {name: fields[name] for name in ("rows", "keys", "heads", "mask", "window", "query_offset")}
+    work["head_dim"] = fields["db"] * kernel.t_a
     return Trial(
         fields,
         int(AttentionKernel.cycles(kernel.params, work)),
@@ -92,3 +68,20 @@ def _words(x: IntArray, layer: Attention, t_a: int) -> list[int]:
     """A matrix as memory words [row][head][block] of ``t_a`` elements, the last of a head padded with zeros."""
     split = x.reshape(len(x), layer.heads, layer.head_dim)
     return pack(np.pad(split, ((0, 0), (0, 0), (0, -layer.head_dim % t_a))).reshape(-1, t_a), 8)
+
+
+def cases(rng: np.random.Generator) -> list[Case]:
+    """Layers of all masks, see `codesign.kernel.Kernel.cases`."""
+    scales = {"score_multiplier": 81_234, "score_shift": 21, "out_multiplier": 101_010, "out_shift": 16}
+    drawn = rng.integers(1, (60, 60, 5, 49), (_RANDOM, 4)).tolist()
+    shapes = [(1, 1, 1, 1), (17, 17, 3, 16), (13, 29, 2, 5), (31, 31, 1, 32), *drawn]
+    found = []
+    for index, (rows, keys, heads, width) in enumerate(shapes):
+        mask = MASKS[index % len(MASKS)]
+        window = max(1, rows - keys + 1) + index if mask == "sliding" else 0  # so that every row sees a key
+        layer = Attention("attention", "q", "k", "v", "o", rows, keys, heads, width, mask=mask, window=window, **scales)
+        work = {"rows": rows, "keys": keys, "heads": heads, "head_dim": width}
+        work |= {"mask": MASKS.index(mask), "window": window, "query_offset": 0}
+        sizes = {"q": rows, "k": keys, "v": keys}
+        found.append(Case(layer, work, {name: (size, heads * width, 7) for name, size in sizes.items()}))
+    return found

@@ -1,41 +1,16 @@
-"""The bench of the vector kernel; runs inside the simulator, see `codesign.sim.benches`."""
+"""Random commands of the vector engine, legal and illegal, with what they must do."""
 
-from typing import Any
-
-import cocotb
 import numpy as np
 
-from codesign.command import RMS, WIDE_RESULT
 from codesign.hw.rig import DEPTH
-from codesign.hw.vector import VectorKernel
+from codesign.hw.stimulus import ROOM, Trial, cut, pack, place
+from codesign.hw.vector import RMS, WIDE_RESULT, VectorKernel
+from codesign.kernel import Case
 from codesign.network import Norm
 from codesign.number import IntArray
-from codesign.sim.benches import read_setting
-from codesign.sim.engine import ROOM, Engine, exercise, place
-from codesign.sim.referee import Referee, Trial, cut, pack
-from codesign.sim.streams import Pace, always, sometimes, start
 
-
-@cocotb.test()
-async def back_to_back(dut: Any) -> None:
-    """Every command is offered before the one before it has ended."""
-    await _run(dut, always, np.random.default_rng(cocotb.RANDOM_SEED))
-
-
-@cocotb.test()
-async def random_gaps(dut: Any) -> None:
-    """Commands come when the engine has waited for them, or just not."""
-    rng = np.random.default_rng(cocotb.RANDOM_SEED)
-    await _run(dut, sometimes(0.03, rng), rng)
-
-
-async def _run(dut: Any, pace: Pace, rng: np.random.Generator) -> None:
-    kernel, commands = read_setting(VectorKernel)
-    await start(dut)
-    engine = Engine(dut, "vector", ["x", "y"] if kernel.wide else ["x"], "rg", Referee(None), pace)
-    await exercise(
-        engine, rng, commands, lambda slot: legal(rng, kernel, slot), lambda slot: illegal(rng, kernel, slot)
-    )
+_RANDOM = 8
+"""Layers of random shape."""
 
 
 def legal(rng: np.random.Generator, kernel: VectorKernel, slot: int) -> Trial:
@@ -82,3 +57,15 @@ def random_layer(rng: np.random.Generator, kernel: VectorKernel) -> Norm:
 
 def _words(row: IntArray, t_v: int, bits: int) -> list[int]:
     return pack(np.pad(row, (0, -len(row) % t_v)).reshape(-1, t_v), bits)
+
+
+def cases(rng: np.random.Generator) -> list[Case]:
+    """Norms of both kinds and widths, see `codesign.kernel.Kernel.cases`."""
+    shapes = [(1, 2), (17, 48), (5, 101), (64, 1024), *rng.integers(2, 200, (_RANDOM, 2)).tolist()]
+    found = []
+    for index, (rows, d) in enumerate(shapes):
+        gain, bias = rng.integers(-(1 << 15), 1 << 15, d), rng.integers(-(1 << 31), 1 << 31, d)
+        layer = Norm("norm", "r", "x", rows, gain, bias, 24, 1, rms=bool(index % 2), bits=16 if index % 3 else 8)
+        work = {"rows": rows, "d": d, "wide": int(layer.bits == 16)}
+        found.append(Case(layer, work, {"r": (rows, d, 15)}))
+    return found

@@ -5,21 +5,26 @@ the array works on the other; the array walks the group tile by tile, ``t_out`` 
 weight word per cycle; the drain requantizes a finished tile while the next one is summed up.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
+
+import numpy as np
 
 from codesign import network
 from codesign.board import Board
 from codesign.hw.area import Units, area
-from codesign.hw.linear_rtl import ACC_BITS, DRAIN_LATENCY, Shape
 from codesign.hw.memory import READ_LATENCY, log2, row_memory
-from codesign.hw.multiply import LANE_BITS, MAX_CHAIN, PackedDot
+from codesign.hw.multiply import LANE_BITS, MAX_CHAIN, PackedDot, Requantizer
 from codesign.kernel import (
     DSP_MACS,
+    Case,
     Joules,
     Kernel,
+    Memory,
     Number,
     Params,
+    Port,
     Resources,
     Work,
     ceil_div,
@@ -32,9 +37,12 @@ from codesign.kernel import (
 from codesign.number import IntArray, IntLike, accumulator_range, integers, limits
 from codesign.space import ParameterSpace
 
+ACC_BITS = 27
+DRAIN_LATENCY = Requantizer.latency() + 5
+"""Cycles from complete accumulators to the done pulse, less the rows drained."""
 MAX_LANES = 32
 _MAX_T_IN, _MAX_T_OUT = 64, 128
-"""Widest array that `Linear.space` offers."""
+"""Widest array that `LinearKernel.space` offers."""
 _MAX_COUNT = 0xFFFF
 """Rows, words per row and tiles are 16-bit operands."""
 _LOADED = 2
@@ -42,7 +50,7 @@ _LOADED = 2
 
 
 @dataclass(frozen=True)
-class Linear(Kernel):
+class LinearKernel(Kernel):
     """Design parameters of the linear engine.
 
     Attributes:
@@ -55,7 +63,29 @@ class Linear(Kernel):
             requantization words are multiples of it.
     """
 
+    contract: ClassVar[int] = 1
     op: ClassVar[str] = "linear"
+    layers: ClassVar[tuple[type[network.Layer], ...]] = (network.Linear,)
+    # kw: words per source row; ib: weight words per tile; ob: tiles per row group; table: number of the
+    # 8-bit table; source, target, addend: numbers of memories; bases and strides in words of their port.
+    fields: ClassVar[Mapping[str, int]] = {
+        "rows": 16, "source": 8, "target": 8, "kw": 16, "ib": 16, "ob": 16, "flags": 8, "table": 8,
+        "source_base": 24, "source_stride": 24, "target_base": 24, "target_stride": 24,
+        "addend_base": 24, "addend_stride": 24, "low": 16, "high": 16, "addend": 8,
+    }  # fmt: skip
+    ports: ClassVar[tuple[Port, ...]] = (
+        Port("source"),
+        Port("addend", lanes="t_out", first=1),
+        Port("out", lanes="t_out", writes=True),
+    )
+    geometry: ClassVar[tuple[str, ...]] = ("t_out",)
+    bench: ClassVar[str] = "codesign.sim.bench_linear"
+    configurations: ClassVar[tuple[tuple[int, ...], ...]] = (
+        (8, 8, 1, 4, 256, 32, 2, 64), (4, 16, 2, 2, 1024, 64, 2, 64), (8, 16, 2, 2, 2048, 128, 2, 64),
+        (8, 8, 4, 8, 512, 32, 2, 64), (4, 4, 1, 4, 64, 16, 2, 16), (16, 8, 2, 16, 2048, 128, 2, 64),
+        (8, 32, 8, 2, 1024, 64, 2, 64), (2, 32, 3, 64, 2048, 64, 2, 64), (8, 16, 4, 4, 512, 64, 4, 64),
+        (64, 8, 2, 4, 128, 64, 2, 64), (4, 8, 16, 2, 512, 64, 2, 32), (32, 8, 2, 2, 256, 64, 2, 16),
+    )  # fmt: skip
 
     t_in: int
     t_out: int
@@ -75,9 +105,26 @@ class Linear(Kernel):
             )
 
     @property
-    def shape(self) -> Shape:
-        """The same parameters as the hardware takes them."""
-        return Shape(**self.params)
+    def ib_max(self) -> int:
+        """Most weight words per tile."""
+        return max(1, self.kw_max * self.word_bytes // self.t_in)
+
+    @classmethod
+    def memories(cls, params: Params) -> tuple[Memory, ...]:
+        """Rows that come and go, those between layers, those of 16 bits, and tables to add."""
+        return (
+            Memory("input", 1, ("load.out", "source")),
+            Memory("output", 1, ("out", "store.source")),
+            Memory("hidden", 1, ("out", "source")),
+            Memory("residual", 2, ("out", "addend", "store.source")),
+            Memory("position", 2, ("load.out", "addend")),
+        )
+
+    @classmethod
+    def reaches(cls, layer: network.Linear) -> tuple[tuple[str, str], ...]:
+        """See `Kernel.reaches`."""
+        found = (layer.source, "source"), (layer.target, "out")
+        return found if layer.addend is None else (*found, (layer.addend, "addend"))
 
     @classmethod
     def supports(cls, layer: object) -> str | None:
@@ -125,11 +172,45 @@ class Linear(Kernel):
             axes, lambda params: cls.legal(params) * (params["ring_words"] >= ceil_div(layer.k, params["t_in"]))
         )
 
+    @classmethod
+    def peak_macs(cls, params: Params) -> Number:
+        """See `Kernel.peak_macs`."""
+        return params["t_in"] * params["t_out"] * params["n_l"]
+
+    @classmethod
+    def cases(cls, rng: np.random.Generator) -> Sequence[Case]:
+        """See `Kernel.cases`."""
+        from codesign.hw.linear import stimulus
+
+        return stimulus.cases(rng)
+
+    @classmethod
+    def small(cls) -> "LinearKernel":
+        """See `Kernel.small`."""
+        return cls(t_in=4, t_out=4, n_l=3, kw_max=16, ring_words=64, table_words=16, tables=2, word_bytes=16)
+
+    @classmethod
+    def tile(cls, params: Params) -> tuple[int, int]:
+        """See `Kernel.tile`."""
+        return int(params["n_l"]), int(params["t_out"])
+
+    def rings(self) -> Mapping[str, tuple[int, int]]:
+        """The weight ring and the requantization ring."""
+        bits = 8 * self.t_in * self.t_out
+        return {"weights": (self.ring_words, bits), "table": (self.table_words, 64 * self.t_out)}
+
+    def component(self, depths: Mapping[str, int]) -> Any:
+        """See `Kernel.component`; the depths of its rings are parameters."""
+        from codesign.hw.linear.rtl import LinearEngine
+
+        return LinearEngine(self)
+
     def sources(self, target: str) -> dict[str, str]:
         """See `Kernel.sources`."""
+        from codesign.hw.linear import hls
         from codesign.hw.rig import rig_sources
 
-        return rig_sources(self, target)
+        return hls.sources(self) if target == "hls" else rig_sources(self, target, ("hls",))
 
     @staticmethod
     def golden(layer: network.Linear, x: IntLike, addend: IntLike | None = None) -> IntArray:
@@ -293,3 +374,6 @@ def _range_fault(layer: network.Linear) -> str | None:
     if low < bottom or high > top:
         return f"{layer.name}: sums from {low} to {high}; legal: {ACC_BITS} bits, {bottom} to {top}"
     return None
+
+
+KERNEL = LinearKernel

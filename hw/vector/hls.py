@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from codesign import nonlinear
-from codesign.command import FIELDS, RMS, WIDE_RESULT
 from codesign.errors import NothingFits
 from codesign.hw.hls import CLOCK_MHZ, PART, Argument, Call, Top, decode, encode, project, vectors, words
+from codesign.hw.vector import RMS, WIDE_RESULT
 from codesign.kernel import ceil_div
 from codesign.network import Norm
 from codesign.number import IntArray, IntLike, integers, limits
@@ -45,7 +45,7 @@ class Job:
 
 def top(kernel: "VectorKernel") -> Top:
     """The top function of a design."""
-    fields, t_v = FIELDS["vector"], kernel.t_v
+    fields, t_v = kernel.fields, kernel.t_v
     return Top(
         "vector",
         f"Vector<{t_v}, {kernel.max_d}, {kernel.ring_words}{', 1' if kernel.wide else ''}>",

@@ -5,23 +5,30 @@ recurrence. A row is loaded and its sums are taken; then its variance, square ro
 follow in units of their own, each busy with another row; then it is read again and normalised.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
+
+import numpy as np
 
 from codesign import nonlinear
 from codesign.board import Board
-from codesign.command import FIELDS
 from codesign.hw.area import Units, area
 from codesign.hw.memory import READ_LATENCY, row_memory
 from codesign.hw.multiply import Requantizer
-from codesign.hw.stream import operands
 from codesign.kernel import (
     DSP_MACS,
+    Case,
+    Columns,
+    CommandKernel,
+    Constant,
     Joules,
-    Kernel,
+    Memory,
     Number,
     Params,
+    Place,
+    Port,
     Resources,
     Work,
     ceil_div,
@@ -29,17 +36,16 @@ from codesign.kernel import (
     larger,
     powers_up_to,
 )
-from codesign.network import Norm
+from codesign.network import Layer, Norm
 from codesign.nonlinear import MAX_NORM_WIDTH
 from codesign.number import IntArray, IntLike
 from codesign.space import ParameterSpace
 
-OPERANDS = operands(**FIELDS["vector"])
-"""Command of the engine.
-
-rows, d: rows and columns; bases: first word in the memory concerned; strides: words from row to row;
-shift, eps: see `codesign.nonlinear.norm`; flags: bit 0 RMS norm, bit 1 a result of 16 bits, the others zero.
-"""
+RMS, WIDE_RESULT = 1, 2
+"""Flags of a command. RMS: root-mean-square norm instead of layer norm; WIDE_RESULT: the result has 16 bits and goes
+to the memory ``skip``, without it 8 bits to ``normed``."""
+AFFINE_BYTES = 8
+"""Bytes of a gain and a bias in the memory ``affine``."""
 
 _DIGITS = 17
 """Result bits of the square root and of the reciprocal, one per cycle."""
@@ -52,7 +58,7 @@ _COLUMN_BYTES = 2 + 2 + 2 + 8 + 1
 
 
 @dataclass(frozen=True)
-class VectorKernel(Kernel):
+class VectorKernel(CommandKernel):
     """Design parameters of the vector engine.
 
     Attributes:
@@ -61,7 +67,27 @@ class VectorKernel(Kernel):
         wide: 1 if results may also have 16 bits, which go to a memory of their own.
     """
 
+    contract: ClassVar[int] = 1
     op: ClassVar[str] = "vector"
+    layers: ClassVar[tuple[type[Layer], ...]] = (Norm,)
+    # rows, d: rows and columns; bases: first word in the memory concerned; strides: words from row to row; shift, eps:
+    # see `codesign.nonlinear.norm`; flags: those of this module, the others zero.
+    fields: ClassVar[Mapping[str, int]] = {
+        "rows": 16, "d": 16, "r_base": 24, "r_stride": 16, "g_base": 24, "x_base": 24, "x_stride": 16, "shift": 8,
+        "flags": 8, "eps": 48,
+    }  # fmt: skip
+    ports: ClassVar[tuple[Port, ...]] = (
+        Port("r", lanes="t_v", memories=("residual",)),
+        Port("g", lanes="t_v"),
+        Port("x", lanes="t_v", writes=True),
+        Port("y", lanes="t_v", writes=True),
+    )
+    geometry: ClassVar[tuple[str, ...]] = ("t_v", "wide")
+    configurations: ClassVar[tuple[tuple[int, ...], ...]] = (
+        (1, 16, 0), (2, 64, 0), (2, 1024, 0), (4, 64, 0), (4, 384, 0), (8, 64, 0), (8, 384, 0), (16, 128, 0),
+        (16, 384, 0), (32, 384, 0), (32, 1024, 0), (4, 1024, 0), (64, 512, 0), (16, 1024, 0),
+        (4, 384, 1), (8, 384, 1), (32, 384, 1), (16, 768, 1), (1, 64, 1), (2, 128, 1), (64, 1024, 1),
+    )  # fmt: skip
 
     t_v: int
     max_d: int
@@ -91,6 +117,54 @@ class VectorKernel(Kernel):
         return f"{layer.name}: {layer.rows} rows; legal: at most 65535" if layer.rows > 0xFFFF else None
 
     @classmethod
+    def memories(cls, params: Params) -> tuple[Memory, ...]:
+        """Rows to be multiplied; gains and biases; in a wide design rows to be added."""
+        wide = (Memory("skip", 2, ("y", "linear.addend", "store.source")),) if params["wide"] else ()
+        normed = Memory("normed", 1, ("x", "linear.source"))
+        return normed, Memory("affine", AFFINE_BYTES, ("load.out", "g")), *wide
+
+    @classmethod
+    def reaches(cls, layer: Norm) -> tuple[tuple[str, str], ...]:
+        """See `Kernel.reaches`."""
+        return (layer.source, "r"), (layer.target, "y" if layer.bits == 16 else "x")
+
+    @classmethod
+    def constants(cls, layer: Norm) -> tuple[Constant, ...]:
+        """Gains and biases."""
+        return (Constant("affine", AFFINE_BYTES * layer.d, partial(_affine_bytes, layer)),)
+
+    @classmethod
+    def operands(cls, layer: Norm, params: Params, place: Place, first: int, rows: int) -> dict[str, int]:
+        """See `CommandKernel.operands`."""
+        return {
+            "rows": rows, "d": layer.d, "r_base": place.base(layer.source, layer.first_row + first),
+            "r_stride": place.stride(layer.source), "g_base": place.constant(0),
+            "x_base": place.base(layer.target, first), "x_stride": place.stride(layer.target), "shift": layer.shift,
+            "flags": RMS * layer.rms + WIDE_RESULT * (layer.bits == 16), "eps": layer.eps,
+        }  # fmt: skip
+
+    @classmethod
+    def work(cls, layer: Norm, first: Number, rows: Number, columns: Columns | None = None) -> dict[str, Number]:
+        """Rows, columns, and whether results have 16 bits."""
+        return {"rows": rows, "d": layer.d, "wide": int(layer.bits == 16)}
+
+    @classmethod
+    def axes(cls, layers: Sequence[Norm]) -> dict[str, tuple[int, ...]]:
+        """See `CommandKernel.axes`."""
+        return {"t_v": (1, 2, 4, 8, 16, 32)}
+
+    @classmethod
+    def follows(cls, layers: Sequence[Norm], params: Params) -> dict[str, Number]:
+        """Room for the longest row; wide exactly if a norm has results of 16 bits."""
+        wide = {"wide": 1} if any(layer.bits == 16 for layer in layers) else {}
+        return {"max_d": max(layer.d for layer in layers), **wide}
+
+    @classmethod
+    def choices(cls, linear: Params) -> tuple[dict[str, int], ...]:
+        """No wider than the array; see `CommandKernel.choices`."""
+        return tuple({"t_v": lanes} for lanes in (4, 8, 16, 32) if lanes <= max(4, int(linear["t_out"])))
+
+    @classmethod
     def legal(cls, params: Params) -> Number:
         """Truth of the parameters being a legal design; see the class."""
         (t_v, max_d), wide = _values(params, "t_v", "max_d"), _wide(params)
@@ -106,11 +180,47 @@ class VectorKernel(Kernel):
         wide = (int(layer.bits == 16),)
         return ParameterSpace({"t_v": powers_up_to(1, min(layer.d, 64)), "max_d": (layer.d,), "wide": wide}, cls.legal)
 
+    @classmethod
+    def cases(cls, rng: np.random.Generator) -> Sequence[Case]:
+        """See `Kernel.cases`."""
+        from codesign.hw.vector import stimulus
+
+        return stimulus.cases(rng)
+
+    @classmethod
+    def small(cls) -> "VectorKernel":
+        """See `Kernel.small`."""
+        return cls(t_v=2, max_d=64)
+
+    @classmethod
+    def tile(cls, params: Params) -> tuple[int, int]:
+        """See `Kernel.tile`."""
+        return 1, int(params["t_v"])
+
+    def trial(self, rng: np.random.Generator, slot: int) -> Any:
+        """See `CommandKernel.trial`."""
+        from codesign.hw.vector import stimulus
+
+        return stimulus.legal(rng, self, slot)
+
+    def refused_trial(self, rng: np.random.Generator, slot: int) -> Any:
+        """See `CommandKernel.refused_trial`."""
+        from codesign.hw.vector import stimulus
+
+        return stimulus.illegal(rng, self, slot)
+
+    def component(self, depths: Mapping[str, int]) -> Any:
+        """See `Kernel.component`."""
+        from codesign.hw.vector.rtl import VectorEngine
+
+        return VectorEngine(self, **{f"{port}_depth": depths.get(port, 0) for port in "rgxy"})
+
     def sources(self, target: str) -> dict[str, str]:
         """See `Kernel.sources`."""
         from codesign.hw.rig import rig_sources
+        from codesign.hw.vector import hls
 
-        return rig_sources(self, target)
+        return hls.sources(self) if target == "hls" else rig_sources(self, target, ("hls",))
 
     @staticmethod
     def golden(layer: Norm, r: IntLike) -> IntArray:
@@ -184,6 +294,12 @@ class VectorKernel(Kernel):
         )
 
 
+def _affine_bytes(layer: Norm, size: int) -> bytes:
+    """Gains and biases as they lie on chip."""
+    pairs = (layer.bias.astype(np.int64) & 0xFFFFFFFF) | (layer.gain.astype(np.int64) & 0xFFFF) << 32
+    return pairs.astype("<u8").tobytes().ljust(size, b"\0")
+
+
 def _values(source: Mapping[str, Number], *names: str) -> tuple[Any, ...]:
     """Some values of a mapping; the type of arithmetic on integers or arrays is beyond the checker."""
     return tuple(source[name] for name in names)
@@ -227,3 +343,6 @@ def _ring_words(words: Any, t_v: Any) -> Any:
 def _clog2(x: Any) -> Any:
     """Bits of ``x - 1`` for 1 <= x <= 2**16."""
     return sum(((x > (1 << bit)) * 1 for bit in range(16)), 0 * x)
+
+
+KERNEL = VectorKernel

@@ -12,13 +12,14 @@ from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Mux, Signal,
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from codesign.command import RMS, WIDE_RESULT
 from codesign.hw.memory import READ_LATENCY, ReadPort, RowMemory, WritePort, address_bits
 from codesign.hw.multiply import Requantizer, delay, sum_tree
-from codesign.hw.vector import OPERANDS, VectorKernel
+from codesign.hw.stream import operands
+from codesign.hw.vector import RMS, WIDE_RESULT, VectorKernel
 from codesign.hw.verilog import SharedComponent, Target
 from codesign.nonlinear import NORM_FRACTION_BITS
 
+OPERANDS = operands(**VectorKernel.fields)
 POINTER_BITS = 24
 DIGITS = 17
 PRODUCT_LATENCY = 3

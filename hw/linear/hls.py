@@ -13,15 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign import network
-from codesign.command import FIELDS, USE_TABLE
+from codesign.command import USE_TABLE
 from codesign.errors import NothingFits
 from codesign.hw.hls import CLOCK_MHZ, MAX_BITS, PART, Argument, Call, Top, decode, encode, project, vectors, words
-from codesign.hw.linear_rtl import ACC_BITS
+from codesign.hw.linear import ACC_BITS
 from codesign.kernel import ceil_div
 from codesign.number import IntArray, IntLike, integers, limits
 
 if TYPE_CHECKING:
-    from codesign.hw.linear import Linear
+    from codesign.hw.linear import LinearKernel
 
 _OPERANDS = {
     "rows": "rows of source and target",
@@ -60,13 +60,13 @@ class _Block:
     tiles: int
 
 
-def top(kernel: "Linear") -> Top:
+def top(kernel: "LinearKernel") -> Top:
     """The top function of a design.
 
     Raises:
         ValueError: a word, or the sums of a row, are wider than a stream of HLS may be.
     """
-    k, fields = kernel, FIELDS["linear"]
+    k, fields = kernel, kernel.fields
     if ACC_BITS * k.t_out > MAX_BITS:
         raise ValueError(f"t_out {k.t_out}; legal for HLS: at most {MAX_BITS // ACC_BITS}")
     order = (k.t_in, k.t_out, k.n_l, k.kw_max, k.ring_words, k.table_words, k.tables, k.word_bytes)
@@ -86,12 +86,12 @@ def top(kernel: "Linear") -> Top:
     )
 
 
-def sources(kernel: "Linear", part: str = PART, clock_mhz: int = CLOCK_MHZ) -> dict[str, str]:
+def sources(kernel: "LinearKernel", part: str = PART, clock_mhz: int = CLOCK_MHZ) -> dict[str, str]:
     """The HLS project of a design, file name to text; see `codesign.hw.hls.project`."""
     return project(top(kernel), part, clock_mhz)
 
 
-def job_vectors(kernel: "Linear", jobs: list[Job]) -> dict[str, str]:
+def job_vectors(kernel: "LinearKernel", jobs: list[Job]) -> dict[str, str]:
     """Files of the testbench's folder for jobs that run one behind the other.
 
     Raises:
@@ -108,12 +108,12 @@ def job_vectors(kernel: "Linear", jobs: list[Job]) -> dict[str, str]:
     return vectors(top(kernel), calls, {"tables": tables})
 
 
-def data(kernel: "Linear", jobs: list[Job]) -> dict[str, str]:
+def data(kernel: "LinearKernel", jobs: list[Job]) -> dict[str, str]:
     """The folder ``data`` of the project: `job_vectors`, and what must come out, from golden."""
     return job_vectors(kernel, jobs) | {"target.expected.hex": "".join(_expected(kernel, job) for job in jobs)}
 
 
-def targets(kernel: "Linear", jobs: list[Job], text: str) -> list[IntArray]:
+def targets(kernel: "LinearKernel", jobs: list[Job], text: str) -> list[IntArray]:
     """The target of each job, from the words that the testbench wrote."""
     values = decode(text).reshape(-1).view("<i2").astype(np.int64)
     found, at = [], 0
@@ -127,7 +127,7 @@ def targets(kernel: "Linear", jobs: list[Job], text: str) -> list[IntArray]:
     return found
 
 
-def _expected(kernel: "Linear", job: Job) -> str:
+def _expected(kernel: "LinearKernel", job: Job) -> str:
     """A job's target words; columns that only fill a tile go through the same steps."""
     layer, columns = job.layer, _columns(kernel, job.layer)
     spare = columns - layer.n
@@ -147,12 +147,12 @@ def _expected(kernel: "Linear", job: Job) -> str:
 # From a layer to commands -------------------------------------------------------------
 
 
-def _columns(kernel: "Linear", layer: network.Linear) -> int:
+def _columns(kernel: "LinearKernel", layer: network.Linear) -> int:
     """Columns with those that fill the last tile."""
     return ceil_div(layer.n, kernel.t_out) * kernel.t_out
 
 
-def _blocks(kernel: "Linear", layer: network.Linear) -> list[_Block]:
+def _blocks(kernel: "LinearKernel", layer: network.Linear) -> list[_Block]:
     """As many tiles at a time as the rings hold; weights that are used once only need not fit.
 
     Raises:
@@ -170,7 +170,7 @@ def _blocks(kernel: "Linear", layer: network.Linear) -> list[_Block]:
     return [_Block(first, min(most, tiles - first)) for first in range(0, tiles, most)]
 
 
-def _order(kernel: "Linear", rows: int, block: _Block) -> Iterator[tuple[slice, slice]]:
+def _order(kernel: "LinearKernel", rows: int, block: _Block) -> Iterator[tuple[slice, slice]]:
     """Rows and columns in the order in which a block's results come: t_out columns of one row at a time."""
     for group in range(0, rows, kernel.n_l):
         for tile in range(block.first, block.first + block.tiles):
@@ -178,7 +178,7 @@ def _order(kernel: "Linear", rows: int, block: _Block) -> Iterator[tuple[slice, 
                 yield slice(row, row + 1), slice(tile * kernel.t_out, (tile + 1) * kernel.t_out)
 
 
-def _calls(kernel: "Linear", job: Job, luts: list[bytes]) -> Iterator[Call]:
+def _calls(kernel: "LinearKernel", job: Job, luts: list[bytes]) -> Iterator[Call]:
     layer = job.layer
     source = _source(kernel, job)
     addend = _addend(kernel, job)
@@ -203,7 +203,7 @@ def _calls(kernel: "Linear", job: Job, luts: list[bytes]) -> Iterator[Call]:
         yield Call({**fields, "ob": block.tiles}, inputs, {"target": len(order)})
 
 
-def _source(kernel: "Linear", job: Job) -> NDArray[np.uint8]:
+def _source(kernel: "LinearKernel", job: Job) -> NDArray[np.uint8]:
     layer, x = job.layer, integers("x", job.x, *limits(8))
     if x.ndim != 2 or x.shape[1] != layer.k or len(x) < layer.first_row + layer.rows:
         raise ValueError(f"{layer.name}: x is {x.shape}; legal: [at least {layer.first_row + layer.rows}, {layer.k}]")
@@ -212,7 +212,7 @@ def _source(kernel: "Linear", job: Job) -> NDArray[np.uint8]:
     return words(padded, kernel.word_bytes)
 
 
-def _addend(kernel: "Linear", job: Job) -> NDArray[np.int16]:
+def _addend(kernel: "LinearKernel", job: Job) -> NDArray[np.int16]:
     layer = job.layer
     padded = np.zeros((layer.rows, _columns(kernel, layer)), np.int16)
     if (job.addend is None) != (layer.addend is None):
@@ -225,7 +225,7 @@ def _addend(kernel: "Linear", job: Job) -> NDArray[np.int16]:
     return padded
 
 
-def _weights(kernel: "Linear", layer: network.Linear) -> NDArray[np.int8]:
+def _weights(kernel: "LinearKernel", layer: network.Linear) -> NDArray[np.int8]:
     """Weights ``[tiles, weight words, t_out, t_in]``, filled up with zeros."""
     sums = ceil_div(layer.k, kernel.t_in)
     padded = np.zeros((_columns(kernel, layer), sums * kernel.t_in), np.int8)
@@ -233,7 +233,7 @@ def _weights(kernel: "Linear", layer: network.Linear) -> NDArray[np.int8]:
     return np.ascontiguousarray(padded.reshape(-1, kernel.t_out, sums, kernel.t_in).transpose(0, 2, 1, 3))
 
 
-def _requantization(kernel: "Linear", layer: network.Linear) -> NDArray[np.uint64]:
+def _requantization(kernel: "LinearKernel", layer: network.Linear) -> NDArray[np.uint64]:
     """One word per column, ``[tiles, t_out]``: bias, multiplier from bit 32, shift from bit 49."""
     table = np.zeros(_columns(kernel, layer), np.int64)
     table[: layer.n] = (layer.bias & 0xFFFFFFFF) | layer.multiplier << 32 | layer.shift << 49

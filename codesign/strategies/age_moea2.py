@@ -1,0 +1,5 @@
+"""AGE-MOEA-II: evolution that estimates the geometry of the front (Panichella, 2022)."""
+
+from codesign.strategies._pymoo import Evolutionary
+
+STRATEGY = Evolutionary("age-moea2", "age2", "AGEMOEA2")

@@ -16,7 +16,7 @@ from inspect import getdoc
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from codesign import flow, strategies
-from codesign.board import Board
+from codesign.board import Board, Key
 from codesign.built import Bundle, Quantized
 from codesign.checking import Checked
 from codesign.doctor import Doctor
@@ -100,7 +100,14 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _show_boards(found: Sequence[Board]) -> Answer:
+def _show_boards(found: Sequence[Board] | Sequence[Key]) -> Answer:
+    keys = [asdict(key) for key in found if isinstance(key, Key)]
+    if keys:
+        return Answer({"keys": keys}, table([[*keys[0]], *([*key.values()] for key in keys)]))
+    return _listed([board for board in found if isinstance(board, Board)])
+
+
+def _listed(found: Sequence[Board]) -> Answer:
     columns = ("dsp", "bram36", "uram", "lut", "ff")
     rows = [["name", "part", "family", "MHz", *columns, "GB/s"]]
     for board in found:
@@ -372,7 +379,13 @@ VERBS = (
         _show_kernels,
         (Option("name", "one kernel", {"nargs": "?", "metavar": "NAME"}),),
     ),
-    Verb("boards", "list the boards that ship", flow.boards, _show_boards),
+    Verb(
+        "boards",
+        "list the boards, or what their files may say",
+        flow.boards,
+        _show_boards,
+        (Option("--format", "every key of a board file, its unit and its legal values", {"action": "store_true"}),),
+    ),
     Verb("doctor", "say which tools are here and how to get the others", flow.doctor, _show_doctor),
 )
 

@@ -6,6 +6,7 @@ needs them.
 
 import io
 import logging
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -17,11 +18,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign import board as _boards
 from codesign import bundle as _bundle
 from codesign import models as _models
 from codesign import strategies as _strategies
-from codesign.board import Board
+from codesign.board import Board, Key, file_format
+from codesign.board_catalog import board_catalog, board_folders, load_board
 from codesign.built import Bundle, Quantized
 from codesign.checking import Checked, Request, checked
 from codesign.designspace import CHOICES, OBJECTIVES, DesignSpace, parse_design
@@ -47,13 +48,13 @@ _NAME = re.compile(r"[^A-Za-z0-9_.+-]+")
 # Verbs ---------------------------------------------------------------------------------
 
 
-def boards() -> tuple[Board, ...]:
-    """Every board that ships, sorted by name.
+def boards(format: bool = False) -> tuple[Board, ...] | tuple[Key, ...]:
+    """Every board that can be named, sorted; the log has a line for each that is broken.
 
-    >>> [board.name for board in boards() if board.part.startswith("xczu9eg")]
-    ['zcu102']
+    Args:
+        format: the keys of a board file instead.
     """
-    return tuple(Board.load(name) for name in _boards.boards())
+    return file_format() if format else tuple(board_catalog(_folders()).loaded().values())
 
 
 def doctor() -> Doctor:
@@ -158,7 +159,7 @@ def build(
         ToolError: a tool that writes Verilog failed, or the backend is missing or fails.
         CheckError: the backend's integers differ.
     """
-    target = Board.load(board).with_overrides([*set, *_clock(clock_mhz)])
+    target = load_board(board, _folders()).with_overrides([*set, *_clock(clock_mhz)])
     limits = parse_budget(budget)
     _check_search(objective, strategy)
     named = parse_design(design) if design is None or isinstance(design, str) else dict(design)
@@ -208,7 +209,7 @@ def search(
     if not 0 < len({*objectives}) == len(objectives) <= 3 or not {*objectives} <= {*OBJECTIVES}:
         raise InputError(f"objectives {', '.join(objectives)}; legal: one to three of {', '.join(OBJECTIVES)}")
     _strategies.find(strategy)
-    target = Board.load(board).with_overrides([*set, *_clock(clock_mhz)])
+    target = load_board(board, _folders()).with_overrides([*set, *_clock(clock_mhz)])
     limits = parse_budget(budget)
     calibration = load_arrays(calibrate) if calibrate is not None else None
     from codesign.assembly import integers, tools
@@ -250,7 +251,7 @@ def sweep(
 
     request = sweeps.Request(
         sweeps.names(model), sweeps.names(board), sweeps.clocks(clock_mhz), sweeps.texts(budget),
-        sweeps.LIMIT if limit is None else limit, exact, axes=sweeps.texts(axis),
+        sweeps.LIMIT if limit is None else limit, exact, axes=sweeps.texts(axis), folders=_folders(),
     )  # fmt: skip
     return sweeps.sweep(request, Path(out), resume=resume)
 
@@ -373,6 +374,11 @@ def bench(name: str, strategy: str | None = None, finn: str | Path | None = None
 
 
 # Steps ----------------------------------------------------------------------------------
+
+
+def _folders() -> tuple[Path, ...]:
+    """Where this user's boards may lie."""
+    return board_folders(os.environ)
 
 
 def _clock(clock_mhz: float | None) -> list[str]:

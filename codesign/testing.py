@@ -15,14 +15,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
-from importlib.metadata import entry_points
 from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 
-from codesign import board as _boards
 from codesign.archive import design_document, json_bytes, read_design
 from codesign.board import Board
+from codesign.board_catalog import board_catalog
+from codesign.catalog import Catalog, Source, offered
 from codesign.design import Design
 from codesign.errors import InputError
 from codesign.hw.accelerator import KERNELS, bus_of
@@ -31,8 +31,8 @@ from codesign.network import MASKS, Attention, Linear, Norm
 from codesign.number import IntArray
 from codesign.space import ParameterSpace
 
-KERNEL_GROUP, BOARD_GROUP = "codesign.kernels", "codesign.boards"
-"""Entry points through which other packages offer kernel classes and boards."""
+KERNEL_GROUP = "codesign.kernels"
+"""Entry points through which other packages offer kernel classes."""
 
 _RANDOM = 8
 """Layers of random shape of every kind."""
@@ -64,8 +64,10 @@ def kernels() -> dict[str, type[Kernel]]:
 
     Raises:
         InputError: two of one name.
+        ToolError: a package that fails.
     """
-    return _with_entry_points(KERNEL_GROUP, KERNELS)
+    shipped = [Source(name, "codesign", partial(KERNELS.__getitem__, name), True) for name in KERNELS]
+    return _all(Catalog("kernel", (*shipped, *offered("kernel", KERNEL_GROUP, _kernel))))
 
 
 def boards() -> dict[str, Board]:
@@ -73,16 +75,20 @@ def boards() -> dict[str, Board]:
 
     Raises:
         InputError: two of one name.
+        ToolError: a package that fails.
     """
-    return _with_entry_points(BOARD_GROUP, {name: Board.load(name) for name in _boards.boards()})
+    return _all(board_catalog())
 
 
-def _with_entry_points(group: str, ours: Mapping[str, _Registered]) -> dict[str, _Registered]:
-    found = dict(ours)
-    for entry in entry_points(group=group):
-        if entry.name in found:
-            raise InputError(f"entry point {entry.name!r} of {group} is {entry.value}; legal: a name not in use")
-        found[entry.name] = entry.load()
+def _all(catalog: Catalog[_Registered]) -> dict[str, _Registered]:
+    for line in catalog.clashes.values():
+        raise InputError(line)
+    return {name: catalog.load(name) for name in catalog.names}
+
+
+def _kernel(name: str, found: object) -> type[Kernel]:
+    if not isinstance(found, type) or not issubclass(found, Kernel):
+        raise TypeError(f"{name} is {found!r}; legal: a subclass of codesign.kernel.Kernel")
     return found
 
 

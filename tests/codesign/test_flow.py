@@ -21,7 +21,9 @@ from codesign.workload import Workload
 from tests.codesign.conftest import SMALL
 
 
-def test_boards_are_those_that_ship() -> None:
+def test_boards_are_those_that_ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CODESIGN_BOARDS", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     assert tuple(found.name for found in flow.boards()) == board.boards()
 
 

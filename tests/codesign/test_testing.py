@@ -5,6 +5,7 @@ A new kernel or board needs nothing here: its contract is made from the list of 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,12 +13,13 @@ import pytest
 
 from codesign import testing
 from codesign.board import Board
-from codesign.errors import InputError
+from codesign.errors import InputError, ToolError
 from codesign.hw.vector import VectorKernel
 from codesign.kernel import Joules, Kernel, Number, Params, Resources, Work, ceil_div, joules
 from codesign.number import IntArray
 from codesign.space import ParameterSpace
 from codesign.testing import BoardContract, Case, KernelContract, boards, kernels
+from tests.packages import install
 
 KERNELS, BOARDS = kernels(), boards()
 CLAIMS = {"linear": ("dsp", "bram36", "uram"), "attention": ("dsp", "bram36", "uram")}
@@ -291,29 +293,42 @@ def test_a_board_contract_needs_a_board() -> None:
         BoardContract().board()
 
 
-@dataclass(frozen=True)
-class Entry:
-    """An entry point as an installed package has it."""
+OFFER = """
+[codesign.kernels]
+{kernel} = tests.codesign.test_testing:Doubler
 
-    name: str
-    what: object
-    value: str = "package:thing"
+[codesign.boards]
+mine = toyboard:MINE
+"""
+"""Entry points of a package."""
+TOYBOARD = """
+from dataclasses import replace
 
-    def load(self) -> object:
-        return self.what
+from codesign.board import Board
+
+MINE = replace(Board.load("zcu102"), name="mine")
+"""
 
 
-def test_installed_packages_add_kernels_and_boards(monkeypatch: pytest.MonkeyPatch) -> None:
-    offered = {"codesign.kernels": [Entry("doubler", Doubler)], "codesign.boards": [Entry("mine", ZCU102)]}
-    monkeypatch.setattr(testing, "entry_points", lambda group: offered[group])
+def test_installed_packages_add_kernels_and_boards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, tmp_path, "toyboard", TOYBOARD, OFFER.format(kernel="doubler"))
     assert kernels() == {**KERNELS, "doubler": Doubler}
-    assert boards() == {**BOARDS, "mine": ZCU102}
+    assert boards() == {**BOARDS, "mine": replace(ZCU102, name="mine")}
 
 
-def test_names_in_use_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(testing, "entry_points", lambda group: [Entry("linear", Doubler)])
-    with pytest.raises(InputError, match="legal: a name not in use"):
+def test_names_in_use_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, tmp_path, "toyboard", TOYBOARD, OFFER.format(kernel="linear"))
+    with pytest.raises(InputError, match="codesign ships one; legal: another name"):
         kernels()
+
+
+def test_what_is_no_kernel_or_no_board_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    offer = OFFER.format(kernel="doubler").replace("Doubler", "ZCU102").replace("toyboard:MINE", "codesign.board:Board")
+    install(monkeypatch, tmp_path, "toyboard", TOYBOARD, offer)
+    with pytest.raises(ToolError, match=r"kernel 'doubler' of toyboard .* legal: a subclass of codesign\.kernel\."):
+        kernels()
+    with pytest.raises(ToolError, match=r"board 'mine' of toyboard 1\.5 \(pip uninstall toyboard removes it\) cannot"):
+        boards()
 
 
 def test_the_sample_layers_are_of_every_kind_and_golden_takes_them() -> None:

@@ -109,7 +109,7 @@ def _listed(sources: list[Source[T]]) -> str:
 
 
 def offered(kind: str, group: str, check: Callable[[str, object], T]) -> Iterator[Source[T]]:
-    """What installed packages offer through an entry point group.
+    """Sources of all that installed packages offer through an entry point group.
 
     Args:
         kind: what messages call it.

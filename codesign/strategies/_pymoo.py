@@ -78,7 +78,7 @@ class Evolutionary:
         return seen.front(self.name, seed, process_time() - start)
 
     def _generations(self, problem: Problem, evaluations: int, seed: int, seen: "_Seen") -> Iterator[Points]:
-        """What pymoo wants to have looked at, a generation at a time, until nothing new comes."""
+        """Points that pymoo asks for, a generation at a time, until nothing new comes."""
         top = np.array(problem.shape) - 1
         free = np.flatnonzero(top)
         model, algorithm = self._algorithm(top[free], problem, evaluations)

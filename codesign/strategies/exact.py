@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from codesign.branch import Progress
 from codesign.front import Front
-from codesign.strategies import Space
+from codesign.strategies import Space, Strategy
 
 
 @dataclass(frozen=True)
@@ -21,4 +21,4 @@ class _Exact:
         return space.search(objectives, progress=progress)
 
 
-STRATEGY = _Exact()
+STRATEGY: Strategy = _Exact()

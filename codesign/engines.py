@@ -11,9 +11,10 @@ import pkgutil
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, lru_cache
-from importlib.metadata import EntryPoint, entry_points
 from typing import NamedTuple
 
+from codesign.catalog import offered
+from codesign.errors import ToolError
 from codesign.kernel import CONTRACT, CommandKernel, Kernel, Memory, Params, Port
 from codesign.network import Layer
 
@@ -75,13 +76,15 @@ def found() -> Found:
             raise TypeError(f"kernel {kernel.__name__} of {_HOME}: {fault}")
         kernels[kernel.op] = kernel
     refused: dict[str, str] = {}
-    for entry in sorted(entry_points(group=GROUP), key=lambda each: (each.name, each.value)):
-        kernel_or_fault = _loaded(entry, kernels)
-        if isinstance(kernel_or_fault, str):
-            refused[entry.name] = kernel_or_fault
-            _LOG.warning("%s", kernel_or_fault)
-        else:
-            kernels[entry.name] = kernel_or_fault
+    for source in sorted(offered("engine", GROUP, _kernel), key=lambda each: (each.name, each.origin)):
+        try:
+            kernel = source.load()
+            if (fault := fault_of(kernel, kernels)) is not None:
+                raise ToolError(f"engine {source.name!r} of {source.origin} cannot be used: {fault}")
+            kernels[source.name] = kernel
+        except ToolError as error:
+            refused[source.name] = str(error)
+            _LOG.warning("%s", error)
     return Found(kernels, refused)
 
 
@@ -99,21 +102,13 @@ def _ours() -> list[type[Kernel]]:
     return sorted(mine, key=lambda kernel: (kernel.op != RING, kernel.op))
 
 
-def _loaded(entry: EntryPoint, known: Mapping[str, type[Kernel]]) -> type[Kernel] | str:
-    """The kernel of an entry point, or why it cannot be used."""
-    origin = entry.dist.name if entry.dist is not None else entry.value
-    start, end = f"engine {entry.name!r} of {origin} is left out: ", f"; to remove it: pip uninstall {origin}"
-    try:
-        kernel = entry.load()
-    except Exception as error:
-        text = " ".join(str(error).split())
-        return f"{start}it fails to import ({type(error).__name__}: {text}){end}"
-    if not (isinstance(kernel, type) and issubclass(kernel, CommandKernel)):
-        return f"{start}it is no subclass of CommandKernel, but {kernel!r:.80}{end}"
-    if getattr(kernel, "op", None) != entry.name:
-        return f"{start}its class says that it is {getattr(kernel, 'op', None)!r}{end}"
-    fault = fault_of(kernel, known)
-    return kernel if fault is None else f"{start}{fault}{end}"
+def _kernel(name: str, found: object) -> type[CommandKernel]:
+    """What an entry point offers, if it is a kernel class that has its name."""
+    if not (isinstance(found, type) and issubclass(found, CommandKernel)):
+        raise TypeError(f"{found!r:.80}; legal: a subclass of codesign.kernel.CommandKernel")
+    if getattr(found, "op", None) != name:
+        raise TypeError(f"its class says that it is {getattr(found, 'op', None)!r}; legal: {name!r}")
+    return found
 
 
 def fault_of(kernel: type[Kernel], known: Mapping[str, type[Kernel]]) -> str | None:

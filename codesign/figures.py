@@ -6,7 +6,9 @@ from typing import Any, Self
 
 from codesign.waits import Wait
 
-PLAIN: Mapping[str, Any] = {"strategy": "plain", "points": None, "evaluated": None, "seconds": None, "front": []}
+PLAIN: Mapping[str, Any] = {
+    "strategy": "plain", "points": None, "evaluated": None, "proven": None, "seconds": None, "front": []
+}  # fmt: skip
 """What stands for the search of a design that was not searched for."""
 
 

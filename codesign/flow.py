@@ -6,6 +6,7 @@ needs them.
 
 import io
 import logging
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -17,17 +18,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign import board as _boards
 from codesign import bundle as _bundle
 from codesign import models as _models
-from codesign.board import Board
+from codesign import strategies as _strategies
+from codesign.board import Board, Key, file_format
+from codesign.board_catalog import board_catalog, board_folders, load_board
 from codesign.built import Bundle, Quantized
 from codesign.checking import Checked, Request, checked
 from codesign.designspace import CHOICES, OBJECTIVES, DesignSpace, parse_design
 from codesign.doctor import Doctor, examine
 from codesign.errors import InputError
 from codesign.front import Front
-from codesign.heuristics import STRATEGIES, searched
 from codesign.network import Network
 from codesign.partition import parse_budget
 from codesign.record import recorded
@@ -47,13 +48,13 @@ _NAME = re.compile(r"[^A-Za-z0-9_.+-]+")
 # Verbs ---------------------------------------------------------------------------------
 
 
-def boards() -> tuple[Board, ...]:
-    """Every board that ships, sorted by name.
+def boards(format: bool = False) -> tuple[Board, ...] | tuple[Key, ...]:
+    """Every board that can be named, sorted; the log has a line for each that is broken.
 
-    >>> [board.name for board in boards() if board.part.startswith("xczu9eg")]
-    ['zcu102']
+    Args:
+        format: the keys of a board file instead.
     """
-    return tuple(Board.load(name) for name in _boards.boards())
+    return file_format() if format else tuple(board_catalog(_folders()).loaded().values())
 
 
 def doctor() -> Doctor:
@@ -151,8 +152,8 @@ def build(
             which takes far longer; without it a plain choice.
         backend: ``hls4ml`` adds hls4ml's project, whose C++ is compiled and compared with the golden model; ``rtl``
             is the Verilog alone.
-        strategy: how the objective is searched for: ``exact`` if not given, or a heuristic, ``nsga2`` or
-            ``age-moea2``, which looks at 1000 designs and proves nothing.
+        strategy: how the objective is searched for, one of `codesign.strategies.names`: ``exact`` if not given;
+            those that prove nothing look at 1000 designs.
         design: ``t_in=16,t_out=32,...`` or a mapping, the very design to build, as a front names it.
 
     Raises:
@@ -161,12 +162,9 @@ def build(
         ToolError: a tool that writes Verilog failed, or the backend is missing or fails.
         CheckError: the backend's integers differ.
     """
-    target = Board.load(board).with_overrides([*set, *_clock(clock_mhz)])
+    target = load_board(board, _folders()).with_overrides([*set, *_clock(clock_mhz)])
     limits = parse_budget(budget)
-    if objective is not None and objective not in CHOICES:
-        raise InputError(f"--objective {objective!r}; legal: {', '.join(CHOICES)}")
-    if strategy is not None and (objective is None or strategy not in STRATEGIES):
-        raise InputError(f"--strategy {strategy!r}; legal: {', '.join(STRATEGIES)}, with --objective")
+    _check_search(objective, strategy)
     named = parse_design(design) if design is None or isinstance(design, str) else dict(design)
     if named is not None and objective is not None:
         raise InputError(f"--design with --objective {objective}; legal: one of them")
@@ -177,7 +175,7 @@ def build(
 
     made = plan(
         model, target, budget=limits, calibration=calibration, objective=objective, backend=backend,
-        strategy=strategy or STRATEGIES[0], parameters=named,
+        strategy=strategy or _strategies.DEFAULT, parameters=named,
     )  # fmt: skip
     command = _call(model, board, clock_mhz, set, calibrate, backend)
     _bundle.write_bundle(path, files(replace(made, command=command)))
@@ -192,7 +190,7 @@ def search(
     budget: str | None = None,
     set: Sequence[str] = (),
     calibrate: str | Path | None = None,
-    strategy: str = "exact",
+    strategy: str = _strategies.DEFAULT,
 ) -> Front:
     """All designs for a model of which none is better in every objective, proven by bounds.
 
@@ -204,24 +202,23 @@ def search(
         budget: less than the board has.
         set: figures of the board.
         calibrate: samples for a model without quantizers.
-        strategy: ``nsga2`` and ``age-moea2`` give the best of 1000 designs instead, without a proof.
+        strategy: one of `codesign.strategies.names`; those that prove nothing give the best of 1000 designs.
 
     Raises:
         InputError: a model, board or option that cannot be used.
-        NothingFits: a layer for which there is no kernel, or a heuristic that met no design that fits.
-        ToolError: pymoo is missing, which the heuristics need.
+        NothingFits: a layer for which there is no kernel, or a strategy without a proof met no design that fits.
+        ToolError: the strategy, or a library that it needs, is missing or fails.
     """
     if not 0 < len({*objectives}) == len(objectives) <= 3 or not {*objectives} <= {*OBJECTIVES}:
         raise InputError(f"objectives {', '.join(objectives)}; legal: one to three of {', '.join(OBJECTIVES)}")
-    if strategy not in STRATEGIES:
-        raise InputError(f"strategy {strategy!r}; legal: {', '.join(STRATEGIES)}")
-    target = Board.load(board).with_overrides([*set, *_clock(clock_mhz)])
+    _strategies.find(strategy)
+    target = load_board(board, _folders()).with_overrides([*set, *_clock(clock_mhz)])
     limits = parse_budget(budget)
     calibration = load_arrays(calibrate) if calibrate is not None else None
     from codesign.assembly import integers, tools
 
     network = integers(model, calibration)
-    return searched(DesignSpace(network, target, tools(), budget=limits), strategy, tuple(objectives))
+    return _strategies.searched(DesignSpace(network, target, tools(), budget=limits), strategy, tuple(objectives))
 
 
 def sweep(
@@ -257,7 +254,7 @@ def sweep(
 
     request = sweeps.Request(
         sweeps.names(model), sweeps.names(board), sweeps.clocks(clock_mhz), sweeps.texts(budget),
-        sweeps.LIMIT if limit is None else limit, exact, axes=sweeps.texts(axis),
+        sweeps.LIMIT if limit is None else limit, exact, axes=sweeps.texts(axis), folders=_folders(),
     )  # fmt: skip
     return sweeps.sweep(request, Path(out), resume=resume)
 
@@ -366,8 +363,7 @@ def bench(name: str, strategy: str | None = None, finn: str | Path | None = None
 
     Args:
         name: spine, search or finn.
-        strategy: the one heuristic that bench search sets beside the exact front, or ``exact`` for none; all if not
-            given.
+        strategy: the one that bench search sets beside the exact front, or ``exact`` for none; all if not given.
         finn: the Python of an environment with finn-plus, which bench finn asks instead of showing what it said once.
 
     Raises:
@@ -383,12 +379,26 @@ def bench(name: str, strategy: str | None = None, finn: str | Path | None = None
 # Steps ----------------------------------------------------------------------------------
 
 
+def _folders() -> tuple[Path, ...]:
+    """Where this user's boards may lie."""
+    return board_folders(os.environ)
+
+
 def _clock(clock_mhz: float | None) -> list[str]:
     if clock_mhz is None:
         return []
     if not 0 < clock_mhz < 1e6:
         raise InputError(f"--clock-mhz {clock_mhz:g}; legal: above 0 and below 1000000")
     return [f"clock_hz={round(clock_mhz * 1e6)}"]
+
+
+def _check_search(objective: str | None, strategy: str | None) -> None:
+    if objective is not None and objective not in CHOICES:
+        raise InputError(f"--objective {objective!r}; legal: {', '.join(CHOICES)}")
+    if strategy is not None and objective is None:
+        raise InputError(f"--strategy {strategy} without --objective; legal: both")
+    if strategy is not None:
+        _strategies.find(strategy)
 
 
 def _call(

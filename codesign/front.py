@@ -253,6 +253,37 @@ class Proof:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Attempt(Proof):
+    """The account of a search without a proof: most points were never looked at.
+
+    Attributes:
+        strategy: its name.
+        seed: of its random numbers.
+        feasible: of the points evaluated, those that meet every limit and can be built.
+    """
+
+    strategy: str
+    seed: int
+    feasible: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.feasible <= self.evaluated <= self.points:
+            counts = f"{self.feasible} feasible of {self.evaluated} evaluated of {self.points} points"
+            raise ValueError(f"{counts}; legal: never more than there are")
+
+    @property
+    def exact(self) -> bool:
+        """Never: even a heuristic that saw every point does not know it."""
+        return False
+
+    def __str__(self) -> str:
+        return (
+            f"heuristic {self.strategy}, seed {self.seed}, NOT PROVEN: {self.evaluated:,} of {self.points:,} points "
+            f"evaluated, {self.feasible:,} of them feasible; {self.cpu_s:.2f} CPU-s"
+        )
+
+
 @dataclass(frozen=True)
 class Front:
     """All non-dominated points of a problem, one per objective vector, ascending by the objectives in order.

@@ -2,7 +2,8 @@
 
 A search is a mapping with ``strategy``, ``objectives``, ``points``, ``evaluated``, ``proof``, ``chosen``
 (a position in ``front`` or None) and ``front`` (one mapping per design: parameters and objectives by
-name); ``scored``, ``seconds``, ``neighbours`` (see `neighbours`) and ``commands`` (one per design) may be missing.
+name); ``proven`` (True if no other design belongs to the front, else it is not known), ``scored``, ``seconds``,
+``neighbours`` (see `neighbours`) and ``commands`` (one per design) may be missing.
 """
 
 import json
@@ -31,7 +32,9 @@ def sections(search: Search, command: str, budget: Mapping[str, int], *, interac
         interactive: whether the page has a script; else one plot stands for the explorer.
     """
     rows: Sequence[Row] = search["front"]
-    proof = [paragraph(str(search["proof"]), "proven" if _exact(search) else "modelled")] if search.get("proof") else []
+    proof = (
+        [paragraph(str(search["proof"]), "proven" if _proven(search) else "modelled")] if search.get("proof") else []
+    )
     if not rows:
         return section("How it was searched", proof)
     count = f"{len(rows)} designs of {_among(search)} of which none is better in every objective"
@@ -46,14 +49,14 @@ def sections(search: Search, command: str, budget: Mapping[str, int], *, interac
     )
 
 
-def _exact(search: Search) -> bool:
-    return search["strategy"] == "exact" and "NOT PROVEN" not in search["proof"]
+def _proven(search: Search) -> bool:
+    return search.get("proven") is True
 
 
 def _among(search: Search) -> str:
-    """How many designs there are; of a heuristic's, how many it looked at."""
+    """How many designs there are; without a proof, how many were looked at."""
     points = f"{int(search['points']):,}"
-    return points if search["strategy"] == "exact" else f"the {int(search['evaluated']):,} looked at, out of {points},"
+    return points if _proven(search) else f"the {int(search['evaluated']):,} looked at, out of {points},"
 
 
 def _rule(search: Search) -> str:
@@ -125,8 +128,8 @@ def _commands(search: Search, command: str, budget: Mapping[str, int]) -> list[s
     found = build_commands(search["front"], search["objectives"], command)
     chosen, objective = search.get("chosen"), search.get("objective")
     if chosen is not None and objective is not None:
-        strategy = "" if search["strategy"] == "exact" else f" --strategy {shlex.quote(search['strategy'])}"
-        found[chosen] = f"{command} --objective {shlex.quote(objective)}{strategy}{_limits(budget)}"
+        options = f"--objective {shlex.quote(objective)} --strategy {shlex.quote(search['strategy'])}"
+        found[chosen] = f"{command} {options}{_limits(budget)}"
     return found
 
 

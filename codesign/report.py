@@ -15,7 +15,7 @@ from codesign.command import Command
 from codesign.cycles import Timing
 from codesign.design import Design
 from codesign.errors import BundleError
-from codesign.figures import PLAIN, Figures
+from codesign.figures import Figures
 from codesign.kernel import Resources
 from codesign.page import Html, mark, paragraph, table
 from codesign.plots import Bar, Picture, Point, short
@@ -52,7 +52,7 @@ class Report(Figures):
                 values[name] = tuple(values[name])
             values["timeline"] = tuple((str(e), str(n), int(a), int(b)) for e, n, a, b in values["timeline"])
             values["waits"] = tuple(Wait(str(e), int(a), int(b), str(c), str(r)) for e, a, b, c, r in values["waits"])
-            if values["search"] is not None and values["search"]["strategy"] == PLAIN["strategy"]:
+            if values["search"] is not None and values["search"]["points"] is None:
                 values["search"] = None
             report = cls(**values)
             report.to_json(), report.html(), report.lines()

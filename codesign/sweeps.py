@@ -46,6 +46,7 @@ from codesign import shards
 from codesign.archive import write_network
 from codesign.assembly import integers, tools
 from codesign.board import Board
+from codesign.board_catalog import load_board
 from codesign.errors import CheckError, InputError, NothingFits, ToolError
 from codesign.grids import CLOCK, Column, Grid, ThinnedSpace, use
 from codesign.hw.accelerator import bus_of
@@ -96,6 +97,7 @@ class Request:
         exact: whether the front of every combination is scored exactly.
         shard_rows: rows of a shard at most.
         axes: ``n_l=1,2,4``, parameters of which only some values are looked at.
+        folders: where boards of the user may lie.
     """
 
     models: tuple[str, ...]
@@ -106,6 +108,7 @@ class Request:
     exact: bool = False
     shard_rows: int = SHARD_ROWS
     axes: tuple[str, ...] = ()
+    folders: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         budgets = tuple(_canonical(text) for text in self.budgets) or (WHOLE,)
@@ -143,7 +146,7 @@ class Request:
         Raises:
             InputError: a board or a clock that cannot be used.
         """
-        found = Board.load(board)
+        found = load_board(board, self.folders)
         try:
             bus_of(found.memory)
         except ValueError as error:
@@ -370,8 +373,9 @@ def _identity(
 ) -> dict[str, object]:
     """All that decides what the rows are, but for the formulas: their values are compared, see `_front`."""
     of_models = {name: hashlib.sha256(write_network(network)).hexdigest() for name, network in networks.items()}
-    of_boards = {name: _hashed(asdict(Board.load(name))) for name in request.boards}
-    return {**asdict(request), "models": of_models, "boards": of_boards, "combinations": [*map(asdict, combinations)]}
+    of_boards = {name: _hashed(asdict(load_board(name, request.folders))) for name in request.boards}
+    given = {name: value for name, value in asdict(request).items() if name != "folders"}
+    return {**given, "models": of_models, "boards": of_boards, "combinations": [*map(asdict, combinations)]}
 
 
 def _hashed(document: object) -> str:

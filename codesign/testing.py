@@ -15,14 +15,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, fields, replace
 from functools import partial
-from importlib.metadata import entry_points
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
-from codesign import board as _boards
 from codesign.archive import design_document, json_bytes, read_design
 from codesign.board import Board
+from codesign.board_catalog import board_catalog
 from codesign.design import Design
 from codesign.errors import InputError
 from codesign.hw.accelerator import bus_of
@@ -30,16 +29,10 @@ from codesign.kernel import Case, Columns, CommandKernel, Kernel, Resources
 from codesign.number import IntArray
 from codesign.space import ParameterSpace
 
-BOARD_GROUP = "codesign.boards"
-"""Entry points through which other packages offer boards."""
-
-_RANDOM = 8
-"""Layers of random shape of every kind."""
 _ROUNDS = 200
 _BOUNDARY = (-1, 0, 1, 2, 3, 1 << 20)
 
 Point = dict[str, int]
-_Registered = TypeVar("_Registered")
 Points = Mapping[str, IntArray]
 
 
@@ -48,17 +41,12 @@ def boards() -> dict[str, Board]:
 
     Raises:
         InputError: two of one name.
+        ToolError: a package that fails.
     """
-    return _with_entry_points(BOARD_GROUP, {name: Board.load(name) for name in _boards.boards()})
-
-
-def _with_entry_points(group: str, ours: Mapping[str, _Registered]) -> dict[str, _Registered]:
-    found = dict(ours)
-    for entry in entry_points(group=group):
-        if entry.name in found:
-            raise InputError(f"entry point {entry.name!r} of {group} is {entry.value}; legal: a name not in use")
-        found[entry.name] = entry.load()
-    return found
+    catalog = board_catalog()
+    for line in catalog.clashes.values():
+        raise InputError(line)
+    return {name: catalog.load(name) for name in catalog.names}
 
 
 # Kernels -----------------------------------------------------------------------------

@@ -39,7 +39,7 @@ def test_others_figures_are_no_goals(monkeypatch: pytest.MonkeyPatch, capsys: py
     [
         (["spine", "--strategy", "exact"], "legal: with bench search"),
         (["search", "--finn", "python"], "legal: with bench finn"),
-        (["search", "--strategy", "hill"], "legal: exact, nsga2, age-moea2"),
+        (["search", "--strategy", "hill"], "legal: age-moea2, exact, nsga2"),
         (["finn", "--finn", "/none/python"], "/none/python is not a file"),
         (["none"], "legal: spine, search, finn"),
     ],

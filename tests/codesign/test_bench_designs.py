@@ -5,16 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from codesign import bench_designs
+from codesign import bench_designs, strategies
 from codesign.assembly import integers, tools
 from codesign.bench_designs import Exact, chosen, covered, dominated, heuristic_rows, reference_rows
 from codesign.board import Board, boards
 from codesign.designspace import DesignSpace
 from codesign.errors import CheckError
 from codesign.front import Front
-from codesign.heuristics import ALGORITHMS, evolve
 from codesign.reference_problem import reference_problem
 from codesign.search import search
+from codesign.strategies import _pymoo
 
 pytest.importorskip("pymoo", reason="needs the extra heuristics")
 
@@ -54,9 +54,8 @@ def test_no_heuristic_dominates_a_point_of_the_exact_front(board: str) -> None:
 @pytest.mark.parametrize("seed", range(2))
 def test_nor_in_the_space_of_a_transformer(board: str, seed: int) -> None:
     front, space = exact("digits-vit", board).front, DesignSpace(integers("digits-vit"), Board.load(board), tools())
-    for strategy in ALGORITHMS:
-        problem = space.problem(front.objectives)
-        found = evolve(problem, strategy, evaluations=400, score=space.evaluate, seed=seed)
+    for strategy in chosen(None):
+        found = strategies.searched(space, strategy, front.objectives, evaluations=400, seed=seed)
         assert not dominated(front.values, found.values).any()
         assert covered(found.values, front.values).all()
 
@@ -97,7 +96,6 @@ def test_a_search_is_measured_in_a_process_of_its_own() -> None:
 
 def test_rows_of_the_reference_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_designs, "REFERENCE_EVALUATIONS", 600)
-    monkeypatch.setattr(bench_designs, "REFERENCE_POPULATION", 60)
     problem = reference_problem()
     rows = reference_rows(problem, search(problem), ["nsga2"])
     assert [row.metric for row in rows] == METRICS
@@ -110,8 +108,9 @@ def test_rows_of_the_reference_problem(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_the_library_heuristics_are_left_out_and_that_is_said(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert chosen(None) == ("nsga2", "age-moea2")
-    monkeypatch.setattr(bench_designs, "find_spec", lambda name: None if name == "numba" else object())
+    assert chosen(None) == ("age-moea2", "nsga2")
+    monkeypatch.setattr(_pymoo, "find_spec", lambda name: None if name == "numba" else object())
     assert chosen(None) == ()
-    assert "heuristics are left out: no numba; install: pip install 'codesign[heuristics]'" in caplog.text
+    for name in ("age-moea2", "nsga2"):
+        assert f"{name} is left out: no numba; install: pip install 'codesign[heuristics]'" in caplog.text
     assert (chosen("exact"), chosen("age-moea2")) == ((), ("age-moea2",))

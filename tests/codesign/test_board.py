@@ -1,11 +1,16 @@
+import json
 import pickle
+import re
+import tomllib
+from copy import deepcopy
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from codesign.board import Available, Board, Energy, Memory, boards
+from codesign.board import Available, Board, Energy, Key, Memory, boards, file_format
 from codesign.errors import InputError
 
 TEXT = """
@@ -255,3 +260,113 @@ def test_the_memory_runs_at_the_clock_of_the_board() -> None:
 def test_boards_are_sorted_names() -> None:
     assert list(boards()) == sorted(boards())
     assert "zcu102" in boards()
+
+
+# The format, as documented and as read.
+
+FULL = TEXT.replace("[sources]", f"{ENERGY}[sources]")
+"""A file with every table."""
+
+
+def shown(document: dict[str, Any]) -> str:
+    """A document as TOML."""
+    top = {name: value for name, value in document.items() if not isinstance(value, dict)}
+    tables = {name: value for name, value in document.items() if isinstance(value, dict)}
+    lines = [f"{name} = {json.dumps(value)}" for name, value in top.items()]
+    for table, values in tables.items():
+        lines += [f"[{table}]", *(f"{json.dumps(name)} = {json.dumps(value)}" for name, value in values.items())]
+    return "\n".join(lines)
+
+
+def put(document: dict[str, Any], key: Key, value: object) -> dict[str, Any]:
+    """The document with another value of a key; without the key for None."""
+    table, _, name = key.name.rpartition(".")
+    found: dict[str, Any] = deepcopy(document)
+    place = found.setdefault(table, {}) if table else found
+    place[name] = value
+    if value is None:
+        del place[name]
+    return found
+
+
+def accepted(folder: Path, document: dict[str, Any]) -> Board:
+    return Board.load(write(folder, shown(document)))
+
+
+def refused(folder: Path, document: dict[str, Any]) -> str:
+    with pytest.raises(InputError) as caught:
+        accepted(folder, document)
+    return str(caught.value)
+
+
+DOCUMENT: dict[str, Any] = tomllib.loads(FULL)
+KEYS = {key.name: key for key in file_format()}
+NUMBERS = [key for key in KEYS.values() if key.unit != "text"]
+
+
+def test_the_format_has_every_key_that_is_read_and_no_other(tmp_path: Path) -> None:
+    board = accepted(tmp_path, DOCUMENT)
+    assert {key.name for key in NUMBERS} == {*board.figures()}
+    assert len(KEYS) == len(file_format())
+    assert {*KEYS} - {*board.figures()} == {"name", "part", "family", 'sources."KEY"', 'assumptions."KEY"'}
+    for table in ("", "resources", "memory", "energy"):
+        unknown = Key(f"{table}.other" if table else "other", "", "", "", "")
+        legal = refused(tmp_path, put(DOCUMENT, unknown, 1)).partition("legal: ")[2].split(", ")
+        known = {name.partition(".")[0] for name in KEYS}
+        if table:
+            known = {name.partition(".")[2] for name in KEYS if name.startswith(f"{table}.")}
+        assert {*legal} == known
+
+
+@pytest.mark.parametrize("name", [name for name in KEYS if not name.endswith('"KEY"')])
+def test_a_key_is_needed_as_the_format_says(name: str, tmp_path: Path) -> None:
+    key = KEYS[name]
+    assert f"key {name!r} is missing" in refused(tmp_path, put(DOCUMENT, key, None))
+    table, whole = name.partition(".")[0], "all of [energy] or none (default)"
+    assert (key.needed == whole) == (table == "energy")
+    if key.needed == whole:
+        assert accepted(tmp_path, {name: value for name, value in DOCUMENT.items() if name != table}).energy is None
+    else:
+        assert key.needed == "required"
+
+
+@pytest.mark.parametrize("table", ["sources", "assumptions"])
+def test_remarks_are_optional_as_the_format_says(table: str, tmp_path: Path) -> None:
+    key = KEYS[f'{table}."KEY"']
+    assert key.needed == "optional, default none"
+    bare = {name: value for name, value in DOCUMENT.items() if name != table}
+    assert getattr(accepted(tmp_path, bare), table) == {}
+    legal = "https://x.org" if key.legal == "https://..." else "a reason"
+    for figure in NUMBERS:
+        assert figure.name in getattr(accepted(tmp_path, {**bare, table: {figure.name: legal}}), table)
+    assert "legal" in refused(tmp_path, {**bare, table: {"memory.ports": ""}})
+
+
+@pytest.mark.parametrize("key", NUMBERS, ids=lambda key: key.name)
+def test_numbers_are_legal_as_the_format_says(key: Key, tmp_path: Path) -> None:
+    found = re.fullmatch(r"a (power of two|whole number) from (\d+) to (\d+)", key.legal)
+    assert found is not None
+    low, high = int(found[2]), int(found[3])
+    narrow = put(DOCUMENT, KEYS["memory.port_bits"], 32)  # a burst is at least as long as a port is wide
+    for legal in (low, high):
+        assert accepted(tmp_path, put(narrow, key, legal)).figures()[key.name] == legal
+    wrong: list[object] = [low - 1, high + 1, True, "many", 1.5, *([3 * low] if found[1] == "power of two" else [])]
+    for value in wrong:
+        assert f"{key.name} is {value!r}; legal: " in refused(tmp_path, put(narrow, key, value))
+
+
+def test_units_are_those_of_the_names() -> None:
+    units = {
+        "_hz": "Hz",
+        "_bits": "bits",
+        "_bytes": "bytes",
+        "_per_second": "bytes/s",
+        "_fj": "fJ",
+        "_mw": "mW",
+        "_percent": "%",
+    }
+    for key in file_format():
+        ends = [unit for end, unit in units.items() if key.name.endswith(end)]
+        assert not ends or ends == [key.unit]
+        assert all((key.unit, key.needed, key.legal, key.meaning))
+    assert KEYS["family"].legal == "ultrascale+ or versal"

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -36,7 +37,8 @@ from codesign.layout import runners
 from codesign.network import Attention, Network, Norm
 from codesign.program import compile_network
 from tests.accelerators import SMALL_VIT, board, compiled, fitting, run_program
-from tests.codesign.test_testing import Doubler, Doubling, Entry
+from tests.codesign.test_testing import Doubler, Doubling
+from tests.packages import install
 from tests.quant.vits import random_network
 
 
@@ -48,10 +50,6 @@ def fresh() -> Any:
     yield
     found.cache_clear()
     engines._by_layer.cache_clear()
-
-
-def _offer(monkeypatch: pytest.MonkeyPatch, *entries: Entry) -> None:
-    monkeypatch.setattr(engines, "entry_points", lambda group: list(entries))
 
 
 def test_ours_are_found_in_their_folders_the_ring_s_owner_first() -> None:
@@ -190,41 +188,51 @@ def test_a_missing_method_is_named() -> None:
     assert fault.endswith("layers, fields, ports")
 
 
-def test_an_offered_kernel_is_found_behind_ours(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
+MODULE = """
+from tests.codesign.test_testing import Doubler
+
+
+class Linear(Doubler):
+    op = "linear"
+
+
+seven = 7
+"""
+
+
+def _offer(monkeypatch: pytest.MonkeyPatch, folder: Path, **offered: str) -> None:
+    points = "\n".join(["[codesign.kernels]", *(f"{name} = {what}" for name, what in offered.items())])
+    install(monkeypatch, folder, "toyengine", MODULE, points)
+
+
+def test_an_offered_kernel_is_found_behind_ours(fresh: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ours = list(kernels())
     found.cache_clear()
-    _offer(monkeypatch, Entry("doubler", Doubler))
+    _offer(monkeypatch, tmp_path, doubler="toyengine:Doubler")
     assert list(kernels()) == [*ours, "doubler"]
     assert not found().refused
 
 
 def test_what_cannot_be_used_is_told_once_and_the_rest_works(
-    fresh: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    fresh: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Broken(Entry):
-        def load(self) -> object:
-            raise ImportError("no module\nnamed b")
-
-    entries = (
-        Broken("broken", None),
-        Entry("other", Doubler),
-        Entry("linear", _changed(op="linear")),
-        Entry("seven", 7),
-    )
-    _offer(monkeypatch, *entries, Entry("doubler", Doubler))
+    _offer(
+        monkeypatch, tmp_path, broken="toyengine:nothing", other="toyengine:Doubler", linear="toyengine:Linear",
+        seven="toyengine:seven", doubler="toyengine:Doubler",
+    )  # fmt: skip
     caplog.set_level(logging.WARNING)
     assert list(found().kernels)[-1] == "doubler"
-    assert set(found().refused) == {"broken", "other", "linear", "seven"}
+    told = found().refused
+    assert set(told) == {"broken", "other", "linear", "seven"}
     kernels(), found()
     assert len(caplog.records) == 4
-    told = found().refused
-    assert told["broken"] == (
-        "engine 'broken' of package:thing is left out: it fails to import (ImportError: no module named b);"
-        " to remove it: pip uninstall package:thing"
-    )
+    for name, line in told.items():
+        assert line.startswith(f"engine {name!r} of toyengine 1.5 (pip uninstall toyengine removes it) cannot be ")
+        assert "\n" not in line
+    assert "has no attribute 'nothing'" in told["broken"]
     assert "its class says that it is 'doubler'" in told["other"]
     assert "there is an engine 'linear' already" in told["linear"]
-    assert "no subclass of CommandKernel" in told["seven"]
+    assert "7; legal: a subclass of codesign.kernel.CommandKernel" in told["seven"]
 
 
 def test_memory_maps_know_the_kernels_they_are_given() -> None:

@@ -21,7 +21,9 @@ from codesign.workload import Workload
 from tests.codesign.conftest import SMALL
 
 
-def test_boards_are_those_that_ship() -> None:
+def test_boards_are_those_that_ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CODESIGN_BOARDS", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     assert tuple(found.name for found in flow.boards()) == board.boards()
 
 
@@ -283,6 +285,8 @@ def test_a_build_with_an_objective_shows_the_front_that_it_is_from(tmp_path: Pat
     assert found is not None
     chosen = found["front"][found["chosen"]]
     assert chosen["dsp"] <= 60
+    assert found["proven"] is True
+    assert "cs-mark proven" in bundle.report.html()
     assert bundle.report.total_cycles == round(chosen["latency_us"] * 300)
     data = json.loads(bundle.report.html().partition('type="application/json">')[2].partition("</script>")[0])
     other = next(i for i in range(len(found["front"])) if i != found["chosen"])

@@ -11,6 +11,7 @@ from codesign.pareto import base_command, build_commands, explorer, neighbours, 
 
 SEARCH: Mapping[str, Any] = {
     "strategy": "exact",
+    "proven": True,
     "objectives": ["latency_us", "dsp"],
     "points": 1000,
     "evaluated": 9,
@@ -50,11 +51,11 @@ def test_every_design_has_a_command_that_build_takes() -> None:
 def test_the_built_design_has_the_command_that_built_it() -> None:
     page = explorer({**SEARCH, "objective": "area"}, "codesign build m --board b", {"lut": 1000})
     data = json.loads(page.partition('type="application/json">')[2].partition("</script>")[0])
-    assert data["commands"][1] == "codesign build m --board b --objective area --budget lut=1000"
+    assert data["commands"][1] == "codesign build m --board b --objective area --strategy exact --budget lut=1000"
     assert data["commands"][2] == "codesign build m --board b --design t_in=8,n_l=1,row_group=9"
 
 
-def test_a_heuristic_is_part_of_the_command_that_built_the_design() -> None:
+def test_the_strategy_is_part_of_the_command_that_built_the_design() -> None:
     page = explorer({**SEARCH, "objective": "area", "strategy": "nsga2"}, "codesign build m --board b", {})
     data = json.loads(page.partition('type="application/json">')[2].partition("</script>")[0])
     assert data["commands"][1] == "codesign build m --board b --objective area --strategy nsga2"
@@ -125,8 +126,13 @@ def test_neighbours_change_one_parameter_by_one_step() -> None:
 def test_the_proof_is_marked_only_if_it_is_one() -> None:
     good = sections(SEARCH, "c", {})
     assert 'all settled <span class="cs-mark proven">' in good
-    for change in ({"strategy": "nsga2"}, {"proof": "1,000 points; NOT PROVEN, 3 points unscored"}):
-        assert "cs-mark proven" not in sections({**SEARCH, **change}, "c", {})
+    assert "4 designs of 1,000 of which" in good
+    for proven in (False, None, "no", 1):
+        page = sections({**SEARCH, "proven": proven}, "c", {})
+        assert "cs-mark proven" not in page
+        assert "4 designs of the 9 looked at, out of 1,000, of which" in page
+    other = {**SEARCH, "strategy": "somebody-s", "proof": "NOT PROVEN by the old one, but by this"}
+    assert "cs-mark proven" in sections(other, "c", {})
 
 
 def test_a_search_that_found_nothing_still_tells_how() -> None:

@@ -86,7 +86,7 @@ def whole() -> Report:
     """A report with every optional figure; search and energy are made up."""
     search = {
         "strategy": "exact", "objective": "latency", "objectives": ["latency_us", "dsp"], "points": 1000,
-        "evaluated": 7, "scored": 3, "proof": "1,000 points: all settled", "chosen": 1,
+        "evaluated": 7, "scored": 3, "proven": True, "proof": "1,000 points: all settled", "chosen": 1,
         "front": [
             {"t_in": 16, "n_l": 2, "latency_us": 1.0, "dsp": 36.0},
             {"t_in": 8, "n_l": 2, "latency_us": 1.5, "dsp": 18.0},

@@ -414,6 +414,17 @@ def test_a_changed_board_file_is_another_board(tmp_path: Path) -> None:
         sweep(request, tmp_path / "s", resume=True)
 
 
+def test_a_board_of_the_user_goes_by_its_name_wherever_its_file_lies(tmp_path: Path) -> None:
+    (tmp_path / "boards").mkdir()
+    text = (resources.files("codesign.boards") / "zcu102.toml").read_text()
+    (tmp_path / "boards" / "mine.toml").write_text(text.replace('name = "zcu102"', 'name = "mine"'))
+    request = Request(("gemm:8x16x16",), ("mine",), limit=20, folders=(tmp_path / "boards",))
+    assert sweep(request, tmp_path / "s").scan().collect()["board"][0] == "mine"
+    (tmp_path / "boards").rename(tmp_path / "moved")
+    again = sweep(replace(request, folders=(tmp_path / "moved",)), tmp_path / "s", resume=True)
+    assert again.resumed == again.rows
+
+
 # The command line and the Python face.
 
 

@@ -5,15 +5,15 @@ A new kernel or board needs nothing here: its contract is made from the list of 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
-from codesign import testing
 from codesign.board import Board
 from codesign.engines import kernels
-from codesign.errors import InputError
+from codesign.errors import InputError, ToolError
 from codesign.hw.vector import VectorKernel
 from codesign.kernel import (
     Case,
@@ -35,6 +35,7 @@ from codesign.network import Layer, Read
 from codesign.number import IntArray
 from codesign.space import ParameterSpace
 from codesign.testing import BoardContract, KernelContract, boards
+from tests.packages import install
 
 KERNELS, BOARDS = kernels(), boards()
 CLAIMS = {"linear": ("dsp", "bram36", "uram"), "attention": ("dsp", "bram36", "uram")}
@@ -411,27 +412,34 @@ def test_a_board_contract_needs_a_board() -> None:
         BoardContract().board()
 
 
-@dataclass(frozen=True)
-class Entry:
-    """An entry point as an installed package has it."""
+OFFER = """
+[codesign.boards]
+mine = toyboard:MINE
+"""
+"""Entry points of a package."""
+TOYBOARD = """
+from dataclasses import replace
 
-    name: str
-    what: object
-    value: str = "package:thing"
-    dist: None = None
+from codesign.board import Board
 
-    def load(self) -> object:
-        return self.what
-
-
-def test_installed_packages_add_boards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(testing, "entry_points", lambda group: [Entry("mine", ZCU102)])
-    assert boards() == {**BOARDS, "mine": ZCU102}
+MINE = replace(Board.load("zcu102"), name="mine")
+"""
 
 
-def test_boards_of_names_in_use_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(testing, "entry_points", lambda group: [Entry("zcu102", ZCU102)])
-    with pytest.raises(InputError, match="legal: a name not in use"):
+def test_installed_packages_add_boards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, tmp_path, "toyboard", TOYBOARD, OFFER)
+    assert boards() == {**BOARDS, "mine": replace(ZCU102, name="mine")}
+
+
+def test_boards_of_names_in_use_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, tmp_path, "toyboard", TOYBOARD, OFFER.replace("mine", "zcu102"))
+    with pytest.raises(InputError, match="codesign ships one; legal: another name"):
+        boards()
+
+
+def test_what_is_no_board_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, tmp_path, "toyboard", TOYBOARD, OFFER.replace("toyboard:MINE", "codesign.board:Board"))
+    with pytest.raises(ToolError, match=r"board 'mine' of toyboard 1\.5 \(pip uninstall toyboard removes it\) cannot"):
         boards()
 
 

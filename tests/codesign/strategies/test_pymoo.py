@@ -3,7 +3,7 @@
 import importlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,22 +11,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-import codesign
-from codesign import heuristics
+from codesign import strategies
 from codesign.assembly import integers, tools
 from codesign.board import Board
 from codesign.cli import main
 from codesign.designspace import DesignSpace
-from codesign.errors import InputError, NothingFits, ToolError
-from codesign.front import nondominated
-from codesign.heuristics import ALGORITHMS, Attempt, evolve, searched
+from codesign.errors import NothingFits, ToolError
+from codesign.front import Attempt, Front, nondominated
 from codesign.problem import Problem, Term
 from codesign.reference_problem import hypervolume_ratio, reference_problem
 from codesign.search import search
+from codesign.strategies import ProblemSpace, Score, _pymoo, searched
+from codesign.strategies._pymoo import Evolutionary
 
 pytest.importorskip("pymoo", reason="needs the extra heuristics")
 numba = pytest.importorskip("numba", reason="needs the extra heuristics")
 
+ALGORITHMS = ("age-moea2", "nsga2")
 AXES = {"x": tuple(range(40)), "fixed": (7,), "y": (1, 2, 4, 8, 16)}
 
 
@@ -49,6 +50,13 @@ def small(limits: Mapping[str, float] | None = None) -> Problem:
     return Problem(AXES, terms, limits or {}, ("time", "cost"))
 
 
+def evolve(problem: Problem, strategy: str, *, score: Score | None = None, **settings: Any) -> Front:
+    """The front that a strategy finds of a problem."""
+    found = strategies.find(strategy)
+    assert isinstance(found, Evolutionary)
+    return found.search(ProblemSpace(problem, score), problem.objectives, **settings)
+
+
 def beaten(front: np.ndarray[Any, Any], others: np.ndarray[Any, Any]) -> int:
     """Vectors of a front that others dominate."""
     below = (others[:, None] <= front[None]).all(axis=2) & (others[:, None] < front[None]).any(axis=2)
@@ -63,7 +71,7 @@ def test_what_is_returned_is_the_best_of_what_was_seen(strategy: str) -> None:
         seen.append(dict(point))
         return {"cost": float(point["x"] + 3 * point["y"]), "time": 200.0 - point["x"] * point["y"]}
 
-    found = evolve(small({"cost": 90.0}), strategy, evaluations=60, score=score, population=12)
+    found = evolve(small({"cost": 90.0}), strategy, evaluations=60, score=score)
     assert len({tuple(point.items()) for point in seen}) == len(seen) <= 60
     values = np.array([[200.0 - p["x"] * p["y"], p["x"] + 3 * p["y"]] for p in seen])
     best = {tuple(row) for row in values[nondominated(values)].tolist()}
@@ -100,14 +108,14 @@ def test_the_same_seed_gives_the_same_front() -> None:
 @pytest.mark.parametrize("evaluations", [1, 7, 50])
 def test_the_budget_is_kept(evaluations: int) -> None:
     told = list[tuple[int, int, int]]()
-    found = evolve(small(), "nsga2", evaluations=evaluations, population=20, progress=lambda *at: told.append(at))
+    found = evolve(small(), "nsga2", evaluations=evaluations, progress=lambda *at: told.append(at))
     assert found.proof.evaluated == evaluations
     assert told[-1] == (evaluations, evaluations, len(found))
     assert [at[0] for at in told] == sorted({at[0] for at in told})
 
 
 def test_a_space_that_is_seen_whole_ends_and_is_still_no_proof() -> None:
-    found = evolve(small(), "nsga2", evaluations=10_000, population=50)
+    found = evolve(small(), "nsga2", evaluations=10_000)
     assert 180 <= found.proof.evaluated <= small().size == 200
     assert np.array_equal(found.values, search(small()).values)
     assert not found.proof.exact
@@ -147,36 +155,35 @@ def test_the_account_claims_no_proof() -> None:
 
 
 def test_a_tenth_of_a_millionth_finds_most_of_the_volume() -> None:
-    found = evolve(reference_problem(), "nsga2", evaluations=600, population=60)
+    found = evolve(reference_problem(), "nsga2", evaluations=600)
     assert 0.6 < hypervolume_ratio(found.values) < 1
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda: evolve(small(), "hill", evaluations=5),
-        lambda: evolve(small(), "nsga2", evaluations=0),
-        lambda: evolve(small(), "nsga2", evaluations=5, population=0),
-    ],
-)
-def test_misuse_is_refused(call: Callable[[], object]) -> None:
-    with pytest.raises(ValueError, match="nsga2, age-moea2, at least 1"):
-        call()
+def test_misuse_is_refused() -> None:
+    with pytest.raises(ValueError, match="0 evaluations; legal: at least 1"):
+        evolve(small(), "nsga2", evaluations=0)
+
+
+def test_generations_grow_with_the_evaluations() -> None:
+    told = list[int]()
+    evolve(reference_problem(), "nsga2", evaluations=5000, progress=lambda done, *_: told.append(done))
+    assert told[0] == 50
 
 
 def test_without_pymoo_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> object:
         raise ModuleNotFoundError(f"No module named {name!r}")
 
+    strategy = strategies.find("age-moea2")
     monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(ToolError, match=r"pymoo.*pip install 'codesign\[heuristics\]'") as caught:
-        evolve(small(), "age-moea2", evaluations=5)
+        strategy.search(ProblemSpace(small()), ("time", "cost"), evaluations=5, seed=0, progress=None)
     assert caught.value.exit_code == 3
 
 
 def test_what_pymoo_raises_is_a_tool_s_failure() -> None:
     with pytest.raises(ToolError, match="pymoo failed: no luck"):
-        heuristics._quietly(_unlucky)
+        _pymoo._quietly(_unlucky)
 
 
 # Designs.
@@ -222,10 +229,10 @@ def _build_by(strategy: str, folder: Path) -> int:
 
 
 def test_a_report_says_which_strategy_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heuristics, "searched", partial(searched, evaluations=30))
+    monkeypatch.setattr(strategies, "searched", partial(searched, evaluations=30))
     assert _build_by("nsga2", tmp_path) == 0
     found = json.loads((tmp_path / "b" / "report.json").read_text())["search"]
-    assert (found["strategy"], found["evaluated"]) == ("nsga2", 30)
+    assert (found["strategy"], found["evaluated"], found["proven"]) == ("nsga2", 30, False)
     assert found["proof"].startswith("heuristic nsga2, seed 0, NOT PROVEN: 30 of ")
     assert "CPU-s" not in found["proof"]
     html = (tmp_path / "b" / "report.html").read_text()
@@ -234,20 +241,10 @@ def test_a_report_says_which_strategy_it_was(tmp_path: Path, monkeypatch: pytest
     assert "proven</span>" not in html
 
 
-@pytest.mark.parametrize("more", [["--strategy", "nsga2"], ["--strategy", "has", "--objective", "area"]])
-def test_a_strategy_without_a_search_or_of_another_name_is_one_line(
-    more: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["build", "gemm:4x16x16", "--board", "zcu102", "--out", str(tmp_path / "b"), *more]) == 2
-    error = capsys.readouterr().err
-    assert "legal: exact, nsga2, age-moea2, with --objective" in error
-    assert error.count("\n") == 1
-    assert not (tmp_path / "b").exists()
-
-
-def test_the_python_face_takes_a_strategy() -> None:
-    with pytest.raises(InputError, match="legal: exact, nsga2, age-moea2"):
-        codesign.search("gemm:4x16x16", "zcu102", strategy="optuna")
+def test_what_is_missing_is_said_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert strategies.find("nsga2").missing() is None
+    monkeypatch.setattr(_pymoo, "find_spec", lambda name: None if name == "numba" else object())
+    assert strategies.find("nsga2").missing() == "no numba; install: pip install 'codesign[heuristics]'"
 
 
 def test_without_pymoo_the_command_line_says_it_in_one_line(

@@ -142,6 +142,7 @@ def _halves(ram: RowMemory) -> int:
 
 
 class TestResources:
+    @pytest.mark.rtl
     @pytest.mark.parametrize("kernel", [SMALL, Linear(16, 4, 2, 64, 512, 64, 4, 16)])
     def test_multipliers_and_memories_are_those_of_the_netlist(self, kernel: Linear) -> None:
         target = Target(primitives=True)

@@ -15,6 +15,8 @@ import pytest
 
 _LEVELS = ("rtl", "slow", "quant", "notebooks", "board")
 _WORKERS = 2
+_WATCHED = ("usepdb", "trace", "collectonly", "setupshow", "showfixtures", "show_fixtures_per_test")
+"""Options of whoever looks at one process."""
 _MUST_RUN = {"rtl": ("mark.rtl", "few_fast("), "quant": ("mark.quant",)}
 """Levels of which nothing may be skipped in CI, and how a module says that it has tests of them."""
 
@@ -35,7 +37,7 @@ def _whole_fast_level(config: pytest.Config) -> bool:
     """Whether all fast tests are to run, and nothing says in which process."""
     option = config.option
     free = getattr(option, "numprocesses", 0) is None and not hasattr(config, "workerinput")
-    watched = option.usepdb or option.trace or option.capture == "no" or option.collectonly
+    watched = option.capture == "no" or any(getattr(option, name, False) for name in _WATCHED)
     return free and not watched and option.markexpr == "fast" and config.args_source != config.ArgsSource.ARGS
 
 

@@ -77,7 +77,7 @@ def test_levels(suite: pytest.Pytester, options: tuple[str, ...], expected: set[
     [
         ((), 2), (("-m", "fast"), 2), (("-k", "fast"), 2), (("-n3",), 0), (("-n0",), 0), (("-s",), 0), (("--pdb",), 0),
         (("--trace",), 0), (("--collect-only",), 0), (("-m", "rtl"), 0), (("test_suite.py",), 0),
-        (("test_suite.py::test_fast",), 0), (("-p", "no:xdist"), 0),
+        (("test_suite.py::test_fast",), 0), (("-p", "no:xdist"), 0), (("--fixtures",), 0), (("--setup-show",), 0),
     ],
 )  # fmt: skip
 def test_whose_processes_they_are(suite: pytest.Pytester, options: tuple[str, ...], workers: int) -> None:

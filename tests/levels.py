@@ -1,4 +1,4 @@
-"""Runs the levels of the test suite one after the other; ``make test`` and ``make test-all`` call it.
+"""Runs the levels of the test suite one after the other; the Makefile's test commands call it.
 
 Ends with a time per level and the 20 slowest tests. The exit code is 0 only if every level passed;
 a level that fails does not stop the next, so that one run shows everything.
@@ -40,11 +40,13 @@ QUICK = (
     Level("format", ("ruff", "format", "--check", ".")),
     Level("mypy", ("mypy",)),
     Level("imports", ("lint-imports",)),
-    _pytest("fast", "-n", "2"),
+    _pytest("fast"),
     _pytest("rtl", "-n", "2"),
     _pytest("notebooks"),
 )
 ALL = (*QUICK, _pytest("slow", "-n", "2"))
+APART = (_pytest("quant", "-n", "2", "tests/quant"),)
+"""What runs in an environment of its own."""
 
 
 def _report(name: str) -> Path:
@@ -70,9 +72,22 @@ def _run(level: Level) -> tuple[bool, float]:
 def main(argv: list[str]) -> int:
     """Runs the levels and prints the summary; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--all", action="store_true", help="the slow level too")
-    levels = ALL if parser.parse_args(argv).all else QUICK
-    results = [(level, *_run(level)) for level in levels]
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--all", action="store_true", help="the slow level too")
+    which.add_argument("--only", choices=[level.name for level in (*ALL, *APART)], help="one level alone")
+    asked = parser.parse_args(argv)
+    results = [(level, *_run(level)) for level in _chosen(asked.only, asked.all)]
+    _summarize(results)
+    return 0 if all(passed for _, passed, _ in results) else 1
+
+
+def _chosen(only: str | None, all_levels: bool) -> tuple[Level, ...]:
+    if only is not None:
+        return tuple(level for level in (*ALL, *APART) if level.name == only)
+    return ALL if all_levels else QUICK
+
+
+def _summarize(results: list[tuple[Level, bool, float]]) -> None:
     slow = sorted((d for level, _, _ in results for d in durations(_report(level.name))), reverse=True)
     print(f"\nthe {_SLOWEST} slowest tests")
     for seconds, name in slow[:_SLOWEST]:
@@ -81,7 +96,6 @@ def main(argv: list[str]) -> int:
     for level, passed, seconds in results:
         print(f"{seconds:8.1f} s  {level.name:10} {'passed' if passed else 'FAILED'}")
     print(f"{sum(seconds for _, _, seconds in results):8.1f} s  in all")
-    return 0 if all(passed for _, passed, _ in results) else 1
 
 
 if __name__ == "__main__":

@@ -1,13 +1,11 @@
 """The rules of conftest.py, tried on small suites of their own."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["pytester"]
 SUITE = """
 import pytest
 
@@ -18,62 +16,110 @@ def test_slow(): pass
 
 @pytest.mark.rtl
 def test_rtl(): pass
+
+@pytest.mark.quant
+def test_quant(): pass
 """
 SKIPPED = """
 import pytest
 
-@pytest.mark.rtl
-def test_rtl(): pytest.skip("no simulator")
+@pytest.mark.LEVEL
+def test_skipped(): pytest.skip("no simulator")
 """
 MODULE_SKIPPED = """
 import pytest
 pytest.importorskip("no_such_library")
-pytestmark = pytest.mark.rtl
+pytestmark = pytest.mark.LEVEL
+"""
+CASES_SKIPPED = """
+import pytest
+pytest.importorskip("no_such_library")
+cases = pytest.mark.parametrize("case", few_fast([1, 2], 1))
 """
 RANDOM = """
 def test_random(rng): print("drew", rng.integers(1 << 60)); assert False
 """
+INI = "[pytest]\ntestpaths = .\nmarkers =\n fast: f\n rtl: r\n slow: s\n quant: q\n notebooks: n\n board: b\n"
 
 
-def run(folder: Path, suite: str, *options: str, ci: bool = False) -> subprocess.CompletedProcess[str]:
-    shutil.copy(Path(__file__).parent / "conftest.py", folder)
-    (folder / "test_suite.py").write_text(suite)
-    (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n fast: f\n rtl: r\n slow: s\n notebooks: n\n board: b\n")
-    environment = {name: value for name, value in os.environ.items() if name != "CI"} | ({"CI": "true"} if ci else {})
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", *options]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+@pytest.fixture
+def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """A folder with our conftest.py, outside of CI."""
+    monkeypatch.delenv("CI", raising=False)
+    shutil.copy(Path(__file__).parent / "conftest.py", pytester.path)
+    pytester.makeini(INI)
+    return pytester
+
+
+def run(suite: pytest.Pytester, text: str, *options: str) -> pytest.RunResult:
+    (suite.path / "test_suite.py").write_text(text)
+    return suite.runpytest_inprocess("-p", "no:cacheprovider", "-rA", *options)
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ((), {"test_fast"}),
+        (("-n0",), {"test_fast"}),
         (("-m", "rtl"), {"test_rtl"}),
+        (("-m", "quant"), {"test_quant"}),
         (("-m", "fast or slow"), {"test_fast", "test_slow"}),
         (("test_suite.py::test_slow",), {"test_slow"}),
     ],
 )
-def test_levels(tmp_path: Path, options: tuple[str, ...], expected: set[str]) -> None:
-    done = run(tmp_path, SUITE, *options)
-    assert done.returncode == 0
-    passed = {line.rpartition("::")[2] for line in done.stdout.splitlines() if line.startswith("PASSED")}
-    assert passed == expected
+def test_levels(suite: pytest.Pytester, options: tuple[str, ...], expected: set[str]) -> None:
+    done = run(suite, SUITE, *options)
+    assert done.ret == 0
+    assert {line.rpartition("::")[2] for line in done.outlines if line.startswith("PASSED")} == expected
 
 
-@pytest.mark.parametrize("suite", [SKIPPED, MODULE_SKIPPED], ids=["test", "module"])
-def test_a_skipped_rtl_test_fails_in_ci_only(tmp_path: Path, suite: str) -> None:
-    assert run(tmp_path, suite, "-m", "rtl").returncode in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
-    done = run(tmp_path, suite, "-m", "rtl", ci=True)
-    assert done.returncode in (pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED)
-    assert "skipped in CI, where the rtl level must run" in done.stdout
+@pytest.mark.parametrize(
+    ("options", "workers"),
+    [
+        ((), 2), (("-m", "fast"), 2), (("-k", "fast"), 2), (("-n3",), 0), (("-n0",), 0), (("-s",), 0), (("--pdb",), 0),
+        (("--trace",), 0), (("--collect-only",), 0), (("-m", "rtl"), 0), (("test_suite.py",), 0),
+        (("test_suite.py::test_fast",), 0), (("-p", "no:xdist"), 0), (("--fixtures",), 0), (("--setup-show",), 0),
+    ],
+)  # fmt: skip
+def test_whose_processes_they_are(suite: pytest.Pytester, options: tuple[str, ...], workers: int) -> None:
+    suite.makepyfile(test_suite=SUITE)
+    assert len(getattr(suite.parseconfigure(*options).option, "tx", ())) == workers
 
 
-def test_random_tests_print_their_seed_and_repeat(tmp_path: Path) -> None:
+@pytest.mark.rtl
+def test_two_processes_run_what_one_would(suite: pytest.Pytester) -> None:
+    done = run(suite, SUITE)
+    assert (done.ret, done.parseoutcomes()) == (0, {"passed": 1})
+    done.stdout.fnmatch_lines(["level: fast; seed: 0", "2 workers *"])
+
+
+@pytest.mark.parametrize("level", ["rtl", "quant"])
+@pytest.mark.parametrize("text", [SKIPPED, MODULE_SKIPPED], ids=["test", "module"])
+def test_a_skipped_test_that_must_run_fails_in_ci_only(
+    suite: pytest.Pytester, text: str, level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = text.replace("LEVEL", level)
+    assert run(suite, text, "-m", level).ret in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+    monkeypatch.setenv("CI", "true")
+    done = run(suite, text, "-m", level)
+    assert done.ret in (pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED)
+    assert f"skipped in CI, where the {level} level must run" in done.stdout.str()
+
+
+def test_a_module_may_be_skipped_where_its_level_is_not_asked_for(
+    suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CI", "true")
+    text = MODULE_SKIPPED.replace("LEVEL", "quant")
+    assert run(suite, text, "-m", "rtl").ret == pytest.ExitCode.NO_TESTS_COLLECTED
+    assert run(suite, CASES_SKIPPED, "-m", "rtl").ret == pytest.ExitCode.INTERRUPTED
+
+
+def test_random_tests_print_their_seed_and_repeat(suite: pytest.Pytester) -> None:
     def drawn(*options: str) -> str:
-        done = run(tmp_path, RANDOM, *options)
+        done = run(suite, RANDOM, "-n0", *options)
         seed = options[1] if options else "0"
-        assert f"seed: {seed} (repeat with --seed {seed})" in done.stdout
-        return next(line for line in done.stdout.splitlines() if line.startswith("drew"))
+        assert f"seed: {seed} (repeat with --seed {seed})" in done.stdout.str()
+        return next(line for line in done.outlines if line.startswith("drew"))
 
     assert drawn() == drawn("--seed", "0")
     assert drawn() != drawn("--seed", "1")

@@ -33,3 +33,22 @@ def test_every_level_runs_and_one_failure_is_a_failure(
 def test_all_adds_the_slow_level() -> None:
     assert [level.name for level in levels.QUICK][-3:] == ["fast", "rtl", "notebooks"]
     assert [level.name for level in levels.ALL] == [level.name for level in levels.QUICK] + ["slow"]
+
+
+@pytest.mark.parametrize(("argv", "expected"), [(["--only", "quant"], ["quant"]), (["--only", "fast"], ["fast"])])
+def test_one_level_alone(argv: list[str], expected: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = list[str]()
+
+    def passing(level: Level) -> tuple[bool, float]:
+        ran.append(level.name)
+        return True, 0.0
+
+    monkeypatch.setattr(levels, "_run", passing)
+    assert levels.main(argv) == 0
+    assert ran == expected
+
+
+def test_an_unknown_level_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        levels.main(["--only", "quick"])
+    assert "invalid choice: 'quick'" in capsys.readouterr().err

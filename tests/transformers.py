@@ -5,6 +5,7 @@ each norm. A model input may feed both at once, or an embedding with constant ro
 """
 
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 
@@ -86,6 +87,7 @@ class _Builder:
         return self.linear(f"second{at}", up, width, 16, addend=inner[1])
 
 
+@cache
 def post_norm(seed: int, *, wild: bool = False) -> Network:
     """A random post-norm transformer; all its scales are 1.
 

@@ -1,10 +1,13 @@
-"""Bundles that several modules look at; built once per process."""
+"""Bundles that several modules look at; built once for all processes of a run."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from codesign import flow
+from codesign.cache import publish
 
 SMALL = "gemm:5x30x20"
 """A matrix product with nothing round about it."""
@@ -13,10 +16,21 @@ SMALL = "gemm:5x30x20"
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of the smallest array; read it, or copy it before changing anything."""
-    return flow.build(SMALL, "zcu102", out=tmp_path_factory.mktemp("built") / "gemm", budget="dsp=60").path
+    return _once(tmp_path_factory, "gemm", lambda out: flow.build(SMALL, "zcu102", out=out, budget="dsp=60"))
 
 
 @pytest.fixture(scope="session")
 def mlp(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of a model that ships; likewise."""
-    return flow.build("digits-mlp", "zcu102", out=tmp_path_factory.mktemp("built") / "mlp").path
+    return _once(tmp_path_factory, "mlp", lambda out: flow.build("digits-mlp", "zcu102", out=out))
+
+
+def _once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder of the whole run, which the first process that wants it fills."""
+    own = factory.getbasetemp()
+    run = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def fill(folder: Path) -> None:
+        make(folder / "bundle")
+
+    return publish(run / "built", name, fill) / "bundle"

@@ -29,6 +29,7 @@ def test_a_bundle_holds_what_it_must(built: Path, mlp: Path) -> None:
     assert {name.replace("sim/", "rtl/") for name in names if name.startswith("sim/")} < names
 
 
+@pytest.mark.rtl
 def test_the_same_plan_gives_the_same_bytes(built: Path) -> None:
     again = files(plan("gemm:5x30x20", ZCU102, budget={"dsp": 60}))
     assert again == dict(read_bundle(built).files)
@@ -82,6 +83,7 @@ def half_quantized(path: Path) -> Path:
 CALIBRATION = {"x": np.random.default_rng(1).normal(size=(8, 12))}
 
 
+@pytest.mark.rtl
 def test_a_float_model_is_quantized_with_samples(tmp_path: Path) -> None:
     path = float_model(tmp_path / "m.onnx")
     with pytest.raises(InputError, match="calibration data"):
@@ -111,6 +113,7 @@ def test_build_and_quantize_give_the_same_integers(tmp_path: Path) -> None:
     assert archive.write_network(integers(path, CALIBRATION)) == archive.write_network(made.network)
 
 
+@pytest.mark.rtl
 def test_lowering_calibrates_what_a_file_leaves_unquantized(tmp_path: Path) -> None:
     path = half_quantized(tmp_path / "m.onnx")
     with pytest.raises(InputError, match="calibration data"):

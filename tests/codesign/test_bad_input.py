@@ -17,6 +17,7 @@ import pytest
 from codesign import assembly, models
 from codesign.cli import main
 from codesign.sim import verilate
+from tests.marks import few_fast
 
 INPUT, FITS, TOOL, INTERRUPT = 2, 1, 3, 130
 
@@ -48,9 +49,10 @@ def onnx_file(op: str, shape: Sequence[int | str] = (1, 4), weight: float = 1.0,
     return bytes(model.SerializeToString())
 
 
-@pytest.fixture
-def place(tmp_path: Path, built: Path) -> Place:
-    """Everything that the cases name, freshly made."""
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, built: Path) -> Place:
+    """Everything that the cases name; it stays as it is, which every case checks."""
+    tmp_path = tmp_path_factory.mktemp("place")
     zcu102 = (resources.files("codesign.boards") / "zcu102.toml").read_text()
     texts = {
         "broken.toml": "name = [", "list.toml": "name = 3\n", "extra.toml": zcu102 + "\n[more]\n",
@@ -204,6 +206,9 @@ CASES: dict[str, tuple[Callable[[Place], list[str]], int, str]] = {
     "report of nothing": (words("report", "@missing"), INPUT, "missing"),
 }  # fmt: skip
 
+LATE = ("out cannot be made",)
+"""Cases that are noticed behind the generation of hardware, which takes seconds."""
+
 
 def tree(path: Path) -> dict[str, bytes]:
     return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
@@ -220,7 +225,7 @@ def failed(argv: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> st
     return printed.err
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.rtl) if n in LATE else n for n in CASES])
 def test_bad_input_is_one_line(name: str, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     arguments, code, part = CASES[name]
     before, bundle_before = tree(place.path), tree(place.built)
@@ -253,7 +258,7 @@ def interrupt(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("moment", ["files", "fsync"])
+@pytest.mark.parametrize("moment", few_fast(["files", "fsync"], 1))
 def test_an_interrupted_build_leaves_nothing(
     moment: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,16 +269,17 @@ def test_an_interrupted_build_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.rtl
 def test_an_interrupted_build_leaves_the_old_bundle(
-    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old = place.path / "old"
-    shutil.copytree(place.built, old)
+    old = tmp_path / "old"
+    shutil.copytree(built, old)
     before = tree(old)
     monkeypatch.setattr(os, "fsync", interrupt)
     assert main(["build", "gemm:2x2x2", "--board", "zcu102", "--out", str(old)]) == INTERRUPT
     assert tree(old) == before
-    assert [p.name for p in place.path.iterdir() if p.name.startswith(".")] == []
+    assert [p.name for p in tmp_path.iterdir()] == ["old"]
 
 
 def test_a_broken_tool_shows_its_log(

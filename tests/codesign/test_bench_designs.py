@@ -15,6 +15,7 @@ from codesign.front import Front
 from codesign.reference_problem import reference_problem
 from codesign.search import search
 from codesign.strategies import _pymoo
+from tests.marks import few_fast
 
 pytest.importorskip("pymoo", reason="needs the extra heuristics")
 
@@ -38,7 +39,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_designs, "EVALUATIONS", 60)
 
 
-@pytest.mark.parametrize("board", BOARDS)
+@pytest.mark.parametrize("board", few_fast(BOARDS, 1))
 def test_no_heuristic_dominates_a_point_of_the_exact_front(board: str) -> None:
     rows = heuristic_rows(exact("gemm:4x16x16", board), ["nsga2"])
     assert [row.metric for row in rows] == METRICS
@@ -86,6 +87,7 @@ def test_dominated_and_covered() -> None:
     assert dominated(front, others[:0]).tolist() == [False] * 3
 
 
+@pytest.mark.rtl
 def test_a_search_is_measured_in_a_process_of_its_own() -> None:
     here, there = exact("gemm:4x16x16", "zcu102"), Exact.of("case", integers("gemm:4x16x16"), Board.load("zcu102"))
     assert np.array_equal(here.front.values, there.front.values)

@@ -21,6 +21,7 @@ def by_case(rows: list[Row]) -> dict[str, dict[str, Row]]:
     return found
 
 
+@pytest.mark.rtl
 def test_rows_of_a_model_s_designs() -> None:
     rows = by_case(bench_search._designs("gemm:4x16x16", ()))["gemm:4x16x16@zcu102"]
     made = plan("gemm:4x16x16", Board.load("zcu102"))
@@ -33,6 +34,7 @@ def test_rows_of_a_model_s_designs() -> None:
     assert rows["front_points"].ours >= 1
 
 
+@pytest.mark.rtl
 def test_another_board_has_its_own_front(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_search, "_COMPARED", "gemm:4x16x16")
     rows = by_case(bench_search._elsewhere("kv260", ()))

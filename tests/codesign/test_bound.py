@@ -14,6 +14,7 @@ from codesign.models import gemm
 from codesign.network import Network, Norm
 from codesign.program import compile_network
 from tests.accelerators import board, chain, fitting
+from tests.marks import few_fast
 from tests.quant.vits import random_network
 from tests.transformers import post_norm
 
@@ -44,7 +45,7 @@ def _gap(network: Network, design: Design) -> float | None:
     return (cycles - int(found)) / cycles
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", few_fast(range(8), 3))
 def test_no_design_is_faster(seed: int) -> None:
     rng = np.random.default_rng(seed)
     networks = [random_network(seed)[0], chain(rng, 17, [30, 64, 9]), gemm(23, 40, 31)]
@@ -244,7 +245,7 @@ def test_arrays_of_designs_give_what_each_gives_alone() -> None:
 
 
 @pytest.mark.parametrize("make", [lambda: random_network(2)[0], lambda: post_norm(1)])
-@pytest.mark.parametrize("leaping", [False, True])
+@pytest.mark.parametrize("leaping", few_fast([True, False], 1))
 def test_designs_of_other_groups_of_rows_together_give_what_each_gives_alone(
     make: Callable[[], Network], leaping: bool
 ) -> None:

@@ -18,6 +18,7 @@ def found() -> Calibration:
     return calibrated(build(FLOAT).SerializeToString(), "net", {"image": samples(FLOAT, 8)})
 
 
+@pytest.mark.rtl
 def test_the_file_is_that_of_the_chosen_settings(found: Calibration) -> None:
     model, images = build(FLOAT).SerializeToString(), {"image": samples(FLOAT, 8)}
     assert found.data == calibrate(model, images, settings=found.choice.settings, name="net")
@@ -57,6 +58,7 @@ def test_settings_in_words() -> None:
     )
 
 
+@pytest.mark.rtl
 def test_progress_is_logged_for_every_way(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "codesign"):
         calibrated(build(FLOAT).SerializeToString(), "net", {"image": samples(FLOAT, 4)})

@@ -216,6 +216,7 @@ def test_every_bad_option_is_one_line(
     assert printed.out == ""
 
 
+@pytest.mark.rtl
 def test_build_ends_with_ten_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["build", "gemm:5x30x20", "--board", "zcu102", "--budget", "dsp=60", "--out", str(tmp_path / "b")]
     assert main(argv) == 0

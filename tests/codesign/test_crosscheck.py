@@ -91,6 +91,7 @@ def test_other_integers_are_a_failed_check(backend: Backend, mlp_workload: Workl
         crosscheck("digits-mlp", mlp_workload, integers("digits-mlp"), KV260)
 
 
+@pytest.mark.rtl
 @pytest.mark.usefixtures("backend")
 def test_a_bundle_has_the_project_and_says_so(tmp_path: Path) -> None:
     bundle = flow.build("digits-mlp", "zcu102", out=tmp_path / "b", backend="hls4ml")

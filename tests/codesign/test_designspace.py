@@ -25,6 +25,7 @@ from codesign.problem import check_directions
 from codesign.program import compile_network
 from codesign.search import Refine, check_front
 from tests.accelerators import chain
+from tests.marks import few_fast
 from tests.quant.vits import random_network
 from tests.transformers import post_norm
 
@@ -63,6 +64,7 @@ def _by_hand(network: Network, space: DesignSpace, objectives: tuple[str, ...]) 
     return found
 
 
+@pytest.mark.rtl
 @pytest.mark.parametrize("objectives", [("latency_us", "dsp"), ("latency_us", "bram36", "lut")])
 def test_the_search_finds_what_scoring_every_design_finds(objectives: tuple[str, ...]) -> None:
     network = random_network(2)[0]
@@ -113,6 +115,7 @@ def test_a_ring_that_holds_the_longest_tile_is_legal() -> None:
             assert term.formula({"t_in": np.array(t_in), "ring_words": np.array(words)}) == illegal
 
 
+@pytest.mark.rtl
 def test_a_search_of_resources_alone_finds_legal_designs() -> None:
     space = _space(random_network(1)[0])
     front = space.search(("dsp", "bram36"))
@@ -192,7 +195,7 @@ def test_a_run_tells_how_others_begin() -> None:
     assert raised
 
 
-@pytest.mark.parametrize("seed", [2, 5, 18, 20, 28])
+@pytest.mark.parametrize("seed", few_fast([2, 5, 18, 20, 28], 1))
 def test_no_bound_is_above_the_score_of_any_ring(seed: int) -> None:
     """Layers cut into blocks end sooner behind their last weights, so short rings may be faster than long ones."""
     rng = np.random.default_rng(seed)
@@ -212,6 +215,7 @@ def test_no_bound_is_above_the_score_of_any_ring(seed: int) -> None:
                 assert score is None or bound[i] <= score[0], (name, network.name, i)
 
 
+@pytest.mark.rtl
 @pytest.mark.parametrize("seed", [1, 2])
 def test_the_first_designs_decide_nothing(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where rings decide most: weights come slowly, and rows pass several times."""
@@ -252,6 +256,7 @@ def test_directions_are_as_declared() -> None:
     check_directions(_space(random_network(4)[0]).problem(("latency_us", "dsp")), pairs=300)
 
 
+@pytest.mark.rtl
 def test_a_searched_design_is_as_fast_as_the_plain_choice_or_faster() -> None:
     network = gemm(48, 64, 32)
     board = Board.load("zcu102").with_overrides(["resources.dsp=600"])
@@ -262,6 +267,7 @@ def test_a_searched_design_is_as_fast_as_the_plain_choice_or_faster() -> None:
     assert front.best("latency_us")["latency_us"] <= cycles / 300
 
 
+@pytest.mark.rtl
 def test_energy_beside_latency_is_searched_exactly() -> None:
     space = _space(random_network(2)[0], _Few)
     front = space.search(("latency_us", ENERGY))
@@ -272,6 +278,7 @@ def test_energy_beside_latency_is_searched_exactly() -> None:
     assert sorted(map(tuple, front.values.tolist())) == sorted(map(tuple, want.tolist()))
 
 
+@pytest.mark.rtl
 def test_brute_force_finds_no_better_design() -> None:
     space = _space(random_network(2)[0], _Few)
     front, scorer = space.search(("latency_us", "dsp")), _Scorer(space)

@@ -88,6 +88,7 @@ def test_a_folder_is_named_after_the_model(model: str, name: str) -> None:
     assert flow._short(model) == name
 
 
+@pytest.mark.rtl
 def test_build_goes_where_nobody_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     found = flow.build("gemm:1x2x3", "zcu102", budget="dsp=60")
@@ -95,6 +96,7 @@ def test_build_goes_where_nobody_said(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (tmp_path / "build" / "gemm-1x2x3-zcu102" / "rtl" / "top.v").is_file()
 
 
+@pytest.mark.rtl
 def test_clock_and_settings_are_marked_as_assumed(tmp_path: Path) -> None:
     found = codesign.build(
         "gemm:1x2x3", "zcu102", out=tmp_path / "b", clock_mhz=250, set=["memory.read_latency=90"], budget="dsp=60"
@@ -255,6 +257,7 @@ def stripped(path: Path) -> Path:
     return path
 
 
+@pytest.mark.rtl
 def test_a_quantized_model_classifies_like_the_float_one(tmp_path: Path) -> None:
     arrays, labels = codesign.heldout("digits-mlp")
     np.savez(tmp_path / "samples.npz", image=arrays["image"][:48])
@@ -279,6 +282,7 @@ def test_a_search_is_the_whole_front() -> None:
         codesign.search("gemm:32x32x32", "zcu102", objectives=("speed",))
 
 
+@pytest.mark.rtl
 def test_a_build_with_an_objective_shows_the_front_that_it_is_from(tmp_path: Path) -> None:
     bundle = codesign.build("gemm:24x32x16", "zcu102", out=tmp_path / "b", budget="dsp=60", objective="latency")
     found = bundle.report.search

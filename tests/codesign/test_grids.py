@@ -13,6 +13,7 @@ from codesign.hw import accelerator
 from codesign.kernel import Resources, ceil_div
 from codesign.network import Linear, Network
 from codesign.partition import RESOURCES, available
+from tests.marks import few_fast
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,7 @@ def single(grid: Grid, parameters: dict[str, int]) -> dict[str, int]:
     return {"legal": bool(legal), "cycles": int(cycles), **{name: int(getattr(need, name)) for name in RESOURCES}}
 
 
+@pytest.mark.rtl
 def test_columns_are_the_figures_of_each_design(vit: Grid, rng: np.random.Generator) -> None:
     columns = vit.columns(0, vit.points)
     axes = vit.problem.axes
@@ -64,7 +66,7 @@ def test_ranges_are_parts_of_the_whole(vit: Grid) -> None:
             assert np.array_equal(part, whole[name][first:stop]), name
 
 
-@pytest.mark.parametrize("cells", [1, 100])
+@pytest.mark.parametrize("cells", few_fast([100, 1], 1))
 def test_tables_in_parts_are_the_same(cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
     space = ThinnedSpace(integers("gemm:20x70x33"), Board.load("zcu102"), 500)
     whole = Grid(space)

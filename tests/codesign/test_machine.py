@@ -20,6 +20,7 @@ from codesign.program import Program, compile_network
 from codesign.systolic import Formulas
 from codesign.twin import compiled_run
 from tests.accelerators import board, chain, fitting
+from tests.marks import few_fast
 
 _TIMES = {"attention": lambda work: 7 * work["rows"] + 3, "vector": lambda work: 5 * work["rows"] + 40}
 _FORMULAS = Formulas(_TIMES, 15, 13)
@@ -113,7 +114,7 @@ def _with_rings(design: Design, weights: int, tables: int) -> Design:
     return replace(design, engines={**design.engines, "linear": linear})
 
 
-@pytest.mark.parametrize("case", [_random_program, _weights])
+@pytest.mark.parametrize("case", few_fast([_weights, _random_program], 1))
 def test_machine_code_changes_no_cycle(case: Callable[[int], tuple[Program, Design]]) -> None:
     assert compiled_run() is not None, "otherwise this shows nothing"
     ended = 0
@@ -125,6 +126,7 @@ def test_machine_code_changes_no_cycle(case: Callable[[int], tuple[Program, Desi
     assert ended > 40
 
 
+@pytest.mark.rtl
 def test_every_table_holds_all_that_goes_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is written behind the end of any."""
     table, run = _Layout._table, rules.run
@@ -154,7 +156,7 @@ def test_random_programs_do_all_that_there_is() -> None:
     assert all(run.start[0] > 0 for run in runs)
 
 
-@pytest.mark.parametrize("case", [_random_program, _weights])
+@pytest.mark.parametrize("case", few_fast([_weights, _random_program], 1))
 def test_rings_that_suffice_change_no_cycle(case: Callable[[int], tuple[Program, Design]]) -> None:
     """Also in the run of one word less somebody waits for room, so the figures are not too large."""
     rng, kinds = np.random.default_rng(12), Counter[tuple[bool, bool]]()
@@ -178,7 +180,7 @@ def test_rings_that_suffice_change_no_cycle(case: Callable[[int], tuple[Program,
     assert len(kinds) >= 3, kinds
 
 
-@pytest.mark.parametrize("case", [_random_program, _weights])
+@pytest.mark.parametrize("case", few_fast([_weights, _random_program], 1))
 def test_what_suffices_until_a_norm_begins(case: Callable[[int], tuple[Program, Design]]) -> None:
     """The end of a linear command before that changes neither with the rings nor with how long norms take."""
     rng, shorter = np.random.default_rng(13), 0

@@ -17,6 +17,7 @@ from codesign.partition import RESOURCES, Choice, Planner, Tools, available, par
 from codesign.program import compile_network
 from codesign.quant.lower import lower
 from codesign.workload import Workload
+from tests.marks import few_fast
 from tests.quant.vits import random_network
 
 ZCU102 = Board.load("zcu102")
@@ -102,7 +103,7 @@ def test_available_is_the_smaller_of_board_and_budget() -> None:
     assert parse_budget(None) == {}
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", few_fast(range(10), 4))
 def test_random_transformers_get_a_design(seed: int) -> None:
     net, _ = random_network(seed)
     design = plain(net, ZCU102, tools())

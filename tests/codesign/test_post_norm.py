@@ -27,6 +27,7 @@ from codesign.sim import check
 from codesign.sim.check import PROBE, probes
 from codesign.sim.isolate import isolated
 from tests.accelerators import SMALL_VIT, board, compiled, fitting, run_program
+from tests.marks import few_fast
 from tests.transformers import post_norm, samples
 
 ENGINES = {**SMALL_VIT, "vector": {**SMALL_VIT["vector"], "wide": 1}}
@@ -222,6 +223,7 @@ def test_a_wide_engine_and_its_memory_come_together() -> None:
         shape(replace(design, memories=without))
 
 
+@pytest.mark.rtl
 def test_wide_zero_is_the_hardware_without_the_parameter() -> None:
     """But for the hash of the design, which is in a register."""
     network = replace(post_norm(EMBEDDED))
@@ -250,7 +252,7 @@ def test_resources_grow_by_the_memory_and_the_wider_rounding() -> None:
     assert wide["linear"] == narrow["linear"]
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", few_fast(range(12), 4))
 def test_no_design_is_faster_than_the_bound(seed: int) -> None:
     rng, gaps = np.random.default_rng([seed, 3]), []
     network = post_norm(seed)

@@ -567,6 +567,7 @@ def test_the_large_front_takes_few_boxes(large_front: Front) -> None:
     assert proof.tried < 1_000_000
 
 
+@pytest.mark.rtl
 def test_the_large_front_withstands_brute_force(large_front: Front) -> None:
     found = check_front(reference_problem(), large_front, seed=11)
     assert found.points >= 2_000_000

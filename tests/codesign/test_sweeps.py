@@ -323,6 +323,7 @@ def _writes(folder: Path | None) -> int:
     return len(list(folder.glob("part-*"))) if folder is not None else 0
 
 
+@pytest.mark.rtl
 def test_after_twenty_kills_it_is_the_same(server: subprocess.Popen[str], swept: Sweep, tmp_path: Path) -> None:
     """Killed at random moments: no point is lost, none is there twice, every byte is the same."""
     seed, folder = 20 * 7919, tmp_path / "killed"
@@ -587,6 +588,7 @@ def test_without_polars_it_says_how_to_get_it(
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.rtl
 def test_many_rows_take_the_memory_of_a_shard(tmp_path: Path) -> None:
     """The peak of a process with many shards is that of one with few."""
     code = (

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from _pytest.mark import ParameterSet
 
 from codesign.board import Board
 from codesign.engines import kernels
@@ -57,7 +58,13 @@ def board_contract(board: Board) -> BoardContract:
     return made()
 
 
-@pytest.mark.parametrize("test", _names(KernelContract))
+def _contract_tests() -> list[ParameterSet]:
+    """Those that generate hardware take seconds."""
+    names = _names(KernelContract)
+    return [pytest.param(name, marks=pytest.mark.rtl if "sources" in name else ()) for name in names]
+
+
+@pytest.mark.parametrize("test", _contract_tests())
 @pytest.mark.parametrize("name", KERNELS)
 def test_kernel(name: str, test: str) -> None:
     getattr(contract_of(KERNELS[name], growing=CLAIMS.get(name, ("dsp",))), test)()

@@ -50,12 +50,14 @@ def post() -> tuple[Design, accelerator.Hardware]:
     return design, accelerator.sources(design)
 
 
+@pytest.mark.rtl
 @pytest.mark.parametrize("which", ["vit", "gemm", "post"])
 def test_multipliers_are_as_many_as_the_verilog_has(which: str, request: pytest.FixtureRequest) -> None:
     design, hardware = request.getfixturevalue(which)
     assert accelerator.multipliers(hardware.sources.files) == accelerator.total(accelerator.resources(design)).dsp
 
 
+@pytest.mark.rtl
 @pytest.mark.parametrize("which", ["vit", "gemm", "post"])
 def test_block_rams_are_as_many_as_the_verilog_has(which: str, request: pytest.FixtureRequest) -> None:
     design, hardware = request.getfixturevalue(which)
@@ -69,6 +71,7 @@ def test_block_rams_are_as_many_as_the_verilog_has(which: str, request: pytest.F
     assert modelled - len(design.engines) <= halves / 2 <= modelled  # an odd half is rounded up per engine
 
 
+@pytest.mark.rtl
 def test_simulation_takes_models_for_the_files_with_primitives(gemm: tuple[Design, accelerator.Hardware]) -> None:
     _, hardware = gemm
     with_primitives = {name for name, text in hardware.sources.files.items() if "DSP48E2" in text}
@@ -76,6 +79,7 @@ def test_simulation_takes_models_for_the_files_with_primitives(gemm: tuple[Desig
     assert not [name for name, text in hardware.simulated.items() if "DSP48E2" in text]
 
 
+@pytest.mark.rtl
 def test_both_ways_to_the_simulated_verilog_are_one(gemm: tuple[Design, accelerator.Hardware]) -> None:
     design, hardware = gemm
     assert dict(accelerator.simulation_sources(design).files) == hardware.simulated

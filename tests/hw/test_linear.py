@@ -155,6 +155,7 @@ def _halves(ram: RowMemory) -> int:
 
 
 class TestResources:
+    @pytest.mark.rtl
     @pytest.mark.parametrize("kernel", [SMALL, LinearKernel(16, 4, 2, 64, 512, 64, 4, 16)])
     def test_multipliers_and_memories_are_those_of_the_netlist(self, kernel: LinearKernel) -> None:
         target = Target(primitives=True)

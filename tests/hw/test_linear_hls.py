@@ -89,6 +89,7 @@ def assert_golden(kernel: LinearKernel, jobs: list[Job]) -> None:
 
 
 @compiled
+@pytest.mark.rtl
 def test_random_layers(rng: np.random.Generator) -> None:
     assert_golden(WIDE, random_jobs(rng, WIDE, 90))
 
@@ -101,12 +102,14 @@ def test_random_layers_on_more_designs(rng: np.random.Generator, kernel: LinearK
 
 
 @compiled
+@pytest.mark.rtl
 def test_largest_layer_with_the_ring_used_again(rng: np.random.Generator) -> None:
     k, n = most(WIDE)
     assert_golden(WIDE, [job(rng, layer(rng, rows, n, k)) for rows in (1, 3, 4, 37)])
 
 
 @compiled
+@pytest.mark.rtl
 def test_every_entry_of_a_gelu_table() -> None:
     table = nonlinear.table("gelu", 0.05, 0.04)
     ones, same = np.ones(1, np.int64), np.ones((1, 1), np.int8)
@@ -117,6 +120,7 @@ def test_every_entry_of_a_gelu_table() -> None:
 
 
 @compiled
+@pytest.mark.rtl
 def test_accumulators_at_both_ends_of_their_range() -> None:
     top_sum, bottom_sum = (1 << 26) - 1, -(1 << 26)
     weights = np.array([[127], [127], [-127], [0]], np.int8)
@@ -136,6 +140,7 @@ def ties() -> Job:
 
 
 @compiled
+@pytest.mark.rtl
 def test_ties_go_to_even() -> None:
     (got,) = hls.run_jobs(emitter, WIDE, [ties()])
     assert got[128:134, 0].tolist() == [0, 0, 1, 2, 2, 2]
@@ -143,6 +148,7 @@ def test_ties_go_to_even() -> None:
 
 
 @compiled
+@pytest.mark.rtl
 def test_residual_add_saturates_at_both_ends() -> None:
     x = np.array([[127], [-128]])
     ones = np.ones(2, np.int64)
@@ -155,6 +161,7 @@ def test_residual_add_saturates_at_both_ends() -> None:
 
 
 @compiled
+@pytest.mark.rtl
 def test_commands_leave_nothing_behind(rng: np.random.Generator) -> None:
     jobs = random_jobs(rng, WIDE, 12)
     there, back = hls.run_jobs(emitter, WIDE, jobs), hls.run_jobs(emitter, WIDE, jobs[::-1])
@@ -162,6 +169,7 @@ def test_commands_leave_nothing_behind(rng: np.random.Generator) -> None:
 
 
 @compiled
+@pytest.mark.rtl
 def test_the_testbench_checks_itself(rng: np.random.Generator) -> None:
     program, files = hls.build(sources(WIDE)), data(WIDE, random_jobs(rng, WIDE, 9))
     hls.simulate(program, files)

@@ -23,6 +23,7 @@ _SMALL: tuple[Kernel, ...] = (
 )
 
 
+@pytest.mark.rtl
 @pytest.mark.parametrize("kernel", _SMALL, ids=str)
 def test_its_sources_are_a_module_with_multipliers(kernel: Kernel) -> None:
     files = kernel.sources("rtl")

@@ -72,6 +72,7 @@ def assert_golden(kernel: VectorKernel, jobs: list[Job]) -> None:
 
 
 @compiled
+@pytest.mark.rtl
 @pytest.mark.parametrize("kernel", [WIDE, SIXTEEN], ids=str)
 def test_random_norms(rng: np.random.Generator, kernel: VectorKernel) -> None:
     assert_golden(kernel, random_jobs(rng, kernel, 120))
@@ -85,6 +86,7 @@ def test_random_norms_on_more_designs(rng: np.random.Generator, kernel: VectorKe
 
 
 @compiled
+@pytest.mark.rtl
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("rms", [False, True])
 def test_every_length_of_the_variance(rng: np.random.Generator, rms: bool, bits: int) -> None:
@@ -107,11 +109,13 @@ def power(n: int, offset: int) -> Job:
 
 
 @compiled
+@pytest.mark.rtl
 def test_roots_at_the_ends_of_the_reciprocal() -> None:
     assert_golden(WIDE, [power(n, offset) for n in range(1, 16) for offset in (-1, 0, 1)])
 
 
 @compiled
+@pytest.mark.rtl
 def test_rows_start_where_the_layer_says(rng: np.random.Generator) -> None:
     made = job(rng, rng.integers(-32768, 32768, (3, 5)))
     later = Norm("n", "r", "x", 2, made.layer.gain, made.layer.bias, 24, 0, first_row=1)
@@ -119,6 +123,7 @@ def test_rows_start_where_the_layer_says(rng: np.random.Generator) -> None:
 
 
 @compiled
+@pytest.mark.rtl
 def test_the_testbench_checks_itself(rng: np.random.Generator) -> None:
     program, files = hls.build(sources(WIDE)), data(WIDE, random_jobs(rng, WIDE, 9))
     hls.simulate(program, files)

@@ -11,6 +11,8 @@ torch: Any = pytest.importorskip("torch", reason="needs torch: pip install codes
 export: Any = pytest.importorskip("codesign.quant.export")
 mlp: Any = pytest.importorskip("codesign.quant.mlp")
 
+pytestmark = pytest.mark.quant
+
 SCOPES = "pkg.torch.onnx.name_scopes"
 
 

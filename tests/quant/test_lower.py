@@ -19,6 +19,7 @@ from codesign.network import Attention, Linear, Network, Norm, outputs, run
 from codesign.number import quantize
 from codesign.quant.lower import ACCUMULATOR_BITS, Lowered, lower, lower_traced, maxima
 from codesign.workload import Workload, from_proto, load_onnx, supported
+from tests.marks import few_fast
 from tests.quant.vits import Recipe, build, lowered, random_network, recipe, samples
 
 Floats = NDArray[np.float64]
@@ -129,7 +130,7 @@ def test_digits_vit_equals_the_trained_integers_on_every_image() -> None:
     assert np.mean(got.argmax(axis=1) == models.heldout("digits-vit")[1]) >= 0.965
 
 
-@pytest.mark.parametrize("file", ["digits-mlp.onnx", "digits-mlp-qcdq.onnx"])
+@pytest.mark.parametrize("file", few_fast(["digits-mlp.onnx", "digits-mlp-qcdq.onnx"], 1))
 def test_digits_mlp_equals_the_file_and_the_trained_integers_on_every_image(file: str) -> None:
     with resources.as_file(resources.files("codesign") / "data" / file) as path:
         workload = load_onnx(path)
@@ -146,7 +147,7 @@ def test_digits_mlp_equals_the_file_and_the_trained_integers_on_every_image(file
 # Random vision transformers ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", few_fast(SEEDS, 4))
 def test_random_vision_transformers_stay_close_to_float(seed: int) -> None:
     chosen = recipe(seed)
     workload, made = lowered(chosen)
@@ -230,7 +231,7 @@ def _post(seed: int, **changes: Any) -> Recipe:
     return replace(recipe(seed), order="post", **changes)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", few_fast(SEEDS, 4))
 def test_random_post_norm_transformers_stay_close_to_float(seed: int) -> None:
     chosen = _post(seed)
     workload, made = lowered(chosen)
@@ -239,7 +240,7 @@ def test_random_post_norm_transformers_stay_close_to_float(seed: int) -> None:
         assert min(found.values()) >= 0.98, {n: c for n, c in found.items() if c < 0.98}
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", few_fast(SEEDS, 4))
 def test_power_of_two_post_norm_transformers_make_the_files_integers(seed: int) -> None:
     chosen = _post(seed, form="quant", scales="po2", parts=True, argument=True)
     workload, made = lowered(chosen)

@@ -5,6 +5,7 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ torch: Any = pytest.importorskip("torch", reason="needs torch: pip install codes
 pytest.importorskip("onnxscript", reason="needs onnxscript: pip install codesign[quant]")
 nn: Any = torch.nn
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.quant
 WIDTH = 24
 
 
@@ -131,17 +132,19 @@ def _export(model: Any, path: Path, how: str) -> None:
         logging.disable(logging.NOTSET)
 
 
-@pytest.mark.parametrize("how", ["dynamo", "dynamic batch", "torchscript"])
-@pytest.mark.parametrize("name", _BLOCKS)
+_WAYS = ("dynamo", "dynamic batch", "torchscript")
+_NO_WAY = ("rms", "torchscript")
+"""Torch's older exporter has no RMS norm."""
+
+
+@pytest.mark.parametrize(("name", "how"), [case for case in product(_BLOCKS, _WAYS) if case != _NO_WAY])
 def test_exports_are_read_and_lowered(name: str, how: str, tmp_path: Path) -> None:
-    if name == "rms" and how == "torchscript":
-        pytest.skip("torch's older exporter has no RMS norm")
     network = _lowered(lambda: _Vit(_BLOCKS[name]), how, tmp_path)
     assert Counter(type(x) for x in network) == {Linear: 14, Norm: 5, Attention: 2}
     assert {x.mask for x in network if isinstance(x, Attention)} == {"causal" if name == "causal" else "full"}
 
 
-@pytest.mark.parametrize("how", ["dynamo", "dynamic batch", "torchscript"])
+@pytest.mark.parametrize("how", _WAYS)
 @pytest.mark.parametrize("name", _POST_BLOCKS)
 def test_post_norm_exports_are_read_and_lowered(name: str, how: str, tmp_path: Path) -> None:
     network = _lowered(lambda: _PostVit(_POST_BLOCKS[name]), how, tmp_path)

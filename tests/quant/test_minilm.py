@@ -15,6 +15,7 @@ from codesign.quant.lower import lower
 from codesign.quant.minilm import INPUT, OUTPUT, TOKENS, Bert
 from codesign.quant.ptq import Settings, calibrate
 from codesign.workload import from_proto
+from tests.marks import few_fast
 from tests.quant.berts import bert, encoder, reference, write
 
 needs_weights = pytest.mark.skipif(bool(minilm.missing()), reason=f"no {' '.join(minilm.missing())}")
@@ -37,6 +38,7 @@ def test_the_float_model_is_bert(seed: int, layers: int, heads: int) -> None:
     assert np.abs(found - last).max() < 1e-6
 
 
+@pytest.mark.rtl
 @needs_weights
 def test_the_real_float_model_is_bert() -> None:
     read = minilm.load()
@@ -96,6 +98,7 @@ def test_texts_are_steady_disjoint_and_long_enough() -> None:
     assert min(len(n) for n in made.numbers([*calibration, *test])) >= TOKENS
 
 
+@pytest.mark.rtl
 @needs_weights
 def test_texts_of_the_real_tokenizer_just_fill_the_device() -> None:
     read = minilm.load()
@@ -191,7 +194,7 @@ def test_a_missing_extra_is_one_line_and_a_missing_tool(monkeypatch: pytest.Monk
 # Integers ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", few_fast(range(3), 1))
 def test_a_random_encoder_keeps_its_directions_in_integers(seed: int) -> None:
     model = bert(seed, width=48, inner=96)
     rng = np.random.default_rng(seed)

@@ -15,6 +15,7 @@ from codesign.quant.fidelity import cosines
 from codesign.quant.lower import Lowered, lower, lower_traced, unscaled
 from codesign.routing import GATE_SCALE
 from codesign.workload import Workload, from_proto
+from tests.marks import few_fast
 from tests.quant.mixtures import CHOSEN, EXPERTS, GATES, SUMS, TOKENS, WIDTH, Mixture
 from tests.quant.test_lower import _damage as damage
 
@@ -109,7 +110,7 @@ def _samples(count: int) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("how", SUMS)
-@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("gate", few_fast(GATES, 2))
 def test_every_spelling_is_the_same_network(gate: str, how: str) -> None:
     plain, other = lower(Mixture().workload()), lower(Mixture(gate, how).workload())
     assert [type(layer) for layer in other] == [Linear, Norm, Linear, Route, Experts, Norm, Linear]
@@ -192,6 +193,7 @@ def test_a_float_mixture_needs_calibration_only() -> None:
         assert np.isfinite(next(iter(got.values()))).all()
 
 
+@pytest.mark.rtl
 def test_damaged_mixtures_end_in_a_network_or_in_one_line(rng: np.random.Generator) -> None:
     data, refused = _samples(4), []
     for _ in range(60):

@@ -16,7 +16,7 @@ torch: Any = pytest.importorskip("torch", reason="needs torch: pip install codes
 pytest.importorskip("onnxscript", reason="needs onnxscript: pip install codesign[quant]")
 nn: Any = torch.nn
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.quant
 WIDTH, HIDDEN, EXPERTS, CHOSEN = 16, 24, 4, 2
 
 

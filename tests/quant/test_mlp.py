@@ -54,6 +54,7 @@ def test_shipped_network_in_onnxruntime() -> None:
     assert got.tolist() == np.load(DATA / "digits-logits.npz")["mlp"].tolist()
 
 
+@pytest.mark.quant
 @pytest.mark.parametrize("widths", [(64, 32, 32, 10), (64, 7), (64, 33, 5)])
 def test_brevitas_onnxruntime_and_integers_agree(widths: tuple[int, ...], tmp_path: Path) -> None:
     torch: Any = pytest.importorskip("torch", reason="needs torch: pip install codesign[quant]")
@@ -75,6 +76,7 @@ def test_brevitas_onnxruntime_and_integers_agree(widths: tuple[int, ...], tmp_pa
     assert got.tolist() == expected.tolist()
 
 
+@pytest.mark.quant
 def test_widths_are_checked() -> None:
     mlp: Any = pytest.importorskip("codesign.quant.mlp")
     with pytest.raises(ValueError, match=r"two or more positive numbers, got \(3,\)"):

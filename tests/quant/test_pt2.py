@@ -153,7 +153,7 @@ def _saved(path: Path, symbolic: bool) -> tuple[Any, Any]:
         return tokens[:1].numpy(), model(tokens[:1]).numpy()
 
 
-@pytest.mark.slow
+@pytest.mark.quant
 @pytest.mark.parametrize("symbolic", [False, True])
 def test_a_program_becomes_a_model_of_the_same_function(symbolic: bool, tmp_path: Path) -> None:
     tokens, expected = _saved(tmp_path / "net.pt2", symbolic)
@@ -164,7 +164,7 @@ def test_a_program_becomes_a_model_of_the_same_function(symbolic: bool, tmp_path
     lower(workload, calibration={"tokens": np.random.default_rng(0).random((8, 5, 6))})
 
 
-@pytest.mark.slow
+@pytest.mark.quant
 def test_nothing_in_an_archive_is_unpickled(tmp_path: Path) -> None:
     _saved(tmp_path / "net.pt2", symbolic=False)
     sprung = tmp_path / "sprung"

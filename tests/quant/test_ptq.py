@@ -21,6 +21,7 @@ from codesign.quant.observe import Sample
 from codesign.quant.ptq import Settings, calibrate, choices, output_error
 from codesign.quant.ranges import Clip, Range, ranges
 from codesign.workload import Workload, from_proto
+from tests.marks import few_fast
 from tests.quant.vits import Recipe, build, recipe, samples
 
 Floats = NDArray[np.float64]
@@ -93,7 +94,7 @@ def _stripped(name: str) -> onnx.ModelProto:
 # What comes out ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", few_fast(range(10), 2))
 def test_float_models_become_integers_that_are_close(seed: int) -> None:
     chosen = _float_recipe(seed)
     model, settings = build(chosen), choices()[seed % len(choices())]
@@ -124,6 +125,7 @@ def test_migration_reaches_norms_attention_and_functions(norm: str) -> None:
     assert added.count("Mul") - before.count("Mul") == 4
 
 
+@pytest.mark.rtl
 def test_channels_that_stick_out_are_migrated() -> None:
     chosen = Recipe(form="float", width=32, heads=4, depth=2, mlp=64)
     model, images = _with_outliers(build(chosen)), _images(chosen, 16)
@@ -155,7 +157,7 @@ def test_weights_are_narrow_per_channel_and_of_the_chosen_width() -> None:
         assert sorted(sizes) == sorted(len(w) for w in weights)
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("bits", few_fast([8, 4], 1))
 def test_weights_in_the_file_are_the_integers_of_the_network(bits: int) -> None:
     chosen = _float_recipe(3)
     made = _parsed(calibrate(build(chosen).SerializeToString(), _images(chosen), settings=Settings(weight_bits=bits)))
@@ -167,7 +169,7 @@ def test_weights_in_the_file_are_the_integers_of_the_network(bits: int) -> None:
     assert np.array_equal(np.sort(np.rint(found)), np.sort(np.concatenate(layers)))
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+@pytest.mark.parametrize("dtype", few_fast([np.float16, np.float64], 1))
 def test_other_float_types_are_quantized_too(dtype: type) -> None:
     chosen = Recipe(form="float")
     model = build(chosen)
@@ -180,6 +182,7 @@ def test_other_float_types_are_quantized_too(dtype: type) -> None:
     assert _integer_error(model, made, _images(chosen)) < 0.02
 
 
+@pytest.mark.rtl
 def test_4_bit_weights_are_clipped_where_that_is_closer(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = Recipe(form="float", width=32, heads=4, depth=2, mlp=64)
     model, images, settings = build(chosen), _images(chosen), replace(PLAIN, weight_bits=4)
@@ -189,7 +192,7 @@ def test_4_bit_weights_are_clipped_where_that_is_closer(monkeypatch: pytest.Monk
     assert clipped < 0.8 * whole
 
 
-@pytest.mark.parametrize("order", ["pre", "post"])
+@pytest.mark.parametrize("order", few_fast(["pre", "post"], 1))
 def test_nothing_of_the_residual_stream_is_cut_off(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, str] = {}
 
@@ -215,6 +218,7 @@ def test_the_residual_stream_has_16_bits_and_one_scale() -> None:
     assert len({t.scale for t in streams}) == 1
 
 
+@pytest.mark.rtl
 def test_the_same_samples_give_the_same_bytes() -> None:
     chosen = Recipe(form="float")
     data = build(chosen).SerializeToString()
@@ -257,7 +261,7 @@ def _post_recipe(seed: int) -> Recipe:
     return replace(_float_recipe(seed), order="post")
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", few_fast(range(12), 2))
 def test_float_post_norm_models_become_integers_that_are_close(seed: int) -> None:
     chosen = _post_recipe(seed)
     model, settings = build(chosen), choices()[seed % len(choices())]
@@ -278,6 +282,7 @@ def test_branches_and_their_migration_keep_the_float_function(seed: int) -> None
     assert output_error(workload, from_proto(moved), each) < 1e-11
 
 
+@pytest.mark.rtl
 def test_only_what_products_read_is_migrated() -> None:
     chosen = replace(Recipe(form="float", width=32, heads=4, depth=2, mlp=64), order="post")
     model, images = build(chosen), _images(chosen, 16)
@@ -298,6 +303,7 @@ def test_pre_norm_models_have_no_branches() -> None:
         assert forked(model, from_proto(model)).SerializeToString() == model.SerializeToString()
 
 
+@pytest.mark.rtl
 @pytest.mark.parametrize("order", ["pre", "post"])
 def test_migration_helps_in_either_order(order: str) -> None:
     chosen = Recipe(form="float", width=32, heads=4, depth=2, mlp=64, order=order)
@@ -310,7 +316,9 @@ def test_migration_helps_in_either_order(order: str) -> None:
 # Trained models ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "least"), [("digits-mlp", 0.97), ("digits-vit", 0.98)])
+@pytest.mark.parametrize(
+    ("name", "least"), [("digits-mlp", 0.97), pytest.param("digits-vit", 0.98, marks=pytest.mark.rtl)]
+)
 def test_trained_float_models_keep_their_accuracy(name: str, least: float) -> None:
     model = _stripped(name)
     inputs, labels = models.heldout(name)

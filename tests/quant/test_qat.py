@@ -11,6 +11,8 @@ from codesign import nonlinear, number, routing
 torch: Any = pytest.importorskip("torch", reason="needs torch: pip install codesign[quant]")
 qat: Any = pytest.importorskip("codesign.quant.qat")
 
+pytestmark = pytest.mark.quant
+
 Array = npt.NDArray[np.int64]
 
 

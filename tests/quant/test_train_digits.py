@@ -17,6 +17,7 @@ def vit() -> IntegerVit:
     return IntegerVit(DATA / "digits-vit.onnx", heads=4, blocks=4)
 
 
+@pytest.mark.rtl
 def test_integer_logits_equal_those_of_torch(vit: IntegerVit) -> None:
     held_out, expected = np.load(DATA / "digits-heldout.npz"), np.load(DATA / "digits-logits.npz")
     got = np.stack([vit.run(image) for image in held_out["image"]])

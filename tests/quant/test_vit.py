@@ -19,6 +19,8 @@ layers: Any = pytest.importorskip("codesign.quant.layers")
 export: Any = pytest.importorskip("codesign.quant.export")
 train_digits: Any = pytest.importorskip("codesign.quant.train_digits")
 
+pytestmark = pytest.mark.quant
+
 
 def _images(config: Any, count: int, seed: int) -> Any:
     generator = torch.Generator().manual_seed(seed)
@@ -160,7 +162,6 @@ def _restored(path: Path, config: Any) -> Any:
     return model
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["digits-vit", "digits-moe-vit"])
 def test_what_was_trained_is_what_runs_on_every_image(name: str) -> None:
     config = train_digits.MIXTURE if "moe" in name else vit.VitConfig()

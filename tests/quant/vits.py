@@ -5,6 +5,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import onnx
@@ -119,6 +120,7 @@ def random_vit(seed: int) -> tuple[onnx.ModelProto, tuple[int, ...]]:
     return build(chosen), (chosen.channels, chosen.image, chosen.image)
 
 
+@cache
 def random_network(seed: int) -> tuple[Network, tuple[int, ...]]:
     """The integer network of `random_vit`, calibrated if need be, and the shape of one sample."""
     chosen = recipe(seed)

@@ -106,6 +106,7 @@ class TestMisuse:
             run_kernel_bench("vector", directory=tmp_path, commands=0)
 
 
+@pytest.mark.rtl
 @pytest.mark.parametrize("name", ["linear", "attention", "vector"])
 def test_sources_have_the_top(name: str) -> None:
     assert f"module {TOP}(" in kernel_sources(default_kernel(name))[f"{TOP}.v"]

@@ -56,6 +56,7 @@ def test_missing_headers_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @compiled
+@pytest.mark.rtl
 def test_a_second_build_compiles_nothing(program: Path, tmp_path: Path) -> None:
     before = program.stat().st_mtime_ns
     assert hls.build(sources(KERNEL)) == program
@@ -68,6 +69,7 @@ def test_a_second_build_compiles_nothing(program: Path, tmp_path: Path) -> None:
 
 
 @compiled
+@pytest.mark.rtl
 def test_what_the_compiler_objects_to_is_shown(tmp_path: Path) -> None:
     with pytest.raises(ToolError) as caught:
         hls.build({"vector.cpp": "int main() {\n no code\n}\n"}, cache=tmp_path)
@@ -76,6 +78,7 @@ def test_what_the_compiler_objects_to_is_shown(tmp_path: Path) -> None:
 
 
 @compiled
+@pytest.mark.rtl
 def test_results_stay_in_a_named_folder(program: Path, files: dict[str, str], tmp_path: Path) -> None:
     found = hls.simulate(program, files, tmp_path / "data")
     assert found == {"target.hex": files["target.expected.hex"]}
@@ -83,12 +86,14 @@ def test_results_stay_in_a_named_folder(program: Path, files: dict[str, str], tm
 
 
 @compiled
+@pytest.mark.rtl
 def test_too_few_words_in_a_file(program: Path, files: dict[str, str]) -> None:
     with pytest.raises(CheckError, match=r"source\.hex: too few words"):
         hls.simulate(program, files | {"source.hex": files["source.hex"].split("\n", 1)[1]})
 
 
 @compiled
+@pytest.mark.rtl
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
@@ -105,6 +110,7 @@ def test_a_stream_out_of_balance(program: Path, files: dict[str, str], counts: s
 
 
 @compiled
+@pytest.mark.rtl
 def test_words_that_nothing_reads(program: Path, files: dict[str, str]) -> None:
     operands = files["commands.txt"].rsplit(maxsplit=3)[0]
     with pytest.raises(CheckError, match="source: words left over"):
@@ -115,6 +121,7 @@ def test_words_that_nothing_reads(program: Path, files: dict[str, str]) -> None:
 
 
 @compiled
+@pytest.mark.rtl
 def test_commands_that_are_missing_or_broken(program: Path, files: dict[str, str]) -> None:
     with pytest.raises(CheckError, match=r"no file .*commands\.txt"):
         hls.simulate(program, {name: text for name, text in files.items() if name != "commands.txt"})

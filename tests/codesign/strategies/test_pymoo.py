@@ -228,6 +228,7 @@ def _build_by(strategy: str, folder: Path) -> int:
     return main(["build", *model, "--objective", "area", "--strategy", strategy])
 
 
+@pytest.mark.rtl
 def test_a_report_says_which_strategy_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(strategies, "searched", partial(searched, evaluations=30))
     assert _build_by("nsga2", tmp_path) == 0

@@ -4,7 +4,7 @@
 ``sweep`` many; a bundle has ``verify``, ``run`` and ``report``. Importing this package needs numpy alone.
 """
 
-from codesign.built import Bundle
-from codesign.flow import build, heldout, load, open, quantize, search, sweep
+from codesign.api import build, heldout, load, open, quantize, search, sweep
+from codesign.flow.bundle import Bundle
 
 __all__ = ["Bundle", "build", "heldout", "load", "open", "quantize", "search", "sweep"]

@@ -1,4 +1,4 @@
-"""The command line: each verb is a thin call of the function of that name in ``codesign.flow``.
+"""The command line: each verb is a thin call of the function of that name in ``codesign.api``.
 
 A verb is an entry of ``VERBS``: its options, the function, and how its result is shown. With
 ``--json`` exactly one object goes to stdout; logs and errors go to stderr. A failure that a user can
@@ -15,19 +15,20 @@ from dataclasses import asdict, dataclass, field, fields
 from inspect import getdoc
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from codesign import flow, strategies
-from codesign.board import Board, Key
-from codesign.built import Bundle, Quantized
-from codesign.checking import Checked
-from codesign.doctor import Doctor
+from codesign import api as flow
+from codesign.dse import strategies
 from codesign.errors import CodesignError, InputError, ToolError
-from codesign.models import Model
-from codesign.report import Report
-from codesign.running import Ran
+from codesign.flow.bundle import Bundle, Quantized
+from codesign.flow.doctor import Doctor
+from codesign.flow.run import Ran
+from codesign.flow.verify import Checked
+from codesign.frontend.zoo import Model
+from codesign.report.report import Report
+from codesign.target.board import Board, Key
 
 if TYPE_CHECKING:
-    from codesign.bench import Bench
-    from codesign.sweeps import Sweep
+    from codesign.benchmarks.spine import Bench
+    from codesign.sweeps.sweep import Sweep
 
 _INTERRUPTED = 130  # as a shell reports SIGINT
 

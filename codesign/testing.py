@@ -19,15 +19,15 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 
-from codesign.archive import design_document, json_bytes, read_design
-from codesign.board import Board
-from codesign.board_catalog import board_catalog
-from codesign.design import Design
+from codesign.bundle.serialize import design_document, json_bytes, read_design
 from codesign.errors import InputError
-from codesign.hw.accelerator import bus_of
-from codesign.kernel import Case, Columns, CommandKernel, Kernel, Resources
-from codesign.number import IntArray
-from codesign.space import ParameterSpace
+from codesign.hw.system.accelerator import bus_of
+from codesign.numerics.fixed_point import IntArray
+from codesign.solver.space import ParameterSpace
+from codesign.target.board import Board
+from codesign.target.board_catalog import board_catalog
+from codesign.target.design import Design
+from codesign.target.kernel import Case, Columns, CommandKernel, Kernel, Resources
 
 _ROUNDS = 200
 _BOUNDARY = (-1, 0, 1, 2, 3, 1 << 20)

@@ -10,8 +10,8 @@ from amaranth.back import rtlil
 from amaranth.hdl import ClockSignal, Elaboratable, Instance, Module, ResetInserter, ResetSignal, Signal, ValueCastable
 from amaranth.lib import wiring
 
-from codesign.collector import uncollected
 from codesign.errors import ToolError
+from codesign.gc_pause import uncollected
 
 _TIMEOUT_S = 600.0
 _ATTRIBUTES = "-remove generator -remove top -remove src -remove amaranth.hierarchy -remove amaranth.decoding"

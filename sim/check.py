@@ -14,19 +14,19 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign import host
-from codesign.board import Memory
-from codesign.cycles import exact
-from codesign.design import Design
-from codesign.engines import RING, kernel_of
+from codesign.compiler import host
+from codesign.compiler.host import Image
+from codesign.compiler.layout import runners, whole_layout
+from codesign.compiler.program import Program, compile_network, program_traffic
 from codesign.errors import CheckError, NothingFits
-from codesign.host import Image
-from codesign.hw import top
-from codesign.layout import runners, whole_layout
-from codesign.network import Ints, Layer, Linear, Network, Output, Tensor, counts, run
-from codesign.program import Program, compile_network, program_traffic
-from codesign.sim.simulator import Library, MemoryPorts, Simulator, compile_design
-from codesign.systolic import Formulas
+from codesign.hw.system import top
+from codesign.ir.network import Ints, Layer, Linear, Network, Output, Tensor, counts, run
+from codesign.sim.verilator.simulator import Library, MemoryPorts, Simulator, compile_design
+from codesign.target.board import Memory
+from codesign.target.design import Design
+from codesign.target.engines import RING, kernel_of
+from codesign.timing.cycles import exact
+from codesign.timing.formulas import Formulas
 
 WATCHDOG_CYCLES = 1 << 21
 """Cycles without progress after which a run is given up."""

@@ -12,10 +12,10 @@ from typing import Any
 
 from codesign.cache import default_cache, digest, publish
 from codesign.errors import CheckError, ToolError
-from codesign.hw.hls import ap_types, ap_types_version
-from codesign.kernel import Kernel
-from codesign.number import IntArray
-from codesign.sim.verilate import find_compiler, run
+from codesign.hw.emit.hls import ap_types, ap_types_version
+from codesign.numerics.fixed_point import IntArray
+from codesign.sim.verilator.verilate import find_compiler, run
+from codesign.target.kernel import Kernel
 
 PROGRAM = "testbench"
 _FLAGS = ("-std=c++14", "-O1", "-w", "-fno-sanitize=undefined")
@@ -26,7 +26,7 @@ def build(sources: Mapping[str, str], *, compiler: Sequence[str] | None = None, 
     """Compiles an HLS project's testbench, or finds it in the cache.
 
     Args:
-        sources: file name to text, as `codesign.hw.hls.project` makes them.
+        sources: file name to text, as `codesign.hw.emit.hls.project` makes them.
         compiler: start of the compiler's argument list; None looks for one.
         cache: folder for finished programs; None is the user's.
 

@@ -1,7 +1,7 @@
 """Waves (VCD) to a timing diagram as an SVG string, one column per clock cycle.
 
 A cycle shows the values that were settled just before the rising edge that ends it. In files of
-`codesign.sim.simulator` cycle numbers are the simulator's; in other files the first edge ends cycle 0.
+`codesign.sim.verilator.simulator` cycle numbers are the simulator's; in other files the first edge ends cycle 0.
 
 >>> print(draw([Wave("clk", 1, 0, (None, None), is_clock=True)])[:4])
 <svg

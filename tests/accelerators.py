@@ -7,16 +7,16 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign import host
-from codesign.board import Board
-from codesign.cycles import exact
-from codesign.design import Design
-from codesign.hw import top
-from codesign.hw.accelerator import formulas, simulation_sources
-from codesign.layout import memory_need
-from codesign.network import Input, Linear, Network, Output, Tensor, run
-from codesign.program import Program, compile_network
-from codesign.sim.simulator import Library, MemoryPorts, Simulator, compile_design
+from codesign.compiler import host
+from codesign.compiler.layout import memory_need
+from codesign.compiler.program import Program, compile_network
+from codesign.hw.system import top
+from codesign.hw.system.accelerator import formulas, simulation_sources
+from codesign.ir.network import Input, Linear, Network, Output, Tensor, run
+from codesign.sim.verilator.simulator import Library, MemoryPorts, Simulator, compile_design
+from codesign.target.board import Board
+from codesign.target.design import Design
+from codesign.timing.cycles import exact
 
 SMALL_VIT = {
     "linear": {

@@ -56,7 +56,7 @@ FAULTS = {
         "it keeps contract 99; legal: 1",
     ),
     "a missing method": (
-        "from codesign.kernel import CommandKernel as C\nclass Other(C):\n    contract = 1\n    op = 'keep_rows'\n",
+        "from codesign.target import kernel\nclass Other(kernel.CommandKernel):\n    contract, op = 1, 'keep_rows'\n",
         "it does not declare axes, cases,",
     ),
     "a name in use": (

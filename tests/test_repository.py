@@ -16,6 +16,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 MAPPED = ("boards", "hw", "quant", "sim")
 LONGEST_FUNCTION = 60  # lines
+MOST_FILES = 20  # of one folder
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FORBIDDEN = ("# no" + "qa", "TO" + "DO", "FIX" + "ME", "x" + "fail(")
 
@@ -52,9 +53,17 @@ def test_a_mapped_folder_is_wholly_packaged(name: str) -> None:
 
 def test_tests_are_named_after_modules() -> None:
     for folder in ("codesign", *MAPPED):
-        for path in (ROOT / "tests" / folder).iterdir():
-            if path.suffix == ".py" and not path.name.startswith("test_"):
+        for path in (ROOT / "tests" / folder).rglob("*.py"):
+            source = ROOT / path.parent.relative_to(ROOT / "tests")
+            assert source.is_dir(), f"{path.parent} mirrors no package"
+            if not path.name.startswith("test_"):
                 assert "def test_" not in path.read_text(), f"{path} holds tests but is not named after a module"
+
+
+def test_no_folder_is_crowded() -> None:
+    for folder in {path.parent for path in sources()}:
+        held = [path for path in folder.iterdir() if path.is_file()]
+        assert len(held) <= MOST_FILES, f"{folder} holds {len(held)} files"
 
 
 @pytest.mark.parametrize("path", sorted(sources()), ids=lambda path: str(path.relative_to(ROOT)))

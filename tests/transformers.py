@@ -9,9 +9,9 @@ from functools import cache
 
 import numpy as np
 
-from codesign.network import MASKS, Attention, Input, Layer, Linear, Network, Norm, Output, Tensor
-from codesign.nonlinear import norm_parameters
-from codesign.number import requantizer
+from codesign.ir.network import MASKS, Attention, Input, Layer, Linear, Network, Norm, Output, Tensor
+from codesign.numerics.fixed_point import requantizer
+from codesign.numerics.nonlinear import norm_parameters
 
 _SPREAD = {8: 40.0, 16: 6000.0}
 """Standard deviation that the values of a tensor aim at, by bits."""

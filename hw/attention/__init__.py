@@ -14,12 +14,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from codesign import nonlinear
-from codesign.board import Board
-from codesign.hw.area import Units, area
-from codesign.hw.memory import READ_LATENCY, bram18, lutram, row_memory
-from codesign.hw.multiply import PackedDot, Requantizer
-from codesign.kernel import (
+from codesign.hw.primitives.area import Units, area
+from codesign.hw.primitives.memory import READ_LATENCY, bram18, lutram, row_memory
+from codesign.hw.primitives.multiply import PackedDot, Requantizer
+from codesign.ir.network import MASKS, Attention, Layer
+from codesign.numerics import nonlinear
+from codesign.numerics.fixed_point import IntArray, IntLike
+from codesign.solver.space import ParameterSpace
+from codesign.target.board import Board
+from codesign.target.kernel import (
     DSP_MACS,
     Case,
     Columns,
@@ -41,9 +44,6 @@ from codesign.kernel import (
     powers_up_to,
     smaller,
 )
-from codesign.network import MASKS, Attention, Layer
-from codesign.number import IntArray, IntLike
-from codesign.space import ParameterSpace
 
 MAX_HEAD_DIM = 128
 MAX_KEYS = 2048
@@ -73,8 +73,8 @@ class AttentionKernel(CommandKernel):
     op: ClassVar[str] = "attention"
     layers: ClassVar[tuple[type[Layer], ...]] = (Attention,)
     # rows, keys: query rows and keys; db: words per head and row; query_offset: index of query row 0 as the mask counts
-    # it; bases: first word in the memory concerned; mask: index into `codesign.network.MASKS`; window: of the sliding
-    # mask; multipliers and shifts: see `codesign.nonlinear.attention`.
+    # it; bases: first word in the memory concerned; mask: index into `codesign.ir.network.MASKS`; window: of the
+    # sliding mask; multipliers and shifts: see `codesign.numerics.nonlinear.attention`.
     fields: ClassVar[Mapping[str, int]] = {
         "rows": 16, "keys": 16, "heads": 8, "db": 8, "query_offset": 16, "q_base": 24, "k_base": 24, "v_base": 24,
         "o_base": 24, "mask": 8, "window": 16, "score_multiplier": 24, "score_shift": 8, "out_multiplier": 24,
@@ -260,7 +260,7 @@ class AttentionKernel(CommandKernel):
 
     def sources(self, target: str) -> dict[str, str]:
         """See `Kernel.sources`."""
-        from codesign.hw.rig import rig_sources
+        from codesign.hw.emit.rig import rig_sources
 
         return rig_sources(self, target)
 
@@ -295,7 +295,7 @@ class AttentionKernel(CommandKernel):
 
     @classmethod
     def resources(cls, params: Params) -> Resources:
-        """DSP and block RAM exact from the structure; LUT and FF by part, see `codesign.hw.area`."""
+        """DSP and block RAM exact from the structure; LUT and FF by part, see `codesign.hw.primitives.area`."""
         t_a, n_a = _values(params, "t_a", "n_a")
         halves, logic, registers = _memories(params)
         return Resources(

@@ -21,12 +21,12 @@ from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from codesign.hw.attention import AttentionKernel
-from codesign.hw.memory import READ_LATENCY, ReadPort, RowMemory, WritePort, address_bits
-from codesign.hw.multiply import PackedDot, Requantizer, delay, sum_tree
-from codesign.hw.stream import operands
+from codesign.hw.primitives.fifo import operands
+from codesign.hw.primitives.memory import READ_LATENCY, ReadPort, RowMemory, WritePort, address_bits
+from codesign.hw.primitives.multiply import PackedDot, Requantizer, delay, sum_tree
 from codesign.hw.verilog import SharedComponent
-from codesign.network import MASKS
-from codesign.nonlinear import EXP_ENTRIES, exp_table
+from codesign.ir.network import MASKS
+from codesign.numerics.nonlinear import EXP_ENTRIES, exp_table
 
 OPERANDS = operands(**AttentionKernel.fields)
 POINTER_BITS = 24

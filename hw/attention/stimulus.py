@@ -3,11 +3,11 @@
 import numpy as np
 
 from codesign.hw.attention import AttentionKernel
-from codesign.hw.rig import DEPTH
-from codesign.hw.stimulus import ROOM, Trial, cut, pack, place
-from codesign.kernel import Case
-from codesign.network import MASKS, Attention
-from codesign.number import IntArray
+from codesign.hw.emit.rig import DEPTH
+from codesign.hw.emit.stimulus import ROOM, Trial, cut, pack, place
+from codesign.ir.network import MASKS, Attention
+from codesign.numerics.fixed_point import IntArray
+from codesign.target.kernel import Case
 
 _RANDOM = 8
 """Layers of random shape."""
@@ -71,7 +71,7 @@ def _words(x: IntArray, layer: Attention, t_a: int) -> list[int]:
 
 
 def cases(rng: np.random.Generator) -> list[Case]:
-    """Layers of all masks, see `codesign.kernel.Kernel.cases`."""
+    """Layers of all masks, see `codesign.target.kernel.Kernel.cases`."""
     scales = {"score_multiplier": 81_234, "score_shift": 21, "out_multiplier": 101_010, "out_shift": 16}
     drawn = rng.integers(1, (60, 60, 5, 49), (_RANDOM, 4)).tolist()
     shapes = [(1, 1, 1, 1), (17, 17, 3, 16), (13, 29, 2, 5), (31, 31, 1, 32), *drawn]

@@ -11,12 +11,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from codesign import network
-from codesign.board import Board
-from codesign.hw.area import Units, area
-from codesign.hw.memory import READ_LATENCY, log2, row_memory
-from codesign.hw.multiply import LANE_BITS, MAX_CHAIN, PackedDot, Requantizer
-from codesign.kernel import (
+from codesign.hw.primitives.area import Units, area
+from codesign.hw.primitives.memory import READ_LATENCY, log2, row_memory
+from codesign.hw.primitives.multiply import LANE_BITS, MAX_CHAIN, PackedDot, Requantizer
+from codesign.ir import network
+from codesign.numerics.fixed_point import IntArray, IntLike, accumulator_range, integers, limits
+from codesign.solver.space import ParameterSpace
+from codesign.target.board import Board
+from codesign.target.kernel import (
     DSP_MACS,
     Case,
     Joules,
@@ -34,8 +36,6 @@ from codesign.kernel import (
     powers_up_to,
     smaller,
 )
-from codesign.number import IntArray, IntLike, accumulator_range, integers, limits
-from codesign.space import ParameterSpace
 
 ACC_BITS = 27
 DRAIN_LATENCY = Requantizer.latency() + 5
@@ -79,7 +79,7 @@ class LinearKernel(Kernel):
         Port("out", lanes="t_out", writes=True),
     )
     geometry: ClassVar[tuple[str, ...]] = ("t_out",)
-    bench: ClassVar[str] = "codesign.sim.bench_linear"
+    bench: ClassVar[str] = "codesign.sim.testbench.bench_linear"
     configurations: ClassVar[tuple[tuple[int, ...], ...]] = (
         (8, 8, 1, 4, 256, 32, 2, 64), (4, 16, 2, 2, 1024, 64, 2, 64), (8, 16, 2, 2, 2048, 128, 2, 64),
         (8, 8, 4, 8, 512, 32, 2, 64), (4, 4, 1, 4, 64, 16, 2, 16), (16, 8, 2, 16, 2048, 128, 2, 64),
@@ -207,8 +207,8 @@ class LinearKernel(Kernel):
 
     def sources(self, target: str) -> dict[str, str]:
         """See `Kernel.sources`."""
+        from codesign.hw.emit.rig import rig_sources
         from codesign.hw.linear import hls
-        from codesign.hw.rig import rig_sources
 
         return hls.sources(self) if target == "hls" else rig_sources(self, target, ("hls",))
 
@@ -244,7 +244,7 @@ class LinearKernel(Kernel):
 
     @classmethod
     def resources(cls, params: Params) -> Resources:
-        """The engine and its two rings: DSP and block RAM exact; LUT and FF by part, see `codesign.hw.area`.
+        """The engine and its two rings: DSP and block RAM exact; LUT and FF by part, see `codesign.hw.primitives.area`.
 
         One DSP is for the product of tiles and words per tile, which says whether a command is legal.
         """

@@ -2,7 +2,7 @@
 
 `sources` is the project, `data` layers as the commands of its testbench with what must come out. The
 commands have the operands of the RTL's, and the constants are the bytes of a program's image.
-Compiled and compared with golden by `codesign.sim.hls`; see `codesign.hw.hls` for what that leaves open.
+Compiled and compared with golden by `codesign.sim.hls`; see `codesign.hw.emit.hls` for what that leaves open.
 """
 
 from collections.abc import Iterator
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign import network
-from codesign.command import USE_TABLE
 from codesign.errors import NothingFits
-from codesign.hw.hls import CLOCK_MHZ, MAX_BITS, PART, Argument, Call, Top, decode, encode, project, vectors, words
+from codesign.hw.emit.hls import CLOCK_MHZ, MAX_BITS, PART, Argument, Call, Top, decode, encode, project, vectors, words
 from codesign.hw.linear import ACC_BITS
-from codesign.kernel import ceil_div
-from codesign.number import IntArray, IntLike, integers, limits
+from codesign.ir import network
+from codesign.numerics.fixed_point import IntArray, IntLike, integers, limits
+from codesign.target.commands import USE_TABLE
+from codesign.target.kernel import ceil_div
 
 if TYPE_CHECKING:
     from codesign.hw.linear import LinearKernel
@@ -87,7 +87,7 @@ def top(kernel: "LinearKernel") -> Top:
 
 
 def sources(kernel: "LinearKernel", part: str = PART, clock_mhz: int = CLOCK_MHZ) -> dict[str, str]:
-    """The HLS project of a design, file name to text; see `codesign.hw.hls.project`."""
+    """The HLS project of a design, file name to text; see `codesign.hw.emit.hls.project`."""
     return project(top(kernel), part, clock_mhz)
 
 

@@ -12,12 +12,12 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from codesign.command import RELEASE, USE_TABLE
 from codesign.hw.linear import ACC_BITS, LinearKernel
-from codesign.hw.memory import READ_LATENCY, ReadPort, RowMemory, WritePort, address_bits
-from codesign.hw.multiply import MAX_CHAIN, PackedDot, Requantizer, delay
-from codesign.hw.stream import operands
+from codesign.hw.primitives.fifo import operands
+from codesign.hw.primitives.memory import READ_LATENCY, ReadPort, RowMemory, WritePort, address_bits
+from codesign.hw.primitives.multiply import MAX_CHAIN, PackedDot, Requantizer, delay
 from codesign.hw.verilog import SharedComponent
+from codesign.target.commands import RELEASE, USE_TABLE
 
 SLOTS = 4
 OPERANDS = operands(**LinearKernel.fields)

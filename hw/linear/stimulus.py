@@ -1,18 +1,18 @@
-"""Layers of the linear kernel for the contract suite; its bench is `codesign.sim.bench_linear`."""
+"""Layers of the linear kernel for the contract suite; its bench is `codesign.sim.testbench.bench_linear`."""
 
 from typing import Any
 
 import numpy as np
 
-from codesign.kernel import Case
-from codesign.network import Linear
+from codesign.ir.network import Linear
+from codesign.target.kernel import Case
 
 _RANDOM = 8
 """Layers of random shape."""
 
 
 def cases(rng: np.random.Generator) -> list[Case]:
-    """Layers with and without table and addend, see `codesign.kernel.Kernel.cases`."""
+    """Layers with and without table and addend, see `codesign.target.kernel.Kernel.cases`."""
     table = rng.integers(-128, 128, 256).astype(np.int8)
     changes: tuple[dict[str, Any], ...] = ({}, {"table": table}, {"addend": "r"})
     shapes = [(1, 1, 1), (17, 64, 96), (13, 100, 31), *rng.integers(1, 129, (_RANDOM, 3)).tolist()]

@@ -12,12 +12,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from codesign import nonlinear
-from codesign.board import Board
-from codesign.hw.area import Units, area
-from codesign.hw.memory import READ_LATENCY, row_memory
-from codesign.hw.multiply import Requantizer
-from codesign.kernel import (
+from codesign.hw.primitives.area import Units, area
+from codesign.hw.primitives.memory import READ_LATENCY, row_memory
+from codesign.hw.primitives.multiply import Requantizer
+from codesign.ir.network import Layer, Norm
+from codesign.numerics import nonlinear
+from codesign.numerics.fixed_point import IntArray, IntLike
+from codesign.numerics.nonlinear import MAX_NORM_WIDTH
+from codesign.solver.space import ParameterSpace
+from codesign.target.board import Board
+from codesign.target.kernel import (
     DSP_MACS,
     Case,
     Columns,
@@ -36,10 +40,6 @@ from codesign.kernel import (
     larger,
     powers_up_to,
 )
-from codesign.network import Layer, Norm
-from codesign.nonlinear import MAX_NORM_WIDTH
-from codesign.number import IntArray, IntLike
-from codesign.space import ParameterSpace
 
 RMS, WIDE_RESULT = 1, 2
 """Flags of a command. RMS: root-mean-square norm instead of layer norm; WIDE_RESULT: the result has 16 bits and goes
@@ -71,7 +71,7 @@ class VectorKernel(CommandKernel):
     op: ClassVar[str] = "vector"
     layers: ClassVar[tuple[type[Layer], ...]] = (Norm,)
     # rows, d: rows and columns; bases: first word in the memory concerned; strides: words from row to row; shift, eps:
-    # see `codesign.nonlinear.norm`; flags: those of this module, the others zero.
+    # see `codesign.numerics.nonlinear.norm`; flags: those of this module, the others zero.
     fields: ClassVar[Mapping[str, int]] = {
         "rows": 16, "d": 16, "r_base": 24, "r_stride": 16, "g_base": 24, "x_base": 24, "x_stride": 16, "shift": 8,
         "flags": 8, "eps": 48,
@@ -217,7 +217,7 @@ class VectorKernel(CommandKernel):
 
     def sources(self, target: str) -> dict[str, str]:
         """See `Kernel.sources`."""
-        from codesign.hw.rig import rig_sources
+        from codesign.hw.emit.rig import rig_sources
         from codesign.hw.vector import hls
 
         return hls.sources(self) if target == "hls" else rig_sources(self, target, ("hls",))
@@ -242,7 +242,7 @@ class VectorKernel(CommandKernel):
 
     @classmethod
     def resources(cls, params: Params) -> Resources:
-        """DSP and block RAM exact from the structure; LUT and FF by part, see `codesign.hw.area`."""
+        """DSP and block RAM exact from the structure; LUT and FF by part, see `codesign.hw.primitives.area`."""
         (t_v,), (width, depth) = _values(params, "t_v"), _ring(params)
         halves, logic, registers = row_memory(width, width, depth)
         return Resources(

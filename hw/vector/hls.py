@@ -1,7 +1,7 @@
 """The vector kernel as HLS C++, from the same design parameters as its RTL.
 
 `sources` is the project, `data` norms as the commands of its testbench with what must come out. Compiled
-and compared with golden by `codesign.sim.hls`; see `codesign.hw.hls` for what that leaves open. Digit
+and compared with golden by `codesign.sim.hls`; see `codesign.hw.emit.hls` for what that leaves open. Digit
 recurrences take one cycle per digit, as in the RTL.
 """
 
@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from codesign import nonlinear
 from codesign.errors import NothingFits
-from codesign.hw.hls import CLOCK_MHZ, PART, Argument, Call, Top, decode, encode, project, vectors, words
+from codesign.hw.emit.hls import CLOCK_MHZ, PART, Argument, Call, Top, decode, encode, project, vectors, words
 from codesign.hw.vector import RMS, WIDE_RESULT
-from codesign.kernel import ceil_div
-from codesign.network import Norm
-from codesign.number import IntArray, IntLike, integers, limits
+from codesign.ir.network import Norm
+from codesign.numerics import nonlinear
+from codesign.numerics.fixed_point import IntArray, IntLike, integers, limits
+from codesign.target.kernel import ceil_div
 
 if TYPE_CHECKING:
     from codesign.hw.vector import VectorKernel
@@ -65,7 +65,7 @@ def _bytes(kernel: "VectorKernel") -> int:
 
 
 def sources(kernel: "VectorKernel", part: str = PART, clock_mhz: int = CLOCK_MHZ) -> dict[str, str]:
-    """The HLS project of a design, file name to text; see `codesign.hw.hls.project`."""
+    """The HLS project of a design, file name to text; see `codesign.hw.emit.hls.project`."""
     return project(top(kernel), part, clock_mhz)
 
 

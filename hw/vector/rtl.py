@@ -12,12 +12,12 @@ from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Mux, Signal,
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from codesign.hw.memory import READ_LATENCY, ReadPort, RowMemory, WritePort, address_bits
-from codesign.hw.multiply import Requantizer, delay, sum_tree
-from codesign.hw.stream import operands
+from codesign.hw.primitives.fifo import operands
+from codesign.hw.primitives.memory import READ_LATENCY, ReadPort, RowMemory, WritePort, address_bits
+from codesign.hw.primitives.multiply import Requantizer, delay, sum_tree
 from codesign.hw.vector import RMS, WIDE_RESULT, VectorKernel
 from codesign.hw.verilog import SharedComponent, Target
-from codesign.nonlinear import NORM_FRACTION_BITS
+from codesign.numerics.nonlinear import NORM_FRACTION_BITS
 
 OPERANDS = operands(**VectorKernel.fields)
 POINTER_BITS = 24
@@ -31,7 +31,7 @@ CENTRED_BITS = 27
 AFFINE_BITS = 36
 _Z_BITS = 18
 _SPREAD = 9
-"""Added to the exponent e of `codesign.nonlinear.norm` to make it a shift to the left."""
+"""Added to the exponent e of `codesign.numerics.nonlinear.norm` to make it a shift to the left."""
 _HALF_POINT = 33 - NORM_FRACTION_BITS + _SPREAD
 """Less the spread this is the shift from c * R to z: R has 33 fractional bits, z has 10."""
 

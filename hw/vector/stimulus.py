@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from codesign.hw.rig import DEPTH
-from codesign.hw.stimulus import ROOM, Trial, cut, pack, place
+from codesign.hw.emit.rig import DEPTH
+from codesign.hw.emit.stimulus import ROOM, Trial, cut, pack, place
 from codesign.hw.vector import RMS, WIDE_RESULT, VectorKernel
-from codesign.kernel import Case
-from codesign.network import Norm
-from codesign.number import IntArray
+from codesign.ir.network import Norm
+from codesign.numerics.fixed_point import IntArray
+from codesign.target.kernel import Case
 
 _RANDOM = 8
 """Layers of random shape."""
@@ -60,7 +60,7 @@ def _words(row: IntArray, t_v: int, bits: int) -> list[int]:
 
 
 def cases(rng: np.random.Generator) -> list[Case]:
-    """Norms of both kinds and widths, see `codesign.kernel.Kernel.cases`."""
+    """Norms of both kinds and widths, see `codesign.target.kernel.Kernel.cases`."""
     shapes = [(1, 2), (17, 48), (5, 101), (64, 1024), *rng.integers(2, 200, (_RANDOM, 2)).tolist()]
     found = []
     for index, (rows, d) in enumerate(shapes):

@@ -5,11 +5,11 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from codesign.assembly import plan
-from codesign.board import Board, boards
-from codesign.design import Design
-from codesign.hw import accelerator
-from codesign.hw.accelerator import bus_of
+from codesign.flow.build import plan
+from codesign.hw.system import accelerator
+from codesign.hw.system.accelerator import bus_of
+from codesign.target.board import Board, boards
+from codesign.target.design import Design
 from tests.accelerators import chain, compiled, fitting, integers, run_program
 
 

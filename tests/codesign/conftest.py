@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from codesign import flow
+from codesign import api as flow
 from codesign.cache import publish
 
 SMALL = "gemm:5x30x20"

@@ -14,9 +14,10 @@ import numpy as np
 import onnx
 import pytest
 
-from codesign import assembly, models
 from codesign.cli import main
-from codesign.sim import verilate
+from codesign.flow import build as assembly
+from codesign.frontend import zoo as models
+from codesign.sim.verilator import verilate
 from tests.marks import few_fast
 
 INPUT, FITS, TOOL, INTERRUPT = 2, 1, 3, 130

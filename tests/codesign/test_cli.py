@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from codesign import cli, flow
+from codesign import api as flow
+from codesign import cli
 from codesign.cli import Answer, Option, Verb, main
 from codesign.errors import BundleError, CheckError, CodesignError, InputError, NothingFits, ToolError
 

@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 from _pytest.mark import ParameterSet
 
-from codesign.board import Board
-from codesign.engines import kernels
 from codesign.errors import InputError, ToolError
 from codesign.hw.vector import VectorKernel
-from codesign.kernel import (
+from codesign.ir.network import Layer, Read
+from codesign.numerics.fixed_point import IntArray
+from codesign.solver.space import ParameterSpace
+from codesign.target.board import Board
+from codesign.target.engines import kernels
+from codesign.target.kernel import (
     Case,
     Columns,
     CommandKernel,
@@ -32,9 +35,6 @@ from codesign.kernel import (
     ceil_div,
     joules,
 )
-from codesign.network import Layer, Read
-from codesign.number import IntArray
-from codesign.space import ParameterSpace
 from codesign.testing import BoardContract, KernelContract, boards
 from tests.packages import install
 
@@ -427,7 +427,7 @@ mine = toyboard:MINE
 TOYBOARD = """
 from dataclasses import replace
 
-from codesign.board import Board
+from codesign.target.board import Board
 
 MINE = replace(Board.load("zcu102"), name="mine")
 """
@@ -445,7 +445,7 @@ def test_boards_of_names_in_use_are_refused(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_what_is_no_board_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    install(monkeypatch, tmp_path, "toyboard", TOYBOARD, OFFER.replace("toyboard:MINE", "codesign.board:Board"))
+    install(monkeypatch, tmp_path, "toyboard", TOYBOARD, OFFER.replace("toyboard:MINE", "codesign.target.board:Board"))
     with pytest.raises(ToolError, match=r"board 'mine' of toyboard 1\.5 \(pip uninstall toyboard removes it\) cannot"):
         boards()
 

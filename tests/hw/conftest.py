@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from codesign.hw import top as hw
-from codesign.sim.simulator import Library, MemoryPorts
+from codesign.hw.system import top as hw
+from codesign.sim.verilator.simulator import Library, MemoryPorts
 from tests.hw.host import NARROW, WIDE, Host, build
 
 

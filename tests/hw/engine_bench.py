@@ -15,10 +15,10 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from numpy.typing import NDArray
 
-from codesign.hw.memory import READ_LATENCY, ReadPort, RowMemory, WritePort, address_bits, bram18
+from codesign.hw.primitives.memory import READ_LATENCY, ReadPort, RowMemory, WritePort, address_bits, bram18
 from codesign.hw.verilog import Target, generate
-from codesign.kernel import Columns
-from codesign.sim.simulator import Library, Simulator, compile_design
+from codesign.sim.verilator.simulator import Library, Simulator, compile_design
+from codesign.target.kernel import Columns
 
 Words = NDArray[np.uint8]
 
@@ -162,7 +162,7 @@ def encode(layout: data.StructLayout, values: Mapping[str, int]) -> int:
 
 @dataclass(frozen=True)
 class Placed:
-    """A `codesign.kernel.Place`: where operands of a command, named after a layer's tensors, say that these lie.
+    """A `codesign.target.kernel.Place`: where operands of a command, named after a layer's tensors, say that these lie.
 
     Attributes:
         fields: the operands.

@@ -9,14 +9,14 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 from numpy.typing import NDArray
 
-from codesign.command import RELEASE, USE_TABLE, Command
-from codesign.engines import COMMAND_BYTES, LUT, engine_names
-from codesign.hw import top as hw
-from codesign.hw.dma import Bus
 from codesign.hw.linear import LinearKernel
+from codesign.hw.system import top as hw
+from codesign.hw.system.transfer import Bus
 from codesign.hw.verilog import generate
-from codesign.number import requantize, saturate_bits
-from codesign.sim.simulator import Library, MemoryPorts, compile_design
+from codesign.numerics.fixed_point import requantize, saturate_bits
+from codesign.sim.verilator.simulator import Library, MemoryPorts, compile_design
+from codesign.target.commands import RELEASE, USE_TABLE, Command
+from codesign.target.engines import COMMAND_BYTES, LUT, engine_names
 
 Ints = NDArray[np.int64]
 

@@ -10,15 +10,15 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from numpy.typing import NDArray
 
-from codesign.command import RELEASE, USE_TABLE
 from codesign.hw.linear import LinearKernel
 from codesign.hw.linear.rtl import OPERANDS, LinearEngine
-from codesign.hw.memory import READ_LATENCY, RowMemory, WritePort, address_bits
-from codesign.hw.multiply import delay
-from codesign.hw.stream import Fifo
+from codesign.hw.primitives.fifo import Fifo
+from codesign.hw.primitives.memory import READ_LATENCY, RowMemory, WritePort, address_bits
+from codesign.hw.primitives.multiply import delay
 from codesign.hw.verilog import generate
-from codesign.number import requantize, saturate_bits
-from codesign.sim.simulator import Library, Simulator, compile_design
+from codesign.numerics.fixed_point import requantize, saturate_bits
+from codesign.sim.verilator.simulator import Library, Simulator, compile_design
+from codesign.target.commands import RELEASE, USE_TABLE
 
 Ints = NDArray[np.int64]
 Words = NDArray[np.uint8]

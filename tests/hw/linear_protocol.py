@@ -6,7 +6,7 @@ not arrived reads as noise. Run it alone, with waves, from the repository's fold
     from pathlib import Path
     from codesign.hw.linear.rtl import LinearEngine
     from codesign.hw.verilog import generate
-    from codesign.sim.testbench import run_bench
+    from codesign.sim.testbench.runner import run_bench
     from tests.hw.linear_protocol import KERNEL
 
     sources = generate(LinearEngine(KERNEL), "linear")
@@ -23,8 +23,8 @@ import numpy as np
 from cocotb.triggers import FallingEdge, RisingEdge
 
 from codesign.hw.linear import LinearKernel
-from codesign.hw.memory import READ_LATENCY
-from codesign.sim.streams import Monitor, Pace, Source, Stream, always, bursts, sometimes, start
+from codesign.hw.primitives.memory import READ_LATENCY
+from codesign.sim.testbench.streams import Monitor, Pace, Source, Stream, always, bursts, sometimes, start
 from tests.hw.linear_bench import Ints, encode, random_job
 
 KERNEL = LinearKernel(t_in=4, t_out=4, n_l=3, kw_max=4, ring_words=32, table_words=8, tables=2, word_bytes=16)

@@ -6,9 +6,9 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator, SimulatorContext
 
-from codesign.hw.multiply import PackedDot
+from codesign.hw.primitives.multiply import PackedDot
 from codesign.hw.verilog import Resettable, SharedComponent, Target, generate
-from codesign.sim.simulator import compile_design
+from codesign.sim.verilator.simulator import compile_design
 
 
 class Counter(SharedComponent):

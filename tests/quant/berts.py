@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.quant.minilm import Bert, Encoder
+from codesign.quant.calibrate.minilm import Bert, Encoder
 
 Floats = NDArray[np.float64]
 

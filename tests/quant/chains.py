@@ -1,4 +1,4 @@
-"""Random chains of matrix products as QONNX, to read with `codesign.workload`."""
+"""Random chains of matrix products as QONNX, to read with `codesign.frontend.workload`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from codesign.workload import Workload, from_proto
+from codesign.frontend.workload import Workload, from_proto
 
 
 class ChainBuilder:

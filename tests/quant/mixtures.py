@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from codesign.workload import Workload, from_proto
+from codesign.frontend.workload import Workload, from_proto
 
 GATES = ("scatter", "mask", "one hot", "logits", "quantized")
 SUMS = ("slices", "stack", "product", "einsum")

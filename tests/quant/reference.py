@@ -11,7 +11,8 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from codesign import nonlinear, number
+from codesign.numerics import fixed_point as number
+from codesign.numerics import nonlinear
 
 Ints = npt.NDArray[np.int64]
 
@@ -57,7 +58,7 @@ def read_quantizers(model: onnx.ModelProto) -> dict[str, Quantizer]:
 
 
 class IntegerVit:
-    """The integer network of a file that `codesign.quant.export` wrote from a vision transformer."""
+    """The integer network of a file that `codesign.quant.interop.export` wrote from a vision transformer."""
 
     def __init__(self, path: Path, heads: int, blocks: int) -> None:
         model = onnx.load(path)

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from codesign.network import Attention, Linear, Network, Norm, run
-from codesign.quant.lower import lower_traced
-from codesign.workload import load_onnx
+from codesign.frontend.workload import load_onnx
+from codesign.ir.network import Attention, Linear, Network, Norm, run
+from codesign.quant.lower.lowering import lower_traced
 
 torch: Any = pytest.importorskip("torch", reason="needs torch: pip install codesign[quant]")
 pytest.importorskip("onnxscript", reason="needs onnxscript: pip install codesign[quant]")

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from codesign.network import Experts, Linear, Norm, Route, run
-from codesign.quant.lower import lower
-from codesign.workload import load_onnx
+from codesign.frontend.workload import load_onnx
+from codesign.ir.network import Experts, Linear, Norm, Route, run
+from codesign.quant.lower.lowering import lower
 
 torch: Any = pytest.importorskip("torch", reason="needs torch: pip install codesign[quant]")
 pytest.importorskip("onnxscript", reason="needs onnxscript: pip install codesign[quant]")

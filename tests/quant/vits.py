@@ -12,9 +12,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from codesign.network import Network
-from codesign.quant.lower import Lowered, lower_traced
-from codesign.workload import Workload, from_proto, sample_shape
+from codesign.frontend.workload import Workload, from_proto, sample_shape
+from codesign.ir.network import Network
+from codesign.quant.lower.lowering import Lowered, lower_traced
 
 Floats = NDArray[np.float64]
 

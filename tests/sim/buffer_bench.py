@@ -7,7 +7,7 @@ from typing import Any
 import cocotb
 import pytest
 
-from codesign.sim.streams import Monitor, Sink, Source, Stream, always, bursts, sometimes, start
+from codesign.sim.testbench.streams import Monitor, Sink, Source, Stream, always, bursts, sometimes, start
 
 
 async def _pass(dut: Any, count: int, source_pace: Any, sink_pace: Any) -> Monitor:

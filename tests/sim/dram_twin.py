@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from codesign.sim.simulator import MemoryPorts
+from codesign.sim.verilator.simulator import MemoryPorts
 
 _CHANNELS = ("arready", "rvalid", "awready", "wready", "bvalid")
 _MASK = (1 << 64) - 1

@@ -6,10 +6,10 @@ import cocotb
 import numpy as np
 
 from codesign.hw.vector import VectorKernel
-from codesign.sim.benches import read_setting
-from codesign.sim.engine import Engine
-from codesign.sim.referee import Referee
-from codesign.sim.streams import always, start
+from codesign.sim.testbench.benches import read_setting
+from codesign.sim.testbench.engine import Engine
+from codesign.sim.testbench.referee import Referee
+from codesign.sim.testbench.streams import always, start
 
 
 @cocotb.test()

@@ -6,23 +6,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from codesign import models
-from codesign.assembly import plan
-from codesign.board import Board
-from codesign.command import Command
-from codesign.design import Design
-from codesign.engines import COMMAND_BYTES, HEADER_BITS, OPERAND_BITS
+from codesign.compiler.host import image_of
+from codesign.compiler.program import Program, compile_network, program_traffic
 from codesign.errors import CheckError
-from codesign.host import image_of
-from codesign.hw import accelerator
-from codesign.network import Network, run
-from codesign.program import Program, compile_network, program_traffic
-from codesign.quant.lower import lower
-from codesign.samples import random_samples
+from codesign.flow.build import plan
+from codesign.flow.samples import random_samples
+from codesign.frontend import zoo as models
+from codesign.frontend.workload import Workload
+from codesign.hw.system import accelerator
+from codesign.ir.network import Network, run
+from codesign.quant.lower.lowering import lower
 from codesign.sim import check
 from codesign.sim.check import PROBE, SimulatedAccelerator, Subject, compiled, probes
-from codesign.sim.simulator import Library
-from codesign.workload import Workload
+from codesign.sim.verilator.simulator import Library
+from codesign.target.board import Board
+from codesign.target.commands import Command
+from codesign.target.design import Design
+from codesign.target.engines import COMMAND_BYTES, HEADER_BITS, OPERAND_BITS
 
 ZCU102 = Board.load("zcu102")
 BUDGET = {"dsp": 60}

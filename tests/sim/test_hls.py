@@ -7,19 +7,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from codesign import models
 from codesign.errors import CheckError, ToolError
-from codesign.hw import hls as project
-from codesign.hw.hls import Argument, ap_types, decode, encode, words
+from codesign.frontend import zoo as models
+from codesign.frontend.workload import Workload
+from codesign.hw.emit import hls as project
+from codesign.hw.emit.hls import Argument, ap_types, decode, encode, words
 from codesign.hw.linear import LinearKernel
 from codesign.hw.linear import hls as linear_hls
 from codesign.hw.vector import VectorKernel
 from codesign.hw.vector import hls as vector_hls
 from codesign.hw.vector.hls import Job, data, sources
-from codesign.network import Linear, Norm, run
-from codesign.quant.lower import lower
+from codesign.ir.network import Linear, Norm, run
+from codesign.quant.lower.lowering import lower
 from codesign.sim import hls
-from codesign.workload import Workload
 
 compiled = pytest.mark.skipif(
     importlib.util.find_spec("hls4ml") is None, reason="needs hls4ml's ap_types: pip install codesign[hls]"

@@ -8,10 +8,10 @@ from amaranth.sim import Simulator as PySimulator
 from amaranth.sim import SimulatorContext
 
 from codesign.errors import InputError
-from codesign.sim.simulator import compile_design
+from codesign.sim.verilator.simulator import compile_design
 from codesign.sim.waves import Wave, draw, read, signal_names
 from tests.sim.masters import counter
-from tests.sim.test_simulator import PLAIN
+from tests.sim.verilator.test_simulator import PLAIN
 
 SMALL = """$timescale 1ps $end
 $scope module TOP $end

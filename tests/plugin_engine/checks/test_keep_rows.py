@@ -6,22 +6,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from codesign.board import Board
 from codesign.cli import main
-from codesign.cycles import exact
-from codesign.design import Design
-from codesign.engines import MOST_ENGINES, engine_names, kernels
+from codesign.compiler.program import compile_network
 from codesign.errors import InputError
-from codesign.hw.accelerator import formulas, identity, simulation_sources
-from codesign.network import counts, run
-from codesign.program import compile_network
-from codesign.quant.lower import lower
-from codesign.samples import random_samples
-from codesign.sim import fit
-from codesign.sim.benches import run_kernel_bench
+from codesign.flow.samples import random_samples
+from codesign.frontend.workload import parse_onnx
+from codesign.hw.system.accelerator import formulas, identity, simulation_sources
+from codesign.ir.network import counts, run
+from codesign.quant.lower.lowering import lower
 from codesign.sim.check import Subject, compiled, verify
+from codesign.sim.synthesis import fit
+from codesign.sim.testbench.benches import run_kernel_bench
+from codesign.target.board import Board
+from codesign.target.design import Design
+from codesign.target.engines import MOST_ENGINES, engine_names, kernels
 from codesign.testing import KernelContract
-from codesign.workload import parse_onnx
+from codesign.timing.cycles import exact
 from keep_rows import KeepRows, KeepRowsKernel
 from model import model
 from tests.accelerators import SMALL_VIT, board, fitting

@@ -10,8 +10,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from codesign.board import Board
-from codesign.kernel import (
+from codesign.ir.network import Ints, Layer, Read
+from codesign.solver.space import ParameterSpace
+from codesign.target.board import Board
+from codesign.target.kernel import (
     Case,
     Columns,
     CommandKernel,
@@ -28,8 +30,6 @@ from codesign.kernel import (
     power_of_two,
     powers_up_to,
 )
-from codesign.network import Ints, Layer, Read
-from codesign.space import ParameterSpace
 
 READ_CYCLES = 2
 """From the address of a word to its data."""
@@ -225,7 +225,7 @@ class KeepRowsKernel(CommandKernel):
 
     def sources(self, target: str) -> dict[str, str]:
         """See `Kernel.sources`."""
-        from codesign.hw.rig import rig_sources
+        from codesign.hw.emit.rig import rig_sources
 
         return rig_sources(self, target)
 

@@ -5,8 +5,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from codesign.custom import CustomOperator, LayerRequest
-from codesign.onnx_call import Array, Call
+from codesign.frontend.operators.call import Array, Call
+from codesign.frontend.operators.custom import CustomOperator, LayerRequest
 from keep_rows import KeepRows
 
 

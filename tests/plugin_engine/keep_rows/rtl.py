@@ -4,9 +4,9 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import enum, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from codesign.hw.memory import ReadPort, WritePort, address_bits
-from codesign.hw.multiply import delay
-from codesign.hw.stream import operands
+from codesign.hw.primitives.fifo import operands
+from codesign.hw.primitives.memory import ReadPort, WritePort, address_bits
+from codesign.hw.primitives.multiply import delay
 from keep_rows import READ_CYCLES, KeepRowsKernel
 
 OPERANDS = operands(**KeepRowsKernel.fields)

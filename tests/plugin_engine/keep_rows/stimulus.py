@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from codesign.hw.stimulus import ROOM, Trial, cut, pack, place
+from codesign.hw.emit.stimulus import ROOM, Trial, cut, pack, place
 from keep_rows import KeepRows, KeepRowsKernel
 
 

@@ -1,0 +1,460 @@
+"""What the command line and the Python face do: one function per verb, same name, same options.
+
+Importing this module needs numpy alone; hardware, simulator and model files are imported when a verb
+needs them.
+"""
+
+import io
+import logging
+import os
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign.bundle import files as _bundle
+from codesign.dse import strategies as _strategies
+from codesign.dse.design_space import CHOICES, OBJECTIVES, DesignSpace, parse_design
+from codesign.dse.planner import parse_budget
+from codesign.errors import InputError
+from codesign.flow.bundle import Bundle, Quantized
+from codesign.flow.doctor import Doctor, examine
+from codesign.flow.report_update import recorded
+from codesign.flow.run import Ran
+from codesign.flow.samples import load_arrays, samples_of
+from codesign.flow.verify import Checked, Request, checked
+from codesign.frontend import zoo as _models
+from codesign.frontend.workload import Workload
+from codesign.ir.network import Network
+from codesign.report.report import Report
+from codesign.solver.front import Front
+from codesign.target.board import Board, Key, file_format
+from codesign.target.board_catalog import board_catalog, board_folders, load_board
+
+if TYPE_CHECKING:
+    from codesign.benchmarks.spine import Bench
+    from codesign.sweeps.sweep import Sweep
+
+_LOG = logging.getLogger(__name__)
+_NAME = re.compile(r"[^A-Za-z0-9_.+-]+")
+
+
+# Verbs ---------------------------------------------------------------------------------
+
+
+def boards(format: bool = False) -> tuple[Board, ...] | tuple[Key, ...]:
+    """Every board that can be named, sorted; the log has a line for each that is broken.
+
+    Args:
+        format: the keys of a board file instead.
+    """
+    return file_format() if format else tuple(board_catalog(_folders()).loaded().values())
+
+
+def doctor() -> Doctor:
+    """The tools of this machine: what is there, what is missing and how to get it."""
+    return examine()
+
+
+def load(model: str | Path) -> Workload | Network:
+    """A model by name, by path or as ``gemm:MxKxN``; a matrix product is a network from the start.
+
+    Raises:
+        InputError: nothing of this name, or a file that cannot be used.
+        ToolError: the model needs an extra that is not installed.
+    """
+    if Path(model).suffix == ".pt2" or str(model) in {found.name for found in _models.models() if not found.file}:
+        from codesign.flow.build import read_model
+
+        return read_model(model)
+    return _models.load(model)
+
+
+def heldout(model: str) -> tuple[Mapping[str, NDArray[np.float32]], NDArray[np.int64]]:
+    """Samples of a model that ships, which training never saw: an array per input, and the right classes.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    return _models.heldout(model)
+
+
+def models(name: str | None = None, export: str | Path | None = None) -> tuple[_models.Model, ...]:
+    """The models by name, or one of them; with a folder its file and held-out samples are written there.
+
+    Raises:
+        InputError: an unknown name, no name for an export, or a folder that cannot be written.
+        ToolError: the model needs an extra that is not installed.
+    """
+    if name is None:
+        if export is not None:
+            raise InputError("--export without a model; legal: models NAME --export DIR")
+        return _models.models()
+    if export is not None:
+        for path in _models.export(name, export) if _models.model(name).file else _export_encoder(export):
+            _LOG.info("wrote %s", path)
+    return (_models.model(name),)
+
+
+def _export_encoder(folder: str | Path) -> tuple[Path, ...]:
+    from codesign.flow.minilm import export_encoder
+
+    return export_encoder(folder)
+
+
+def kernels(name: str | None = None) -> Mapping[str, type]:
+    """Kernel classes by name, or one of them.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    from codesign.target.engines import found
+
+    kernels, refused = found()
+    if name is not None and name in refused:
+        raise InputError(refused[name])
+    if name is not None and name not in kernels:
+        raise InputError(f"kernel {name!r} is not known; legal: {', '.join(kernels)}")
+    return kernels if name is None else {name: kernels[name]}
+
+
+def build(
+    model: str | Path,
+    board: str | Path,
+    out: str | Path | None = None,
+    clock_mhz: float | None = None,
+    budget: str | None = None,
+    set: Sequence[str] = (),
+    calibrate: str | Path | None = None,
+    objective: str | None = None,
+    backend: str = "rtl",
+    strategy: str | None = None,
+    design: str | Mapping[str, int] | None = None,
+) -> Bundle:
+    """Builds an accelerator for a model and writes it as a bundle.
+
+    Args:
+        model: a name, a path to an ONNX or torch ``.pt2`` file, or ``gemm:MxKxN``.
+        board: a name or a path to a ``.toml``.
+        out: the bundle's folder, ``build/MODEL-BOARD`` if not given; a bundle there is replaced.
+        clock_mhz: instead of the board's clock; marked as assumed.
+        budget: ``dsp=N,bram36=N,...``, less than the board has.
+        set: ``KEY=VALUE`` figures of the board; marked as assumed.
+        calibrate: ``.npz`` of samples for models without quantizers.
+        objective: ``latency``, ``area`` or ``energy``: an exact search of all designs, the fewest DSPs within 2 %
+            of the shortest latency, the fewest DSPs of all, or the shortest latency within 2 % of the least energy,
+            which takes far longer; without it a plain choice.
+        backend: ``hls4ml`` adds hls4ml's project, whose C++ is compiled and compared with the golden model; ``rtl``
+            is the Verilog alone.
+        strategy: how the objective is searched for, one of `codesign.dse.strategies.names`: ``exact`` if not given;
+            those that prove nothing look at 1000 designs.
+        design: ``t_in=16,t_out=32,...`` or a mapping, the very design to build, as a front names it.
+
+    Raises:
+        InputError: a model, board, option or folder that cannot be used.
+        NothingFits: no design fits; the message says what binds.
+        ToolError: a tool that writes Verilog failed, or the backend is missing or fails.
+        CheckError: the backend's integers differ.
+    """
+    target = load_board(board, _folders()).with_overrides([*set, *_clock(clock_mhz)])
+    limits = parse_budget(budget)
+    _check_search(objective, strategy)
+    named = parse_design(design) if design is None or isinstance(design, str) else dict(design)
+    if named is not None and objective is not None:
+        raise InputError(f"--design with --objective {objective}; legal: one of them")
+    path = Path(out) if out is not None else Path("build") / f"{_short(model)}-{target.name}"
+    _bundle.check_target(path)
+    calibration = load_arrays(calibrate) if calibrate is not None else None
+    from codesign.flow.build import files, plan
+
+    made = plan(
+        model, target, budget=limits, calibration=calibration, objective=objective, backend=backend,
+        strategy=strategy or _strategies.DEFAULT, parameters=named,
+    )  # fmt: skip
+    command = _call(model, board, clock_mhz, set, calibrate, backend)
+    _bundle.write_bundle(path, files(replace(made, command=command)))
+    return open(path)
+
+
+def search(
+    model: str | Path,
+    board: str | Path,
+    objectives: Sequence[str] = ("latency_us", "dsp"),
+    clock_mhz: float | None = None,
+    budget: str | None = None,
+    set: Sequence[str] = (),
+    calibrate: str | Path | None = None,
+    strategy: str = _strategies.DEFAULT,
+) -> Front:
+    """All designs for a model of which none is better in every objective, proven by bounds.
+
+    Args:
+        model: see `build`, like all that follow.
+        board: where it shall run.
+        objectives: one to three of latency_us, energy_uj, dsp, bram36, uram, lut and ff; all are minimised.
+        clock_mhz: instead of the board's clock.
+        budget: less than the board has.
+        set: figures of the board.
+        calibrate: samples for a model without quantizers.
+        strategy: one of `codesign.dse.strategies.names`; those that prove nothing give the best of 1000 designs.
+
+    Raises:
+        InputError: a model, board or option that cannot be used.
+        NothingFits: a layer for which there is no kernel, or a strategy without a proof met no design that fits.
+        ToolError: the strategy, or a library that it needs, is missing or fails.
+    """
+    if not 0 < len({*objectives}) == len(objectives) <= 3 or not {*objectives} <= {*OBJECTIVES}:
+        raise InputError(f"objectives {', '.join(objectives)}; legal: one to three of {', '.join(OBJECTIVES)}")
+    _strategies.find(strategy)
+    target = load_board(board, _folders()).with_overrides([*set, *_clock(clock_mhz)])
+    limits = parse_budget(budget)
+    calibration = load_arrays(calibrate) if calibrate is not None else None
+    from codesign.flow.build import integers, tools
+
+    network = integers(model, calibration)
+    return _strategies.searched(DesignSpace(network, target, tools(), budget=limits), strategy, tuple(objectives))
+
+
+def sweep(
+    model: str | Path | Sequence[str],
+    board: str | Path | Sequence[str],
+    out: str | Path,
+    clock_mhz: str | float | Sequence[float] | None = None,
+    budget: str | Sequence[str] = (),
+    axis: str | Sequence[str] = (),
+    limit: int | None = None,
+    exact: bool = False,
+    resume: bool = False,
+) -> "Sweep":
+    """All designs of models on boards at clocks within budgets as rows of Parquet files; see `codesign.sweeps.sweep`.
+
+    Args:
+        model: names, paths or ``gemm:MxKxN``: several as a sequence, or in one text with commas between.
+        board: names or paths, likewise.
+        out: the folder of the files, new or empty.
+        clock_mhz: instead of the boards' own, likewise.
+        budget: ``dsp=N,bram36=N,...`` or ``all``; several as a sequence.
+        axis: ``n_l=1,2,4``: designs with these values of a parameter alone; several as a sequence.
+        limit: designs per combination at most, 262144 if not given; axes are thinned.
+        exact: score the front of latency and DSPs of every combination exactly.
+        resume: keep the finished files of a sweep of the same arguments.
+
+    Raises:
+        InputError: a model, board, option or folder that cannot be used.
+        NothingFits: a network with a layer that no kernel runs.
+        ToolError: polars is missing.
+    """
+    from codesign.sweeps import sweep as sweeps
+
+    request = sweeps.Request(
+        sweeps.names(model), sweeps.names(board), sweeps.clocks(clock_mhz), sweeps.texts(budget),
+        sweeps.LIMIT if limit is None else limit, exact, axes=sweeps.texts(axis), folders=_folders(),
+    )  # fmt: skip
+    return sweeps.sweep(request, Path(out), resume=resume)
+
+
+def quantize(model: str | Path, calibrate: str | Path, out: str | Path) -> Quantized:
+    """Quantizes a float model and writes it as QONNX, which `build` takes without calibration.
+
+    Args:
+        model: a name, or a path to an ONNX or torch ``.pt2`` file.
+        calibrate: ``.npz`` of 32 to 256 typical samples, an array per model input.
+        out: the new ``.onnx`` file.
+
+    Raises:
+        InputError: a model, samples or a file that cannot be used.
+    """
+    target = Path(out)
+    if target.suffix != ".onnx" or not target.resolve().parent.is_dir():
+        raise InputError(f"--out {out}; legal: a file ending in .onnx in a folder that exists")
+    arrays = load_arrays(calibrate)
+    from codesign.flow.build import quantized
+
+    network, made = quantized(model, arrays)
+    _written(target, made.data)
+    return Quantized(target, len(network.layers), network.macs, made.text)
+
+
+def open(dir: str | Path) -> Bundle:
+    """A bundle that `build` wrote.
+
+    Raises:
+        BundleError: missing, damaged or of another version.
+    """
+    return Bundle(_bundle.read_bundle(Path(dir)))
+
+
+def verify(
+    dir: str | Path, kernel: str | None = None, waves: bool = False, seed: int = 0, images: int = 3, synth: str = "none"
+) -> Checked:
+    """Compares golden model, cycle model and simulated Verilog of a bundle, and writes the result into its report.
+
+    Args:
+        dir: the bundle.
+        kernel: run the layers of this kernel alone, one after the other, with random data; the report stays.
+        waves: write the waves of the whole run, or of the kernel's first layer, to a ``.vcd`` file beside the
+            bundle's folder.
+        seed: of the samples; those of a model that ships are held-out ones, others are random.
+        images: samples, run back to back without reset.
+        synth: what open synthesis counts beside: ``engines``, the whole ``top``, or ``none``; minutes, unless it is in
+            the cache.
+
+    Raises:
+        BundleError: not a bundle, or its parts do not belong together.
+        InputError: an unknown kernel, or more samples than there are.
+        CheckError: the hardware reports an error or breaks a protocol.
+        ToolError: the simulator or the compiler is missing or fails.
+    """
+    request = Request(str(dir), kernel, waves, seed, images, synth)
+    held = open(dir)
+    return checked(held.stored, held.contents, request)
+
+
+def run(
+    dir: str | Path,
+    input: str | Path,
+    labels: str | Path | None = None,
+    target: str = "golden",
+    output: str | Path | None = None,
+) -> Ran:
+    """Runs samples from a file on a bundle.
+
+    Args:
+        dir: the bundle.
+        input: ``.npy`` for a model of one input, or ``.npz`` with an array per input name; samples first.
+        labels: ``.npy`` with the right class of each sample.
+        target: one of `codesign.flow.run.TARGETS`.
+        output: ``.npy`` to write the first output to.
+
+    Raises:
+        BundleError: not a bundle, or its parts do not belong together.
+        InputError: arrays that do not fit the model, or a file that cannot be written.
+    """
+    held = open(dir)
+    if output is not None and not Path(output).resolve().parent.is_dir():
+        raise InputError(f"cannot write {output}: {Path(output).resolve().parent} is not a folder")
+    arrays = load_arrays(input)
+    right = _labels(labels, len(samples_of(held.network, arrays))) if labels is not None else None
+    found = held.run(arrays, target=target)
+    if right is not None:
+        found = _graded(held, replace(found, labels=right))
+    if output is not None:
+        _save(Path(output), next(iter(found.outputs.values())))
+    return found
+
+
+def report(dir: str | Path) -> Report:
+    """The report of a bundle.
+
+    Raises:
+        BundleError: not a bundle.
+    """
+    return open(dir).report
+
+
+def bench(name: str, strategy: str | None = None, finn: str | Path | None = None) -> "Bench":
+    """Runs a bench: figures that this project promises, beside their goals.
+
+    Args:
+        name: spine, search or finn.
+        strategy: the one that bench search sets beside the exact front, or ``exact`` for none; all if not given.
+        finn: the Python of an environment with finn-plus, which bench finn asks instead of showing what it said once.
+
+    Raises:
+        InputError: an unknown name, or an option of another bench.
+        CheckError: golden, cycle model and hardware disagree.
+        ToolError: a tool is missing or fails.
+    """
+    from codesign.benchmarks import spine as benches
+
+    return benches.bench(name, benches.Options(strategy, Path(finn) if finn is not None else None))
+
+
+# Steps ----------------------------------------------------------------------------------
+
+
+def _folders() -> tuple[Path, ...]:
+    """Where this user's boards may lie."""
+    return board_folders(os.environ)
+
+
+def _clock(clock_mhz: float | None) -> list[str]:
+    if clock_mhz is None:
+        return []
+    if not 0 < clock_mhz < 1e6:
+        raise InputError(f"--clock-mhz {clock_mhz:g}; legal: above 0 and below 1000000")
+    return [f"clock_hz={round(clock_mhz * 1e6)}"]
+
+
+def _check_search(objective: str | None, strategy: str | None) -> None:
+    if objective is not None and objective not in CHOICES:
+        raise InputError(f"--objective {objective!r}; legal: {', '.join(CHOICES)}")
+    if strategy is not None and objective is None:
+        raise InputError(f"--strategy {strategy} without --objective; legal: both")
+    if strategy is not None:
+        _strategies.find(strategy)
+
+
+def _call(
+    model: str | Path,
+    board: str | Path,
+    clock_mhz: float | None,
+    figures: Sequence[str],
+    calibrate: str | Path | None,
+    backend: str,
+) -> str:
+    """The command that builds the same, but for objective and budget."""
+    words = ["codesign", "build", str(model), "--board", str(board)]
+    words += ["--clock-mhz", f"{clock_mhz:.10g}"] if clock_mhz is not None else []
+    words += [word for figure in figures for word in ("--set", figure)]
+    words += ["--calibrate", str(calibrate)] if calibrate is not None else []
+    return shlex.join([*words, "--backend", backend] if backend != "rtl" else words)
+
+
+def _short(model: str | Path) -> str:
+    """A model's name as part of a folder's name."""
+    text = str(model)
+    stem = text.replace(":", "-") if text.startswith("gemm:") else Path(text).stem
+    return _NAME.sub("-", stem).strip("-.") or "model"
+
+
+def _graded(held: Bundle, found: Ran) -> Ran:
+    """The same with its accuracy in the report, in the bundle's folder too."""
+
+    def noted(report: Report) -> Report:
+        return report.with_accuracy(found.accuracy or 0.0, found.samples, found.evidence)
+
+    return replace(found, report=recorded(held.stored, noted))
+
+
+def _labels(path: str | Path, count: int) -> NDArray[np.int64]:
+    arrays = load_arrays(path)
+    array = next(iter(arrays.values())) if len(arrays) == 1 else np.zeros(0)
+    if array.shape != (count,) or array.dtype.kind not in "iu":
+        raise InputError(f"labels {path}: {array.dtype} {array.shape}; legal: one whole number per sample, ({count},)")
+    return array.astype(np.int64)
+
+
+def _save(path: Path, array: NDArray[np.float64]) -> None:
+    """Writes an array whole or not at all."""
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=False)
+    _written(path, file.getvalue())
+
+
+def _written(path: Path, data: bytes) -> None:
+    """Writes a file whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise InputError(f"cannot write {path}: {error.strerror}") from error

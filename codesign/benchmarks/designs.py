@@ -1,0 +1,162 @@
+"""Fronts of designs for the bench of the search: exact ones, and what heuristics reach beside them.
+
+An exact search runs in a process of its own, so that its peak of memory is its own; that of the process includes
+the interpreter, the libraries and the model.
+"""
+
+import logging
+import multiprocessing
+import resource
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign.benchmarks.reference_problem import hypervolume_ratio
+from codesign.benchmarks.row import GOAL, Row
+from codesign.dse import strategies
+from codesign.dse.design_space import DesignSpace
+from codesign.dse.strategies import DEFAULT, ProblemSpace, searched
+from codesign.errors import CheckError
+from codesign.flow.build import tools
+from codesign.ir.network import Network
+from codesign.solver.front import Front, Values
+from codesign.solver.problem import Problem
+from codesign.target.board import Board
+
+OBJECTIVES = ("latency_us", "dsp")
+EVALUATIONS = 400
+"""Designs that a heuristic looks at; each is timed exactly, which takes most of its time."""
+REFERENCE_EVALUATIONS, _WARM_EVALUATIONS = 10_000, 500
+"""Points of the reference problem that a heuristic looks at, and before that, so that it is compiled."""
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Exact:
+    """A front, proven unless a limit was set.
+
+    Attributes:
+        case: ``MODEL@BOARD``.
+        network: the model in integers.
+        board: where it shall run.
+        front: latency against DSPs.
+        peak_mb: most memory of the process that searched, in 1e6 bytes.
+    """
+
+    case: str
+    network: Network
+    board: Board
+    front: Front
+    peak_mb: float
+
+    @classmethod
+    def of(cls, case: str, network: Network, board: Board) -> "Exact":
+        """Searches.
+
+        Raises:
+            CheckError: the front is not proven.
+        """
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+            front, peak_mb = process.submit(_searched, network, board).result()
+        _LOG.info("%s: %s", case, front.proof)
+        if not front.proof.exact:
+            raise CheckError(f"{case}: {front.proof}")
+        return cls(case, network, board, front, peak_mb)
+
+
+def _searched(network: Network, board: Board) -> tuple[Front, float]:
+    """The front, and the peak of this process in 1e6 bytes."""
+    front = DesignSpace(network, board, tools()).search(OBJECTIVES)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return front, peak * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+def chosen(strategy: str | None) -> tuple[str, ...]:
+    """The strategies to set beside the exact one: one, none for ``exact``, all for None that can run here.
+
+    For each other a line of the log says what it lacks.
+    """
+    if strategy is not None:
+        return () if strategy == DEFAULT else (strategy,)
+    others = {name: found.missing() for name, found in strategies.catalog().loaded().items() if name != DEFAULT}
+    for name, reason in others.items():
+        if reason is not None:
+            _LOG.warning("%s is left out: %s", name, reason)
+    return tuple(name for name, reason in others.items() if reason is None)
+
+
+def heuristic_rows(exact: Exact, names: Sequence[str]) -> list[Row]:
+    """What heuristics reach in the space of a proven front.
+
+    Raises:
+        CheckError: one reached what the front excludes, so that the front is wrong.
+    """
+    rows = []
+    for strategy in names:
+        space = DesignSpace(exact.network, exact.board, tools())
+        found = searched(space, strategy, OBJECTIVES, evaluations=EVALUATIONS)
+        rows += _compared(f"{exact.case}:{strategy}", found, exact.front)
+    return rows
+
+
+def reference_rows(problem: Problem, front: Front, names: Sequence[str]) -> list[Row]:
+    """Likewise on a problem whose objectives are its terms; compiling comes before the clock starts."""
+    rows = []
+    for strategy in names:
+        space, objectives = ProblemSpace(problem), problem.objectives
+        searched(space, strategy, objectives, evaluations=_WARM_EVALUATIONS)
+        found = searched(space, strategy, objectives, evaluations=REFERENCE_EVALUATIONS)
+        rows += _compared(f"dse-problem:{strategy}", found, front)
+    return rows
+
+
+def _compared(case: str, found: Front, exact: Front) -> list[Row]:
+    """A heuristic's front beside the exact one, which must lie below or at all of it."""
+    _LOG.info("%s: %s", case, found.proof)
+    beaten = dominated(exact.values, found.values)
+    _check(case, found, exact, int(beaten.sum()))
+    ratio = round(hypervolume_ratio(found.values, exact.values), 6)
+    return [
+        Row(case, "hypervolume_ratio", "1", ratio, "modelled"),
+        Row(case, "dominated_points", "1", int(beaten.sum()), "modelled", 0, GOAL, at_least=False),
+        Row(case, "exact_points_found", "1", len(_rows(found.values) & _rows(exact.values)), "modelled"),
+        Row(case, "exact_points", "1", len(exact), "modelled"),
+        Row(case, "evaluations", "1", found.proof.evaluated, "modelled"),
+        Row(case, "cpu_s", "s", found.proof.cpu_s, "measured"),
+    ]
+
+
+def _check(case: str, found: Front, exact: Front, beaten: int) -> None:
+    """The exact front must have a point at least as good as each that was found, and none that is worse than one.
+
+    Raises:
+        CheckError: it has not.
+    """
+    missed = ~covered(found.values, exact.values)
+    if beaten or missed.any():
+        shown = found.rows[int(np.argmax(missed))] if missed.any() else found.rows[0]
+        counts = f"{beaten} points of the exact front are dominated, {int(missed.sum())} found points are not covered"
+        raise CheckError(f"{case}: {counts}, for one {shown}; legal: none, or the front is not exact")
+
+
+def dominated(values: Values, others: Values) -> NDArray[np.bool_]:
+    """Truth of each vector being dominated by one of the others: nowhere smaller and somewhere larger than it.
+
+    >>> dominated(np.array([[1.0, 3.0], [2.0, 2.0]]), np.array([[1.0, 3.0], [2.0, 1.0]])).tolist()
+    [False, True]
+    """
+    return np.array([bool(((others <= own).all(axis=1) & (others < own).any(axis=1)).any()) for own in values])
+
+
+def covered(values: Values, others: Values) -> NDArray[np.bool_]:
+    """Truth of each vector being nowhere smaller than some one of the others."""
+    return np.array([bool((others <= own).all(axis=1).any()) for own in values])
+
+
+def _rows(values: Values) -> set[tuple[float, ...]]:
+    return {tuple(row) for row in values.tolist()}

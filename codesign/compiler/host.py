@@ -1,0 +1,119 @@
+"""What a host does around a run: samples to matrices in DRAM, and matrices back to numbers.
+
+The simulated accelerator and a real board's driver share it; it needs numpy alone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign.compiler.program import Place, Program
+from codesign.ir.network import Ints, Network, input_golden
+
+Bytes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Image:
+    """A program as a host sees it: bytes, and where they go.
+
+    Attributes:
+        commands: the command list.
+        list_at: its byte address.
+        count: number of commands.
+        constants: weights, tables and other constants.
+        constants_at: their byte address.
+        inputs, outputs: where matrices lie, by tensor name.
+        dram_bytes: DRAM that the program uses.
+        engines: of the design, in the order of their numbers.
+    """
+
+    commands: bytes
+    list_at: int
+    count: int
+    constants: bytes
+    constants_at: int
+    inputs: Mapping[str, Place]
+    outputs: Mapping[str, Place]
+    dram_bytes: int
+    engines: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        places = [*self.inputs.values(), *self.outputs.values()]
+        ends = [self.list_at + len(self.commands), self.constants_at + len(self.constants)]
+        ends += [place.address + place.size for place in places]
+        if min((self.list_at, self.constants_at, *(place.address for place in places))) < 0:
+            raise ValueError("an address below 0; legal: from 0")
+        if max(ends) > self.dram_bytes:
+            raise ValueError(f"a part ends at {max(ends)}; legal: at most dram_bytes, {self.dram_bytes}")
+
+
+def image_of(program: Program) -> Image:
+    """The host's view of a program."""
+    return Image(
+        commands=program.encode(),
+        list_at=program.list_at,
+        count=len(program.commands),
+        constants=program.constants,
+        constants_at=program.constants_at,
+        inputs=program.inputs,
+        outputs=program.outputs,
+        dram_bytes=program.dram_bytes,
+        engines=program.engines,
+    )
+
+
+def load(dram: Bytes, image: Image) -> None:
+    """Writes a program's constants and command list into DRAM."""
+    for at, data in ((image.constants_at, image.constants), (image.list_at, image.commands)):
+        dram[at : at + len(data)] = np.frombuffer(data, np.uint8)
+
+
+def put(dram: Bytes, place: Place, matrix: NDArray[np.integer]) -> None:
+    """Writes a matrix to its place; padding becomes zero.
+
+    Raises:
+        ValueError: a wrong shape, or values that do not fit the place's bits.
+
+    >>> dram = np.zeros(8, np.uint8)
+    >>> put(dram, Place("a", 0, 2, 3, 4, 8), np.array([[1, 2, 3], [4, 5, -1]]))
+    >>> dram.tolist(), take(dram, Place("a", 0, 2, 3, 4, 8)).tolist()
+    ([1, 2, 3, 0, 4, 5, 255, 0], [[1, 2, 3], [4, 5, -1]])
+    """
+    kind = _kind(place)
+    limits = np.iinfo(kind)
+    if matrix.shape != (place.rows, place.columns):
+        raise ValueError(f"{place.name} has shape {matrix.shape}; legal: {(place.rows, place.columns)}")
+    if int(matrix.min()) < limits.min or int(matrix.max()) > limits.max:
+        raise ValueError(f"{place.name} from {matrix.min()} to {matrix.max()}; legal: {place.bits} bits")
+    rows = np.zeros((place.rows, place.pitch // kind.itemsize), kind)
+    rows[:, : place.columns] = matrix
+    dram[place.address : place.address + place.size] = rows.view(np.uint8).ravel()
+
+
+def take(dram: Bytes, place: Place) -> Ints:
+    """The matrix at a place."""
+    raw = np.ascontiguousarray(dram[place.address : place.address + place.size])
+    return raw.view(_kind(place)).reshape(place.rows, -1)[:, : place.columns].astype(np.int64)
+
+
+def _kind(place: Place) -> np.dtype[np.signedinteger]:
+    return np.dtype("<i1" if place.bits == 8 else "<i2")
+
+
+def matrices(network: Network, sample: Mapping[str, NDArray[np.generic]]) -> dict[str, Ints]:
+    """The integer matrices of one sample, by tensor name.
+
+    Args:
+        network: says how samples become integers.
+        sample: an array per model input, of the input's shape.
+
+    Raises:
+        InputError: wrong shape, or values that are not finite numbers.
+    """
+    return {
+        item.target: input_golden(item, network.tensors[item.target].scale, np.asarray(sample[item.name]))
+        for item in network.inputs
+    }

@@ -1,0 +1,474 @@
+"""Where the matrices of a network lie in the on-chip memories.
+
+A memory holds matrices row by row, each row padded to a pitch that every port of the memory
+divides. Heads are padded so that a row of all heads keeps that pitch; the padding's weights
+are zero. All that a network alone decides is found once per network, and every layout of it
+once per widths of a design's ports.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property, lru_cache
+from typing import NamedTuple
+
+from codesign.errors import NothingFits
+from codesign.ir.network import Layer, Linear, Network
+from codesign.target.commands import Span
+from codesign.target.design import Design
+from codesign.target.engines import (
+    RING,
+    Geometry,
+    MemoryMap,
+    command_kernel,
+    engine_names,
+    geometry,
+    kernel_for,
+    kernel_name,
+    kernel_of,
+    memory_map,
+    memory_name,
+)
+from codesign.target.kernel import Columns, ceil_div, padded
+
+_NETWORKS = 4
+"""Networks whose layouts are kept."""
+
+
+def groups(rows: int, most: int) -> list[tuple[int, int]]:
+    """First row and number of rows of each group of at most so many.
+
+    >>> groups(7, 3)
+    [(0, 3), (3, 3), (6, 1)]
+    """
+    return [(first, min(most, rows - first)) for first in range(0, rows, most)]
+
+
+def runners(network: Network, engines: Iterable[str]) -> list[str]:
+    """The engine of a design that runs each layer; several engines of a kernel take its layers in turn.
+
+    Args:
+        network: its layers.
+        engines: of the design.
+
+    Raises:
+        NothingFits: there is no engine for some layers; the message names them.
+    """
+    mine: dict[str, list[str]] = {}
+    for engine in engine_names(engines):
+        mine.setdefault(kernel_name(engine), []).append(engine)
+    found, lost = list[str](), list[str]()
+    turns: dict[str, int] = defaultdict(int)
+    for layer in network:
+        kernel = kernel_for(layer)
+        able = mine.get(kernel.op, []) if kernel is not None else []
+        if not able:
+            lost.append(f"{layer.name} ({kernel.op if kernel is not None else type(layer).__name__})")
+            continue
+        assert kernel is not None
+        found.append(able[turns[kernel.op] % len(able)])
+        turns[kernel.op] += 1
+    if lost:
+        raise NothingFits(f"{network.name}: the design has no engine for {', '.join(lost)}")
+    return found
+
+
+def homes(network: Network, runs: Iterable[str], memories: MemoryMap) -> dict[str, str]:
+    """The memory of every tensor, from who makes it and who reads it.
+
+    Args:
+        network: its layers.
+        runs: the engine that runs each of them.
+        memories: of the design.
+
+    Raises:
+        NothingFits: a tensor is needed in two memories at once, or where its reader cannot read it.
+    """
+    found: dict[str, set[str]] = {name: set() for name in network.tensors}
+    found |= {name: {"position"} for name in network.constants}
+    for put in network.inputs:
+        found[put.target].add("input" if network.tensors[put.target].bits == 8 else "position")
+    reached = [*_reached(network, runs)]
+    for name, engine, port in reached:
+        legal = memories.numbers[engine, port]
+        if engine != RING and len(legal) == 1:
+            found[name].add(legal[0])
+    _linear_homes(network, found)
+    for name, places in found.items():
+        if len(places) != 1:
+            raise NothingFits(
+                f"tensor {name} would be needed in {sorted(places) or 'no memory'}; legal: one memory each"
+            )
+    home = {name: places.pop() for name, places in found.items()}
+    reached += [(output.source, "store", "source") for output in network.outputs]
+    for name, engine, port in reached:
+        if home[name] not in (legal := memories.numbers[engine, port]):
+            reach = f"port {port} of the {engine} engine reaches {', '.join(legal)}"
+            raise NothingFits(f"tensor {name} lies in memory {home[name]}; {reach}")
+    return home
+
+
+def _reached(network: Network, runs: Iterable[str]) -> Iterator[tuple[str, str, str]]:
+    """Every tensor that a layer reads or makes, with the engine and its port."""
+    for layer, engine in zip(network, runs, strict=True):
+        yield from ((name, engine, port) for name, port in kernel_of(engine).reaches(layer))
+
+
+def _linear_homes(network: Network, found: dict[str, set[str]]) -> None:
+    """Targets of linear layers that nothing else places: wide, output or hidden."""
+    outputs = {output.source for output in network.outputs}
+    wide = {layer.addend for layer in network if isinstance(layer, Linear) and layer.addend is not None}
+    for layer in network:
+        if not isinstance(layer, Linear):
+            continue
+        if network.tensors[layer.target].bits == 16 or layer.target in wide:
+            found[layer.target].add("residual")
+        elif layer.target in outputs and not found[layer.target]:
+            found[layer.target].add("output")
+        elif not found[layer.target]:
+            found[layer.target].add("hidden")
+
+
+class Widths(NamedTuple):
+    """All of a design that the layout of whole matrices depends on.
+
+    Attributes:
+        word: bytes of a bus word.
+        engines: with the parameters that decide where matrices lie.
+    """
+
+    word: int
+    engines: Geometry
+
+
+def widths(design: Design) -> Widths:
+    """Those of a design."""
+    return Widths(design.word_bytes, geometry(design.engines))
+
+
+class Streams(NamedTuple):
+    """What else the layout of a single layer depends on: its rows may stream through its memories.
+
+    Attributes:
+        row_group: most rows per command.
+        room: bytes of the memories ``input`` and ``output``, those that there are.
+    """
+
+    row_group: int
+    room: tuple[tuple[str, int], ...]
+
+
+class Region(NamedTuple):
+    """A matrix in an on-chip memory: a window of rows, row ``r`` at ``base + (r % window) * pitch`` bytes."""
+
+    memory: str
+    base: int
+    pitch: int
+    window: int
+    rows: int
+
+    def at(self, row: int) -> int:
+        """The byte where a row begins."""
+        return self.base + row % self.window * self.pitch
+
+    def span(self, row: int, rows: int) -> Span:
+        """The bytes of some rows."""
+        start = self.at(row)
+        return Span(self.memory, start, start + rows * self.pitch)
+
+    @property
+    def streamed(self) -> bool:
+        """Whether not all rows are there at once."""
+        return self.window < self.rows
+
+    @property
+    def chunk(self) -> int:
+        """Most rows of a command: half the window, so that the other half can be filled or emptied."""
+        return self.window // 2 if self.streamed else self.rows
+
+
+class NetworkAnalysis:
+    """What a network and the engines of a design, whatever their parameters, decide of layouts and programs.
+
+    Attributes:
+        runs: engine of every layer.
+        shapes: rows and columns of every tensor and constant.
+        births: tensors and constants in the order in which they come to life, with the step.
+        last: step after which a tensor's bytes may be written again, by tensor.
+        padders: by tensor the layer and the engine that decide how its columns are padded.
+        tables: number of every linear layer's 8-bit table; equal ones have one number.
+        firsts: see `Layout.first`.
+
+    Raises:
+        NothingFits: see `runners`.
+    """
+
+    def __init__(self, network: Network, engines: tuple[str, ...]) -> None:
+        self.network, self.runs = network, runners(network, engines)
+        self.shapes: dict[str, tuple[int, ...]] = {name: table.shape for name, table in network.constants.items()}
+        self.shapes |= {name: tensor.shape for name, tensor in network.tensors.items()}
+        self.births, self.last = list(self._births()), self._last_use()
+        self.padders: dict[str, tuple[Layer, str]] = {}
+        for layer, engine in zip(network, self.runs, strict=True):
+            if engine != RING and command_kernel(engine).padding:
+                for tensor, _ in kernel_of(engine).reaches(layer):
+                    self.padders.setdefault(tensor, (layer, engine))
+        numbers: dict[bytes, int] = {}
+        self.tables: dict[Linear, int] = {}
+        for layer in network:
+            if isinstance(layer, Linear) and layer.table is not None:
+                self.tables[layer] = numbers.setdefault(layer.table.tobytes(), len(numbers))
+        self.firsts: dict[tuple[object, ...], Layout] = {}
+        self._homes: dict[tuple[object, ...], dict[str, str]] = {}
+        self._layouts: dict[tuple[Widths, Streams | None], Layout] = {}
+
+    def layout(self, wide: Widths, streams: Streams | None = None) -> "Layout":
+        """The layout for such ports; of whole matrices, or of what the memories hold of them.
+
+        Raises:
+            NothingFits: see `homes`.
+        """
+        key = wide, streams
+        if key not in self._layouts:
+            self._layouts[key] = Layout(self, wide, streams)
+        return self._layouts[key]
+
+    def homes(self, memories: MemoryMap) -> dict[str, str]:
+        """See `homes`; found once for all designs whose memories have the same numbers."""
+        key = tuple(memories.numbers.items())
+        if key not in self._homes:
+            self._homes[key] = homes(self.network, self.runs, memories)
+        return self._homes[key]
+
+    def _births(self) -> Iterator[tuple[int, str]]:
+        """Tensors in the order in which they come to life, with the step."""
+        for put in self.network.inputs:
+            yield -1, put.target
+        for name in self.network.constants:
+            yield -1, name
+        for step, layer in enumerate(self.network):
+            yield step, layer.target
+
+    def _last_use(self) -> dict[str, int]:
+        """Step after which a tensor's bytes may be written again; what a layer may overwrite already by that layer."""
+        last = dict.fromkeys(self.shapes, -1)
+        for step, layer in enumerate(self.network):
+            last[layer.target] = max(last[layer.target], step)
+            for read in layer.reads:
+                last[read.tensor] = max(last[read.tensor], step - read.in_place)
+        for output in self.network.outputs:
+            last[output.source] = len(self.network.layers)
+        return last
+
+
+@lru_cache(_NETWORKS)
+def analysis(network: Network, engines: tuple[str, ...]) -> NetworkAnalysis:
+    """That of a network on such engines, found once.
+
+    Raises:
+        NothingFits: see `runners`.
+    """
+    return NetworkAnalysis(network, engines)
+
+
+class ConstantPlace(NamedTuple):
+    """Where a constant of a layer lies on chip, the same bytes for all commands of the layer."""
+
+    memory: str
+    start: int
+    stop: int
+
+
+class Layout:
+    """Pitches, windows and addresses of all tensors in the on-chip memories.
+
+    Attributes:
+        params: by engine those that decide where matrices lie.
+        memories: those of the design.
+        home: memory of every tensor and constant of the network.
+        columns: of every tensor.
+        pitch: bytes per row of every tensor and constant.
+        regions: where they lie.
+        need: bytes by memory.
+    """
+
+    def __init__(self, body: NetworkAnalysis, wide: Widths, streams: Streams | None) -> None:
+        self.analysis, self.network, self.widths, self.streams = body, body.network, wide, streams
+        self.params = {name: dict(values) for name, values in wide.engines}
+        self.memories = memory_map(wide.engines)
+        self.home = body.homes(self.memories)
+        self.t_out = self.params[RING]["t_out"]
+        self.columns = {name: self._columns(name) for name in body.network.tensors}
+        self.pitch = {name: self._pitch(name) for name in self.home}
+        self.need: dict[str, int] = {}
+        self.regions = self._allocate(dict(streams.room) if streams is not None else {})
+        if streams is not None:
+            self._align(streams.row_group)
+        self._spans: dict[tuple[str, int, int, int], list[Span]] = {}
+
+    @cached_property
+    def first(self) -> "Layout":
+        """The first layout asked for this that is like this one.
+
+        Such layouts have the same bytes in the same places and give the same programs, but for the units in which
+        commands of other engines than the one with the ring count.
+        """
+        ends = (place for places in self.constants for place in places)
+        same = self.widths.word, self.t_out, self.streams, *self.columns.items(), *self.pitch.items(), *ends
+        return self.analysis.firsts.setdefault(same, self)
+
+    @cached_property
+    def kinds(self) -> list[tuple[Linear, list[int]]]:
+        """Linear layers of equal rows, columns and tables: the first of each kind, and the numbers of all of them."""
+        found: dict[tuple[int, ...], tuple[Linear, list[int]]] = {}
+        for number, layer in enumerate(self.network):
+            if isinstance(layer, Linear):
+                columns = self.columns[layer.source].total, self.columns[layer.target].total
+                kind = layer.rows, *columns, self.analysis.tables.get(layer, -1)
+                found.setdefault(kind, (layer, []))[1].append(number)
+        return list(found.values())
+
+    @cached_property
+    def constants(self) -> list[tuple[ConstantPlace, ...]]:
+        """Where the constants of every layer lie, one behind the other in each memory."""
+        ends: dict[str, int] = defaultdict(int)
+        found = list[tuple[ConstantPlace, ...]]()
+        for layer, engine in zip(self.network, self.analysis.runs, strict=True):
+            mine = list[ConstantPlace]()
+            for constant in command_kernel(engine).constants(layer) if engine != RING else ():
+                memory = memory_name(engine, constant.memory)
+                start = ends[memory]
+                ends[memory] += padded(constant.size, self.unit(memory))
+                mine.append(ConstantPlace(memory, start, ends[memory]))
+            found.append(tuple(mine))
+        return found
+
+    def width(self, memory: str, engine: str, port: str) -> int:
+        """Bytes of a word of an engine's port to a memory."""
+        found = next(each for each in kernel_of(engine).ports if each.name == port)
+        reached = self.memories.memories[memory]
+        return self.widths.word if found.lanes is None else self.params[engine][found.lanes] * reached.bytes
+
+    @cached_property
+    def _units(self) -> dict[str, int]:
+        """Bytes of the widest word of each memory."""
+        found = {}
+        for name, reached in self.memories.memories.items():
+            users = (reached.writer, *reached.readers)
+            lanes = [self.params[each.engine][each.port.lanes] for each in users if each.port.lanes is not None]
+            found[name] = max([self.widths.word, *(count * reached.bytes for count in lanes)])
+        return found
+
+    def unit(self, memory: str) -> int:
+        """Bytes that the words of all ports to a memory divide."""
+        return self._units[memory]
+
+    def tiles(self, layer: Linear, t_in: int) -> tuple[int, int]:
+        """Weight words per tile of a layer, and its tiles."""
+        source, target = self.columns[layer.source].total, self.columns[layer.target].total
+        return ceil_div(source, t_in), ceil_div(target, self.t_out)
+
+    def spans(self, name: str, row: int, rows: int, most: int) -> list[Span]:
+        """The bytes of some rows of a tensor, group by group of at most so many."""
+        key = name, row, rows, most
+        if key not in self._spans:
+            region = self.regions[name]
+            self._spans[key] = [region.span(row + first, count) for first, count in groups(rows, most)]
+        return self._spans[key]
+
+    def chunk(self, layer: Linear, row_group: int) -> int:
+        """Most rows of a command of a linear layer."""
+        return min(row_group, self.regions[layer.source].chunk, self.regions[layer.target].chunk)
+
+    def _columns(self, name: str) -> Columns:
+        """Padded where an engine asks for it; of several that do, the first."""
+        columns = self.network.tensors[name].columns
+        if name not in self.analysis.padders:
+            return Columns(1, columns, columns, columns)
+        layer, engine = self.analysis.padders[name]
+        found = command_kernel(engine).columns(layer, self.params[engine], max(self.t_out, self.widths.word))
+        return Columns(*map(int, found)) if found is not None else Columns(1, columns, columns, columns)
+
+    def _pitch(self, name: str) -> int:
+        """Bytes per row, a multiple of the width of every port of the memory."""
+        home = self.home[name]
+        wide = self.memories.memories[home].bytes
+        columns = self.columns[name].total if name in self.columns else self.analysis.shapes[name][1]
+        return padded(columns * wide, max(self.unit(home), wide * self.t_out))
+
+    def _allocate(self, room: Mapping[str, int]) -> dict[str, Region]:
+        """First fit by lifetime; what does not fit the room of its memory gets a window of rows if it may."""
+        last = self.analysis.last
+        live: dict[str, list[tuple[int, int, int]]] = {}
+        regions: dict[str, Region] = {}
+        for step, name in self.analysis.births:
+            memory, pitch, rows = self.home[name], self.pitch[name], self.analysis.shapes[name][0]
+            taken = sorted(block for block in live.get(memory, []) if block[2] >= step)
+            base = 0
+            for start, stop, _ in taken:
+                if base + rows * pitch <= start:
+                    break
+                base = max(base, stop)
+            window = _window(rows, pitch, room[memory] - base) if memory in room else rows
+            live[memory] = [*taken, (base, base + window * pitch, last[name])]
+            self.need[memory] = max(self.need.get(memory, 0), base + window * pitch)
+            regions[name] = Region(memory, base, pitch, window, rows)
+        return regions
+
+    def _align(self, row_group: int) -> None:
+        """Shrinks windows to a multiple of a command's rows, so that no group crosses the end of one."""
+        for layer in self.network:
+            if isinstance(layer, Linear):
+                chunk = self.chunk(layer, row_group)
+                for name in (layer.source, layer.target):
+                    region = self.regions[name]
+                    if region.streamed:
+                        self.regions[name] = region._replace(window=region.window // chunk * chunk)
+
+
+def _window(rows: int, pitch: int, room: int) -> int:
+    """Rows of a streamed matrix that are kept on chip at once: all, or an even number of which the room holds."""
+    fit = room // pitch // 2 * 2
+    return rows if rows * pitch <= room or fit < 2 else fit
+
+
+def layout(network: Network, design: Design) -> Layout:
+    """The layout of a network on a design.
+
+    Raises:
+        NothingFits: see `runners` and `homes`.
+    """
+    if len(network.layers) > 1:
+        return whole_layout(network, design)
+    room = tuple((name, design.memories[name]) for name in ("input", "output") if name in design.memories)
+    return analysis(network, tuple(design.engines)).layout(widths(design), Streams(design.row_group, room))
+
+
+def whole_layout(network: Network, design: Design) -> Layout:
+    """The layout that keeps every tensor of a network whole, however large the memories of a design are.
+
+    Raises:
+        NothingFits: see `runners` and `homes`.
+    """
+    return analysis(network, tuple(design.engines)).layout(widths(design))
+
+
+def memory_need(network: Network, design: Design) -> dict[str, int]:
+    """Bytes that each on-chip memory must hold to keep every tensor and every constant of the network whole.
+
+    An engine's own memories hold a word at least, as its ports must lead somewhere.
+    """
+    found = whole_layout(network, design)
+    sizes: dict[str, list[int]] = {}
+    for places in found.constants:
+        for memory, start, stop in places:
+            sizes.setdefault(memory, []).append(stop - start)
+    need = found.need | {memory: len(mine) * max(mine) for memory, mine in sizes.items()}
+    owned = {name for name, reached in found.memories.memories.items() if reached.owner != RING}
+    return need | {name: found.unit(name) for name in sorted(owned - set(need))}
+
+
+def linear_columns(network: Network, design: Design) -> list[tuple[Linear, int, int]]:
+    """Every linear layer with the columns of its source and target as they lie on chip, padded heads included."""
+    columns = whole_layout(network, design).columns
+    layers = [layer for layer in network if isinstance(layer, Linear)]
+    return [(layer, columns[layer.source].total, columns[layer.target].total) for layer in layers]

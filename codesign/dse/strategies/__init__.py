@@ -1,0 +1,166 @@
+"""Strategies of a search, one file each, found by name.
+
+A file of this folder is a strategy if its name has no leading underscore; the file ``hill_climb.py`` has a `Strategy`
+named ``hill-climb`` as its ``STRATEGY``. Other packages offer theirs through an entry point::
+
+    [project.entry-points."codesign.strategies"]
+    hill-climb = "mypackage.hill_climb:STRATEGY"
+
+Nothing else names it: command line, benches and reports ask for the strategies that there are.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pkgutil import iter_modules
+from typing import Protocol, runtime_checkable
+
+from codesign.catalog import Catalog, Source, guarded, offered
+from codesign.errors import NothingFits
+from codesign.solver.branch import Progress
+from codesign.solver.exact import search as _search
+from codesign.solver.front import Front
+from codesign.solver.problem import Problem
+
+GROUP = "codesign.strategies"
+"""Entry points through which other packages offer strategies."""
+DEFAULT = "exact"
+"""The strategy of a search for which none is named."""
+EVALUATIONS = 1000
+"""Designs that a strategy without a proof looks at unless another number is given; each is timed exactly."""
+
+Score = Callable[[Mapping[str, int]], Mapping[str, float] | None]
+"""Exact objectives of a design by name; None if it cannot be built."""
+
+
+class Space(Protocol):
+    """Designs to search, as `codesign.dse.design_space.DesignSpace` has them."""
+
+    @property
+    def evaluate(self) -> Score | None:
+        """Exact objectives of a design; None if the problem's terms are exact, not bounds, and every design is real."""
+
+    def problem(self, objectives: tuple[str, ...]) -> Problem:
+        """Axes, limits and terms; a term of an expensive objective is a lower bound of it."""
+
+    def search(self, objectives: tuple[str, ...], *, progress: Progress | None = None) -> Front:
+        """The whole front with its proof."""
+
+
+@runtime_checkable
+class Strategy(Protocol):
+    """One way to search a space."""
+
+    @property
+    def name(self) -> str:
+        """How users ask for it: the name of its file, with ``-`` for ``_``, or of its entry point."""
+
+    def missing(self) -> str | None:
+        """Which packages it lacks and how to get them, in one line; None if it can run."""
+
+    def search(
+        self,
+        space: Space,
+        objectives: tuple[str, ...],
+        *,
+        evaluations: int,
+        seed: int,
+        progress: Progress | None,
+    ) -> Front:
+        """The best designs found; ``proof.exact`` of the front is the truth of there being no better one.
+
+        Args:
+            space: the designs.
+            objectives: names, all minimised.
+            evaluations: designs looked at, at most; a strategy that proves its front may ignore it.
+            seed: of random numbers; the same arguments give the same front.
+            progress: told designs settled, of how many, and the front's size.
+
+        Raises:
+            ToolError: a library is missing or fails.
+        """
+
+
+@dataclass(frozen=True)
+class ProblemSpace:
+    """A problem as a space.
+
+    Attributes:
+        whole: the problem.
+        evaluate: as `Space.evaluate`.
+    """
+
+    whole: Problem
+    evaluate: Score | None = None
+
+    def problem(self, objectives: tuple[str, ...]) -> Problem:
+        """The problem with these objectives."""
+        return replace(self.whole, objectives=objectives)
+
+    def search(self, objectives: tuple[str, ...], *, progress: Progress | None = None) -> Front:
+        """The whole front of the terms, with its proof."""
+        return _search(self.problem(objectives), progress=progress)
+
+
+def catalog() -> Catalog[Strategy]:
+    """Every strategy; none is imported before it is asked for."""
+    stems = [found.name for found in iter_modules(__path__) if not found.name.startswith("_")]
+    return Catalog("strategy", (*map(_of_file, stems), *offered("strategy", GROUP, _checked)))
+
+
+def names() -> tuple[str, ...]:
+    """Names of all strategies, sorted.
+
+    >>> DEFAULT in names()
+    True
+    """
+    return catalog().names
+
+
+def find(name: str) -> Strategy:
+    """The strategy of that name.
+
+    Raises:
+        InputError: there is none, or two packages offer it.
+        ToolError: it fails to import.
+    """
+    return catalog().load(name)
+
+
+def searched(
+    space: Space,
+    strategy: str,
+    objectives: tuple[str, ...],
+    *,
+    evaluations: int = EVALUATIONS,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Front:
+    """The best designs of a space that a strategy finds; see `Strategy.search`.
+
+    Raises:
+        InputError: an unknown strategy.
+        NothingFits: it met no design that fits, and did not prove that there is none.
+        ToolError: the strategy, or a library that it needs, is missing or fails.
+    """
+    found = find(strategy).search(space, objectives, evaluations=evaluations, seed=seed, progress=progress)
+    if not len(found) and not found.proof.exact:
+        more = f"in {evaluations} evaluations, which proves nothing; legal: a larger budget, or strategy {DEFAULT}"
+        raise NothingFits(f"{strategy} met no design that fits {more}")
+    return found
+
+
+def _of_file(stem: str) -> Source[Strategy]:
+    name, module = stem.replace("_", "-"), f"{__name__}.{stem}"
+    return Source(name, module, partial(guarded, "strategy", name, module, partial(_imported, name, module)), True)
+
+
+def _imported(name: str, module: str) -> Strategy:
+    return _checked(name, importlib.import_module(module).STRATEGY)
+
+
+def _checked(name: str, found: object) -> Strategy:
+    if isinstance(found, type) or not isinstance(found, Strategy) or found.name != name:
+        raise TypeError(f"{found!r} is no strategy named {name}; legal: see codesign.dse.strategies.Strategy")
+    return found

@@ -1,0 +1,1 @@
+"""The steps behind the verbs: build, open, verify, run."""

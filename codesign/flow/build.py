@@ -1,0 +1,396 @@
+"""From a model to the files of a bundle.
+
+Everything that a bundle needs to be verified and run lies in it: the integer network, the design,
+the program and the Verilog; `codesign.flow.open` reads it back.
+"""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from codesign.bundle import serialize as archive
+from codesign.compiler.program import Program, compile_network, program_traffic
+from codesign.dse import strategies
+from codesign.dse.design_space import CHOICES, DesignSpace, choose
+from codesign.dse.energy_terms import ENERGY
+from codesign.dse.planner import Tools, available, plain
+from codesign.errors import InputError
+from codesign.flow.calibrate import Calibration, calibrated, is_float
+from codesign.flow.hls4ml import BACKENDS, CrossCheck, crosscheck
+from codesign.flow.minilm import encoder_file
+from codesign.flow.open import ORIGINAL, QUANTIZED, VERSION
+from codesign.flow.report_update import report_files
+from codesign.frontend import zoo as models
+from codesign.frontend.workload import Workload, parse_onnx
+from codesign.hw.system import accelerator
+from codesign.hw.system.energies import engine_joules
+from codesign.ir.network import Network
+from codesign.quant.calibrate import minilm
+from codesign.quant.interop.pt2 import read_pt2
+from codesign.quant.lower.lowering import lower
+from codesign.report.report import Report, report
+from codesign.report.search_section import neighbours
+from codesign.solver.front import Front
+from codesign.target.board import Board
+from codesign.target.design import Design
+from codesign.target.engines import kernel_of, kernels
+from codesign.target.kernel import Resources
+from codesign.timing.cycles import Timing, exact
+from codesign.timing.energy import run_energy
+from codesign.timing.stalls import busy
+
+_LOG = logging.getLogger(__name__)
+_MEGA = 1_000_000
+_EVERY_S = 5.0
+"""Between two lines of progress."""
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A front, the point of it that was chosen for an objective, and what the designs around that one are worth."""
+
+    front: Front
+    objective: str
+    chosen: int
+    neighbours: Sequence[Mapping[str, object]]
+    strategy: str = strategies.DEFAULT
+
+    def to_json(self) -> dict[str, object]:
+        """As `report.json` has it; the same input and seed give the same bytes, so no time is in it."""
+        proof = self.front.proof
+        return {
+            "strategy": self.strategy, "objective": self.objective, "objectives": list(self.front.objectives),
+            "points": proof.points, "evaluated": proof.evaluated, "scored": proof.scored,
+            "proven": proof.exact, "proof": str(proof).rpartition("; ")[0], "chosen": self.chosen,
+            "front": self.front.rows, "neighbours": list(self.neighbours),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A model mapped to a board, before any hardware is generated.
+
+    Attributes:
+        model: what the user named.
+        network: the model in integers.
+        design: parameters and board.
+        program: commands and memory plan.
+        limit: resources that the design may use.
+        macs: multiply-accumulates of one inference, counted from the model itself.
+        original: bytes of the model's file; None for a model without one.
+        calibrated: whether lowering took scales from calibration data, for operands without a quantizer in the file.
+        found: the search that chose the design; None for the plain choice.
+        calibration: how a float model got its quantizers; None for another.
+        crosschecked: hls4ml's project of the model; None if it was not asked for.
+        command: the call that asked for it, without objective and budget; None if it was no command.
+    """
+
+    model: str
+    network: Network
+    design: Design
+    program: Program
+    limit: Resources
+    macs: int
+    original: bytes | None = None
+    calibrated: bool = False
+    found: Found | None = None
+    calibration: Calibration | None = None
+    crosschecked: CrossCheck | None = None
+    command: str | None = None
+
+    @cached_property
+    def timing(self) -> Timing:
+        """Modelled cycles of one inference."""
+        return exact(self.program, self.design, accelerator.formulas(self.design.engines))
+
+    def report(self) -> Report:
+        """What is known before simulation."""
+        moved = sum(program_traffic(self.program, self.design.word_bytes))
+        found = report(
+            self.model,
+            self.design,
+            macs=self.macs,
+            peak_macs=peak_macs(self.design),
+            timing=self.timing,
+            parts=accelerator.resources(self.design),
+            available=self.limit,
+            traffic_bytes=moved,
+            notes=self.network.notes,
+            commands=self.program.commands,
+            search=self.found.to_json() if self.found is not None else None,
+            energy=self._energy(moved),
+            command=self.command,
+        )
+        return replace(
+            found,
+            calibration=self.calibration.to_json() if self.calibration is not None else None,
+            crosscheck=self.crosschecked.to_json() if self.crosschecked is not None else None,
+        )
+
+    def _energy(self, moved: int) -> dict[str, object] | None:
+        """Modelled energy of one inference; None for a board without coefficients."""
+        if self.design.board.energy is None:
+            return None
+        found = run_energy(
+            self.program,
+            self.design,
+            cycles=self.timing.total,
+            busy=busy(self.timing.activities),
+            parts=accelerator.resources(self.design),
+            engines=engine_joules(self.design),
+            traffic_bytes=moved,
+        )
+        return dict(found.to_json())
+
+
+def peak_macs(design: Design) -> int:
+    """Multiply-accumulates per cycle of all multipliers of all engines."""
+    return int(sum(kernel_of(name).peak_macs(params) for name, params in design.engines.items()))
+
+
+def tools() -> Tools:
+    """What the choice of a design asks the hardware."""
+    return Tools(kernels(), accelerator.resources, accelerator.formulas, engine_joules)
+
+
+def plan(
+    model: str | Path,
+    board: Board,
+    *,
+    budget: Mapping[str, int] | None = None,
+    calibration: Arrays | None = None,
+    objective: str | None = None,
+    backend: str = "rtl",
+    strategy: str = strategies.DEFAULT,
+    parameters: Mapping[str, int] | None = None,
+) -> Plan:
+    """Reads a model, lowers it to integers, chooses a design and compiles the program.
+
+    Args:
+        model: see `codesign.frontend.zoo.load`.
+        board: where it shall run.
+        budget: limits by resource name.
+        calibration: samples for a model without quantizers.
+        objective: searched for, one of `codesign.dse.design_space.CHOICES`; None for the plain choice.
+        backend: one of `codesign.flow.hls4ml.BACKENDS`.
+        strategy: how an objective is searched for, one of `codesign.dse.strategies.names`.
+        parameters: of the design, instead of a choice; see `codesign.dse.design_space.DesignSpace.named`.
+
+    Raises:
+        InputError: a model, a board or parameters that cannot be used.
+        NothingFits: no design fits the budget.
+        ToolError: the backend is missing or fails.
+        CheckError: its integers differ.
+    """
+    if backend not in BACKENDS:
+        raise InputError(f"--backend {backend!r}; legal: {', '.join(BACKENDS)}")
+    found, data = _read(model)
+    _check_board(board)
+    network, made = _lowered(model, found, data, calibration)
+    checked = _crosschecked(model, made.workload if made is not None else found, network, board, backend)
+    _LOG.info("%s: %d layers, %d multiply-accumulates", model, len(network.layers), found.macs)
+    searched = None
+    if parameters is not None:
+        design = DesignSpace(network, board, tools(), budget=budget).named(parameters)
+    elif objective is None:
+        design = plain(network, board, tools(), budget=budget)
+    else:
+        design, searched = _searched(DesignSpace(network, board, tools(), budget=budget), objective, strategy)
+    program = compile_network(network, design)
+    limit = available(board, budget or {})
+    original = _standing_alone(data, found) if data is not None else None
+    loose = calibration is not None and made is None
+    return Plan(str(model), network, design, program, limit, found.macs, original, loose, searched, made, checked)
+
+
+def read_model(model: str | Path) -> Workload | Network:
+    """As `codesign.frontend.zoo.load`; a torch ``.pt2`` file and the sentence encoder too, if their extras are there.
+
+    Raises:
+        InputError: a model that cannot be used.
+        ToolError: an extra is missing.
+    """
+    return _read(model)[0]
+
+
+def _read(model: str | Path) -> tuple[Workload | Network, bytes | None]:
+    """A model, and its ONNX file; None for a product of matrices, which has none."""
+    if Path(model).suffix == ".pt2":
+        data = read_pt2(model)
+        return parse_onnx(data, Path(model).stem), data
+    if str(model) == minilm.NAME:
+        data = encoder_file()
+        return parse_onnx(data, minilm.NAME), data
+    found = models.load(model)
+    return found, None if isinstance(found, Network) else models.original(model)
+
+
+def integers(model: str | Path, calibration: Arrays | None = None) -> Network:
+    """The model in integers; see `plan`."""
+    return _lowered(model, *_read(model), calibration)[0]
+
+
+def _lowered(
+    model: str | Path, found: Network | Workload, data: bytes | None, calibration: Arrays | None
+) -> tuple[Network, Calibration | None]:
+    """A model in integers; one without any quantizer gets its own first."""
+    if isinstance(found, Network):
+        return found, None
+    if calibration is None or data is None or not is_float(found):
+        return lower(found, calibration=calibration), None
+    made = calibrated(data, found.name, calibration, _folder(model))
+    return lower(made.workload), made
+
+
+def quantized(model: str | Path, calibration: Arrays) -> tuple[Network, Calibration]:
+    """A float model in integers, and the file that has its quantizers; those that it has already stay.
+
+    Raises:
+        InputError: a model or samples that cannot be used.
+        ToolError: torch is missing.
+    """
+    found, data = _read(model)
+    if isinstance(found, Network) or data is None:
+        raise InputError(f"{model} is integers already; legal: a float model")
+    made = calibrated(data, found.name, calibration, _folder(model))
+    return lower(made.workload), made
+
+
+def _folder(model: str | Path) -> Path | None:
+    """Where external data may lie."""
+    return Path(model).parent if Path(model).suffix == ".onnx" else None
+
+
+def _crosschecked(
+    model: str | Path, found: Network | Workload, network: Network, board: Board, backend: str
+) -> CrossCheck | None:
+    if backend != "hls4ml":
+        return None
+    if isinstance(found, Network):
+        raise InputError(f"--backend hls4ml: {model} is no file; legal: an ONNX file or a model that ships as one")
+    return crosscheck(str(model), found, network, board)
+
+
+def _searched(space: DesignSpace, objective: str, strategy: str) -> tuple[Design, Found]:
+    names = CHOICES[objective] if ENERGY in CHOICES[objective] else ("latency_us", "dsp")
+    front = strategies.searched(space, strategy, names, progress=_Progress())
+    chosen = choose(front, objective)
+    _LOG.info("%s", front.proof)
+    point = {name: int(values[chosen]) for name, values in front.parameters.items()}
+    around = neighbours(point, space.axes, space.evaluate)
+    return space.design(point), Found(front, objective, chosen, around, strategy)
+
+
+class _Progress:
+    """Logs how far a search is, every few seconds."""
+
+    def __init__(self) -> None:
+        self.last = time.monotonic()
+
+    def __call__(self, settled: int, points: int, front: int) -> None:
+        if time.monotonic() - self.last > _EVERY_S:
+            self.last = time.monotonic()
+            _LOG.info("search: %.1f %% of %d points settled, %d on the front", 100 * settled / points, points, front)
+
+    def timed(self, designs: int) -> None:
+        """So many designs are timed exactly."""
+        if time.monotonic() - self.last > _EVERY_S:
+            self.last = time.monotonic()
+            _LOG.info("search: timed %d designs", designs)
+
+
+def _check_board(board: Board) -> None:
+    try:
+        accelerator.bus_of(board.memory)
+    except ValueError as error:
+        raise InputError(f"board {board.name}: {error}") from error
+
+
+def files(made: Plan) -> dict[str, bytes]:
+    """Contents of the bundle's files by name."""
+    _LOG.info("generating Verilog for %d multipliers", made.design.multipliers)
+    hardware = accelerator.sources(made.design)
+    value = made.report()
+    found = {
+        "design.json": archive.json_bytes(_design_document(made)),
+        "network.npz": archive.write_network(made.network),
+        "program.bin": made.program.encode(),
+        "weights.bin": made.program.constants,
+        "registers.json": archive.json_bytes(accelerator.registers(made.design)),
+        "constraints/clock.xdc": _constraints(made.design.board).encode(),
+        "README.txt": _readme(made).encode(),
+        **report_files(value),
+        **{f"rtl/{name}": text.encode() for name, text in hardware.sources.files.items()},
+        **{f"sim/{name}": text.encode() for name, text in hardware.models.items()},
+    }
+    if made.original is not None:
+        found[ORIGINAL] = made.original
+    if made.calibration is not None:
+        found[QUANTIZED] = made.calibration.data
+    if made.crosschecked is not None:
+        found |= {f"hls/{name}": data for name, data in made.crosschecked.files.items()}
+    return dict(sorted(found.items()))
+
+
+def _design_document(made: Plan) -> dict[str, object]:
+    return {
+        "version": VERSION,
+        "model": made.model,
+        "calibrated": made.calibrated,
+        "identity": accelerator.identity(made.design).hex(),
+        "design": archive.design_document(made.design),
+        "program": archive.program_document(made.program),
+    }
+
+
+def _constraints(board: Board) -> str:
+    clock, period = f"{board.clock_hz / _MEGA:g} MHz", 1e9 / board.clock_hz
+    return (
+        f"# {clock} is assumed: no open tool times {board.part}, so this is a wish, not a result.\n"
+        f"create_clock -name clk -period {period:.3f} [get_ports clk]\n"
+    )
+
+
+def _readme(made: Plan) -> str:
+    extra = "model.onnx       the model as given\n" if made.original is not None else ""
+    if made.calibration is not None:
+        extra += "quantized.onnx   the same with the quantizers that calibration gave it\n"
+    if made.crosschecked is not None:
+        checked = made.crosschecked
+        extra += (
+            f"hls/             project of hls4ml {checked.version}; its C++, compiled with g++, gives the golden\n"
+            f"                 model's integers, all {checked.values} of {checked.samples} samples\n"
+        )
+    return (
+        f"{made.model} for {made.design.board.name}, made by codesign.\n\n"
+        "bundle.json      hash of every file\n"
+        f"{extra}"
+        "network.npz      the model in integers; numpy reads it without pickle\n"
+        "design.json      parameters, board, places of matrices in DRAM\n"
+        "program.bin      command list, 64 bytes each\n"
+        "weights.bin      weights, tables and constants as they lie in DRAM\n"
+        "registers.json   register map\n"
+        "rtl/             Verilog for the device; the top module is top\n"
+        "sim/             behavioural stand-ins for files of rtl/ that instantiate DSP48E2\n"
+        "constraints/     the assumed clock\n"
+        "report.html      figures and how each came about; report.json holds the same\n\n"
+        "codesign verify DIR    compares golden model, cycle model and simulated Verilog\n"
+        "codesign run DIR --input FILE.npy --target golden|sim\n"
+    )
+
+
+def _standing_alone(data: bytes, found: Workload | Network) -> bytes | None:
+    """A model's file; None if it needs other files beside it."""
+    try:
+        alone = parse_onnx(data)
+    except InputError:
+        return None
+    return data if alone.macs == found.macs else None

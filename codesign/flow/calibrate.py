@@ -1,0 +1,93 @@
+"""A float model quantized with samples, and what speaks for the way that was chosen."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from codesign.frontend.workload import QUANTIZERS, Workload, parse_onnx
+from codesign.quant.calibrate.ptq import Choice, calibrate, choose
+from codesign.quant.calibrate.ranges import PERCENTILE
+
+_CLIPS: Mapping[str, str] = {
+    "max": "the largest magnitude",
+    "percentile": f"the range that holds {PERCENTILE:g} % of the values",
+}
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """A float model with quantizers, found with samples.
+
+    Attributes:
+        data: an ONNX file that needs no calibration.
+        workload: the same, parsed.
+        choice: how its quantizers were chosen.
+        samples: how many there were.
+    """
+
+    data: bytes
+    workload: Workload
+    choice: Choice
+    samples: int
+
+    @property
+    def text(self) -> str:
+        """What was chosen and why, in one sentence."""
+        return (
+            f"quantized with {self.samples} samples: {described(self.choice)}; squared error of the outputs on"
+            f" {self.choice.held} samples held back {self.choice.error:.2g} of their squares,"
+            f" {self.choice.plain_error:.2g} with the simplest way"
+        )
+
+    def to_json(self) -> dict[str, object]:
+        """As a report has it."""
+        return {
+            "text": self.text, "settings": dict(vars(self.choice.settings)), "samples": self.samples,
+            "held": self.choice.held, "error": self.choice.error, "plain_error": self.choice.plain_error,
+            "evidence": "modelled",
+        }  # fmt: skip
+
+
+def described(choice: Choice) -> str:
+    """The settings in words."""
+    chosen = choice.settings
+    parts = [f"scales from {_CLIPS[chosen.clip]}"]
+    if chosen.migrate is not None:
+        parts.append(f"{100 * chosen.migrate:g} % of the range of activations moved into weights")
+    if chosen.centre:
+        parts.append("ranges shifted to their middle")
+    if chosen.correct:
+        parts.append("biases corrected for the mean error")
+    return ", ".join(parts)
+
+
+def is_float(workload: Workload) -> bool:
+    """Whether a model has no quantizer at all."""
+    return not any(node.op in QUANTIZERS for node in workload.nodes)
+
+
+def calibrated(data: bytes, name: str, samples: Mapping[str, NDArray[Any]], folder: Path | None = None) -> Calibration:
+    """Quantizes a float model in the way that is best on samples that are held back.
+
+    Args:
+        data: its ONNX file.
+        name: of the model.
+        samples: an array per model input, samples first; 32 to 256 typical ones.
+        folder: where external data may lie.
+
+    Raises:
+        InputError: a model or samples that cannot be used.
+    """
+
+    def tried(number: int, of: int) -> None:
+        _LOG.info("%s: tried %d of %d ways to quantize it", name, number, of)
+
+    choice = choose(data, samples, name=name, folder=folder, progress=tried)
+    _LOG.info("%s: %s", name, described(choice))
+    made = calibrate(data, samples, settings=choice.settings, name=name, folder=folder)
+    return Calibration(made, parse_onnx(made, name), choice, len(next(iter(samples.values()))))

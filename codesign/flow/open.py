@@ -1,0 +1,176 @@
+"""From a bundle back to what it holds.
+
+Reading one compiles the program again and refuses a bundle whose bytes are not those of its own network
+and design.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from codesign.bundle import serialize as archive
+from codesign.bundle.files import Bundle
+from codesign.compiler.program import Program, compile_network
+from codesign.errors import BundleError, CodesignError, InputError
+from codesign.frontend.workload import Workload, load_onnx
+from codesign.hw.system import accelerator
+from codesign.ir.network import Linear, Network
+from codesign.quant.lower.fidelity import cosines, local_cosines
+from codesign.quant.lower.lowering import lower_traced
+from codesign.report.report import Report
+from codesign.sim.check import Sample, Subject, compiled
+from codesign.sim.verilator.simulator import Library
+from codesign.target.design import Design
+
+VERSION = 2
+"""Of what lies in a bundle, beside the format of the bundle itself."""
+
+ORIGINAL, QUANTIZED = "model.onnx", "quantized.onnx"
+"""The model as given, and with the quantizers that calibration gave it."""
+
+COMPARED_TO_FLOAT = 3
+"""Images on which a verification compares with the float model."""
+
+LEAST_COSINE = 0.99
+"""Between a layer's integers and the float values that they stand for."""
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """What a bundle holds, checked against itself.
+
+    Attributes:
+        model: what the user named.
+        network: the model in integers.
+        design: parameters and board.
+        program: commands and memory plan.
+        calibrated: whether scales came from calibration data.
+        report: the report as it lies in the bundle.
+        verilog: files that a simulator takes.
+    """
+
+    model: str
+    network: Network
+    design: Design
+    program: Program
+    calibrated: bool
+    report: Report
+    verilog: Mapping[str, str]
+
+    @property
+    def subject(self) -> Subject:
+        """What `codesign.sim.check.verify` takes."""
+        identity = accelerator.identity(self.design)
+        return Subject(self.network, self.design, self.program, accelerator.formulas(self.design.engines), identity)
+
+    def library(self, waves: bool = False) -> Library:
+        """The Verilog, compiled for simulation or from the cache.
+
+        Raises:
+            ToolError: the simulator or the compiler is missing or fails.
+        """
+        _LOG.info("compiling the Verilog for simulation; a minute, unless it is in the cache")
+        return compiled(self.verilog, self.design.board.memory, waves=waves)
+
+
+def contents(bundle: Bundle) -> Contents:
+    """Reads a bundle back.
+
+    Raises:
+        BundleError: a file is missing or damaged, or program and network do not belong together.
+    """
+    document = bundle.json("design.json")
+    found = document.get("version") if isinstance(document, dict) else None
+    if not isinstance(document, dict) or found != VERSION:
+        raise BundleError(f"{bundle.path} has format {found!r}, this codesign reads {VERSION}; build it again")
+    network = archive.read_network(bundle.data("network.npz"))
+    design = archive.read_design(document.get("design"))
+    return Contents(
+        model=str(document.get("model")),
+        network=network,
+        design=design,
+        program=_program(bundle, network, design),
+        calibrated=document.get("calibrated") is True,
+        report=Report.from_json(bundle.json("report.json")),
+        verilog=_verilog(bundle),
+    )
+
+
+def _program(bundle: Bundle, network: Network, design: Design) -> Program:
+    """The program compiled again; its bytes must be the bundle's."""
+    try:
+        program = compile_network(network, design)
+        equal = program.encode() == bundle.data("program.bin") and program.constants == bundle.data("weights.bin")
+    except BundleError:
+        raise
+    except (CodesignError, KeyError, ValueError, TypeError, ArithmeticError) as error:
+        raise BundleError(f"{bundle.path}: network and design do not fit together: {error}") from error
+    if not equal:
+        raise BundleError(f"{bundle.path}: program.bin and weights.bin are not those of its network and design")
+    return program
+
+
+def _verilog(bundle: Bundle) -> dict[str, str]:
+    texts = {}
+    for folder in ("rtl", "sim"):
+        for name, data in bundle.files.items():
+            if name.startswith(f"{folder}/"):
+                texts[name.removeprefix(f"{folder}/")] = data.decode("utf-8", errors="replace")
+    if not texts:
+        raise BundleError(f"bundle {bundle.path} has no Verilog under rtl/")
+    return texts
+
+
+def model_faults(bundle: Bundle, held: Contents, images: Sequence[Sample]) -> list[str]:
+    """What is wrong between the bundle's model file and its network: integers, work, closeness to float.
+
+    The model is read and lowered again, from the file with quantizers if calibration made one;
+    multiply-accumulates are counted from its own graph. Nothing is checked for a model without a file, and
+    only the work where lowering took scales from calibration data.
+    """
+    loaded = _workloads(bundle, held)
+    faults = [fault for workload in loaded.values() for fault in _work_faults(workload, held.network)]
+    if held.calibrated or not loaded:
+        return faults
+    name, workload = list(loaded.items())[-1]
+    lowered = lower_traced(workload)
+    if archive.write_network(lowered.network) != bundle.data("network.npz"):
+        faults.append(f"network.npz is not what {name} lowers to")
+    for number, image in enumerate(images[:COMPARED_TO_FLOAT]):
+        for layer, found in local_cosines(workload, lowered, image).items():
+            if found < LEAST_COSINE:
+                faults.append(f"image {number}, layer {layer}: cosine to float {found:.4f}; legal: {LEAST_COSINE}")
+    return faults
+
+
+def fidelity(bundle: Bundle, held: Contents, samples: Sequence[Sample]) -> dict[str, float]:
+    """By layer the smallest cosine, over samples, between its integers and the float values that they stand for.
+
+    Raises:
+        InputError: the bundle has no model file with quantizers to compare with.
+    """
+    loaded = _workloads(bundle, held)
+    if held.calibrated or not loaded:
+        raise InputError(f"{bundle.path} has no model file with quantizers; legal: a bundle that has")
+    workload = list(loaded.values())[-1]
+    lowered = lower_traced(workload)
+    each = [cosines(workload, lowered, sample) for sample in samples]
+    return {layer: min(found[layer] for found in each) for layer in each[0]}
+
+
+def _workloads(bundle: Bundle, held: Contents) -> dict[str, Workload]:
+    """The bundle's model files by name, the one that the network was made from last."""
+    names = [name for name in (ORIGINAL, QUANTIZED) if name in bundle.files]
+    return {name: replace(load_onnx(bundle.path / name), name=held.network.name) for name in names}
+
+
+def _work_faults(workload: Workload, network: Network) -> list[str]:
+    """Multiply-accumulates of the network against those of the model's own graph."""
+    zero = {put.target: int((put.gather < 0).all(axis=1).sum()) for put in network.inputs}
+    added = sum(zero.get(layer.source, 0) * layer.n * layer.k for layer in network if isinstance(layer, Linear))
+    done = sum(layer.dense_macs for layer in network)
+    if done - added != workload.macs:
+        return [f"the network does {done - added} multiply-accumulates, the model {workload.macs}"]
+    return []

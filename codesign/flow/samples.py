@@ -1,0 +1,96 @@
+"""Samples for a network: from files, from models that ship, or random."""
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign.errors import InputError
+from codesign.ir.network import Input, Network
+
+LIMIT_BYTES = 1 << 32
+"""Largest file of arrays that is read."""
+
+Array = NDArray[np.generic]
+
+
+def load_arrays(path: str | Path) -> dict[str, Array]:
+    """Arrays of an ``.npy`` (one, named "") or ``.npz`` file that nobody vouches for.
+
+    Raises:
+        InputError: missing, too large, damaged, with pickled objects, or not numbers.
+    """
+    file = Path(path)
+    try:
+        if file.stat().st_size > LIMIT_BYTES:
+            raise InputError(f"{file} has {file.stat().st_size} bytes; legal: at most {LIMIT_BYTES}")
+        with file.open("rb") as opened:
+            found = np.load(opened, allow_pickle=False)
+            if isinstance(found, np.ndarray):
+                return {"": _numbers(file, "", found)}
+            return {name: _numbers(file, name, found[name]) for name in found.files}
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror or error}") from error
+    except (ValueError, EOFError, zipfile.BadZipFile, MemoryError, SyntaxError) as error:
+        raise InputError(f"{file} is no .npy or .npz file of numbers: {' '.join(str(error).split())}") from error
+
+
+def _numbers(file: Path, name: str, array: Array) -> Array:
+    if array.dtype.kind not in "fiub":
+        raise InputError(f"{file}: array {name!r} is {array.dtype}; legal: numbers")
+    return array
+
+
+def samples_of(network: Network, arrays: Mapping[str, Array]) -> list[dict[str, Array]]:
+    """One dictionary per sample, checked against the network's inputs.
+
+    Args:
+        network: says which inputs there are and their shapes.
+        arrays: an array per input, samples first; a lone one may be named "". A single sample may come
+            without the sample axis.
+
+    Raises:
+        InputError: missing or unknown inputs, a wrong shape, unequal counts or no sample.
+    """
+    inputs = {item.name: item for item in network.inputs}
+    if set(arrays) == {""} and len(inputs) == 1:
+        arrays = {next(iter(inputs)): arrays[""]}
+    if set(arrays) != set(inputs):
+        raise InputError(f"{network.name}: arrays {sorted(arrays)}; legal: {sorted(inputs)}")
+    stacked = {name: _stacked(inputs[name], np.asarray(arrays[name])) for name in inputs}
+    counts = {len(array) for array in stacked.values()}
+    if len(counts) != 1 or counts == {0}:
+        raise InputError(f"{network.name}: {sorted(counts)} samples; legal: equally many per input, at least 1")
+    return [{name: array[i] for name, array in stacked.items()} for i in range(counts.pop())]
+
+
+def _stacked(item: Input, array: Array) -> Array:
+    """The array with the sample axis first."""
+    if array.dtype.kind not in "fiub":
+        raise InputError(f"input {item.name} is {array.dtype}; legal: numbers")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise InputError(f"input {item.name} holds NaN or infinity; legal: finite numbers")
+    if array.shape == item.shape:
+        return array[np.newaxis]
+    if array.ndim > len(item.shape) and array.shape in ((len(array), *item.shape), (len(array), 1, *item.shape)):
+        return array.reshape(len(array), *item.shape)
+    raise InputError(f"input {item.name} has shape {array.shape}; legal: samples first, then {item.shape}")
+
+
+def random_samples(network: Network, count: int, seed: int) -> list[dict[str, Array]]:
+    """Samples that use the whole range of every input's integers.
+
+    Args:
+        network: says which inputs there are, their ranges and scales.
+        count: at least 1.
+        seed: the same seed gives the same samples.
+    """
+    rng = np.random.default_rng(seed)
+    found: list[dict[str, Array]] = []
+    for _ in range(count):
+        integers = {item.name: rng.integers(item.low, item.high + 1, item.shape) for item in network.inputs}
+        scales = {item.name: network.tensors[item.target].scale for item in network.inputs}
+        found.append({name: values * scales[name] for name, values in integers.items()})
+    return found

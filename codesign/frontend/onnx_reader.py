@@ -1,0 +1,458 @@
+"""Reads an ONNX file that nobody vouches for into plain values.
+
+Every size is checked against the bytes that are there before anything is allocated, external
+data is read from the model's own folder only, and whatever is wrong ends as one `InputError` of
+one line. No operator is evaluated here. ``onnx`` is imported on use.
+"""
+
+import importlib
+import math
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from codesign.errors import InputError
+from codesign.frontend.operators.call import MAX_ELEMENTS, Array, Attribute, Shape
+from codesign.frontend.operators.elementwise import FLOATS, integer_range
+from codesign.frontend.operators.registry import operators
+
+if TYPE_CHECKING:
+    import onnx
+
+MAX_FILE_BYTES = 1 << 31
+"""Protocol buffers end here; larger models keep their weights in external data."""
+
+OLDEST_OPSET = 13
+"""From here on the operators mean what `codesign.operators` computes; so do older ones that did not change."""
+
+QUANT_DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
+"""Where ``Quant`` nodes live."""
+
+_DTYPES: Mapping[int, str] = {
+    1: "<f4", 2: "u1", 3: "i1", 4: "<u2", 5: "<i2", 6: "<i4", 7: "<i8", 9: "?", 10: "<f2", 11: "<f8",
+    12: "<u4", 13: "<u8", 16: "<u2",
+}  # fmt: skip
+_PACKED: Mapping[int, int] = {21: 4, 22: 4, 25: 2, 26: 2}
+_BFLOAT16 = 16
+_NARROW = (2, 3, 4, 5, 6, 9, 10, 16)
+_ADDED = ("Add", "Sub", "Mul", "Max", "Min", "Where", "Equal", "Trilu")
+_MOVED = ("Cast", "Concat", "Expand", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
+_ZERO_POINTS: Mapping[str, int] = {"QuantizeLinear": 2, "QLinearMatMul": 7}
+_INF_CONSUMERS = frozenset((*_ADDED, *_MOVED))
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One operator application; a left-out input is an empty name."""
+
+    op: str
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Attribute]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.op})"
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A model's nodes in execution order, its constants, and its inputs' shapes with batch 1."""
+
+    name: str
+    nodes: tuple[Node, ...]
+    constants: Mapping[str, Array]
+    inputs: Mapping[str, Shape]
+    outputs: tuple[str, ...]
+
+
+def read_graph(path: Path) -> Graph:
+    """Read a file.
+
+    Raises:
+        InputError: it cannot be read, is not ONNX, or holds something that has no meaning here.
+    """
+    return graph_of(_parse(path), path.name, path.parent)
+
+
+def graph_of(model: "onnx.ModelProto", name: str, folder: Path | None = None) -> Graph:
+    """Turn a parsed model into a `Graph`.
+
+    Args:
+        model: the protocol buffer; it is not changed.
+        name: what the model is called in messages.
+        folder: where external data may lie; None allows none.
+
+    Raises:
+        InputError: see `read_graph`.
+    """
+    shown = _printable(name)
+    try:
+        return _Reader(model, shown, folder).read()
+    except (UnicodeError, OverflowError, RecursionError) as error:
+        raise InputError(f"{shown}: not a usable ONNX model ({_first_line(error)})") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _is_printable(name: object) -> bool:
+    """Also False for bytes, which is how protocol buffers return text that is not UTF-8."""
+    return isinstance(name, str) and name.isprintable()
+
+
+def _printable(name: object) -> str:
+    return "".join(c if c.isprintable() else "?" for c in str(name))
+
+
+def decoded(data: bytes, name: str) -> "onnx.ModelProto":
+    """The protocol buffer that the bytes of a file are.
+
+    Raises:
+        InputError: they are none.
+    """
+    import onnx
+
+    decode_error: type[Exception] = importlib.import_module("google.protobuf.message").DecodeError
+    try:
+        return onnx.load_model_from_string(data)
+    except decode_error as error:
+        raise InputError(
+            f"{_printable(name)}: not an ONNX file ({_first_line(error)}); legal: a whole ONNX model"
+        ) from error
+
+
+def _parse(path: Path) -> "onnx.ModelProto":
+    try:
+        size = path.stat().st_size if path.is_file() else -1
+        if not 0 < size <= MAX_FILE_BYTES:
+            what = "is not a file" if size < 0 else f"has {size} bytes"
+            raise InputError(f"model {_printable(path)} {what}; legal: an ONNX file of 1 to {MAX_FILE_BYTES} bytes")
+        return decoded(path.read_bytes(), path.name)
+    except OSError as error:
+        what = f"cannot be read ({error.strerror})"
+        raise InputError(f"model {_printable(path)} {what}; legal: a readable ONNX file") from error
+    except ValueError as error:  # a path with a null byte
+        raise InputError(f"model {str(path)!r} is not a path ({_first_line(error)})") from error
+
+
+class _Reader:
+    """State of reading one model; every method either returns or raises InputError."""
+
+    def __init__(self, model: "onnx.ModelProto", name: str, folder: Path | None) -> None:
+        self.model, self.graph, self.name, self.folder = model, model.graph, name, folder
+
+    def fail(self, text: str) -> InputError:
+        return InputError(f"{self.name}: {' '.join(text.split())}")
+
+    def read(self) -> Graph:
+        self.check_printable()
+        self.check_header()
+        self.check_operators()
+        constants = self.constants()
+        nodes = tuple(self.node(i, n) for i, n in enumerate(self.graph.node))
+        inputs = {v.name: self.input_shape(v) for v in self.graph.input if v.name not in constants}
+        outputs = tuple(v.name for v in self.graph.output)
+        nodes = self.typed_nodes(nodes)
+        self.check_infinite(nodes, constants)
+        ordered = self.ordered(nodes, {*constants, *inputs}, outputs)
+        return Graph(self.name.removesuffix(".onnx"), ordered, constants, inputs, outputs)
+
+    def check_printable(self) -> None:
+        """Names end up in messages and on terminals."""
+        graph = self.graph
+        names = [v.name for v in (*graph.input, *graph.output, *graph.initializer, *graph.node)]
+        names += [n for node in graph.node for n in (node.op_type, *node.input, *node.output)]
+        names += [a.name for node in graph.node for a in node.attribute]
+        names += [n for t in graph.initializer for e in t.external_data for n in (e.key, e.value)]
+        bad = next((n for n in names if not _is_printable(n)), None)
+        if bad is not None:
+            raise self.fail(f"name {bad!r}; legal: characters that print")
+
+    def check_header(self) -> None:
+        import onnx
+
+        versions = [o.version for o in self.model.opset_import if o.domain in ("", "ai.onnx")]
+        newest = onnx.defs.onnx_opset_version()
+        if not self.graph.output or not versions:
+            raise self.fail("not an ONNX model: no outputs or no operator set; legal: a whole ONNX model")
+        if versions[0] > newest or (versions[0] < OLDEST_OPSET and not self.unchanged_since(versions[0])):
+            raise self.fail(f"operator set {versions[0]}; legal: {OLDEST_OPSET} to {newest}")
+        if self.graph.sparse_initializer:
+            raise self.fail("sparse weights; legal: dense ones")
+
+    def unchanged_since(self, version: int) -> bool:
+        """Whether every operator was defined by then as it still was in `OLDEST_OPSET`."""
+        from onnx.defs import SchemaError, get_schema
+
+        kinds = {n.op_type for n in self.graph.node if n.domain in ("", "ai.onnx")}
+        try:
+            return all(get_schema(kind, OLDEST_OPSET, "").since_version <= version for kind in kinds)
+        except SchemaError:
+            return False
+
+    # Operators and attributes
+
+    def label(self, index: int, node: "onnx.NodeProto") -> str:
+        return node.name or f"{node.op_type}_{index}"
+
+    def check_operators(self) -> None:
+        reasons = [
+            f"{self.label(i, n)} ({n.op_type}): {reason}"
+            for i, n in enumerate(self.graph.node)
+            if (reason := self.unsupported(n))
+        ]
+        if reasons:
+            raise self.fail(f"{len(reasons)} unsupported operators: {'; '.join(reasons)}")
+
+    def unsupported(self, node: "onnx.NodeProto") -> str | None:
+        import onnx
+
+        kinds = onnx.AttributeProto
+        if node.op_type == "Quant" and node.domain in QUANT_DOMAINS:
+            return None
+        if node.domain not in ("", "ai.onnx") and _custom(node) not in operators():
+            return f"operators of domain {node.domain!r} are not known"
+        if any(a.type in (kinds.GRAPH, kinds.GRAPHS) for a in node.attribute):
+            return "control flow has no fixed schedule"
+        if any(a.name == "block_size" and a.i for a in node.attribute):
+            return "scales per block"
+        if _op(node) not in operators() or node.op_type == "Quant":
+            return "no integer or reference implementation"
+        return None
+
+    def node(self, index: int, node: "onnx.NodeProto") -> Node:
+        label = self.label(index, node)
+        if not any(node.output):
+            raise self.fail(f"node {label} has no output")
+        attributes = {a.name: self.attribute(label, a) for a in node.attribute}
+        return Node(_op(node), label, tuple(node.input), tuple(node.output), attributes)
+
+    def attribute(self, label: str, a: "onnx.AttributeProto") -> Attribute:
+        import onnx
+
+        kinds = onnx.AttributeProto
+        if a.type == kinds.TENSOR:
+            return self.array(f"{label}.{a.name}", a.t)
+        plain: dict[int, Attribute] = {
+            kinds.INT: a.i, kinds.FLOAT: a.f, kinds.INTS: tuple(a.ints), kinds.FLOATS: tuple(a.floats),
+        }  # fmt: skip
+        if a.type in plain:
+            return plain[a.type]
+        if a.type == kinds.STRING:
+            return _printable(a.s.decode("utf-8"))
+        if a.type == kinds.STRINGS:
+            return tuple(_printable(s.decode("utf-8")) for s in a.strings)
+        raise self.fail(f"node {label}: attribute {a.name} has type {a.type}; legal: numbers, text and tensors")
+
+    # Tensors
+
+    def constants(self) -> dict[str, Array]:
+        found: dict[str, Array] = {}
+        for tensor in self.graph.initializer:
+            if tensor.name in found:
+                raise self.fail(f"initializer {tensor.name} is there twice")
+            found[tensor.name] = self.array(tensor.name, tensor)
+        return found
+
+    def array(self, name: str, tensor: "onnx.TensorProto") -> Array:
+        dims = tuple(tensor.dims)
+        if any(n < 0 for n in dims) or math.prod(dims) > MAX_ELEMENTS:
+            raise self.fail(f"tensor {name} claims shape {dims}; legal: at most {MAX_ELEMENTS} elements")
+        if tensor.data_type not in _DTYPES and tensor.data_type not in _PACKED:
+            legal = sorted((*_DTYPES, *_PACKED))
+            raise self.fail(f"tensor {name} has element type {tensor.data_type}; legal: {legal}")
+        flat = self.elements(name, tensor, math.prod(dims))
+        if flat.dtype.kind == "f" and np.isnan(flat).any():
+            raise self.fail(f"tensor {name} holds NaN; legal: finite weights")
+        return flat.reshape(dims)
+
+    def elements(self, name: str, tensor: "onnx.TensorProto", count: int) -> Array:
+        kind = tensor.data_type
+        if tensor.data_location == 1 or tensor.HasField("raw_data"):
+            dtype = np.dtype(_DTYPES.get(kind, "u1"))
+            data = self.external(name, tensor) if tensor.data_location == 1 else tensor.raw_data
+            size = _stored(kind, count) * dtype.itemsize
+            if len(data) != size:
+                raise self.fail(f"tensor {name} has {len(data)} bytes; legal: {size} for its shape")
+            return self.widened(name, np.frombuffer(data, dtype), kind, count)
+        values = _typed_field(tensor)
+        if len(values) != _stored(kind, count):
+            raise self.fail(f"tensor {name} has {len(values)} values; legal: {_stored(kind, count)} for its shape")
+        if kind in _PACKED:
+            return self.widened(name, np.array(values, np.int64), kind, count)
+        if kind in (_BFLOAT16, 10):
+            return self.widened(name, np.array(values, np.int64).astype("<u2").view(_DTYPES[kind]), kind, count)
+        dtype = np.dtype(np.float64 if kind in FLOATS else np.uint64 if kind == 13 else np.int64)
+        return self.widened(name, np.array(values, dtype), kind, count)
+
+    def widened(self, name: str, x: Array, kind: int, count: int) -> Array:
+        """float64, int64 or bool from the file's element type."""
+        if kind in _PACKED:
+            return _unpacked(x, kind, count)
+        if kind == _BFLOAT16:
+            x = (x.astype(np.uint32) << 16).view(np.float32)
+        if kind == 9:
+            return x.astype(np.bool_)
+        if x.dtype.kind == "u" and int(x.max(initial=0)) >= 1 << 63:
+            raise self.fail(f"tensor {name} holds {int(x.max())}; legal: below {1 << 63}")
+        return x.astype(np.float64 if kind in FLOATS else np.int64)
+
+    def external(self, name: str, tensor: "onnx.TensorProto") -> bytes:
+        """Bytes of a tensor that lies in another file of the model's folder."""
+        entries = {e.key: e.value for e in tensor.external_data}
+        path = self.inside(name, entries.get("location", ""))
+        offset, length = entries.get("offset", "0"), entries.get("length")
+        if not offset.isdecimal() or not (length is None or length.isdecimal()):
+            raise self.fail(f"tensor {name} has external offset {offset!r}, length {length!r}; legal: byte counts")
+        size = path.stat().st_size
+        count = size - int(offset) if length is None else int(length)
+        if count < 0 or int(offset) + count > size or count > 8 * MAX_ELEMENTS:
+            raise self.fail(f"tensor {name} claims {count} bytes at {offset} of {path.name}, which has {size}")
+        try:
+            with path.open("rb") as file:
+                file.seek(int(offset))
+                return file.read(count)
+        except OSError as error:
+            raise self.fail(f"tensor {name}: {path.name} cannot be read ({error.strerror})") from error
+
+    def inside(self, name: str, location: str) -> Path:
+        legal = "legal: a file in the model's folder"
+        if self.folder is None or not location or "\0" in location:
+            raise self.fail(f"tensor {name} has external data at {location!r}; {legal}")
+        folder = self.folder.resolve()
+        path = (folder / location).resolve()
+        if not path.is_relative_to(folder) or Path(location).is_absolute() or not path.is_file():
+            raise self.fail(f"tensor {name} has external data at {location!r}; {legal}")
+        return path
+
+    # Inputs
+
+    def input_shape(self, value: "onnx.ValueInfoProto") -> Shape:
+        kind = value.type.tensor_type
+        if not value.type.HasField("tensor_type") or kind.elem_type not in FLOATS:
+            raise self.fail(f"input {value.name} has element type {kind.elem_type}; legal: float")
+        if not kind.HasField("shape"):
+            raise self.fail(f"input {value.name} has no shape; legal: fixed sizes, and a batch axis of any size or 1")
+        shape = tuple(self.size(value.name, i, d) for i, d in enumerate(kind.shape.dim))
+        if math.prod(shape) > MAX_ELEMENTS:
+            raise self.fail(f"input {value.name} has shape {shape}; legal: at most {MAX_ELEMENTS} elements")
+        return shape
+
+    def size(self, name: str, axis: int, dim: "onnx.TensorShapeProto.Dimension") -> int:
+        if dim.HasField("dim_value"):
+            if dim.dim_value < 1:
+                raise self.fail(f"input {name} has size {dim.dim_value} on axis {axis}; legal: at least 1")
+            return dim.dim_value
+        if axis:
+            raise self.fail(
+                f"input {name} has dynamic size {dim.dim_param or '?'!r} on axis {axis}; legal: only the batch axis 0"
+            )
+        return 1
+
+    # Whole graph
+
+    def typed_nodes(self, nodes: Iterable[Node]) -> tuple[Node, ...]:
+        """Add what nodes take from the element types of their inputs, which constants no longer have."""
+        types = {t.name: t.data_type for t in self.graph.initializer}
+        types.update((v.name, v.type.tensor_type.elem_type) for v in self.graph.input if v.name not in types)
+        for proto in self.graph.node:
+            if proto.op_type == "Constant" and proto.attribute and proto.attribute[0].HasField("t"):
+                types[proto.output[0]] = proto.attribute[0].t.data_type
+        return tuple(self.typed(n, types) for n in nodes)
+
+    def typed(self, node: Node, types: Mapping[str, int]) -> Node:
+        """The integer range of a quantizer, from its zero point; the type that CastLike casts to."""
+        if node.op == "CastLike" and node.inputs[1:] and node.inputs[1] in types:
+            return replace(node, attributes={**node.attributes, "to": types[node.inputs[1]]})
+        if node.op not in _ZERO_POINTS:
+            return node
+        position = _ZERO_POINTS[node.op]
+        zero = node.inputs[position] if len(node.inputs) > position else ""
+        kind = types.get(zero) or node.attributes.get("output_dtype") or 2
+        ends = integer_range(kind) if isinstance(kind, int) else None
+        if ends is None or ends[1] > 1 << 16 or (zero and zero not in types):
+            raise self.fail(f"node {node}: output type {kind}, zero point {zero!r}; legal: constant, up to 16 bit")
+        return replace(node, attributes={**node.attributes, "range": ends})
+
+    def check_infinite(self, nodes: Iterable[Node], constants: Mapping[str, Array]) -> None:
+        """Infinity is legal in a mask that is added or selected, nowhere else."""
+        infinite = {n for n, a in constants.items() if a.dtype.kind == "f" and not np.isfinite(a).all()}
+        for node in nodes:
+            bad = infinite.intersection(node.inputs)
+            if bad and node.op not in _INF_CONSUMERS:
+                raise self.fail(f"tensor {min(bad)}, used by {node}, holds infinity; legal: finite weights")
+
+    def ordered(self, nodes: tuple[Node, ...], known: set[str], outputs: tuple[str, ...]) -> tuple[Node, ...]:
+        """Nodes in an order in which every input is there before it is used."""
+        self.check_names(nodes, known, outputs)
+        users: dict[str, list[int]] = {}
+        waiting = [0] * len(nodes)
+        for i, node in enumerate(nodes):
+            for name in {n for n in node.inputs if n and n not in known}:
+                users.setdefault(name, []).append(i)
+                waiting[i] += 1
+        ready, order = deque(i for i, count in enumerate(waiting) if not count), []
+        while ready:
+            order.append(ready.popleft())
+            for user in (u for name in nodes[order[-1]].outputs for u in users.get(name, ())):
+                waiting[user] -= 1
+                if not waiting[user]:
+                    ready.append(user)
+        if len(order) != len(nodes):
+            stuck = next(n for i, n in enumerate(nodes) if waiting[i])
+            raise self.fail(f"node {stuck} depends on itself through a cycle; legal: a graph without cycles")
+        return tuple(nodes[i] for i in order)
+
+    def check_names(self, nodes: tuple[Node, ...], known: set[str], outputs: tuple[str, ...]) -> None:
+        made = Counter(name for node in nodes for name in node.outputs if name)
+        twice = next((n for n, count in made.items() if count > 1 or n in known), None)
+        if twice is not None:
+            raise self.fail(f"tensor {twice} is made twice; legal: once")
+        for node in nodes:
+            missing = next((n for n in node.inputs if n and n not in known and n not in made), None)
+            if missing is not None:
+                raise self.fail(f"node {node} needs {missing!r}, which nothing in the model makes")
+        lost = next((n for n in outputs if n not in made and n not in known), None)
+        if lost is not None:
+            raise self.fail(f"output {lost!r} is made by nothing in the model")
+
+
+def _custom(node: "onnx.NodeProto") -> str:
+    """Name of an operator with its domain, as `codesign.operators` has those of other packages."""
+    return f"{node.domain}.{node.op_type}"
+
+
+def _op(node: "onnx.NodeProto") -> str:
+    """Name of an operator as `codesign.operators` has it."""
+    return node.op_type if node.domain in ("", "ai.onnx", *QUANT_DOMAINS) else _custom(node)
+
+
+def _typed_field(tensor: "onnx.TensorProto") -> list[float] | list[int]:
+    """The values of a tensor that is not stored as raw bytes."""
+    kind = tensor.data_type
+    if kind in _NARROW or kind in _PACKED:
+        return list(tensor.int32_data)
+    if kind == 7:
+        return list(tensor.int64_data)
+    if kind in (12, 13):
+        return list(tensor.uint64_data)
+    return list(tensor.double_data if kind == 11 else tensor.float_data)
+
+
+def _stored(kind: int, count: int) -> int:
+    """How many values hold this many elements: types narrower than a byte share one."""
+    return -(-count * _PACKED[kind] // 8) if kind in _PACKED else count
+
+
+def _unpacked(x: Array, kind: int, count: int) -> Array:
+    """Elements that share bytes, the first in the lowest bits, as int64."""
+    bits, ends = _PACKED[kind], integer_range(kind)
+    parts = x.astype(np.int64)[:, None] >> np.arange(0, 8, bits) & ((1 << bits) - 1)
+    values = parts.reshape(-1)[:count]
+    return np.where(values > ends[1], values - (1 << bits), values) if ends else values

@@ -1,0 +1,1 @@
+"""What the operators of a model file compute, in floats."""

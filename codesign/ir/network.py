@@ -1,0 +1,618 @@
+"""The integer network: what is left of a model when every number is an integer.
+
+A `Network` is a straight list of layers over named integer matrices of shape
+``[rows, columns]``. Each layer carries its weights, its requantization and nothing
+that depends on a board or on a design; mapping pads and places it later.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign.errors import InputError
+from codesign.numerics import moe as routing
+from codesign.numerics import nonlinear
+from codesign.numerics.fixed_point import dequantize, limits, matmul, quantize, requantize, saturate_bits
+
+Int8 = NDArray[np.int8]
+Ints = NDArray[np.int64]
+
+MASKS = ("full", "causal", "sliding")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A named integer matrix; value = ``scale`` * integer.
+
+    Attributes:
+        bits: 8 or 16, signed.
+    """
+
+    name: str
+    rows: int
+    columns: int
+    bits: int
+    scale: float
+
+    def __post_init__(self) -> None:
+        if self.rows < 1 or self.columns < 1:
+            raise ValueError(f"tensor {self.name}: shape {self.rows}x{self.columns}; legal: at least 1x1")
+        if self.bits not in (8, 16):
+            raise ValueError(f"tensor {self.name}: {self.bits} bits; legal: 8 or 16")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.rows, self.columns
+
+
+class Read(NamedTuple):
+    """A tensor, or a constant, that a layer reads.
+
+    Attributes:
+        tensor: its name.
+        first_row: row of it that row 0 of the result needs; row ``i`` needs row ``first_row + i``.
+        whole: every row of the result needs all of its rows instead.
+        in_place: the result may be written over it, row by row.
+    """
+
+    tensor: str
+    first_row: int = 0
+    whole: bool = False
+    in_place: bool = False
+
+
+class Layer(ABC):
+    """One step of a network: it makes the rows of one tensor from the rows of others.
+
+    Subclasses are frozen dataclasses of plain values and arrays. A kernel says which of them its engine runs; so an
+    engine of a new kind brings its layer along, and nothing else knows of it.
+    """
+
+    name: str
+    target: str
+    rows: int
+
+    @property
+    @abstractmethod
+    def reads(self) -> tuple[Read, ...]:
+        """What it reads, none twice."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[object, ...]:
+        """All but its rows that decides its work; equal for layers that take the same time, whatever their numbers."""
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one inference, those that a mask hides left out."""
+        return 0
+
+    @property
+    def dense_macs(self) -> int:
+        """The same as a model's graph has them, those that a mask hides included."""
+        return self.macs
+
+    @abstractmethod
+    def golden(self, values: Mapping[str, Ints]) -> Ints:
+        """The target's integers, bit for bit as the hardware computes them.
+
+        Args:
+            values: integers of every tensor so far and of every constant, by name.
+        """
+
+    def changed(self, **values: object) -> Self:
+        """The same layer with other values of some fields."""
+        return replace(self, **values)  # type: ignore[type-var]
+
+    def counts(self, values: Mapping[str, Ints]) -> Mapping[str, Ints]:
+        """Work of every row that depends on data, by the name that the kernel's formulas use; {} without any.
+
+        Args:
+            values: as in `golden`, the target's included.
+        """
+        return {}
+
+
+@dataclass(frozen=True, eq=False)
+class Linear(Layer):
+    """``target = requantize(source @ weights.T + bias)``, then table or residual add.
+
+    Attributes:
+        source: int8 tensor ``[.., k]``; rows ``first_row .. first_row+rows`` are used.
+        target: int8 tensor, or int16 when ``addend`` is used or 16 bits are wanted.
+        weights: int8 ``[n, k]`` in [-127, 127].
+        bias: ``[n]``, in units of one product.
+        multiplier, shift: requantization per output channel ``[n]``.
+        low, high: saturation of the requantized value.
+        table: int8 ``[256]`` applied to the int8 result, indexed by its low 8 bits.
+        addend: int16 tensor or constant added with 16-bit saturation.
+    """
+
+    name: str
+    source: str
+    target: str
+    rows: int
+    weights: Int8
+    bias: Ints
+    multiplier: Ints
+    shift: Ints
+    low: int = -128
+    high: int = 127
+    table: Int8 | None = None
+    addend: str | None = None
+    first_row: int = 0
+
+    @property
+    def n(self) -> int:
+        """Output channels."""
+        return int(self.weights.shape[0])
+
+    @property
+    def k(self) -> int:
+        """Input channels."""
+        return int(self.weights.shape[1])
+
+    @property
+    def reads(self) -> tuple[Read, ...]:
+        """The source, and the rows to add if there are any."""
+        source = Read(self.source, self.first_row)
+        return (source,) if self.addend is None else (source, Read(self.addend, in_place=True))
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """See `Layer.shape`; which table it is does not count."""
+        return self.k, self.n, self.first_row, self.table is not None, self.addend is None
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one inference."""
+        return self.rows * self.n * self.k
+
+    def golden(self, values: Mapping[str, Ints]) -> Ints:
+        """See `linear_golden`."""
+        return linear_golden(self, values[self.source], values[self.addend] if self.addend else None)
+
+    def __post_init__(self) -> None:
+        if self.weights.ndim != 2 or self.weights.dtype != np.int8 or int(self.weights.min(initial=0)) < -127:
+            raise ValueError(f"{self.name}: weights must be int8 [n, k] in [-127, 127]")
+        for label in ("bias", "multiplier", "shift"):
+            if getattr(self, label).shape != (self.n,):
+                raise ValueError(f"{self.name}: {label} has shape {getattr(self, label).shape}; legal: ({self.n},)")
+        if self.table is not None and (self.table.shape != (256,) or self.addend is not None):
+            raise ValueError(f"{self.name}: a table has 256 entries and excludes a residual add")
+
+
+@dataclass(frozen=True)
+class Attention(Layer):
+    """Multi-head softmax attention on int8 q, k, v; see `codesign.numerics.nonlinear.attention`.
+
+    Row ``i`` sees the keys of its mask: all, up to itself, or the last ``window``.
+    """
+
+    name: str
+    query: str
+    key: str
+    value: str
+    target: str
+    rows: int
+    keys: int
+    heads: int
+    head_dim: int
+    score_multiplier: int
+    score_shift: int
+    out_multiplier: int
+    out_shift: int
+    mask: str = "full"
+    window: int = 0
+
+    @property
+    def reads(self) -> tuple[Read, ...]:
+        """The queries row by row; every row needs all keys and values."""
+        return Read(self.query), Read(self.key, whole=True), Read(self.value, whole=True)
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """See `Layer.shape`."""
+        return self.keys, self.heads, self.head_dim, self.mask, self.window
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one inference; the masked part of a score matrix is not counted."""
+        return 2 * _visible(self) * self.heads * self.head_dim
+
+    @property
+    def dense_macs(self) -> int:
+        """The same with the masked part."""
+        return 2 * self.rows * self.keys * self.heads * self.head_dim
+
+    def golden(self, values: Mapping[str, Ints]) -> Ints:
+        """See `attention_golden`."""
+        return attention_golden(self, values[self.query], values[self.key], values[self.value])
+
+    def __post_init__(self) -> None:
+        if self.mask not in MASKS:
+            raise ValueError(f"{self.name}: mask {self.mask!r}; legal: {', '.join(MASKS)}")
+        if self.mask == "sliding" and self.window < 1:
+            raise ValueError(f"{self.name}: window {self.window}; legal: at least 1")
+
+
+@dataclass(frozen=True, eq=False)
+class Norm(Layer):
+    """Layer or RMS norm of int16 rows; see `codesign.numerics.nonlinear.norm`.
+
+    Attributes:
+        bits: of the result, 8 or 16, as its tensor has. 8 bits are for linear layers to multiply, 16 bits for
+            linear layers to add: a post-norm transformer needs both of the same rows, as two layers.
+    """
+
+    name: str
+    source: str
+    target: str
+    rows: int
+    gain: Ints
+    bias: Ints
+    shift: int
+    eps: int
+    rms: bool = False
+    first_row: int = 0
+    bits: int = 8
+
+    @property
+    def d(self) -> int:
+        """Width of a row."""
+        return int(self.gain.shape[0])
+
+    @property
+    def reads(self) -> tuple[Read, ...]:
+        """The source."""
+        return (Read(self.source, self.first_row),)
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """See `Layer.shape`."""
+        return self.d, self.first_row, self.bits
+
+    def golden(self, values: Mapping[str, Ints]) -> Ints:
+        """See `codesign.numerics.nonlinear.norm`."""
+        rows = values[self.source][self.first_row : self.first_row + self.rows]
+        return nonlinear.norm(rows, self.gain, self.bias, self.shift, self.eps, self.rms, self.bits)
+
+
+@dataclass(frozen=True)
+class Route(Layer):
+    """Which experts each token uses, and with which gate; see `codesign.numerics.moe.gates`.
+
+    Attributes:
+        source: int8 logits ``[rows, experts]``.
+        target: the gates, 0 to 255 in a 16-bit tensor ``[rows, experts]``.
+        chosen: experts per token.
+        multiplier, shift: from logits to steps of the exponential table.
+    """
+
+    name: str
+    source: str
+    target: str
+    rows: int
+    chosen: int
+    multiplier: int
+    shift: int
+
+    @property
+    def reads(self) -> tuple[Read, ...]:
+        """The logits."""
+        return (Read(self.source),)
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """See `Layer.shape`."""
+        return (self.chosen,)
+
+    def golden(self, values: Mapping[str, Ints]) -> Ints:
+        """See `codesign.numerics.moe.gates`."""
+        return routing.gates(values[self.source], self.chosen, self.multiplier, self.shift)
+
+
+@dataclass(frozen=True, eq=False)
+class Experts(Layer):
+    """``target = addend + requantize(sum of gate * expert(source))``, experts in ascending order.
+
+    An expert is two linear layers, from int8 to int8 (with a table) to int16, all experts of equal shapes.
+    It computes the tokens whose gate is not 0. The weighted sum provably fits 32 bits.
+
+    Attributes:
+        source: int8 tensor; rows ``first_row .. first_row+rows`` are used.
+        gates: target of a `Route`.
+        experts: two linear layers each, whose ``rows`` are the most that may come.
+        chosen: experts per token.
+        multiplier, shift: requantization of the weighted sum, saturated to 16 bit.
+        addend: int16 tensor or constant added with 16-bit saturation.
+    """
+
+    name: str
+    source: str
+    target: str
+    rows: int
+    gates: str
+    experts: tuple[tuple[Linear, Linear], ...]
+    chosen: int
+    multiplier: int
+    shift: int
+    addend: str | None = None
+    first_row: int = 0
+
+    @property
+    def macs_per_token(self) -> int:
+        """Multiply-accumulates of one expert for one token."""
+        return sum(layer.n * layer.k for layer in self.experts[0])
+
+    @property
+    def reads(self) -> tuple[Read, ...]:
+        """The source, the gates, and the rows to add if there are any."""
+        found = Read(self.source, self.first_row), Read(self.gates)
+        return found if self.addend is None else (*found, Read(self.addend, in_place=True))
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """See `Layer.shape`."""
+        return len(self.experts), self.chosen, self.experts[0][0].k, self.experts[0][0].n, self.experts[0][1].n
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one inference.
+
+        Each token counts its chosen experts, which are all of one shape, so that the number does not depend on which
+        they are; weighting them is not counted.
+        """
+        return self.rows * self.chosen * self.macs_per_token
+
+    def golden(self, values: Mapping[str, Ints]) -> Ints:
+        """See `experts_golden`."""
+        addend = values[self.addend] if self.addend else None
+        return experts_golden(self, values[self.source], values[self.gates], addend)
+
+    def __post_init__(self) -> None:
+        shapes = {(a.k, a.n, b.k, b.n) for a, b in self.experts}
+        if len(shapes) != 1 or any(a.n != b.k for a, b in self.experts):
+            raise ValueError(f"{self.name}: expert shapes {sorted(shapes)}; legal: one, [k, h, h, n]")
+        if not 1 <= self.chosen <= min(len(self.experts), routing.MAX_CHOSEN):
+            raise ValueError(
+                f"{self.name}: {self.chosen} of {len(self.experts)} experts; legal: at least 1, at most all"
+            )
+        for a, b in self.experts:
+            if (
+                a.addend
+                or b.addend
+                or a.first_row
+                or b.first_row
+                or b.table is not None
+                or not -128 <= a.low <= a.high < 128
+            ):
+                raise ValueError(
+                    f"{self.name}: {a.name}, {b.name}; legal: all rows to 8 bit, then to 16 bit, no addend"
+                )
+
+
+@dataclass(frozen=True, eq=False)
+class Input:
+    """How one sample of a model input becomes an integer matrix.
+
+    ``matrix[r, c] = quantize(sample.flat[gather[r, c]])``, zero where gather is -1.
+
+    Attributes:
+        name: the model's input name.
+        shape: shape of one sample, without the batch axis.
+        target: name of the tensor, int8 to be multiplied or int16 to be added by linear layers.
+        gather: int64 ``[rows, columns]``.
+        low, high: saturation of the quantized values.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    target: str
+    gather: Ints
+    low: int = -128
+    high: int = 127
+
+    def __post_init__(self) -> None:
+        size = math.prod(self.shape)
+        if self.gather.ndim != 2 or self.gather.min(initial=0) < -1 or self.gather.max(initial=-1) >= size:
+            raise ValueError(f"input {self.name}: gather must be [rows, columns] of -1 to {size - 1}")
+
+
+@dataclass(frozen=True, eq=False)
+class Output:
+    """Which integer tensor is a model output, and its shape for one sample."""
+
+    name: str
+    shape: tuple[int, ...]
+    source: str
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """Layers in execution order over named tensors; ``constants`` are int16 tables.
+
+    Attributes:
+        notes: what lowering decided on its own, one sentence each.
+    """
+
+    name: str
+    tensors: dict[str, Tensor]
+    layers: tuple[Layer, ...]
+    inputs: tuple[Input, ...]
+    outputs: tuple[Output, ...]
+    constants: dict[str, NDArray[np.int16]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for layer in self.layers:
+            if isinstance(layer, Norm) and layer.bits != self.tensors[layer.target].bits:
+                raise ValueError(
+                    f"{layer.name}: {layer.bits} bits; legal: as its target has, {self.tensors[layer.target].bits}"
+                )
+        for put in self.inputs:
+            half = 1 << self.tensors[put.target].bits - 1
+            if not -half <= put.low <= put.high < half:
+                raise ValueError(
+                    f"input {put.name}: {put.low} to {put.high}; legal for {put.target}: {-half} to {half - 1}"
+                )
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self.layers)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one inference, counted from the layers' shapes."""
+        return sum(layer.macs for layer in self.layers)
+
+
+def linears(layers: Iterable[Layer]) -> Iterator[Linear]:
+    """Every linear layer, those of experts included."""
+    for layer in layers:
+        if isinstance(layer, Linear):
+            yield layer
+        elif isinstance(layer, Experts):
+            yield from (part for pair in layer.experts for part in pair)
+
+
+def _visible(layer: Attention) -> int:
+    """Number of (query, key) pairs that the mask lets through."""
+    if layer.mask == "full":
+        return layer.rows * layer.keys
+    reach = layer.window if layer.mask == "sliding" else layer.keys
+    return sum(min(i + 1, layer.keys) - max(0, i + 1 - reach) for i in range(layer.rows))
+
+
+# Golden execution: int64, bit for bit what the hardware computes -------------------
+
+
+def run(network: Network, inputs: Mapping[str, NDArray[Any]]) -> dict[str, Ints]:
+    """Execute a network on one sample.
+
+    Args:
+        network: what to execute.
+        inputs: numbers per model input, in the input's shape (a leading axis of 1 is accepted).
+
+    Returns:
+        The integers of every tensor by its name, constants included.
+
+    Raises:
+        InputError: a missing or unknown input, a wrong shape, or values that are not finite numbers.
+    """
+    names = sorted({item.name for item in network.inputs})
+    if sorted(inputs) != names:
+        raise InputError(f"{network.name}: inputs {sorted(inputs)}; legal: {names}")
+    values = {name: table.astype(np.int64) for name, table in network.constants.items()}
+    for item in network.inputs:
+        values[item.target] = input_golden(item, network.tensors[item.target].scale, np.asarray(inputs[item.name]))
+    for layer in network:
+        values[layer.target] = layer.golden(values)
+    return values
+
+
+def outputs(network: Network, values: Mapping[str, Ints]) -> dict[str, NDArray[np.float64]]:
+    """Return the model's outputs of one sample as floats, from the integers that `run` returned."""
+    return {
+        item.name: dequantize(values[item.source], network.tensors[item.source].scale).reshape(item.shape)
+        for item in network.outputs
+    }
+
+
+def input_golden(item: Input, scale: float, sample: NDArray[Any]) -> Ints:
+    """Return the integer matrix of one sample of a model input; see `Input`."""
+    if sample.shape not in (item.shape, (1, *item.shape)) or sample.dtype.kind not in "fiub":
+        raise InputError(f"input {item.name} is {sample.dtype} {sample.shape}; legal: numbers of shape {item.shape}")
+    flat = sample.reshape(-1).astype(np.float64)
+    if not np.isfinite(flat).all():
+        raise InputError(f"input {item.name} holds NaN or infinity; legal: finite numbers")
+    integers = quantize(flat, scale, low=item.low, high=item.high)
+    return np.where(item.gather < 0, 0, integers[item.gather])
+
+
+def linear_golden(layer: Linear, x: Ints, addend: Ints | None = None) -> Ints:
+    """Return the target of a linear layer.
+
+    Args:
+        layer: weights and requantization.
+        x: the whole source, ``[at least first_row + rows, k]``.
+        addend: int16 values ``[rows, n]`` exactly if the layer names one.
+    """
+    if (addend is None) != (layer.addend is None):
+        raise ValueError(f"{layer.name}: addend is {addend is not None}; legal: {layer.addend is not None}")
+    acc = matmul(x[layer.first_row : layer.first_row + layer.rows], layer.weights.T) + layer.bias
+    result = requantize(acc, layer.multiplier, layer.shift, layer.low, layer.high)
+    if layer.table is not None:
+        return nonlinear.lookup(layer.table, result)
+    return result if addend is None else saturate_bits(result + addend, 16)
+
+
+def attention_golden(layer: Attention, query: Ints, key: Ints, value: Ints) -> Ints:
+    """Return the target of an attention layer from int8 ``[rows or keys, heads * head_dim]``."""
+    lo, hi = nonlinear.mask_interval(layer.mask, layer.rows, layer.keys, layer.window)
+    return nonlinear.attention(
+        query,
+        key,
+        value,
+        heads=layer.heads,
+        score_multiplier=layer.score_multiplier,
+        score_shift=layer.score_shift,
+        out_multiplier=layer.out_multiplier,
+        out_shift=layer.out_shift,
+        lo=lo,
+        hi=hi,
+    )
+
+
+def experts_golden(layer: Experts, x: Ints, gates: Ints, addend: Ints | None = None) -> Ints:
+    """Return the target of experts.
+
+    Args:
+        layer: the experts.
+        x: the whole source, ``[at least first_row + rows, k]``.
+        gates: ``[rows, experts]``, 0 to 255.
+        addend: int16 values ``[rows, n]`` exactly if the layer names one.
+    """
+    if (addend is None) != (layer.addend is None):
+        raise ValueError(f"{layer.name}: addend is {addend is not None}; legal: {layer.addend is not None}")
+    rows = x[layer.first_row : layer.first_row + layer.rows]
+    total = np.zeros((layer.rows, layer.experts[0][1].n), np.int64)
+    for number, (first, second) in enumerate(layer.experts):
+        tokens = np.flatnonzero(gates[:, number])
+        result = linear_golden(second, linear_golden(first, rows[tokens]))
+        total[tokens] += gates[tokens, number, None] * result
+    result = requantize(total, layer.multiplier, layer.shift, *limits(16))
+    return result if addend is None else saturate_bits(result + addend, 16)
+
+
+def counts(network: Network, values: Mapping[str, Ints]) -> dict[str, Mapping[str, Ints]]:
+    """Count what depends on data, layer by layer: the work that no shape tells.
+
+    Args:
+        network: whatever it holds.
+        values: the integers that `run` returned.
+
+    Returns:
+        By the name of each layer that has any what `Layer.counts` says.
+    """
+    found = {layer.name: layer.counts(values) for layer in network}
+    return {name: each for name, each in found.items() if each}
+
+
+def tokens_per_expert(network: Network, values: Mapping[str, Ints]) -> dict[str, Ints]:
+    """Count the tokens that each expert computes for one sample.
+
+    Args:
+        network: whatever it holds.
+        values: the integers that `run` returned.
+
+    Returns:
+        Counts ``[experts]`` by the name of each `Experts` layer; their sum is its rows times its chosen.
+    """
+    mixtures = [layer for layer in network if isinstance(layer, Experts)]
+    return {layer.name: routing.tokens_per_expert(values[layer.gates]) for layer in mixtures}

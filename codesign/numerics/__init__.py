@@ -1,0 +1,1 @@
+"""Integers: the only place that rounds or saturates, and functions made of that."""

@@ -1,0 +1,1 @@
+"""Pages and drawings as text, without a browser and without a plotting library."""

@@ -1,0 +1,186 @@
+"""What is known of a build: figures with their evidence, as plain data and as lines for a terminal."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+from codesign.timing.stalls import Wait
+
+PLAIN: Mapping[str, Any] = {
+    "strategy": "plain", "points": None, "evaluated": None, "proven": None, "seconds": None, "front": []
+}  # fmt: skip
+"""What stands for the search of a design that was not searched for."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What is known of a build.
+
+    Attributes:
+        model: what the user named.
+        board: the board's name.
+        clock_mhz: assumed, not timed.
+        macs: multiply-accumulates of one inference.
+        cycles: ``modelled`` and, once verified, ``simulated``.
+        peak_macs: multiply-accumulates per cycle of all multipliers together.
+        resources: ``modelled``, ``synthesized`` (of the parts that were; None until one is) and ``available``, by
+            resource.
+        parts: modelled resources by part and resource.
+        traffic_bytes: read and written off chip by one inference.
+        engines: name, parameters and busy cycles.
+        timeline: engine, layer, first and last cycle of every command.
+        bit_exact: None until verified.
+        images: samples that were compared.
+        faults: what a verification found.
+        assumptions: figures that nobody measured, with the reason.
+        notes: what lowering decided on its own.
+        waits: engine, first and last cycle, cause and reason of every idle stretch, see `codesign.timing.stalls`.
+        bytes_per_cycle: what the off-chip memory allows; None if unknown.
+        search: how the design was found, see `codesign.report.search_section`; None for the plain choice.
+        energy: as `codesign.timing.energy.RunEnergy.to_json` gives it; None if unknown.
+        accuracy: ``share`` of right predictions, ``samples`` and ``evidence``; None if unknown.
+        command: the call that built this, without objective and budget.
+        budget: resources of which less than the board has may be used.
+        calibration: how a float model got its quantizers, see `codesign.flow.calibrate`; None for another.
+        crosscheck: another backend that gives the same integers, see `codesign.flow.hls4ml`; None if none was asked.
+        synthesized_parts: what open synthesis counted, by part and resource; other parts were not synthesized.
+    """
+
+    model: str
+    board: str
+    clock_mhz: float
+    macs: int
+    cycles: Mapping[str, int | None]
+    peak_macs: int
+    resources: Mapping[str, Mapping[str, float] | None]
+    parts: Mapping[str, Mapping[str, int]]
+    traffic_bytes: int
+    engines: tuple[Mapping[str, Any], ...]
+    timeline: tuple[tuple[str, str, int, int], ...]
+    bit_exact: bool | None = None
+    images: int = 0
+    faults: tuple[str, ...] = ()
+    assumptions: Mapping[str, str] | None = None
+    notes: tuple[str, ...] = ()
+    waits: tuple[Wait, ...] = ()
+    bytes_per_cycle: float | None = None
+    search: Mapping[str, Any] | None = None
+    energy: Mapping[str, Any] | None = None
+    accuracy: Mapping[str, Any] | None = None
+    command: str | None = None
+    budget: Mapping[str, int] | None = None
+    calibration: Mapping[str, Any] | None = None
+    crosscheck: Mapping[str, Any] | None = None
+    synthesized_parts: Mapping[str, Mapping[str, float]] | None = None
+
+    @property
+    def total_cycles(self) -> int:
+        """Simulated cycles if there are any, else modelled ones."""
+        return self.cycles["simulated"] or self.cycles["modelled"] or 0
+
+    @property
+    def latency_ms(self) -> float:
+        """Milliseconds of one inference at the assumed clock."""
+        return self.total_cycles / self.clock_mhz / 1e3
+
+    @property
+    def macs_per_cycle(self) -> float:
+        """Multiply-accumulates per cycle over the whole inference."""
+        return self.macs / self.total_cycles
+
+    @property
+    def binding(self) -> str:
+        """The resource of which the largest share is used."""
+        used, there = self.resources["modelled"] or {}, self.resources["available"] or {}
+        return max((name for name in used if there[name]), key=lambda name: used[name] / there[name])
+
+    def verified(
+        self, *, bit_exact: bool, simulated: int, images: int, faults: Sequence[str], modelled: int | None = None
+    ) -> Self:
+        """The same with the result of a simulation; ``modelled`` where it is not what the build assumed."""
+        return replace(
+            self,
+            cycles={"modelled": modelled or self.cycles["modelled"], "simulated": simulated},
+            bit_exact=bit_exact,
+            images=images,
+            faults=tuple(faults),
+        )
+
+    def with_accuracy(self, share: float, samples: int, evidence: str) -> Self:
+        """The same with the share of right predictions on some samples; ``evidence`` is simulated, say."""
+        return replace(self, accuracy={"share": share, "samples": samples, "evidence": evidence})
+
+    def with_synthesis(self, found: Mapping[str, Mapping[str, float]]) -> Self:
+        """The same with what a synthesis counted, by part and resource; parts that it does not name stay."""
+        parts = {**(self.synthesized_parts or {}), **{part: _counts(counts) for part, counts in found.items()}}
+        names = self.resources["modelled"] or {}
+        total = _counts({name: sum(counts[name] for counts in parts.values()) for name in names})
+        return replace(self, resources={**self.resources, "synthesized": total}, synthesized_parts=parts)
+
+    @property
+    def wholly_synthesized(self) -> bool:
+        """Whether every part of the design was synthesized."""
+        return bool(self.synthesized_parts) and self.parts.keys() <= (self.synthesized_parts or {}).keys()
+
+    def to_json(self) -> dict[str, object]:
+        """Plain data; figures that follow from others are included."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {
+            **plain,
+            "latency_ms": self.latency_ms,
+            "period_ms": self.latency_ms,
+            "gops": 2 * self.macs / self.latency_ms / 1e6,
+            "macs_per_cycle": self.macs_per_cycle,
+            "mac_utilization": self.macs_per_cycle / self.peak_macs,
+            "search": {**PLAIN, **(self.search or {})},
+        }
+
+    def lines(self) -> list[str]:
+        """Clock, cycles, latency, resources and evidence, one line each, for a terminal."""
+        return [
+            f"clock      {self.clock_mhz:g} MHz, assumed, not timed",
+            f"cycles     {self._cycles()}",
+            f"latency    {self.latency_ms:.4g} ms, {self.macs_per_cycle:.4g} MACs per cycle of {self.peak_macs}",
+            *(f"{name:10} {text}" for name, text in self.used()),
+            *self._synthesis_line(),
+            f"evidence   {self.verdict()}",
+        ]
+
+    def _synthesis_line(self) -> list[str]:
+        found = self.resources["synthesized"]
+        if found is None:
+            return []
+        what = "all parts" if self.wholly_synthesized else ", ".join(self.synthesized_parts or {})
+        return [f"synthesis  {', '.join(f'{name} {count:g}' for name, count in found.items() if count)}, of {what}"]
+
+    def _cycles(self) -> str:
+        simulated = self.cycles["simulated"]
+        return f"{self.cycles['modelled']} modelled" + (f", {simulated} simulated" if simulated else "")
+
+    def used(self) -> Iterator[tuple[str, str]]:
+        """Per resource that the device has: used, available and share, as text."""
+        used, there = self.resources["modelled"] or {}, self.resources["available"] or {}
+        for name, count in used.items():
+            if there[name]:
+                share = f"{count} of {there[name]}, {100 * count / there[name]:.1f} %, modelled"
+                yield name, share + (", binding" if name == self.binding else "")
+
+    @property
+    def agrees(self) -> bool:
+        """Truth of a simulation having found nothing wrong."""
+        return bool(self.bit_exact) and not self.faults and self.cycles["simulated"] == self.cycles["modelled"]
+
+    def verdict(self) -> str:
+        """Whether hardware and models agree, in one sentence."""
+        if self.bit_exact is None:
+            return "modelled; not simulated yet"
+        if self.agrees:
+            return f"simulated: bit-exact on {self.images} images, cycles equal to the model"
+        wrong = [] if self.bit_exact else ["bits differ"]
+        wrong += [] if self.cycles["simulated"] == self.cycles["modelled"] else ["cycles differ from the model"]
+        return f"simulated on {self.images} images: {'; '.join([*wrong, *self.faults])}"
+
+
+def _counts(found: Mapping[str, float]) -> dict[str, float]:
+    """Whole numbers as such; half a block RAM stays a half."""
+    return {name: int(count) if count == int(count) else count for name, count in found.items()}

@@ -1,0 +1,1 @@
+"""The exact search of any problem made of tabulated terms: axes, bounds of boxes, branching, the front."""

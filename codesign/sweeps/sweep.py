@@ -1,0 +1,564 @@
+"""Sweeps: every design of many models, boards, clocks and budgets as rows of Parquet files.
+
+A combination is one model on one board at one clock within one budget. Its designs are the points of
+`codesign.dse.design_space`, with ``--axis n_l=1,2,4`` those alone with such values. The axes are thinned until they
+have at most `LIMIT` points, or ``--limit N``: again and again the axis with most values loses every second one,
+its first and last stay. What is left out is said; so is how long a long sweep will take and how many bytes it
+will write. A row is one design::
+
+    model, board, clock_mhz, budget        the combination, as given; the budget "all" is the whole board
+    t_in ...                               every parameter; null where the network has no such engine
+    evidence, cycles, latency_us           "bound", a proven lower bound, or "modelled", exact like the hardware
+    dsp, bram36, uram, lut, ff             modelled resources
+    legal, feasible                        whether the engines can be built; and it fits the budget as well
+    binding                                the resource of whose budget the largest share is needed
+
+With exact scores the rows marked "modelled" are the front of their combination: no other row is as good
+in latency and DSPs, and better in one; of equal ones the front has one. All other rows keep their bounds,
+which compare with bounds only.
+
+The folder has ``part-NNNNNN.parquet`` files, each a range of one combination's points in order, and a manifest
+(`codesign.sweeps.shards`). Read it with polars or with duckdb::
+
+    pl.scan_parquet("DIR/*.parquet").filter(pl.col("feasible")).sort("latency_us").head(10).collect()
+    pl.scan_parquet("DIR/*.parquet").filter(evidence="modelled").sort("board", "latency_us").collect()
+    duckdb.sql("SELECT model, board, min(latency_us) FROM 'DIR/*.parquet' WHERE feasible GROUP BY ALL")
+    duckdb.sql("SELECT model, board, binding, count(*) FROM 'DIR/*.parquet' WHERE legal AND NOT feasible GROUP BY ALL")
+"""
+
+import hashlib
+import io
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from math import prod
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from codesign.bundle.serialize import write_network
+from codesign.dse.planner import RESOURCES, available, parameters, parse_budget
+from codesign.errors import CheckError, InputError, NothingFits, ToolError
+from codesign.flow.build import integers, tools
+from codesign.hw.system.accelerator import bus_of
+from codesign.ir.network import Linear, Network
+from codesign.sweeps import shards
+from codesign.sweeps.grid import CLOCK, Column, Grid, ThinnedSpace, use
+from codesign.target.board import Board
+from codesign.target.board_catalog import load_board
+from codesign.target.kernel import Resources
+
+if TYPE_CHECKING:
+    import polars as pl
+
+LIMIT = 1 << 18
+"""Points per combination unless another limit is given."""
+SHARD_ROWS = 1 << 16
+"""Rows of a shard at most."""
+EVIDENCE = ("bound", "modelled")
+KEYS = ("model", "board", "clock_mhz", "budget")
+"""Columns that name a combination."""
+WHOLE = "all"
+"""The budget that is the whole board."""
+
+_LOG = logging.getLogger(__name__)
+_NUMBERS = re.compile(r"[0-9]{1,9}(,[0-9]{1,9})*")
+_LARGE = 1 << 21
+"""Points of a sweep from which on its time and its bytes are foretold."""
+_MOST = 10**9
+_MEGA = 1e6
+_EVERY = 1.0
+
+
+def swept_parameters() -> tuple[str, ...]:
+    """Parameters of all engines that there are, in the order of their columns."""
+    return tuple(name for name in parameters() if name != CLOCK)
+
+
+# What to sweep ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a sweep is over, as given.
+
+    Attributes:
+        models: names, paths or ``gemm:MxKxN``.
+        boards: names or paths.
+        clocks_mhz: instead of the boards' own; none for those.
+        budgets: ``dsp=N,...`` each, or `WHOLE`.
+        limit: points per combination at most.
+        exact: whether the front of every combination is scored exactly.
+        shard_rows: rows of a shard at most.
+        axes: ``n_l=1,2,4``, parameters of which only some values are looked at.
+        folders: where boards of the user may lie.
+    """
+
+    models: tuple[str, ...]
+    boards: tuple[str, ...]
+    clocks_mhz: tuple[float, ...] = ()
+    budgets: tuple[str, ...] = (WHOLE,)
+    limit: int = LIMIT
+    exact: bool = False
+    shard_rows: int = SHARD_ROWS
+    axes: tuple[str, ...] = ()
+    folders: tuple[Path, ...] = ()
+
+    def __post_init__(self) -> None:
+        budgets = tuple(_canonical(text) for text in self.budgets) or (WHOLE,)
+        object.__setattr__(self, "budgets", budgets)
+        object.__setattr__(self, "axes", tuple(f"{n}={','.join(map(str, v))}" for n, v in self.keep.items()))
+        _check_different("MODEL", self.models)
+        _check_different("--board", self.boards)
+        _check_different("--clock-mhz", [_clock(clock) for clock in self.clocks_mhz])
+        _check_different("--budget", budgets)
+        if not self.models or not self.boards or not all((*self.models, *self.boards)):
+            raise InputError(f"models {self.models}, boards {self.boards}; legal: at least one of each, none empty")
+        for flag, value in (("--limit", self.limit), ("rows of a shard", self.shard_rows)):
+            if not 1 <= value <= _MOST:
+                raise InputError(f"{flag} {value}; legal: 1 to {_MOST}")
+
+    @cached_property
+    def keep(self) -> dict[str, tuple[int, ...]]:
+        """Values by parameter, ascending."""
+        found: dict[str, tuple[int, ...]] = {}
+        for text in self.axes:
+            name, _, values = text.replace(" ", "").partition("=")
+            legal = swept_parameters()
+            if name not in legal or name in found or not _NUMBERS.fullmatch(values):
+                raise InputError(f"--axis {text!r}; legal: PARAMETER=N,..., each once, of {', '.join(legal)}")
+            found[name] = tuple(sorted({int(value) for value in values.split(",")}))
+        return found
+
+    def space(self, network: Network, board: Board, budget: Mapping[str, int] | None = None) -> ThinnedSpace:
+        """The designs of a model on a board."""
+        return ThinnedSpace(network, board, self.limit, keep=self.keep, budget=budget)
+
+    def on(self, board: str) -> list[Board]:
+        """A board at every clock.
+
+        Raises:
+            InputError: a board or a clock that cannot be used.
+        """
+        found = load_board(board, self.folders)
+        try:
+            bus_of(found.memory)
+        except ValueError as error:
+            raise InputError(f"board {board}: {error}") from error
+        return [found.with_overrides([_clock(clock)]) for clock in self.clocks_mhz] or [found]
+
+
+def _check_different(flag: str, values: Sequence[object]) -> None:
+    twice = [value for at, value in enumerate(values) if value in values[:at]]
+    if twice:
+        raise InputError(f"{flag} {twice[0]} is given twice; legal: each once")
+
+
+def _clock(clock_mhz: float) -> str:
+    if not 0 < clock_mhz < _MEGA:
+        raise InputError(f"--clock-mhz {clock_mhz:g}; legal: above 0 and below 1000000")
+    return f"clock_hz={round(clock_mhz * _MEGA)}"
+
+
+def _canonical(budget: str) -> str:
+    """The same budget in one way of writing it."""
+    limits = {} if budget.strip() == WHOLE else parse_budget(budget)
+    return ",".join(f"{name}={limits[name]}" for name in RESOURCES if name in limits) or WHOLE
+
+
+def names(given: str | Path | Sequence[str]) -> tuple[str, ...]:
+    """Names from a sequence, or from one text with commas between.
+
+    >>> names("zcu102, kv260")
+    ('zcu102', 'kv260')
+    """
+    return tuple(item.strip() for item in str(given).split(",")) if isinstance(given, str | Path) else tuple(given)
+
+
+def texts(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Texts from a sequence, or the one that is given."""
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def clocks(given: str | float | Sequence[float] | None) -> tuple[float, ...]:
+    """Clocks in MHz from a number, from a sequence, or from a text with commas between.
+
+    Raises:
+        InputError: something else.
+
+    >>> clocks("200,312.5")
+    (200.0, 312.5)
+    """
+    if given is None:
+        return ()
+    try:
+        if isinstance(given, str):
+            return tuple(float(item) for item in given.split(","))
+        return (float(given),) if isinstance(given, int | float) else tuple(map(float, given))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"--clock-mhz {given!r}; legal: numbers of MHz with commas between") from error
+
+
+# A sweep -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Combination:
+    """One model on one board at one clock within one budget.
+
+    Attributes:
+        model: as given.
+        board: as given.
+        clock_mhz: of the design.
+        budget: as given, in one way of writing it.
+        points: designs.
+        shards: numbers of the first shard and of the one behind the last.
+    """
+
+    model: str
+    board: str
+    clock_mhz: float
+    budget: str
+    points: int
+    shards: tuple[int, int]
+
+    def ranges(self, rows: int) -> dict[str, tuple[int, int]]:
+        """Points of each shard by its name."""
+        starts = zip(range(*self.shards), range(0, self.points, rows), strict=True)
+        return {shards.name_of(number): (at, min(at + rows, self.points)) for number, at in starts}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A finished sweep.
+
+    Attributes:
+        path: its folder.
+        combinations: what it went over.
+        rows: designs.
+        resumed: of these, found there at the begin.
+        seconds: of this run.
+    """
+
+    path: Path
+    combinations: tuple[Combination, ...]
+    rows: int
+    resumed: int
+    seconds: float
+
+    def scan(self) -> "pl.LazyFrame":
+        """All rows, read when asked for."""
+        _check_polars()
+        import polars as pl
+
+        files = [self.path / shards.name_of(number) for number in range(self.combinations[-1].shards[1])]
+        return pl.scan_parquet(files, glob=False)
+
+    def summary(self) -> list[dict[str, Any]]:
+        """Per combination its rows, the feasible ones, and the fastest: of those scored exactly if there are any."""
+        _check_polars()
+        import polars as pl
+
+        latency, fit = pl.col("latency_us"), pl.col("feasible")
+        exact = fit & (pl.col("evidence") == EVIDENCE[1])
+        best = (
+            self.scan()
+            .group_by(KEYS)
+            .agg(
+                pl.len().alias("rows"),
+                fit.sum().alias("feasible"),
+                pl.coalesce(latency.filter(exact).min(), latency.filter(fit).min()).alias("best_latency_us"),
+                pl.when(exact.any())
+                .then(pl.lit(EVIDENCE[1]))
+                .when(fit.any())
+                .then(pl.lit(EVIDENCE[0]))
+                .alias("evidence"),
+            )
+        )
+        rows = {tuple(row[key] for key in KEYS): row for row in best.collect().to_dicts()}
+        return [rows[tuple(getattr(c, key) for key in KEYS)] for c in self.combinations]
+
+    def _repr_html_(self) -> str:
+        frame = self.summary()
+        import polars as pl
+
+        return str(pl.DataFrame(frame)._repr_html_())
+
+
+def sweep(request: Request, out: Path, *, resume: bool = False) -> Sweep:
+    """Computes every row that is not there yet; see the module.
+
+    Args:
+        request: what to sweep over.
+        out: the folder, new or empty; with ``resume`` one that holds a sweep of the same request.
+        resume: keep the finished shards.
+
+    Raises:
+        InputError: a model, a board or a folder that cannot be used.
+        NothingFits: a network with a layer that no kernel runs.
+        ToolError: polars is missing.
+    """
+    begun = monotonic()
+    _check_polars()
+    shards.check_folder(out, resume=resume)
+    networks = {model: _network(model) for model in request.models}
+    combinations = tuple(_combinations(request, networks))
+    names = [shards.name_of(number) for number in range(combinations[-1].shards[1])]
+    with shards.opened(out, _identity(request, networks, combinations), names, resume=resume) as store:
+        resumed = sum(shard.rows for shard in store.done.values())
+        progress = _Progress(sum(c.points for c in combinations), resumed)
+        for number, (combination, made) in enumerate(_grids(request, networks, combinations)):
+            if number == 0 and progress.left > _LARGE:
+                _LOG.info("%s points; tables of what they have in common come first", f"{progress.left:,}")
+                _foretell(request, combination, made.grid, progress.left)
+                progress.begun = monotonic()
+            _write(request, store, number, combination, made, progress)
+    return Sweep(out, combinations, progress.total, resumed, monotonic() - begun)
+
+
+def _check_polars() -> None:
+    if find_spec("polars") is None:
+        raise ToolError("polars is missing, which writes and reads Parquet; to get it: pip install 'codesign[sweep]'")
+
+
+def _network(model: str) -> Network:
+    """The model in integers, every layer with a kernel.
+
+    Raises:
+        InputError: a model that cannot be used.
+        NothingFits: no kernel runs one of its layers.
+    """
+    network, kernels = integers(model), tools().kernels.values()
+    for layer in network:
+        reasons = [kernel.supports(layer) for kernel in kernels]
+        if None not in reasons:
+            raise NothingFits(f"{model}: no kernel runs layer {layer.name}: {'; '.join(map(str, reasons))}")
+    if not any(isinstance(layer, Linear) for layer in network):
+        raise NothingFits(f"{model}: no linear layer; legal: at least one")
+    return network
+
+
+def _combinations(request: Request, networks: Mapping[str, Network]) -> Iterator[Combination]:
+    first = 0
+    for model in request.models:
+        for name in request.boards:
+            for board in request.on(name):
+                space, clock = request.space(networks[model], board), board.clock_hz / _MEGA
+                points = prod(map(len, space.axes.values()))
+                _say_thinned(f"{model} on {name}", space)
+                for budget in request.budgets:
+                    behind = first - (-points // request.shard_rows)
+                    yield Combination(model, name, clock, budget, points, (first, behind))
+                    first = behind
+
+
+def _say_thinned(what: str, space: ThinnedSpace) -> None:
+    """Which values are left out."""
+    whole = prod(map(len, space.whole.values()))
+    pairs = [(name, len(values), len(space.whole[name])) for name, values in space.axes.items()]
+    fewer = ", ".join(f"{name} {count} of {there} values" for name, count, there in pairs if count < there)
+    if fewer:
+        points = prod(map(len, space.axes.values()))
+        _LOG.info("%s: %s of %s points, thinned to %s; --limit takes more", what, f"{points:,}", f"{whole:,}", fewer)
+
+
+def _identity(
+    request: Request, networks: Mapping[str, Network], combinations: Sequence[Combination]
+) -> dict[str, object]:
+    """All that decides what the rows are, but for the formulas: their values are compared, see `_front`."""
+    of_models = {name: hashlib.sha256(write_network(network)).hexdigest() for name, network in networks.items()}
+    of_boards = {name: _hashed(asdict(load_board(name, request.folders))) for name in request.boards}
+    given = {name: value for name, value in asdict(request).items() if name != "folders"}
+    return {**given, "models": of_models, "boards": of_boards, "combinations": [*map(asdict, combinations)]}
+
+
+def _hashed(document: object) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(eq=False)
+class _Made:
+    """The space and its grid, made when first asked for and shared by the budgets."""
+
+    request: Request
+    network: Network
+    board: Board
+
+    @cached_property
+    def grid(self) -> Grid:
+        return Grid(self.request.space(self.network, self.board))
+
+
+def _grids(
+    request: Request, networks: Mapping[str, Network], combinations: Sequence[Combination]
+) -> Iterator[tuple[Combination, _Made]]:
+    """Every combination with its grid; one grid is alive at a time."""
+    left = iter(combinations)
+    for model in request.models:
+        for name in request.boards:
+            for board in request.on(name):
+                made = _Made(request, networks[model], board)
+                for _ in request.budgets:
+                    yield next(left), made
+
+
+def _write(
+    request: Request, store: shards.Shards, number: int, combination: Combination, made: _Made, progress: "_Progress"
+) -> None:
+    """Writes the shards of a combination that are not there yet."""
+    left = {name: r for name, r in combination.ranges(request.shard_rows).items() if name not in store.done}
+    if not left and (number or store.complete):
+        return
+    limits = {} if combination.budget == WHOLE else parse_budget(combination.budget)
+    if str(number) not in store.notes:
+        store.note(str(number), _noted(request, made, limits, progress, number))
+    limit, front = available(made.board, limits), _front(store, str(number), made.grid.digest)
+    for name, (first, stop) in left.items():
+        scored = {i - first: cycles for i, cycles in front.items() if first <= i < stop}
+        store.add(name, stop - first, _parquet(combination, made.grid.columns(first, stop), scored, limit))
+        progress.step(stop - first)
+
+
+def _foretell(request: Request, combination: Combination, grid: Grid, points: int) -> None:
+    """Says how long so many points will take and how many bytes they will have, from some in the middle."""
+    first = max(0, (grid.points - request.shard_rows) // 2)
+    stop, limit, taken, data = min(first + request.shard_rows, grid.points), available(grid.space.board, {}), [], b""
+    for _ in range(2):  # the first time libraries are loaded
+        begun = monotonic()
+        data = _parquet(combination, grid.columns(first, stop), {}, limit)
+        taken.append(monotonic() - begun)
+    share = points / (stop - first)
+    seconds, megabytes = share * min(taken), share * len(data) / _MEGA
+    more = " beside the searches" if request.exact else ""
+    _LOG.info(
+        "%s points: about %.0f s%s and %.1f MB; --limit and --axis take fewer", f"{points:,}", seconds, more, megabytes
+    )
+
+
+def _noted(
+    request: Request, made: _Made, limits: Mapping[str, int], progress: "_Progress", number: int
+) -> dict[str, object]:
+    """What the manifest says of a combination: the hash of what its rows come from, its exact front and the proof."""
+    if not request.exact:
+        return {"values": made.grid.digest, "front": [], "proof": ""}
+    _LOG.info("searching the front of combination %d", number + 1)
+    space = request.space(made.network, made.board, limits)
+    front = space.search(("latency_us", "dsp"), progress=progress.search)
+    cycles = [_cycles(latency, made.board.clock_hz / _MEGA) for latency in front.values[:, 0].tolist()]
+    points = sorted(map(list, zip(made.grid.index(front.parameters), cycles, strict=True)))
+    return {"values": made.grid.digest, "front": points, "proof": str(front.proof).rpartition("; ")[0]}
+
+
+def _cycles(latency_us: float, megahertz: float) -> int:
+    """The one number of cycles that takes so long.
+
+    Raises:
+        CheckError: there is none.
+
+    >>> _cycles(6242 / 312.5, 312.5)
+    6242
+    """
+    near = int(latency_us * megahertz)
+    found = [cycles for cycles in (near, near + 1) if cycles / megahertz == latency_us]
+    if not found:
+        raise CheckError(f"{latency_us} us are no whole number of cycles of {megahertz:g} MHz")
+    return found[0]
+
+
+def _front(store: shards.Shards, key: str, digest: str) -> dict[int, int]:
+    """Exact cycles by point of a combination's front, from its note in the manifest.
+
+    Raises:
+        InputError: the note is damaged, or of rows that come from other formulas.
+    """
+    try:
+        there, front = store.notes[key]["values"], {int(i): int(cycles) for i, cycles in store.notes[key]["front"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{store.path / shards.MANIFEST} is damaged: note {key} is not one of a sweep") from error
+    if there != digest:
+        raise InputError(f"{store.path} was begun by a version with other formulas; legal: a new folder")
+    return front
+
+
+def _parquet(
+    combination: Combination, columns: Mapping[str, Column], scored: Mapping[int, int], limit: Resources
+) -> bytes:
+    """The rows as a Parquet file; cycles by row where they were scored exactly."""
+    import polars as pl
+
+    cycles, exact = columns["cycles"].copy(), np.zeros(len(columns["cycles"]), np.uint32)
+    cycles[list(scored)], exact[list(scored)] = list(scored.values()), 1
+    feasible, binding = use(columns, limit)
+    frame = pl.DataFrame(
+        {
+            **{name: getattr(combination, name) for name in KEYS},
+            **{name: columns.get(name) for name in swept_parameters()},
+            "evidence": _named(EVIDENCE, exact),
+            "cycles": cycles,
+            "latency_us": cycles / combination.clock_mhz,
+            **{name: columns[name] for name in RESOURCES},
+            "legal": columns["legal"],
+            "feasible": feasible,
+            "binding": _named(RESOURCES, binding),
+        },
+        schema_overrides={**dict.fromkeys(swept_parameters(), pl.Int32), **dict.fromkeys(RESOURCES, pl.Int64)},
+    )
+    file = io.BytesIO()
+    frame.write_parquet(file, compression="zstd", statistics=True, row_group_size=len(frame))
+    return file.getvalue()
+
+
+def _named(names: tuple[str, ...], numbers: Column) -> "pl.Series":
+    """Names by their numbers."""
+    import polars as pl
+
+    return pl.Series(names, dtype=pl.Enum(names)).gather(pl.Series(numbers))
+
+
+class _Progress:
+    """Says on the log how far a sweep is, how fast, and how long it will take.
+
+    Args:
+        total: points of the sweep.
+        done: points that were there at the begin.
+    """
+
+    def __init__(self, total: int, done: int) -> None:
+        self.total, self.done, self.begun = total, done, monotonic()
+        self._start, self._said = done, self.begun
+        if done:
+            _LOG.info("%s of %s points are there", f"{done:,}", f"{total:,}")
+
+    @property
+    def left(self) -> int:
+        """Points that are not there yet."""
+        return self.total - self.done
+
+    def search(self, settled: int, points: int, front: int) -> None:
+        """How far the search of a front is; said at most once per second."""
+        if monotonic() - self._said >= _EVERY:
+            self._said = monotonic()
+            share = 100 * settled / points
+            _LOG.info("%.0f %% of %s points settled, %d on the front", share, f"{points:,}", front)
+
+    def step(self, points: int) -> None:
+        """So many points more; said at most once per second, and at the end."""
+        self.done += points
+        now = monotonic()
+        if now - self._said >= _EVERY or self.done == self.total:
+            self._said = now
+            rate = (self.done - self._start) / max(now - self.begun, 1e-9)
+            left = (self.total - self.done) / rate
+            _LOG.info(
+                "%s of %s points, %s per second, %.0f s left", *map(_thousands, (self.done, self.total, rate)), left
+            )
+
+
+def _thousands(value: float) -> str:
+    return f"{value:,.0f}"

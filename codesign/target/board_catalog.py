@@ -1,0 +1,72 @@
+"""Boards by name: those that ship, those in folders of the user, those of installed packages.
+
+A board of the user is a file ``NAME.toml`` in a folder of the environment variable ``CODESIGN_BOARDS`` (several with
+the path separator between), or in ``codesign/boards`` of the user's settings: ``XDG_CONFIG_HOME``, else ``~/.config``.
+``codesign boards --format`` says what is in it. A package offers a `Board` through an entry point::
+
+    [project.entry-points."codesign.boards"]
+    mine = "mypackage:BOARD"
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from codesign.catalog import Catalog, Source, offered
+from codesign.errors import InputError
+from codesign.target.board import Board, boards
+
+GROUP = "codesign.boards"
+"""Entry points through which other packages offer boards."""
+
+
+def board_folders(environ: Mapping[str, str]) -> tuple[Path, ...]:
+    """Where boards of the user may lie, as the environment says; none of them need be there.
+
+    >>> [folder.as_posix() for folder in board_folders({"CODESIGN_BOARDS": "mine", "HOME": "/home/me"})]
+    ['mine', '/home/me/.config/codesign/boards']
+    """
+    found = [Path(text) for text in environ.get("CODESIGN_BOARDS", "").split(os.pathsep) if text]
+    home, settings = environ.get("HOME"), environ.get("XDG_CONFIG_HOME")
+    if settings or home:
+        found.append(Path(settings or f"{home}/.config") / "codesign" / "boards")
+    return tuple(dict.fromkeys(found))
+
+
+def board_catalog(folders: Sequence[Path] = ()) -> Catalog[Board]:
+    """Every board; no file of the user is read, and no package imported, before it is asked for.
+
+    Args:
+        folders: of the user, a file per board.
+    """
+    shipped = [Source(name, "codesign", partial(Board.load, name), True) for name in boards()]
+    paths = [path for folder in folders for path in sorted(folder.glob("*.toml"))]
+    files = [Source(path.stem, str(path), partial(_of_file, path)) for path in paths]
+    searched = f" (searched: {', '.join(map(str, folders))})" if folders else ""
+    also = f"{searched}, or a path to a .toml file"
+    return Catalog("board", (*shipped, *files, *offered("board", GROUP, _checked)), also)
+
+
+def load_board(name_or_path: str | Path, folders: Sequence[Path] = ()) -> Board:
+    """The board of that name, or in that file if it ends in ``.toml``.
+
+    Raises:
+        InputError: unknown name, or a file that cannot be used; one line.
+        ToolError: the package that offers it fails.
+    """
+    text = str(name_or_path)
+    return Board.load(text) if text.endswith(".toml") else board_catalog(folders).load(text)
+
+
+def _of_file(path: Path) -> Board:
+    found = Board.load(path)
+    if found.name != path.stem:
+        raise InputError(f"board {path}: name is {found.name!r}; legal: {path.stem!r}, as its file is called")
+    return found
+
+
+def _checked(name: str, found: object) -> Board:
+    if not isinstance(found, Board) or found.name != name:
+        raise TypeError(f"{found!r} is no Board of that name; legal: see codesign.target.board")
+    return found

@@ -1,0 +1,1 @@
+"""Cycles and energy of a program: the event-exact model, and why engines stand still."""

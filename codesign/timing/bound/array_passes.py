@@ -1,0 +1,141 @@
+"""The linear engine's passes: rows are loaded, and the array goes over the weights, once for so many rows."""
+
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from codesign.target.kernel import Number, ceil_div, larger, smaller
+from codesign.timing.bound.row_groups import among, over
+
+
+class Passes:
+    """How often the array goes over a block of weights for the rows of a group, so many at once.
+
+    Attributes:
+        count, most: passes, and the most of any design.
+        full, last: rows of a pass, and of the last one.
+    """
+
+    def __init__(self, rows: Number, n_l: Number) -> None:
+        n_l = among(n_l, rows)
+        self.count = ceil_div(rows, n_l)
+        self.most = int(np.max(self.count))
+        self.full = smaller(n_l, rows)
+        self.last: Number = rows - (self.count - 1) * n_l
+
+    @cached_property
+    def ends(self) -> tuple["_Turns", "_Turns"]:
+        """What the ends of the last pass and of the one before it depend on."""
+        return _turns(larger(self.count, 2)), _turns(larger(self.count - 1, 2))
+
+
+class _Turns(NamedTuple):
+    """A number of passes, at least two, as their buffers take turns.
+
+    Attributes:
+        two, four: 1 where they are two, and where they are four or more.
+        more: passes behind the second.
+        pairs, odd: pairs of these, and 1 where one is left.
+        others, even: the same of all behind the first.
+    """
+
+    two: Number
+    four: Number
+    more: Number
+    pairs: Number
+    odd: Number
+    others: Number
+    even: Number
+
+
+def _turns(count: Any) -> _Turns:
+    more = count - 2
+    return _Turns((more == 0) * 1, (more > 1) * 1, more, more // 2, more % 2, (count - 1) // 2, (count - 1) % 2)
+
+
+class Rows(NamedTuple):
+    """What the groups of rows of a layer share.
+
+    Attributes:
+        constants: first cycle in which the table and the rows to add are there.
+        kw: bus words of a row.
+        period, blocks: cycles of a pass over all weights, and the blocks that these are.
+        once, turn: cycle before which the array has not gone once over its last block, and cycles of a pass over it.
+    """
+
+    constants: Number
+    kw: Number
+    period: Number
+    blocks: Number
+    once: Number
+    turn: Number
+
+    def among(self, like: Number) -> "Rows":
+        """The same of as many designs as something else is said of."""
+        return Rows(*(among(each, like) for each in self))
+
+
+class Array:
+    """The array and the loader of rows before it.
+
+    There are two buffers: the rows of a pass are loaded behind the end of the pass before the last, and its tiles take
+    a period of the array.
+
+    Args:
+        n_l: rows of a pass at most.
+
+    Attributes:
+        loader, free: first cycles in which they can go on.
+        ends: cycles in which the last two passes ended.
+    """
+
+    def __init__(self, n_l: Number) -> None:
+        self.loader: Number = 0 * n_l
+        self.free: Number = 0 * n_l
+        self.ends: tuple[Number, Number] = 0 * n_l - 1, 0 * n_l - 1
+
+    def put_off(self, late: Number) -> None:
+        """Everything comes so many cycles later."""
+        self.loader, self.free = self.loader + late, self.free + late
+        self.ends = self.ends[0] + late, self.ends[1] + late
+
+    def busy(self, until: Number) -> None:
+        """The array is not free before a cycle, for the first designs or all."""
+        self.free = over(self.free, larger(among(self.free, until), until))
+
+    def run(self, t: Number, rows: Number, passes: Passes, work: Rows) -> Number:
+        """Runs the passes of a command accepted in cycle ``t``; returns when the array is free again."""
+        loader, array, before, behind = (among(each, rows) for each in (self.loader, self.free, *self.ends))
+        full = passes.full * work.kw
+        start = larger(larger(loader, t + 1), before + 1)
+        end = larger(array, start + full + 2) + work.period
+        earlier = behind + 1
+        if passes.most > 1:
+            end, earlier = self._several(passes, end, larger(start + full, earlier), earlier, work)
+        loader = larger(loader, start + rows * work.kw * work.blocks)
+        array = larger(end, loader + 3)
+        self.loader, self.free = over(self.loader, loader), over(self.free, array)
+        self.ends = over(self.ends[0], earlier - 1), over(self.ends[1], array - 1)
+        return array
+
+    @staticmethod
+    def _several(passes: Passes, one: Number, then: Number, earlier: Number, work: Rows) -> tuple[Number, Number]:
+        """Ends of the last pass and of the one before it; of one alone what is given."""
+        period, full = work.period, passes.full * work.kw
+        short = full - passes.last * work.kw
+        detour = full + 2 + period
+
+        def until(turns: _Turns, short: Any) -> Any:
+            """End of the last of some passes, whose rows load so much sooner than those of another."""
+            second = larger(one, then + full - short * turns.two + 2) + period
+            found = larger(second + turns.more * period, then + turns.more * full + full - short + 2 + period)
+            pairs: Any = second + turns.pairs * detour + turns.odd * period - short * turns.four
+            others: Any = one + turns.others * detour + turns.even * period - short
+            return larger(found, larger(pairs, others))
+
+        last, before = passes.ends
+        end, earlier_end = until(last, short), until(before, 0)
+        several, third = (passes.count > 1) * 1, (passes.count > 2) * 1
+        found: Any = third * earlier_end + (several - third) * one
+        return several * end + (1 - several) * one, found + (1 - several) * earlier

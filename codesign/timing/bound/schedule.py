@@ -1,0 +1,588 @@
+"""A lower bound of the cycles of every program of a network, for one design or arrays of them.
+
+Every layer's rows are followed group by group through the engines, each as fast as its own formula
+allows, behind the rows that it reads and the weights that the memory brings and the rings have room for.
+What only adds cycles is left out: tokens on the way back, queues, and most of what else the memory moves.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from codesign.compiler.program import FETCH_LEAD, block_tiles
+from codesign.ir.network import Layer, Linear, Network
+from codesign.target.board import Board
+from codesign.target.engines import COMMAND_BYTES, LUT, RING, command_kernel, kernel_for
+from codesign.target.kernel import Columns, CommandKernel, Number, Params, ceil_div, larger, padded, smaller
+from codesign.timing.bound.array_passes import Array, Passes, Rows
+from codesign.timing.bound.constant_loads import Load, Loads, first_fetch
+from codesign.timing.bound.memory import Interfaces, Rates
+from codesign.timing.bound.repeats import Repeat, readers, repeats
+from codesign.timing.bound.row_groups import Done, Group, RowGroups, among, over
+from codesign.timing.bound.weight_ring import LATEST, Cut, Rings
+from codesign.timing.event_kernel import COMMAND_QUEUE, ENGINE_QUEUE
+from codesign.timing.formulas import Formulas
+from codesign.timing.simulate import BURST_BYTES
+
+_NEVER = 1 << 28
+"""More cycles than anything may be late."""
+_EARLY, _SLACK = 6, 128
+"""Layers whose loads may be early, and cycles that a load takes at most beside what is counted."""
+
+
+class Bound:
+    """Lower bounds for one network on one board, or on several memories of it; see the module.
+
+    Args:
+        network: the layers.
+        board: figures of its memory.
+        rings: fewest words that the weight ring and the table ring of any design asked for have.
+        variants: the board with other memories, by number; the board alone if none are given.
+    """
+
+    def __init__(
+        self, network: Network, board: Board, rings: tuple[int, int] = (1, 1), variants: Sequence[Board] = ()
+    ) -> None:
+        self.network, self.board, self.rings = network, board, rings
+        self.interfaces = Interfaces(network, variants or (board,))
+        self.whole = len(network.layers) > 1
+        self.readers, self.repeat = readers(network), repeats(network)
+        self._kept: dict[tuple[int, ...], list[Number]] = {}
+
+    def __call__(
+        self,
+        engines: Mapping[str, Params],
+        formulas: Formulas,
+        row_group: Number,
+        variant: Number = 0,
+        *,
+        begun: Mapping[tuple[int, int], Number] | None = None,
+        boxed: "Boxed | None" = None,
+        leaping: bool = False,
+    ) -> Number:
+        """At most the cycles of `codesign.timing.cycles.exact` for any program of the network.
+
+        Args:
+            engines: parameters by engine, integers or arrays that broadcast against each other.
+            formulas: what the kernels say of these parameters.
+            row_group: most rows per command: an integer, or an array that ascends, and then every other array has as
+                many values.
+            variant: number of the memory, an integer or an array.
+            begun: cycles in which the first groups of rows are done, by the numbers of linear layer and group, as far
+                as they are known; 0 where not.
+            boxed: the least of everything over many further engines, instead of their formulas.
+            leaping: whether to leave out layers that repeat, which takes half the time and is a little lower.
+        """
+        return _Schedule(self, engines, formulas, row_group, variant, begun or {}, boxed, leaping).total()
+
+    @cached_property
+    def padders(self) -> dict[str, Layer]:
+        """By tensor the layer that decides how its columns are padded; others are not."""
+        found: dict[str, Layer] = {}
+        for layer in self.network:
+            kernel = kernel_for(layer)
+            if kernel is not None and issubclass(kernel, CommandKernel) and kernel.padding:
+                for tensor, _ in kernel.reaches(layer):
+                    found.setdefault(tensor, layer)
+        return found
+
+    @cached_property
+    def shapes(self) -> list["_Shape"]:
+        """What decides how the linear layers are cut, layer by layer."""
+        pads = {name: Padding(layer) for name, layer in self.padders.items()}
+        linears = [layer for layer in self.network if isinstance(layer, Linear)]
+        return [_Shape(each.rows, each.k, each.n, pads.get(each.source), pads.get(each.target)) for each in linears]
+
+    @cached_property
+    def kinds(self) -> list["_Shape"]:
+        """The different ones of them."""
+        return list(dict.fromkeys(self.shapes))
+
+    @cached_property
+    def constants(self) -> list[tuple[str, str, int]]:
+        """The different constants of layers: engine, its own name of the memory, and bytes without padding."""
+        engines = [(layer, kernel_for(layer)) for layer in self.network]
+        mine = [
+            (layer, kernel) for layer, kernel in engines if kernel is not None and issubclass(kernel, CommandKernel)
+        ]
+        found = ((kernel.op, each.memory, each.size) for layer, kernel in mine for each in kernel.constants(layer))
+        return list(dict.fromkeys(found))
+
+    def cuts(self, engines: Mapping[str, Params], word: Number, row_group: Number) -> list[Number]:
+        """Tiles per command of the linear layers, one of each shape.
+
+        Args:
+            engines: parameters by engine.
+            word: bytes of a bus word.
+            row_group: most rows per command.
+        """
+        tiles, linear = self._tiles(engines, word), engines[RING]
+        cut = zip(self.kinds, tiles[::2], tiles[1::2], strict=True)
+        return [block_tiles(shape.rows, ib, ob, linear, row_group) for shape, ib, ob in cut]
+
+    def lengths(self, engines: Mapping[str, Params], word: Number) -> list[Number]:
+        """All else that further engines decide of fetches and loads: columns, and words of constants."""
+        sizes = [constant_words(size, engines[engine], engine, memory, word) for engine, memory, size in self.constants]
+        return self._tiles(engines, word) + sizes
+
+    def _tiles(self, engines: Mapping[str, Params], word: Number) -> list[Number]:
+        """Weight words of a tile and tiles of every kind; those of single designs are kept."""
+        linear, axes = engines[RING], [engines[name][axis] for name, axis in self._padding]
+        given = linear["t_in"], linear["t_out"], *axes, word
+        if any(isinstance(each, np.ndarray) for each in given):
+            return [size for shape in self.kinds for size in shape.tiles(engines, word)]
+        key = tuple(map(int, given))
+        if key not in self._kept:
+            self._kept[key] = [size for shape in self.kinds for size in shape.tiles(engines, word)]
+        return self._kept[key]
+
+    @cached_property
+    def _padding(self) -> list[tuple[str, str]]:
+        """Engines and their parameters that decide columns."""
+        engines = dict.fromkeys(kernel_of_layer(layer) for layer in self.padders.values())
+        return [(kernel.op, axis) for kernel in engines for axis in kernel.padding]
+
+    def window(self, engines: Mapping[str, Params], word: Number) -> Number:
+        """Words of the table ring, more of which hold nothing back; the arguments are as in `cuts`."""
+        tiles = [shape.tiles(engines, word)[1] for shape in self.shapes]
+        found = 0 * engines[RING]["t_out"]
+        for last in range(len(tiles)):
+            found = larger(found, sum(tiles[max(0, last - LATEST // 2) : last + 1]))
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Padding:
+    """How columns are padded: as a layer's kernel says, which looks at its type and shape alone."""
+
+    layer: Layer
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Padding) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    @property
+    def _key(self) -> tuple[object, ...]:
+        return type(self.layer), *self.layer.shape
+
+    def columns(self, engines: Mapping[str, Params], unit: Number) -> Columns:
+        """Columns of a row, of which a unit must be a divisor."""
+        kernel = kernel_of_layer(self.layer)
+        found = kernel.columns(self.layer, engines[kernel.op], unit)
+        assert found is not None, "the kernel says that it pads"
+        return found
+
+
+class _Shape(NamedTuple):
+    """A linear layer: rows, inputs and outputs, and how the columns of its source and of its target are padded."""
+
+    rows: int
+    k: int
+    n: int
+    source: Padding | None
+    target: Padding | None
+
+    def tiles(self, engines: Mapping[str, Params], word: Number) -> tuple[Number, Number]:
+        """Weight words of a tile, and tiles."""
+        linear = engines[RING]
+        unit, columns = larger(linear["t_out"], word), list[Number]()
+        for plain, padding in ((self.k, self.source), (self.n, self.target)):
+            columns.append(plain if padding is None else padding.columns(engines, unit).total)
+        return ceil_div(columns[0], linear["t_in"]), ceil_div(columns[1], linear["t_out"])
+
+
+class Boxed(Protocol):
+    """The least that any further engines of some sets can take; every method once per layer."""
+
+    def columns(self, layer: Layer) -> Number:
+        """Columns of a row of the layer's matrices."""
+
+    def time(self, layer: Layer, first: Number, rows: Number) -> Number:
+        """Cycles of a command of some rows, for as many of the first sets as these are said of."""
+
+    def words(self, layer: Layer) -> list[Number]:
+        """Bus words of each of the layer's constants."""
+
+
+class _Carried(NamedTuple):
+    """What a layer depends on: cycles, and what is counted; loads and linear layers up to then."""
+
+    cycles: list[Number]
+    counts: tuple[Number, Number, Number, Number]
+    moves: int
+    linears: int
+
+
+class _Schedule:
+    """The run of one call: when each engine is free, and when each row of each tensor is done."""
+
+    def __init__(
+        self,
+        bound: Bound,
+        engines: Mapping[str, Params],
+        formulas: Formulas,
+        row_group: Number,
+        variant: Number,
+        known: Mapping[tuple[int, int], Number],
+        boxed: Boxed | None,
+        leaping: bool,
+    ) -> None:
+        self.bound, self.engines, self.formulas, self.row_group = bound, engines, formulas, row_group
+        self.network, self.linear, self.known, self.boxed = bound.network, engines[RING], known, boxed
+        self.rates = Rates(bound.interfaces, variant)
+        self.word = self.rates.word
+        self.padded = self._padded()
+        self.loads = Loads(self.network, bound.interfaces, variant, self.linear, self._first_fetch())
+        self.rings, self.array = Rings(self.rates, self.linear), Array(self.linear["n_l"])
+        self.free: dict[str, Number] = defaultdict(int)
+        self.listed: Number = 0
+        self.ahead: Number = 0
+        self.busy: list[Number] = []
+        self.done: dict[str, Done] = {}
+        self.there: set[object] = set()
+        self.groups: dict[int, RowGroups] = {}
+        self.passes: dict[int, list[Passes]] = {}
+        self.times: dict[tuple[object, ...], Number] = {}
+        self.linears = sum(isinstance(layer, Linear) for layer in self.network)
+        self.seen_linear = 0
+        self.repeat = bound.repeat if leaping else Repeat(0, 0, 1)
+        self.leaping = False
+
+    def total(self) -> Number:
+        """Cycles to the interrupt."""
+        layers, (first, length, times) = self.network.layers, self.repeat
+        for layer in layers[:first]:
+            self._layer(layer)
+        if length:
+            before = self._carried(first)
+            self.leaping, self.rings.came = True, 0
+            for layer in layers[first : first + length]:
+                self._layer(layer)
+            self._leap(before)
+            self.leaping = False
+        for layer in layers[first + length * times :]:
+            self._layer(layer)
+        end: Number = 0
+        for output in self.network.outputs:
+            ready = self.done[output.source].all + 1
+            end = larger(end, ready + self._stored(output.source) if self.bound.whole else ready)
+        return end + 1
+
+    def _layer(self, layer: Layer) -> None:
+        if isinstance(layer, Linear):
+            self._linear(layer)
+        else:
+            self._commands(layer)
+
+    def _carried(self, behind: int) -> _Carried:
+        """What the layers from a number on depend on, but for loads and for what the memory brings at any rate."""
+        made, rings = self.network.layers[max(0, behind - self.repeat.length) : behind], self.rings
+        cycles = [self.array.free, self.array.loader, *self.array.ends]
+        cycles += [self.free[engine] for engine in sorted({*map(engine_for, made)} - {RING})]
+        cycles += [at for layer in made for at in self.done[layer.target].ends]
+        cycles += [each.at for each in reversed(rings.freed[-LATEST:])]
+        counts = rings.tiles, rings.words, rings.bursts, self.listed
+        return _Carried(cycles, counts, len(self.loads.moves), len(self.busy))
+
+    def _leap(self, before: _Carried) -> None:
+        """Leaves out repeats of the layers that ended now, which were followed without loads and arrivals.
+
+        They do the same again as much later as all that they depend on is; so each repeat puts everything off by at
+        least the least by which this time did.
+        """
+        first, length, times = self.repeat
+        now, more = self._carried(first + length), times - 1
+        least: Number = _NEVER
+        for then, cycle in zip(before.cycles, now.cycles, strict=False):  # tiles given back may be fewer before
+            least = over(least, smaller(among(least, cycle), cycle - then))
+        late = more * larger(least, 0)
+        self.array.put_off(late)
+        self.free |= {engine: at + late * bool(np.any(at)) for engine, at in self.free.items()}
+        tiles, words, bursts, listed = (more * (at - then) for then, at in zip(before.counts, now.counts, strict=True))
+        self.rings.put_off(late, tiles, words, bursts)
+        self.listed, linears = self.listed + listed, self.busy[before.linears :]
+        self.loads.repeat(self.loads.moves[before.moves :], times, len(linears))
+        self.busy += more * linears
+        self.seen_linear += more * len(linears)
+        for number in range(first, first + length):
+            done = self.done[self.network.layers[number].target]
+            ends = [at + among(late, at) for at in done.ends]
+            self.done[self.network.layers[number + more * length].target] = Done(done.groups, ends)
+
+    def _stored(self, name: str) -> Number:
+        """Cycles of the store of an output."""
+        tensor = self.network.tensors[name]
+        return self.loads.transfer("store", self.loads.words(tensor.rows, tensor.columns, tensor.bits // 8))
+
+    def _first_fetch(self) -> tuple[Number, ...] | None:
+        layer = next(each for each in self.network if isinstance(each, Linear))
+        return first_fetch(self.linear, self._tiles(layer), self.word, self.bound.rings) if self.bound.whole else None
+
+    def _padded(self) -> dict[str, Number]:
+        """Columns of the matrices that are padded for some engine."""
+        unit, found, known = larger(self.linear["t_out"], self.word), dict[str, Number](), dict[int, Number]()
+        for name, layer in self.bound.padders.items():
+            if id(layer) not in known:
+                plain = Padding(layer)
+                known[id(layer)] = self.boxed.columns(layer) if self.boxed else plain.columns(self.engines, unit).total
+            found[name] = known[id(layer)]
+        return found
+
+    def _columns(self, name: str) -> Number:
+        return self.padded.get(name, self.network.tensors[name].columns)
+
+    def _groups(self, rows: int) -> RowGroups:
+        if rows not in self.groups:
+            self.groups[rows] = RowGroups(rows, self.row_group)
+        return self.groups[rows]
+
+    def _passes(self, rows: int) -> list[Passes]:
+        """Those over every group of so many rows."""
+        if rows not in self.passes:
+            self.passes[rows] = [Passes(group.rows, self.linear["n_l"]) for group in self._groups(rows).list]
+        return self.passes[rows]
+
+    def _last_passes(self, rows: int) -> Passes:
+        """Those over the last group of every design."""
+        return Passes(self._groups(rows).last, self.linear["n_l"])
+
+    def _ready(self, name: str | None, group: Group, first_row: int = 0) -> Number:
+        """First cycle in which the command of a group can start that reads such rows of a tensor."""
+        return self.done[name].of(group, first_row) + 1 if name in self.done else 0
+
+    def _load(self, load: Load, layer: int) -> Number:
+        """Loads before a linear layer; returns when that is done."""
+        self.listed = self.listed + 1
+        done = self.loads.add(load, layer)
+        return 0 if self.leaping else done
+
+    # Engines.
+
+    def _linear(self, layer: Linear) -> None:
+        self.seen_linear += 1
+        if self.seen_linear > 1:
+            self.loads.behind_first()
+        if self.linears - self.seen_linear == FETCH_LEAD:
+            self.ahead = larger(self.listed - COMMAND_QUEUE, 0) * COMMAND_BYTES
+        constants: Number = 0
+        for load in self.loads.before(layer, self.there):
+            at = self._load(load, self.seen_linear - 1)
+            if load.tensor is not None:
+                self.done[load.tensor] = Done(None, [at])
+            constants = at + (load.memory == LUT) if load.memory != "input" else constants
+        cut, rings, kw = self._cut(layer), self.rings, ceil_div(self._columns(layer.source), self.word)
+        before = rings.take(cut)
+        self.busy.append(cut.passes * (cut.all * cut.spacing))
+        self.listed = self.listed + cut.blocks * (self._groups(layer.rows).count + 1)
+        there = 0 * kw if self.leaping else rings.arrival(self.early if self.bound.whole else ())
+        if self.seen_linear == self.linears and self.bound.whole:
+            there = larger(there, self._all_moved(layer, cut))
+        once: Number = 0
+        if turning := self.bound.whole and rings.known:
+            group, passes = self._groups(layer.rows).list[0], self._passes(layer.rows)[0]
+            ready = self._ready(layer.source, group, layer.first_row) + passes.full * kw
+            there, once = rings.turned(cut, before, there, larger(self.array.free, ready))
+        once = larger(once, there + 1 + cut.spacing)
+        period, turn = cut.all * cut.spacing + cut.blocks, (cut.last if rings.known else 1) * cut.spacing
+        self._rows(layer, Rows(constants, kw, period, cut.blocks, once, turn))
+        if turning:
+            rings.give_back(cut, self.array.free)
+
+    def _rows(self, layer: Linear, work: Rows) -> None:
+        """Runs all groups of rows of a layer."""
+        groups, drained = self._groups(layer.rows), self.formulas.array_latency + self.formulas.drain_latency
+        self.done[layer.target] = done = Done(groups)
+        rows_left: Number = 0
+        turns: Number = 0
+        for group, passes in zip(groups.list, self._passes(layer.rows), strict=True):
+            mine, behind = work.among(group.rows), among(drained, group.rows) + passes.last
+            t = larger(mine.constants, self._ready(layer.source, group, layer.first_row))
+            array = self.array.run(larger(t, self._ready(layer.addend, group)), group.rows, passes, mine)
+            turns = among(turns, group.rows) + passes.count
+            end = larger(array, mine.once + (turns - 1) * mine.turn) - 1 + behind
+            known = self.known.get((self.seen_linear - 1, group.number))
+            if known is not None:
+                end = larger(end, among(known, end))
+                self.array.busy((mine.blocks == 1) * (end + 1 - behind))
+            done.add(end)
+            rows_left = over(rows_left, behind)
+        self.array.busy(done.all + 1 - rows_left)
+
+    def _tiles(self, layer: Linear) -> tuple[Number, Number]:
+        """Weight words of a tile of a layer, and its tiles."""
+        source, target = self._columns(layer.source), self._columns(layer.target)
+        return ceil_div(source, self.linear["t_in"]), ceil_div(target, self.linear["t_out"])
+
+    def _cut(self, layer: Linear) -> Cut:
+        p, groups, (ib, ob) = self.linear, self._groups(layer.rows), self._tiles(layer)
+        last = self._last_passes(layer.rows)
+        tiles, spacing = block_tiles(layer.rows, ib, ob, p, self.row_group), larger(ib, p["n_l"])
+        blocks: Any = ceil_div(ob, tiles)
+        passes = (groups.count - 1) * self._passes(layer.rows)[0].count + last.count
+        freed = spacing + self.formulas.array_latency + last.last
+        return Cut(ib, spacing, ob, tiles, blocks, ob - (blocks - 1) * tiles, passes, freed)
+
+    def _all_moved(self, layer: Linear, cut: Cut) -> Number:
+        """Cycle before which the weights of the last linear layer are not all there, for all else that is moved.
+
+        Either a load is granted before them, or the layers that wait for it come after them; of both the sooner.
+        """
+        rest = self.network.layers[self.network.layers.index(layer) + 1 :]
+        if any(read.whole for each in rest for read in each.reads):
+            return 0
+        drained = self.formulas.array_latency + self.formulas.drain_latency
+        behind: Number = 2 + cut.spacing + drained + (cut.passes - 1) * cut.last * cut.spacing
+        behind = behind + self._last_passes(layer.rows).last
+        for each in rest:
+            for group in self._groups(each.rows).list:
+                taken = among(behind, group.rows) + self._time(each, group) + 1
+                behind = over(behind, taken)
+        for output in self.network.outputs:
+            behind = behind + self._stored(output.source)
+        most = BURST_BYTES // self.word
+        rings, rates = self.rings, self.rates
+        size, bursts = rings.fetched() + self.ahead, rings.bursts + self.ahead // BURST_BYTES
+        found: Number = _NEVER
+        chains = [sum(self.busy[first:], 0 * cut.spacing) for first in range(len(self.busy))]
+        for move in self.loads.moves:
+            late = larger(chains[move.layer] - behind, 0) if move.layer < len(chains) else 0
+            found = smaller(found, rates.moved(size, bursts, rings.even) + late)
+            size, bursts = size + move.words * self.word, bursts + move.words // most
+        return rates.begin + 1 + rates.latency + smaller(found, rates.moved(size, bursts, rings.even))
+
+    @cached_property
+    def early(self) -> list[tuple[Number, Number]]:
+        """Loads that are sure to be asked for before any weights that lie so many bytes behind the first.
+
+        A load that is the first command begins with the first fetch and goes first, as all loads do. Those behind it
+        follow one after the other, if no queue before them is full. They are counted as far as that is sure.
+
+        Returns:
+            Bus words and bytes of each.
+        """
+        found, there, rates = list[tuple[Number, Number]](), set[object](), self.rates
+        service = larger(rates.pace, BURST_BYTES // self.word)
+        turn = rates.latency + _SLACK + rates.outstanding * service
+        accepted: Any = rates.begin
+        linear: Number = 0 * self.linear["t_out"]
+        uses = listed = linear
+        others: dict[str, Number] = {}
+        sure: Any = 1
+        for layer in self.network.layers[:_EARLY]:
+            commands: Any = self._groups(layer.rows).count
+            sure = sure * (commands <= ENGINE_QUEUE)
+            if isinstance(layer, Linear) and layer.table is not None:
+                break
+            constants = self._constants(layer) if not isinstance(layer, Linear) else []
+            for words in (*constants, *(load.words for load in self.loads.before(layer, there))):
+                accepted = larger(accepted, rates.begin + (listed > 0) * (1 + listed // COMMAND_QUEUE) * turn)
+                asked = rates.credit(accepted - rates.begin) + (rates.outstanding + 4) * BURST_BYTES
+                waiting = larger(linear, uses + FETCH_LEAD + 1) - 1
+                for each in others.values():
+                    waiting = larger(waiting, each)
+                full: Any = waiting > ENGINE_QUEUE
+                found.append((sure * (1 - full) * words, (listed > 0) * asked))
+                accepted = accepted + turn + words * self.word // BURST_BYTES * service + words
+                listed = listed + 1
+            if isinstance(layer, Linear) and not self.rings.known:
+                break
+            blocks = self._cut(layer).blocks if isinstance(layer, Linear) else 0
+            linear, uses = linear + commands * blocks, uses + blocks
+            listed = listed + commands * larger(blocks, 1) + blocks
+            if not isinstance(layer, Linear):
+                others[engine_for(layer)] = others.get(engine_for(layer), 0) + commands
+        return found
+
+    def _commands(self, layer: Layer) -> None:
+        """A command per group of rows, behind the constants of the layer and all that it reads."""
+        engine = engine_for(layer)
+        there: Number = 0
+        for words in self._constants(layer):
+            there = self._load(Load("", words), self.bound.readers[layer.target]) + 1
+        for read in layer.reads:
+            if read.whole and read.tensor in self.done:
+                there = larger(there, self.done[read.tensor].upto(self.network.tensors[read.tensor].rows - 1) + 1)
+        moving = [read for read in layer.reads if not read.whole]
+        groups = self._groups(layer.rows)
+        done = Done(groups)
+        for group in groups.list:
+            t = larger(among(self.free[engine], group.rows), among(there, group.rows))
+            for read in moving:
+                t = larger(t, self._ready(read.tensor, group, read.first_row))
+            end = t + self._time(layer, group)
+            self.free[engine] = over(self.free[engine], end + 1)
+            done.add(end)
+        self.done[layer.target] = done
+        self.listed = self.listed + groups.count
+
+    def _time(self, layer: Layer, group: Group) -> Number:
+        """Cycles of the command of a group of rows."""
+        key = type(layer), layer.rows, *layer.shape, group.number
+        if key not in self.times:
+            if self.boxed:
+                self.times[key] = self.boxed.time(layer, group.first, group.rows)
+            else:
+                kernel = kernel_of_layer(layer)
+                unit = larger(self.linear["t_out"], self.word)
+                columns = kernel.columns(layer, self.engines[kernel.op], unit)
+                work = kernel.work(layer, *self._whole(group), columns)
+                self.times[key] = among(self.formulas.times[kernel.op](work), group.rows)
+        return self.times[key]
+
+    def _whole(self, group: Group) -> tuple[Number, Number]:
+        """First row and rows of a group; something legal for designs without it."""
+        return over(0 * self.row_group, group.first), over(self.row_group, group.rows)
+
+    def _constants(self, layer: Layer) -> list[Number]:
+        """Bus words of the constants of a layer."""
+        if self.boxed:
+            return self.boxed.words(layer)
+        kernel = kernel_of_layer(layer)
+        params = self.engines[kernel.op]
+        found = kernel.constants(layer)
+        return [constant_words(each.size, params, kernel.op, each.memory, self.word) for each in found]
+
+
+def kernel_of_layer(layer: Layer) -> type[CommandKernel]:
+    """The kernel that runs a layer that is not linear."""
+    kernel = kernel_for(layer)
+    assert kernel is not None, "a network without a kernel for it is refused"
+    assert issubclass(kernel, CommandKernel), "linear layers have a kernel of another kind"
+    return kernel
+
+
+def engine_for(layer: Layer) -> str:
+    """Name of the engine that runs a layer."""
+    kernel = kernel_for(layer)
+    assert kernel is not None, "a network without a kernel for it is refused"
+    return kernel.op
+
+
+def constant_words(size: int, params: Params, engine: str, memory: str, word: Number) -> Number:
+    """Bus words of a constant as it lies on chip.
+
+    Args:
+        size: bytes without padding.
+        params: of the engine.
+        engine: its name.
+        memory: the kernel's own name for the memory.
+        word: bytes of a bus word.
+    """
+    bytes_, port = _constant_port(engine, memory)
+    lanes = params[port] if port is not None else 1
+    return padded(size, larger(word, bytes_ * lanes)) // word
+
+
+@cache
+def _constant_port(engine: str, memory: str) -> tuple[int, str | None]:
+    """Bytes of an element of a memory of constants, and the lanes of the engine's port to it."""
+    kernel = command_kernel(engine)
+    found = next(each for each in kernel.memories(dict.fromkeys(kernel.geometry, 1)) if each.name == memory)
+    port = next(each for each in kernel.ports if each.name in found.ports)
+    return found.bytes, port.lanes

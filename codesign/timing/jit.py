@@ -1,0 +1,85 @@
+"""The cycle model's rules as machine code: made from their one text when first asked for, kept in a cache folder."""
+
+import importlib
+import importlib.machinery
+import importlib.util
+import logging
+import platform
+import sys
+from collections.abc import Callable
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any
+
+from codesign.cache import default_cache, digest, publish
+from codesign.errors import ToolError
+from codesign.timing import event_kernel as rules
+
+Run = Callable[[Any], None]
+"""`codesign.timing.event_kernel.run` for an array of 64-bit integers."""
+_LOG = logging.getLogger(__name__)
+_FILE = "codesign_compiled_rules.py"
+_SIGNATURE = "void(int64[::1])"
+_OPTIONS = {"error_model": "numpy", "nogil": True, "_nrt": False}
+_PARTS = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
+
+@lru_cache(maxsize=4)
+def compiled_run(cache: Path | None = None) -> Run | None:
+    """The rules as machine code; None where they cannot be had, with the reason in the log.
+
+    The first call of the first process on a machine takes about ten seconds, that of later ones half a second.
+
+    Args:
+        cache: folder for the result; None takes the user's.
+    """
+    if importlib.util.find_spec("numba") is None:
+        _LOG.info("the cycle model runs uncompiled; get the compiler with: pip install 'codesign[compiled]'")
+        return None
+    text = Path(rules.__file__).read_text(encoding="utf-8")
+
+    def fill(folder: Path) -> None:
+        _LOG.info("compiling the cycle model; ten seconds, once")
+        (folder / _FILE).write_text(text, encoding="utf-8")
+        _compiled(folder / _FILE)
+
+    name = f"cycles-{digest(text, version('numba'), sys.version, platform.machine())}"
+    try:
+        folder = publish(cache or default_cache(), name, fill)
+    except ToolError as error:
+        _LOG.warning("the cycle model runs uncompiled: %s", error)
+        return None
+    return _compiled(folder / _FILE)
+
+
+def ready_run() -> Run | None:
+    """The same if somebody asked for it before, else None: nobody waits for it."""
+    return compiled_run() if compiled_run.cache_info().currsize else None
+
+
+def _module(path: Path) -> ModuleType:
+    """The text of a file as a module of its own, found by its name when what is kept beside it is read again."""
+    loader = importlib.machinery.SourceFileLoader(path.stem, str(path))
+    spec = importlib.util.spec_from_loader(path.stem, loader)
+    assert spec is not None, "a loader is given"
+    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+def _compiled(path: Path) -> Run:
+    """Has every function of a text compiled, or reads what is kept beside it.
+
+    Those that ``run`` calls become parts of it, so only it is kept.
+    """
+    numba: Any = importlib.import_module("numba")
+    module = _module(path)
+    functions = [found for found in vars(module).values() if isinstance(found, FunctionType)]
+    for function in functions:
+        if function is not module.run:
+            part = numba.njit(forceinline=function in module.OFTEN, **_PARTS, **_OPTIONS)(function)
+            setattr(module, function.__name__, part)
+    run: Run = numba.njit(_SIGNATURE, cache=True, **_OPTIONS)(module.run)
+    return run

@@ -1,0 +1,289 @@
+"""One run of a program on a design: lays out what `event_kernel` works on, and reads what came of it."""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from itertools import takewhile
+from operator import itemgetter
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign.compiler.program import Program
+from codesign.ir.network import Ints
+from codesign.target.commands import MAX_TOKENS, RELEASE, Command
+from codesign.target.design import Design
+from codesign.target.engines import COMMAND_BYTES, LUT, MOST_ENGINES, MOVERS, RING, TOKEN_BITS, command_kernel
+from codesign.target.kernel import ceil_div
+from codesign.timing import event_kernel as rules
+from codesign.timing.formulas import Formulas
+from codesign.timing.jit import compiled_run, ready_run
+
+BURST_BYTES = 256
+_HALF = (1 << TOKEN_BITS * rules.PACKED) - 1
+Counts = Mapping[str, Mapping[str, Ints]]
+"""Work of one inference that depends on data, by layer and name, one value per row."""
+_linear = itemgetter("rows", "kw", "ib", "ob", "flags")
+
+
+class Machine:
+    """One run of a program.
+
+    Args:
+        program: the command list and where it lies.
+        design: what it runs on.
+        formulas: what the kernels say of their own durations.
+        counts: work that depends on data, by layer; None for what the kernels assume.
+        compiled: whether to run as machine code: where that can be had, never, or (None) if somebody asked for it
+            before. Never changes a cycle.
+
+    Attributes:
+        start, stop: cycles in which every command is accepted and done, -1 if never.
+        rings: words of the weight ring and of the table ring that the run needs: with so many or more, and all else
+            alike, every cycle is the same. None for a ring without room for something when it would have been asked
+            for: then cycles are sure to be the same only with as many words of it.
+        early: the same for all up to the end of a linear command, by its index, for those that end before the
+            first command of a further engine begins; they do not depend on how long any of these takes.
+
+    Raises:
+        ValueError: more than 15 tokens at once, or more ports than there may be.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        design: Design,
+        formulas: Formulas,
+        *,
+        counts: Counts | None = None,
+        compiled: bool | None = None,
+    ) -> None:
+        self._run = ready_run() if compiled is None else compiled_run() if compiled else None
+        self._records = _kept(program, design.word_bytes)
+        self._layout = _Layout(self._records, design, formulas, program.list_at)
+        for index, command in enumerate(program.commands) if counts else ():
+            if (mine := (counts or {}).get(command.label)) and command.work:
+                self._layout.set_time(index, _counted(command, formulas, mine))
+        self.start = [-1] * len(program.commands)
+        self.stop = list(self.start)
+        self.rings: tuple[int | None, int | None] = None, None
+        self.early: dict[int, tuple[int | None, int | None]] = {}
+
+    def run(self) -> None:
+        """Until nothing is left to do."""
+        m, count = self._ended(), len(self.start)
+        start, stop = int(m[rules.START_AT]), int(m[rules.STOP_AT])
+        self.start, self.stop = m[start : start + count].tolist(), m[stop : stop + count].tolist()
+        ratio, table_ratio = int(m[rules.RATIO]), int(m[rules.TABLE_RATIO])
+        self.rings = _need(m, rules.WEIGHTS, ratio), _need(m, rules.TABLES, table_ratio)
+        for index in self._first():
+            weights, tables = m[m[rules.NEED_AT] + 2 * index :][:2].tolist()
+            self.early[index] = (
+                ceil_div(weights, ratio) if weights >= 0 else None,
+                ceil_div(tables, table_ratio) if tables >= 0 else None,
+            )
+
+    def _ended(self) -> NDArray[np.int64]:
+        """The integers when nothing is left to do; of a run on a list only those that `_Layout.memory` has."""
+        begin, zeros = self._layout.memory, self._layout.zeros
+        if self._run is None:
+            memory = begin.tolist() + [0] * zeros
+            rules.run(memory)
+            return np.array(memory[: len(begin)], np.int64)
+        array = np.zeros(len(begin) + zeros, np.int64)
+        array[: len(begin)] = begin
+        self._run(array)
+        return array
+
+    def _first(self) -> list[int]:
+        """The linear commands that end before a further engine begins; an engine's commands take turns."""
+        begins = [self.start[index] for index in self._records.timed if self.start[index] >= 0]
+        split = min(begins, default=rules.NEVER)
+        return list(takewhile(lambda index: 0 <= self.stop[index] <= split, self._records.linear))
+
+
+def _need(m: NDArray[np.int64], client: int, ratio: int) -> int | None:
+    """Ring words that hold the most bus words that lay there at once, None if that was not all that was wanted."""
+    if m[client + rules.LEFT] or m[client + rules.HELD]:
+        return None
+    return ceil_div(int(m[client + rules.PEAK]), ratio) if ratio else 0
+
+
+class _Records:
+    """What the rules work on of a command list alone.
+
+    Args:
+        program: the list.
+        word: bytes of a bus word.
+
+    Attributes:
+        rows: the commands' records, one behind the other, without the durations that a kernel says.
+        open: works of which a kernel says the duration: engine, work, and places of the duration in the records.
+        linear: numbers of the linear commands.
+        timed: number of the first command of each of these works.
+        given: tokens that there ever are, by taker and giver.
+        room: commands, bursts of the longest load of tables, and tiles: how often a reader may get room at most.
+        weights: bus words of all weights.
+
+    Raises:
+        ValueError: more than 15 tokens at once.
+    """
+
+    def __init__(self, program: Program, word: int) -> None:
+        commands, numbers = program.commands, {name: number for number, name in enumerate(program.engines)}
+        self.rows = np.array([_record(command, numbers, word) for command in commands], np.int64).reshape(-1)
+        jobs = [job for job in program.jobs if job.engine != RING]
+        size, first = rules.COMMAND_SIZE, rules.OPERAND
+        self.open = [(job.engine, job.work, np.array(job.commands) * size + first) for job in jobs]
+        self.linear = [index for index, command in enumerate(commands) if command.engine == RING]
+        self.timed = [job.commands[0] for job in jobs]
+        self.given = _given(commands, numbers)
+        loads = [c.fields["words"] for c in commands if c.engine == "load" and _bytewise(c)]
+        ends = [commands[i].fields["ob"] for i in self.linear if commands[i].fields["flags"] & RELEASE]
+        self.room = len(commands), max(loads, default=0) * word // BURST_BYTES + 2, sum(ends)
+        self.weights = sum(c.fields["weight_words"] for c in commands if c.engine == "fetch")
+
+
+def _kept(program: Program, word: int) -> _Records:
+    """The records of a program, made once for as long as it is there."""
+    mine = _programs().setdefault(program, {})
+    if word not in mine:
+        mine[word] = _Records(program, word)
+    return mine[word]
+
+
+@cache
+def _programs() -> WeakKeyDictionary[Program, dict[int, _Records]]:
+    """Records by program and bytes of a bus word."""
+    return WeakKeyDictionary()
+
+
+def _record(command: Command, numbers: Mapping[str, int], word: int) -> tuple[int, ...]:
+    """A command as `codesign.timing.event_kernel` has it."""
+    engine, fields = command.engine, command.fields
+    head = numbers[engine], *_tokens(command.waits, numbers), *_tokens(command.posts, numbers)
+    if engine == RING:
+        return *head, *_linear(fields)
+    if engine not in MOVERS:
+        return *head, 0, 0, 0, 0, 0
+    at = fields["dram"]
+    place = at % BURST_BYTES // word
+    if engine == "fetch":
+        table = fields["table_words"]
+        return *head, place, table, (at + table * word) % BURST_BYTES // word, fields["weight_words"], 0
+    return *head, place, fields["words"], int(engine == "load" and _bytewise(command)), 0, 0
+
+
+def _bytewise(load: Command) -> bool:
+    """Whether a load writes the 8-bit tables, byte after byte."""
+    return any(span.memory == LUT for span in load.writes)
+
+
+def _given(commands: Sequence[Command], numbers: Mapping[str, int]) -> list[int]:
+    """All tokens that there ever are between every taker and giver, by their numbers."""
+    found = [0] * MOST_ENGINES**2
+    for command in commands:
+        for taker, count in command.posts.items():
+            found[numbers[taker] * MOST_ENGINES + numbers[command.engine]] += count
+    return found
+
+
+def _tokens(counts: Mapping[str, int], numbers: Mapping[str, int]) -> tuple[int, int]:
+    """Counts per engine in two integers."""
+    value = 0
+    for engine, count in counts.items():
+        if not 0 <= count <= MAX_TOKENS:
+            raise ValueError(f"{count} tokens; legal: 0 to {MAX_TOKENS}")
+        value |= count << TOKEN_BITS * numbers[engine]
+    return value & _HALF, value >> TOKEN_BITS * rules.PACKED
+
+
+def _counted(command: Command, formulas: Formulas, counts: Mapping[str, Ints]) -> int:
+    """Cycles of a command whose work depends on data that is known."""
+    known = command_kernel(command.engine).counted(counts, command.first, command.rows)
+    return int(formulas.times[command.engine]({**command.work, **known}))
+
+
+class _Layout:
+    """The integers for a run.
+
+    Attributes:
+        memory: their begin: single values and the commands' tables.
+        zeros: how many follow.
+    """
+
+    def __init__(self, records: _Records, design: Design, formulas: Formulas, list_at: int) -> None:
+        self.zeros, self.word, count = 0, design.word_bytes, records.room[0]
+        starts = rules.FIXED + len(records.rows)
+        self.memory = m = np.full(starts + 4 * count, -1, np.int64)
+        m[: rules.FIXED], m[rules.FIXED : starts] = 0, records.rows
+        m[rules.COMMAND_AT], m[rules.START_AT] = rules.FIXED, starts
+        m[rules.STOP_AT], m[rules.NEED_AT] = starts + count, starts + 2 * count
+        for engine, work, places in records.open:
+            m[rules.FIXED + places] = int(formulas.times[engine](work))
+        self._set_memory(design)
+        self._set_linear(design, formulas)
+        self._set_commands(count, list_at)
+        self._set_room(records)
+
+    def set_time(self, index: int, cycles: int) -> None:
+        """Gives a command of a further engine its duration."""
+        self.memory[rules.FIXED + index * rules.COMMAND_SIZE + rules.OPERAND] = cycles
+
+    def _table(self, size: int) -> int:
+        """Place of a table of zeros."""
+        self.zeros += size
+        return len(self.memory) + self.zeros - size
+
+    def _set_memory(self, design: Design) -> None:
+        m, memory = self.memory, design.board.memory
+        if memory.ports > rules.MOST_PORTS:
+            raise ValueError(f"{memory.ports} ports; legal: 1 to {rules.MOST_PORTS}")
+        full, gain = BURST_BYTES * memory.bytes_denominator, memory.bytes_numerator
+        m[rules.PORTS], m[rules.OUTSTANDING], m[rules.MOST] = memory.ports, memory.outstanding, BURST_BYTES // self.word
+        m[rules.READ_LATENCY], m[rules.WRITE_LATENCY] = memory.read_latency, memory.write_latency
+        m[rules.GAIN], m[rules.COST], m[rules.FULL] = gain, memory.bytes_denominator * self.word, full
+        m[rules.CREDIT], m[rules.REFILL], m[rules.WORD] = full, ceil_div(full, gain), self.word
+        m[rules.GRANT_AT] = m[rules.ISSUE_AT] = m[rules.RIVAL] = rules.NEVER
+        m[rules.TOUCHED] = m[rules.STALE] = 1
+        m[rules.HEADS : rules.HEAD_WORDS] = rules.NEVER
+        bursts, answers = memory.ports * memory.outstanding, _power(memory.outstanding)
+        m[rules.BURSTS], m[rules.BURST_MASK] = bursts, _power(bursts) - 1
+        m[rules.BURST_AT] = self._table(_power(bursts) * rules.BURST_SIZE)
+        m[rules.TOLD_AT] = self._table(3 * (bursts + 2))
+        m[rules.ANSWER_AT], m[rules.ANSWER_MASK] = self._table(memory.ports * answers), answers - 1
+
+    def _set_linear(self, design: Design, formulas: Formulas) -> None:
+        m, p = self.memory, design.linear
+        ratio, table_ratio = p["t_in"] * p["t_out"] // self.word, 8 * p["t_out"] // self.word
+        m[rules.N_L], m[rules.LATENCY], m[rules.DRAIN] = p["n_l"], int(formulas.array_latency), formulas.drain_latency
+        m[rules.RATIO], m[rules.TABLE_RATIO] = ratio, table_ratio
+        m[rules.WEIGHTS + rules.SPACE] = p["ring_words"] * ratio
+        m[rules.TABLES + rules.SPACE] = p["table_words"] * table_ratio
+        m[rules.GROUP_END] = m[rules.GROUP_END + 1] = -1
+        m[rules.WANTED] = rules.NEVER
+
+    def _set_commands(self, count: int, list_at: int) -> None:
+        m, per, reader = self.memory, COMMAND_BYTES // self.word, rules.READS
+        m[rules.PER], m[rules.NEXT], m[rules.READ_AT] = per, rules.END, self._table(count)
+        m[rules.ENGINE + rules.PLANNED : rules.TOKENS : rules.ENGINE_SIZE] = rules.NEVER
+        m[reader + rules.LEFT], m[reader + rules.SPACE] = count * per, rules.COMMAND_QUEUE * per
+        m[reader + rules.OFFSET], m[reader + rules.VISIBLE] = list_at % BURST_BYTES // self.word, 1
+
+    def _set_room(self, records: _Records) -> None:
+        """Gives all that comes a place: tokens by taker and giver, room of the readers, then arrivals."""
+        m, (commands, bursts, tiles) = self.memory, records.room
+        for pair, count in enumerate(records.given):
+            place = rules.TOKENS + 2 * pair
+            m[place] = m[place + 1] = self._table(count)
+        counts = commands, bursts, tiles, tiles
+        for client, count in zip(range(rules.CLIENT, rules.CLIENTS_END, rules.CLIENT_SIZE), counts, strict=True):
+            place = self._table(2 * count)
+            m[client + rules.COMING] = m[client + rules.COMING_END] = m[client + rules.COMING_AT] = place
+            m[client + rules.SEEN] = place
+        m[rules.BASE] = m[rules.KNOWN] = self._table(records.weights // max(int(m[rules.RATIO]), 1) + 1)
+
+
+def _power(least: int) -> int:
+    """The least power of two that is not less."""
+    return 1 << (least - 1).bit_length()

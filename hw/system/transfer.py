@@ -1,0 +1,591 @@
+"""Off-chip transfers: one read path for everybody, one write path, and the engines on them.
+
+The bus word is as wide as all AXI ports together. A burst of up to 256 bytes lies on one
+port; burst after burst goes to the next port, so a block is striped over all of them and
+its order never changes. The read path hands bursts over in the order of their requests.
+When nothing is under way the first port is next, and a store begins there, so that the time
+of a transfer from rest depends on nothing before it.
+"""
+
+from dataclasses import dataclass
+
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from codesign.hw.primitives.fifo import Fifo, operands
+from codesign.hw.primitives.memory import READ_LATENCY, ReadPort, WritePort
+from codesign.hw.primitives.multiply import delay
+from codesign.hw.verilog import SharedComponent
+from codesign.target.engines import MOVERS
+
+BURST_BYTES = 256
+ADDR_BITS = 40
+COMMANDS, LOAD, TABLE, WEIGHTS = range(4)
+"""Destinations of what is read: the sequencer, the load engine, and the two rings."""
+
+LOAD_OPERANDS, STORE_OPERANDS, FETCH_OPERANDS = (operands(**MOVERS[name]) for name in ("load", "store", "fetch"))
+
+
+@dataclass(frozen=True)
+class Bus:
+    """Shape of the off-chip interface.
+
+    Attributes:
+        ports: AXI ports.
+        port_bytes: width of one.
+        outstanding: bursts in flight per port, a power of two.
+    """
+
+    ports: int
+    port_bytes: int
+    outstanding: int
+
+    @property
+    def word_bytes(self) -> int:
+        """Bytes of a bus word: all ports together."""
+        return self.ports * self.port_bytes
+
+    @property
+    def burst_words(self) -> int:
+        """Bus words of a full burst."""
+        return BURST_BYTES // self.word_bytes
+
+
+def next_burst(bus: Bus, addr: Value, left: Value) -> Value:
+    """Bus words of the next burst: up to the next multiple of 256 bytes, so that it never crosses a page."""
+    low = (bus.word_bytes - 1).bit_length()
+    room = bus.burst_words - addr[low : (BURST_BYTES - 1).bit_length()]
+    return Mux(left > room, room, left)
+
+
+class AxiRead(wiring.Signature):
+    """Read half of an AXI4 master, without the constant signals that the top adds."""
+
+    def __init__(self, bits: int) -> None:
+        super().__init__(
+            {
+                "araddr": Out(ADDR_BITS), "arlen": Out(8), "arvalid": Out(1), "arready": In(1),
+                "rdata": In(bits), "rresp": In(2), "rlast": In(1), "rvalid": In(1), "rready": Out(1),
+            }
+        )  # fmt: skip
+
+
+class AxiWrite(wiring.Signature):
+    """Write half of an AXI4 master, without the constant signals that the top adds."""
+
+    def __init__(self, bits: int) -> None:
+        super().__init__(
+            {
+                "awaddr": Out(ADDR_BITS), "awlen": Out(8), "awvalid": Out(1), "awready": In(1),
+                "wdata": Out(bits), "wlast": Out(1), "wvalid": Out(1), "wready": In(1),
+                "bresp": In(2), "bvalid": In(1), "bready": Out(1),
+            }
+        )  # fmt: skip
+
+
+class _Request(data.StructLayout):
+    """One burst: byte address, bus words, destination."""
+
+    def __init__(self) -> None:
+        super().__init__({"addr": ADDR_BITS, "words": 8, "to": 2})
+
+
+class BurstMaker(wiring.Component):
+    """Cuts a transfer into bursts of at most 256 bytes, each limited by the free space behind it.
+
+    ``start`` with ``addr``, ``words`` and ``to`` begins a transfer when ``idle``; ``space`` is the
+    room at the destination in bus words, with everything requested already taken off.
+    """
+
+    def __init__(self, bus: Bus) -> None:
+        self.bus = bus
+        super().__init__(
+            {
+                "start": In(1), "addr": In(ADDR_BITS), "words": In(24), "idle": Out(1),
+                "space": In(24), "request": Out(stream.Signature(_Request())),
+            }
+        )  # fmt: skip
+
+    def elaborate(self, platform: object) -> Module:
+        """Counts down the words that are left."""
+        m = Module()
+        addr, left = Signal(ADDR_BITS), Signal(24)
+        words = Signal(8)
+        m.d.comb += [
+            words.eq(next_burst(self.bus, addr, left)),
+            self.idle.eq(left == 0),
+            self.request.valid.eq((left != 0) & (self.space >= words)),
+            self.request.payload.addr.eq(addr),
+            self.request.payload.words.eq(words),
+        ]
+        with m.If(self.request.valid & self.request.ready):
+            m.d.sync += [addr.eq(addr + (words << (self.bus.word_bytes - 1).bit_length())), left.eq(left - words)]
+        with m.If(self.start):
+            m.d.sync += [addr.eq(self.addr), left.eq(self.words)]
+        return m
+
+
+class ReadPath(wiring.Component):
+    """Issues the bursts of three clients (lower number first) and returns their data in request order.
+
+    Args:
+        bus: shape of the interface; a port never has more bursts in flight than it can buffer.
+
+    Ports:
+        request0..2: bursts wanted.
+        axi0..: the AXI ports.
+        failed: a read was answered with an error.
+        stop: no more bursts are issued. idle: no burst is under way.
+        valid, to, data: one bus word per cycle and its destination.
+    """
+
+    CLIENTS = 3
+
+    def __init__(self, bus: Bus) -> None:
+        self.bus = bus
+        members: dict[str, wiring.Member] = {
+            f"request{i}": In(stream.Signature(_Request())) for i in range(self.CLIENTS)
+        }
+        members |= {f"axi{p}": Out(AxiRead(8 * bus.port_bytes)) for p in range(bus.ports)}
+        members |= {"stop": In(1), "idle": Out(1), "failed": Out(1)}
+        members |= {"valid": Out(1), "to": Out(2), "data": Out(8 * bus.word_bytes)}
+        super().__init__(members)
+
+    def elaborate(self, platform: object) -> Module:
+        """Issue, then per-port assembly, then in-order delivery."""
+        m = Module()
+        bus = self.bus
+        order = Fifo(_Request(), max(2, bus.ports * bus.outstanding))
+        m.submodules.order = order
+        ports = [_ReadPort(bus) for _ in range(bus.ports)]
+        for index, port in enumerate(ports):
+            m.submodules[f"port{index}"] = port
+            self._axi(m, getattr(self, f"axi{index}"), port)
+        axis = [getattr(self, f"axi{p}") for p in range(bus.ports)]
+        m.d.comb += self.failed.eq(Cat(*(axi.rvalid & (axi.rresp != 0) for axi in axis)).any())
+        m.d.comb += self.idle.eq(~order.r.valid)
+        rest = self._issue(m, order, ports)
+        self._deliver(m, order, ports, rest)
+        return m
+
+    @staticmethod
+    def _axi(m: Module, axi: wiring.PureInterface, port: "_ReadPort") -> None:
+        m.d.comb += [
+            axi.araddr.eq(port.araddr), axi.arlen.eq(port.arlen), axi.arvalid.eq(port.arvalid),
+            port.arready.eq(axi.arready), port.rdata.eq(axi.rdata), port.rlast.eq(axi.rlast),
+            port.rvalid.eq(axi.rvalid), axi.rready.eq(1),
+        ]  # fmt: skip
+
+    def _issue(self, m: Module, order: Fifo, ports: list["_ReadPort"]) -> Value:
+        """One burst per cycle, to the ports in turn; returns whether nothing is under way and nothing begins."""
+        clients = [getattr(self, f"request{i}") for i in range(self.CLIENTS)]
+        turn = Signal(range(max(2, len(ports))))
+        free = Array(port.free for port in ports)[turn]
+        chosen = Signal(_Request())
+        may, valid, taken = Signal(), Signal(), Signal()
+        m.d.comb += [may.eq(free & order.w.ready & ~self.stop), taken.eq(valid & may)]
+        m.d.comb += valid.eq(Cat(*(c.valid for c in clients)).any())
+        earlier: Value = Signal()
+        for client in clients:
+            with m.If(client.valid & ~earlier):
+                m.d.comb += [chosen.eq(client.payload), client.ready.eq(may)]
+            earlier = earlier | client.valid
+        with m.If(taken):
+            m.d.sync += turn.eq(Mux(turn == len(ports) - 1, 0, turn + 1))
+        rest = Signal()
+        m.d.comb += rest.eq(self.idle & ~taken)
+        with m.If(rest):
+            m.d.sync += turn.eq(0)
+        m.d.comb += [order.w.valid.eq(taken), order.w.payload.eq(chosen)]
+        for index, port in enumerate(ports):
+            m.d.comb += [port.issue.eq(taken & (turn == index)), port.addr.eq(chosen.addr), port.words.eq(chosen.words)]
+        return rest
+
+    def _deliver(self, m: Module, order: Fifo, ports: list["_ReadPort"], rest: Value) -> None:
+        """Bus words of the oldest burst as soon as it is complete."""
+        turn = Signal(range(max(2, len(ports))))
+        count = Signal(8)
+        head = order.r.payload
+        go, last = Signal(), Signal()
+        m.d.comb += [
+            go.eq(order.r.valid & Array(port.complete for port in ports)[turn]),
+            last.eq(go & (count == head.words - 1)),
+            order.r.ready.eq(last),
+        ]
+        with m.If(go):
+            m.d.sync += count.eq(count + 1)
+        with m.If(last):
+            m.d.sync += [count.eq(0), turn.eq(Mux(turn == len(ports) - 1, 0, turn + 1))]
+        with m.If(rest):
+            m.d.sync += turn.eq(0)
+        for index, port in enumerate(ports):
+            m.d.comb += [port.take.eq(go & (turn == index)), port.take_last.eq(last & (turn == index))]
+        m.d.sync += [self.valid.eq(go), self.to.eq(head.to), self.data.eq(Array(port.data for port in ports)[turn])]
+
+
+class _ReadPort(SharedComponent):
+    """One AXI read port: address register, beats packed into bus words, bursts counted when complete."""
+
+    def __init__(self, bus: Bus) -> None:
+        self.bus = bus
+        bits = 8 * bus.port_bytes
+        super().__init__(
+            {
+                "issue": In(1), "addr": In(ADDR_BITS), "words": In(8), "free": Out(1),
+                "take": In(1), "take_last": In(1), "complete": Out(1), "data": Out(8 * bus.word_bytes),
+                "araddr": Out(ADDR_BITS), "arlen": Out(8), "arvalid": Out(1), "arready": In(1),
+                "rdata": In(bits), "rlast": In(1), "rvalid": In(1),
+            }
+        )  # fmt: skip
+
+    @property
+    def module_name(self) -> str:
+        """Verilog name; equal names mean equal hardware."""
+        bus = self.bus
+        return f"read_port_{bus.ports}x{bus.port_bytes}_{bus.outstanding}"
+
+    def build(self, platform: object) -> Module:
+        """Space for every burst in flight is reserved when it is issued, so data is always accepted."""
+        m = Module()
+        bus = self.bus
+        m.submodules.words = words = Fifo(8 * bus.word_bytes, max(2, bus.outstanding * bus.burst_words))
+        in_flight, complete = Signal(range(bus.outstanding + 1)), Signal(range(bus.outstanding + 1))
+        m.d.comb += [
+            self.free.eq((~self.arvalid | self.arready) & (in_flight != bus.outstanding)),
+            self.complete.eq(complete != 0),
+            self.data.eq(words.r.payload),
+            words.r.ready.eq(self.take),
+        ]
+        with m.If(self.arready):
+            m.d.sync += self.arvalid.eq(0)
+        with m.If(self.issue):
+            m.d.sync += [self.arvalid.eq(1), self.araddr.eq(self.addr), self.arlen.eq(self.words * bus.ports - 1)]
+        m.d.sync += [
+            in_flight.eq(in_flight + self.issue - self.take_last),
+            complete.eq(complete + (self.rvalid & self.rlast) - self.take_last),
+        ]
+        self._pack(m, words)
+        return m
+
+    def _pack(self, m: Module, words: Fifo) -> None:
+        """``ports`` beats make a bus word, first beat lowest."""
+        bus = self.bus
+        bits = 8 * bus.port_bytes
+        if bus.ports == 1:
+            m.d.comb += [words.w.valid.eq(self.rvalid), words.w.payload.eq(self.rdata)]
+            return
+        held, beat = Signal(bits * (bus.ports - 1), reset_less=True), Signal(range(bus.ports))
+        with m.If(self.rvalid):
+            m.d.sync += [held.eq(Cat(held[bits:], self.rdata) if bus.ports > 2 else self.rdata)]
+            m.d.sync += beat.eq(Mux(beat == bus.ports - 1, 0, beat + 1))
+        m.d.comb += [
+            words.w.valid.eq(self.rvalid & (beat == bus.ports - 1)),
+            words.w.payload.eq(Cat(held, self.rdata)),
+        ]
+
+
+class LoadEngine(wiring.Component):
+    """Copies a block of DRAM into an on-chip memory; one command at a time.
+
+    Memories 0 .. ``memories - 1`` take a bus word per cycle; the last one, the 8-bit tables, takes
+    a byte per cycle, so its bursts wait until the one before is written.
+    """
+
+    def __init__(self, bus: Bus, memories: int) -> None:
+        self.bus, self.memories = bus, memories
+        super().__init__(
+            {
+                "command": In(stream.Signature(LOAD_OPERANDS)), "done": Out(1), "busy": Out(1), "error": Out(1),
+                "request": Out(stream.Signature(_Request())), "valid": In(1), "data": In(8 * bus.word_bytes),
+                "out": Out(WritePort(24, 8 * bus.word_bytes)), "out_select": Out(8),
+                "lut": Out(WritePort(24, 8)),
+            }
+        )  # fmt: skip
+
+    def elaborate(self, platform: object) -> Module:
+        """Requests bursts, writes what arrives, reports when the last word is written."""
+        m = Module()
+        bus = self.bus
+        m.submodules.bursts = bursts = BurstMaker(bus)
+        m.submodules.bytes = queue = Fifo(8 * bus.word_bytes, max(2, bus.burst_words))
+        op = self.command.payload
+        left, address, select = Signal(24), Signal(24), Signal(8)
+        is_lut, legal, taken, pending = Signal(), Signal(), Signal(), Signal()
+        written = Signal()
+        m.d.comb += [
+            legal.eq((op.words != 0) & (op.memory < self.memories)),
+            self.command.ready.eq(~self.busy),
+            taken.eq(self.command.valid & self.command.ready & legal),
+            self.error.eq(self.command.valid & self.command.ready & ~legal),
+            is_lut.eq(select == self.memories - 1),
+            bursts.start.eq(taken),
+            bursts.addr.eq(op.dram),
+            bursts.words.eq(op.words),
+            bursts.space.eq(Mux(is_lut & pending, 0, bus.burst_words)),
+        ]
+        wiring.connect(m, bursts.request, wiring.flipped(self.request))
+        m.d.comb += self.request.payload.to.eq(LOAD)
+        byte = self._bytes(m, queue, address)
+        m.d.comb += [
+            self.out.en.eq(self.valid & ~is_lut),
+            self.out.addr.eq(address),
+            self.out.data.eq(self.data),
+            self.out_select.eq(select),
+            queue.w.valid.eq(self.valid & is_lut),
+            queue.w.payload.eq(self.data),
+            written.eq(Mux(is_lut, byte, self.valid)),
+        ]
+        with m.If(self.request.valid & self.request.ready):
+            m.d.sync += pending.eq(1)
+        with m.If(byte & (queue.level == 1)):
+            m.d.sync += pending.eq(0)
+        with m.If(written):
+            m.d.sync += [address.eq(address + 1), left.eq(left - 1), self.busy.eq(left != 1)]
+        m.d.sync += self.done.eq(written & (left == 1))
+        with m.If(taken):
+            m.d.sync += [
+                left.eq(op.words),
+                address.eq(op.address),
+                select.eq(op.memory),
+                self.busy.eq(1),
+                pending.eq(0),
+            ]
+        return m
+
+    def _bytes(self, m: Module, queue: Fifo, address: Signal) -> Value:
+        """Writes the queued words byte by byte; returns the pulse of a word's last byte."""
+        count = Signal(range(self.bus.word_bytes))
+        last = Signal()
+        m.d.comb += [
+            self.lut.en.eq(queue.r.valid),
+            self.lut.addr.eq(Cat(count, address)),
+            self.lut.data.eq(queue.r.payload.word_select(count, 8)),
+            last.eq(queue.r.valid & (count == self.bus.word_bytes - 1)),
+            queue.r.ready.eq(last),
+        ]
+        with m.If(queue.r.valid):
+            m.d.sync += count.eq(count + 1)
+        return last
+
+
+class FetchEngine(wiring.Component):
+    """Keeps the table ring and the weight ring full, ahead of the linear engine and across layers.
+
+    A command is done when its last burst is requested. ``arrived`` pulses for every complete weight
+    word, ``freed`` gives space back: ``freed_words`` weight words and one table word.
+    """
+
+    def __init__(self, bus: Bus, *, weight_bytes: int, ring_words: int, table_bytes: int, table_words: int) -> None:
+        self.bus = bus
+        self.weight_ratio, self.table_ratio = weight_bytes // bus.word_bytes, table_bytes // bus.word_bytes
+        self.ring, self.table_ring = ring_words * self.weight_ratio, table_words * self.table_ratio
+        for name, value in (("weight", weight_bytes), ("table", table_bytes)):
+            if value % bus.word_bytes:
+                raise ValueError(
+                    f"{name} word of {value} bytes; legal: multiples of the bus word, {bus.word_bytes} bytes"
+                )
+        bits = 8 * bus.word_bytes
+        super().__init__(
+            {
+                "command": In(stream.Signature(FETCH_OPERANDS)), "done": Out(1), "busy": Out(1), "error": Out(1),
+                "request": Out(stream.Signature(_Request())), "valid": In(1), "to": In(2), "data": In(bits),
+                "weights": Out(WritePort(24, bits)), "table": Out(WritePort(24, bits)),
+                "arrived": Out(1), "freed": In(1), "freed_words": In(16),
+            }
+        )  # fmt: skip
+
+    def elaborate(self, platform: object) -> Module:
+        """First the table's bursts, then the weights'; write pointers run on their own."""
+        m = Module()
+        m.submodules.bursts = bursts = BurstMaker(self.bus)
+        op = self.command.payload
+        weights_left, next_addr, in_weights = Signal(24), Signal(ADDR_BITS), Signal()
+        legal, taken = Signal(), Signal()
+        m.d.comb += [
+            legal.eq((op.table_words != 0) & (op.weight_words != 0)),
+            self.command.ready.eq(~self.busy),
+            taken.eq(self.command.valid & self.command.ready & legal),
+            self.error.eq(self.command.valid & self.command.ready & ~legal),
+        ]
+        second = self.busy & ~in_weights & bursts.idle
+        finished = self.busy & in_weights & bursts.idle
+        m.d.comb += [
+            bursts.start.eq(taken | second),
+            bursts.addr.eq(Mux(taken, op.dram, next_addr)),
+            bursts.words.eq(Mux(taken, op.table_words, weights_left)),
+            self.done.eq(finished),
+        ]
+        with m.If(second):
+            m.d.sync += in_weights.eq(1)
+        with m.If(finished):
+            m.d.sync += self.busy.eq(0)
+        with m.If(taken):
+            m.d.sync += [weights_left.eq(op.weight_words), in_weights.eq(0), self.busy.eq(1)]
+            m.d.sync += next_addr.eq(op.dram + op.table_words * self.bus.word_bytes)
+        wiring.connect(m, bursts.request, wiring.flipped(self.request))
+        m.d.comb += self.request.payload.to.eq(Mux(in_weights, WEIGHTS, TABLE))
+        self._space(m, bursts, in_weights)
+        self._write(m)
+        return m
+
+    def _space(self, m: Module, bursts: BurstMaker, in_weights: Signal) -> None:
+        """Free bus words of each ring, less everything requested."""
+        weights, table = Signal(24, init=self.ring), Signal(24, init=self.table_ring)
+        taken = Mux(self.request.valid & self.request.ready, self.request.payload.words, 0)
+        back = Mux(self.freed, self.freed_words * self.weight_ratio, 0)
+        m.d.sync += [
+            weights.eq(weights + back - Mux(in_weights, taken, 0)),
+            table.eq(table + Mux(self.freed, self.table_ratio, 0) - Mux(in_weights, 0, taken)),
+        ]
+        m.d.comb += bursts.space.eq(Mux(in_weights, weights, table))
+
+    def _write(self, m: Module) -> None:
+        """Data goes where its request said, word behind word."""
+        for port, to, depth in ((self.weights, WEIGHTS, self.ring), (self.table, TABLE, self.table_ring)):
+            m.d.comb += [port.en.eq(self.valid & (self.to == to)), port.data.eq(self.data)]
+            with m.If(port.en):
+                m.d.sync += port.addr.eq(Mux(port.addr == depth - 1, 0, port.addr + 1))
+        mask = self.weight_ratio - 1
+        m.d.comb += self.arrived.eq(self.weights.en & ((self.weights.addr & mask) == mask))
+
+
+class StoreEngine(wiring.Component):
+    """Copies a block of an on-chip memory to DRAM, and is done when the last write is answered.
+
+    A burst is read from the memory when the buffer of its port is free, and offered to the port
+    when it is whole, so write data never stalls by the engine.
+
+    Ports:
+        source, source_select: read port of the memory chosen by the command.
+        axi0..: the AXI ports.
+        failed: a write was answered with an error.
+        stop: no more bursts are begun. idle: no burst is under way.
+    """
+
+    def __init__(self, bus: Bus, memories: int) -> None:
+        self.bus, self.memories = bus, memories
+        members: dict[str, wiring.Member] = {
+            "command": In(stream.Signature(STORE_OPERANDS)), "done": Out(1), "busy": Out(1), "error": Out(1),
+            "source": Out(ReadPort(24, 8 * bus.word_bytes)), "source_select": Out(8), "failed": Out(1),
+            "stop": In(1), "idle": Out(1),
+        }  # fmt: skip
+        members |= {f"axi{p}": Out(AxiWrite(8 * bus.port_bytes)) for p in range(bus.ports)}
+        super().__init__(members)
+
+    def elaborate(self, platform: object) -> Module:
+        """Reads burst after burst into the ports' buffers in turn."""
+        m = Module()
+        bus = self.bus
+        op = self.command.payload
+        ports = [_WritePort(bus) for _ in range(bus.ports)]
+        turn, count, words = Signal(range(max(2, bus.ports))), Signal(8), Signal(8)
+        left, address, dram, unanswered = Signal(24), Signal(24), Signal(ADDR_BITS), Signal(24)
+        legal, taken, read, last = Signal(), Signal(), Signal(), Signal()
+        free = Array(port.free for port in ports)[turn]
+        m.d.comb += [
+            legal.eq((op.words != 0) & (op.memory < self.memories)),
+            self.command.ready.eq(~self.busy),
+            taken.eq(self.command.valid & self.command.ready & legal),
+            self.error.eq(self.command.valid & self.command.ready & ~legal),
+            words.eq(next_burst(bus, dram, left)),
+            read.eq((left != 0) & ((count != 0) | (free & ~self.stop))),
+            self.idle.eq((count == 0) & (unanswered == 0)),
+            last.eq(read & (count == words - 1)),
+            self.source.addr.eq(address),
+        ]
+        with m.If(read):
+            m.d.sync += [address.eq(address + 1), count.eq(count + 1)]
+        with m.If(last):
+            m.d.sync += [
+                count.eq(0),
+                left.eq(left - words),
+                dram.eq(dram + (words << (bus.word_bytes - 1).bit_length())),
+            ]
+            m.d.sync += turn.eq(Mux(turn == bus.ports - 1, 0, turn + 1))
+        answers = sum((port.answered for port in ports[1:]), ports[0].answered)
+        ending = Signal()
+        m.d.comb += ending.eq(self.busy & (left == 0) & (unanswered == 0))
+        m.d.sync += [unanswered.eq(unanswered + last - answers), self.done.eq(ending)]
+        with m.If(ending):
+            m.d.sync += self.busy.eq(0)
+        with m.If(taken):
+            m.d.sync += [left.eq(op.words), address.eq(op.address), dram.eq(op.dram), self.busy.eq(1)]
+            m.d.sync += [self.source_select.eq(op.memory), turn.eq(0)]
+        late = delay(m, Cat(read, last, turn, words, dram), READ_LATENCY, "read", reset_less=False)
+        late_turn = late[2 : 2 + len(turn)]
+        for index, port in enumerate(ports):
+            self._port(m, index, port, late, late_turn == index)
+            m.d.comb += port.begin.eq(read & (count == 0) & (turn == index))
+        return m
+
+    def _port(self, m: Module, index: int, port: "_WritePort", late: Value, mine: Value) -> None:
+        axi = getattr(self, f"axi{index}")
+        m.submodules[f"port{index}"] = port
+        words = late[len(late) - ADDR_BITS - 8 :][:8]
+        m.d.comb += [
+            port.push.eq(late[0] & mine),
+            port.last.eq(late[1] & mine),
+            port.data.eq(self.source.data),
+            port.words.eq(words),
+            port.addr.eq(late[len(late) - ADDR_BITS :]),
+        ]
+        wiring.connect(m, port.axi, wiring.flipped(axi))
+        with m.If(axi.bvalid & (axi.bresp != 0)):
+            m.d.comb += self.failed.eq(1)
+
+
+class _WritePort(SharedComponent):
+    """One AXI write port with room for two bursts; the next address goes out after the last beat."""
+
+    def __init__(self, bus: Bus) -> None:
+        self.bus = bus
+        super().__init__(
+            {
+                "begin": In(1), "push": In(1), "last": In(1), "data": In(8 * bus.word_bytes), "words": In(8),
+                "addr": In(ADDR_BITS), "free": Out(1), "answered": Out(1),
+                "axi": Out(AxiWrite(8 * bus.port_bytes)),
+            }
+        )  # fmt: skip
+
+    @property
+    def module_name(self) -> str:
+        """Verilog name; equal names mean equal hardware."""
+        bus = self.bus
+        return f"write_port_{bus.ports}x{bus.port_bytes}_{bus.outstanding}"
+
+    def build(self, platform: object) -> Module:
+        """Idle, address, beats."""
+        m = Module()
+        bus = self.bus
+        m.submodules.words = words = Fifo(8 * bus.word_bytes, max(2, 2 * bus.burst_words))
+        m.submodules.bursts = bursts = Fifo(data.StructLayout({"addr": ADDR_BITS, "beats": 8}), 2)
+        in_use, beat, slice_index = Signal(2), Signal(8), Signal(range(max(2, bus.ports)))
+        sending, ending = Signal(), Signal()
+        axi = self.axi
+        m.d.comb += [
+            self.free.eq(in_use != 2),
+            words.w.valid.eq(self.push),
+            words.w.payload.eq(self.data),
+            bursts.w.valid.eq(self.last),
+            bursts.w.payload.addr.eq(self.addr),
+            bursts.w.payload.beats.eq(self.words * bus.ports - 1),
+            axi.wvalid.eq(sending),
+            axi.wdata.eq(words.r.payload.word_select(slice_index, 8 * bus.port_bytes)),
+            axi.wlast.eq(beat == bursts.r.payload.beats),
+            ending.eq(sending & axi.wready & axi.wlast),
+            words.r.ready.eq(sending & axi.wready & (slice_index == bus.ports - 1)),
+            bursts.r.ready.eq(ending),
+            axi.bready.eq(1),
+            self.answered.eq(axi.bvalid),
+        ]
+        m.d.sync += in_use.eq(in_use + self.begin - ending)
+        with m.If(bursts.r.valid & ~axi.awvalid & ~sending):
+            m.d.sync += [axi.awvalid.eq(1), axi.awaddr.eq(bursts.r.payload.addr), axi.awlen.eq(bursts.r.payload.beats)]
+        with m.If(axi.awvalid & axi.awready):
+            m.d.sync += [axi.awvalid.eq(0), sending.eq(1)]
+        with m.If(sending & axi.wready):
+            m.d.sync += [beat.eq(beat + 1), slice_index.eq(Mux(slice_index == bus.ports - 1, 0, slice_index + 1))]
+        with m.If(ending):
+            m.d.sync += [sending.eq(0), beat.eq(0)]
+        return m

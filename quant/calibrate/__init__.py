@@ -1,0 +1,1 @@
+"""Quantizers for float models, from samples."""

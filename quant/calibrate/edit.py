@@ -1,0 +1,269 @@
+"""Changes an ONNX model tensor by tensor, and finds out which matrix products read one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from codesign.frontend.operators.call import Array, Call, Ints
+from codesign.frontend.operators.movement import layout
+from codesign.frontend.workload import Workload
+from codesign.quant.match.graph import Product, unused
+from codesign.quant.match.patterns import Patterns
+from codesign.quant.match.views import Floats, pick
+
+QUANT_DOMAIN = "qonnx.custom_op.general"
+
+
+# Who reads a tensor --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """A product that reads a tensor, however it is rearranged before.
+
+    Attributes:
+        product: the product.
+        element: the tensor's flat element of each factor, ``[rows, k]``; -1 is zero.
+    """
+
+    product: Product
+    element: Ints
+
+    def channels(self, width: int, period: int = 1) -> Ints | None:
+        """The channel ``element // period % width`` of each factor of a row; None if rows differ."""
+        if np.any(self.element < 0):
+            return None
+        channel = self.element // period % width
+        return np.asarray(channel[0]) if np.all(channel == channel[:1]) else None
+
+
+def readers(patterns: Patterns, tensor: str) -> tuple[Reader, ...] | None:
+    """The products with float weights that read a tensor; None if anything else reads it too."""
+    workload = patterns.workload
+    if tensor in workload.outputs:
+        return None
+    shape = workload.shapes[tensor]
+    places = {tensor: np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape)}
+    found = []
+    for node in workload.nodes:
+        if not places.keys() & set(node.inputs):
+            continue
+        if patterns.kind(node.outputs[0]) == "product":
+            product = patterns.product(node.outputs[0])
+            if (product.by_column and node.op != "Conv") or product.grid is not None:
+                return None
+            found.append(Reader(product, pick(places[product.source], product.demand)))
+        elif node.op in layout() and node.op != "Concat" and node.inputs[0] in places:
+            rest = [patterns.values[n] if n else None for n in node.inputs[1:]]
+            moved = patterns.evaluate(node, [places[node.inputs[0]], *rest])
+            places.update((n, x) for n, x in zip(node.outputs, moved, strict=False) if n)
+        else:
+            return None
+    return tuple(found) or None
+
+
+# Changes ---------------------------------------------------------------------------------
+
+
+class Edit:
+    """A model that is being changed; `finish` returns it.
+
+    Args:
+        model: the model; it is not changed itself.
+        workload: what was read from it.
+    """
+
+    def __init__(self, model: onnx.ModelProto, workload: Workload) -> None:
+        self.model = onnx.ModelProto()
+        self.model.CopyFrom(model)
+        self.workload = workload
+        self._first: list[onnx.NodeProto] = []
+        self._chains: dict[str, list[tuple[str, list[str]]]] = {}
+        self._weights: dict[str, tuple[int, str]] = {}
+        graph = self.model.graph
+        self._taken = {n for node in graph.node for n in (*node.output, *node.input, node.name)}
+        self._taken |= {v.name for v in (*graph.initializer, *graph.input, *graph.output)}
+
+    def append(self, tensor: str, op: str, value: Array) -> None:
+        """Put an operator with one more constant operand behind a tensor: its readers read the result."""
+        operand = self._constant(f"{tensor}.{op.lower()}", value)
+        self._chains.setdefault(tensor, []).append((op, [operand]))
+
+    def quantize(self, tensor: str, scale: float, bits: int) -> None:
+        """Put a signed quantizer with one scale behind a tensor."""
+        self._chains.setdefault(tensor, []).append(("Quant", self._parameters(tensor, np.array(scale), bits)))
+
+    def add(self, product: Product, value: Floats) -> None:
+        """Add one value per output channel to what a product multiplies out."""
+        gain = Call(product.node.attributes, []).real("alpha", 1.0) if product.node.op == "Gemm" else 1.0
+        output = product.node.outputs[0]
+        rank = len(self.workload.shapes[output])
+        if np.any(value):
+            along = (-1, *(1,) * (rank - 2)) if product.node.op == "Conv" else (-1, 1) if product.by_column else (-1,)
+            self.append(output, "Add", (gain * value).reshape(along))
+
+    def weights(self, product: Product, matrix: Floats, scales: Floats | None = None, bits: int = 8) -> None:
+        """Replace the weights of a product by ``[n, k]``; with scales, quantized per output channel."""
+        node, label = product.node, f"{product.node.outputs[0]}.weight"
+        left = product.by_column and node.op != "Conv"
+        position = 0 if left else 1
+        shape = self.workload.shapes[node.inputs[position]]
+        rows_first = left or node.op == "Conv" or bool(node.op == "Gemm" and node.attributes.get("transB"))
+        value = self._constant(label, (matrix if rows_first else matrix.T).reshape(shape))
+        if scales is not None:
+            along = [1] * len(shape)
+            along[-2 if left else 0 if rows_first else -1] = len(matrix)
+            parameters = self._parameters(label, scales.reshape(along), bits)
+            made = self._name(f"{label}.quantized")
+            self._first.append(self._quant([value, *parameters], made, f"{label}/Quant", narrow=True))
+            value = made
+        self._weights[node.outputs[0]] = position, value
+
+    def finish(self) -> onnx.ModelProto:
+        """The changed model, without what nothing needs any more."""
+        graph = self.model.graph
+        nodes = list(graph.node)
+        renamed: dict[str, str] = {}
+        behind = {tensor: self._chain(tensor, renamed) for tensor in self._chains}
+        made = [*self._first, *(n for name in renamed for n in behind[name])]
+        for node in nodes:
+            for i, name in enumerate(node.input):
+                node.input[i] = renamed.get(name, name)
+            for name, (position, value) in self._weights.items():
+                if name in node.output:
+                    node.input[position] = value
+            made += [node, *self._follow(node, behind)]
+        live = _live(made, {v.name for v in graph.output})
+        del graph.node[:], graph.value_info[:]
+        graph.node.extend(live)
+        self._drop_unused()
+        if not any(o.domain == QUANT_DOMAIN for o in self.model.opset_import):
+            self.model.opset_import.append(helper.make_opsetid(QUANT_DOMAIN, 1))
+        return self.model
+
+    def _follow(self, node: onnx.NodeProto, behind: Mapping[str, list[onnx.NodeProto]]) -> list[onnx.NodeProto]:
+        """The nodes behind a node's outputs, whose last one takes the output's name over."""
+        found = []
+        for i, name in enumerate(node.output):
+            if name in behind:
+                node.output[i] = behind[name][0].input[0]
+                found += behind[name]
+        return found
+
+    def _chain(self, tensor: str, renamed: dict[str, str]) -> list[onnx.NodeProto]:
+        """The nodes behind a tensor; a model input keeps its name, and its readers read another one."""
+        steps = self._chains[tensor]
+        if tensor in self.workload.inputs:
+            names = [tensor, *(self._name(f"{tensor}.{op.lower()}") for op, _ in steps)]
+            renamed[tensor] = names[-1]
+        else:
+            names = [self._name(f"{tensor}.{i}") for i in range(len(steps))] + [tensor]
+        nodes = []
+        for (op, operands), source, target in zip(steps, names, names[1:], strict=False):
+            inputs, label = [source, *operands], f"{tensor}/{op}"
+            made = (
+                self._quant(inputs, target, label, False) if op == "Quant" else self._plain(op, inputs, target, label)
+            )
+            nodes.append(made)
+        return nodes
+
+    def _plain(self, op: str, inputs: list[str], output: str, label: str) -> onnx.NodeProto:
+        return helper.make_node(op, inputs, [output], self._name(label))
+
+    def _quant(self, inputs: list[str], output: str, label: str, narrow: bool) -> onnx.NodeProto:
+        node = helper.make_node("Quant", inputs, [output], self._name(label), domain=QUANT_DOMAIN)
+        attributes = {"signed": 1, "narrow": int(narrow), "rounding_mode": "ROUND"}
+        node.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items())
+        return node
+
+    def _name(self, wanted: str) -> str:
+        """A name that was not taken."""
+        return unused(wanted, self._taken, "_")
+
+    def _constant(self, wanted: str, value: Array) -> str:
+        """Add a float32 constant; its name."""
+        made = self._name(wanted)
+        self.model.graph.initializer.append(numpy_helper.from_array(np.asarray(value, np.float32), made))
+        return made
+
+    def _parameters(self, tensor: str, scale: Array, bits: int) -> list[str]:
+        values = {"scale": scale, "zero_point": np.zeros(()), "bits": np.array(bits)}
+        return [self._constant(f"{tensor}.{key}", value) for key, value in values.items()]
+
+    def _drop_unused(self) -> None:
+        """Remove initializers that no node reads."""
+        graph = self.model.graph
+        used = {n for node in graph.node for n in node.input} | {v.name for v in graph.output}
+        kept = [t for t in graph.initializer if t.name in used]
+        inputs = [v for v in graph.input if v.name in self.workload.inputs]
+        del graph.initializer[:], graph.input[:]
+        graph.initializer.extend(kept)
+        graph.input.extend(inputs)
+
+
+def _live(nodes: list[onnx.NodeProto], needed: set[str]) -> list[onnx.NodeProto]:
+    """The nodes that an output needs, in the same order, which is one of execution."""
+    live = []
+    for node in reversed(nodes):
+        if needed.intersection(node.output):
+            live.append(node)
+            needed.update(node.input)
+    return live[::-1]
+
+
+# Branches --------------------------------------------------------------------------------
+
+
+def forked(model: onnx.ModelProto, workload: Workload) -> onnx.ModelProto:
+    """The same function; what a norm or a model input gives to products has another name than what it gives to sums.
+
+    So each of the two can get a quantizer of its own.
+    """
+    patterns = Patterns(workload)
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    graph = made.graph
+    taken = {n for node in graph.node for n in (*node.input, *node.output)} | {t.name for t in graph.initializer}
+    branches = {t: _branches(patterns, t, taken) for t in _shared(patterns)}
+    nodes = [n for t in workload.inputs for n in branches.get(t, _Branches({}, [])).nodes]
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            if name in branches and node.output:
+                node.input[i] = branches[name].names.get(node.output[0], name)
+        nodes += [node, *(n for t in node.output if t in branches for n in branches[t].nodes)]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return made
+
+
+_BOTH = frozenset({"stream", "operand"})
+
+
+def _shared(patterns: Patterns) -> list[str]:
+    """Tensors from norms and model inputs that are read both ways."""
+    both = [name for name, use in patterns.uses.items() if use >= _BOTH]
+    return [n for n in both if patterns.kind(patterns.affine(n).origin) in ("norm", "input")]
+
+
+@dataclass(frozen=True)
+class _Branches:
+    """Names of a tensor, by the first output of the node that reads it, and the nodes that make these names."""
+
+    names: Mapping[str, str]
+    nodes: list[onnx.NodeProto]
+
+
+def _branches(patterns: Patterns, tensor: str, taken: set[str]) -> _Branches:
+    """A name for each way of reading; a node that passes on to both keeps the tensor itself."""
+    labels: dict[str, str] = {}
+    names: dict[str, str] = {}
+    for node in patterns.workload.nodes:
+        use = patterns.reads(node, patterns.uses).get(tensor, frozenset())
+        if tensor in node.inputs and not use >= _BOTH:
+            label = "operand" if "operand" in use else "stream"
+            labels.setdefault(label, unused(f"{tensor}.{label}", taken, "_"))
+            names[node.outputs[0]] = labels[label]
+    return _Branches(names, [helper.make_node("Identity", [tensor], [name], name) for name in labels.values()])

@@ -1,0 +1,1 @@
+"""Other tools: exporters, hls4ml, FINN."""

@@ -1,0 +1,207 @@
+"""FINN's own estimates for a model, exchanged by files: its environment and ours cannot be one.
+
+`write_request` makes a folder with the model as QONNX, the request, and the script that answers it;
+the user runs the script with the Python of an environment that has finn-plus (BSD); `read_estimates`
+reads the answer, and `table` sets it beside our designs. ``codesign bench finn`` does all of this for one small
+model, from what was recorded once or, with ``--finn PYTHON``, anew. FINN builds one engine per layer, all at work
+on different samples, with their weights on chip; ours runs layer by layer, with weights from off-chip
+memory. So a table states the interval between samples, the latency of one, and what both cost. FINN's
+figures are its analytic estimates, not synthesized. Its thresholds round ties up where QONNX and we round
+them to even: integers are not compared.
+"""
+
+import json
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from codesign.errors import InputError, ToolError
+from codesign.quant.interop.chain import to_qonnx
+from codesign.quant.interop.hls4ml_backend import PART, Model, load_workload
+
+MODEL = "digits-mlp"
+"""The model whose estimates are recorded."""
+TARGETS = (2000, 500, 200, 100, 40)
+"""Cycles per sample that FINN is asked for."""
+SCRIPT = "estimate.py"
+"""What the user runs in FINN's environment, in the request's folder."""
+_REQUEST, _MODEL, _RESULT = "request.json", "model.onnx", "result.json"
+_RECORDED = f"finn-{MODEL}.json"
+_LONGEST_S = 1200
+
+
+@dataclass(frozen=True, slots=True)
+class LayerEstimate:
+    """One of FINN's layers: cycles per sample and resources."""
+
+    name: str
+    cycles: int
+    dsp: int
+    bram18: int
+    lut: int
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """One folding of all layers.
+
+    Attributes:
+        target_cycles: what was asked for, cycles per sample.
+        interval_cycles: between samples; that of the slowest layer.
+        latency_cycles: of one sample.
+        layers: in order.
+    """
+
+    target_cycles: int
+    interval_cycles: int
+    latency_cycles: int
+    layers: tuple[LayerEstimate, ...]
+
+    @property
+    def row(self) -> "Row":
+        """All layers together."""
+        dsp, bram18, lut = (sum(getattr(layer, name) for layer in self.layers) for name in ("dsp", "bram18", "lut"))
+        name = f"FINN, {self.target_cycles} cycles asked"
+        return Row(name, self.interval_cycles, self.latency_cycles, dsp, bram18, lut)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimates:
+    """FINN's answer: its version, the part, and one estimate per target."""
+
+    version: str
+    part: str
+    estimates: tuple[Estimate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of `table`; block RAM in halves of 18 Kbit."""
+
+    name: str
+    interval_cycles: int
+    latency_cycles: int
+    dsp: int
+    bram18: int
+    lut: int
+
+
+def write_request(model: Model, folder: Path, target_cycles: Sequence[int], part: str = PART) -> Path:
+    """Writes the model, the request and the script that answers it; returns the script.
+
+    Args:
+        model: a chain, see `codesign.quant.interop.chain.to_qonnx`.
+        folder: made if it is missing; an earlier answer in it is deleted.
+        target_cycles: cycles per sample to fold the layers for, at least one number.
+        part: device, as Vivado names it.
+
+    Raises:
+        InputError: the model is no such chain, or there is no target above 0.
+    """
+    if not target_cycles or min(target_cycles) < 1:
+        raise InputError(f"target cycles {list(target_cycles)}; legal: at least one number, each at least 1")
+    converted = to_qonnx(load_workload(model))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _RESULT).unlink(missing_ok=True)
+    (folder / _MODEL).write_bytes(converted.SerializeToString())
+    request = {"part": part, "target_cycles": [int(cycles) for cycles in target_cycles]}
+    (folder / _REQUEST).write_text(json.dumps(request, indent=1) + "\n", encoding="utf-8")
+    script = folder / SCRIPT
+    script.write_text(
+        (resources.files("codesign.quant.interop") / "finn_script.py").read_text(encoding="utf-8"), "utf-8"
+    )
+    return script
+
+
+def recorded() -> Estimates:
+    """What finn-plus said of `MODEL` once; the file, ``codesign/data/finn-digits-mlp.json``, says how it was asked."""
+    with resources.as_file(resources.files("codesign") / "data" / _RECORDED) as file:
+        return _read(file)
+
+
+def computed(python: Path, folder: Path, targets: Sequence[int] = TARGETS) -> Estimates:
+    """What finn-plus says of `MODEL` now.
+
+    Args:
+        python: the interpreter of an environment that has finn-plus.
+        folder: of the request.
+        targets: cycles per sample.
+
+    Raises:
+        InputError: no such interpreter.
+        ToolError: the script fails, finn-plus is not there for example.
+    """
+    if not python.is_file():
+        raise InputError(f"{python} is not a file; legal: the Python of an environment that has finn-plus")
+    command = (str(python), str(write_request(MODEL, folder, targets)))
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_LONGEST_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ToolError(f"finn-plus did not answer: {error}", command, folder) from error
+    if done.returncode != 0:
+        raise ToolError("finn-plus failed", command, folder, done.stderr)
+    return read_estimates(folder)
+
+
+def read_estimates(folder: Path) -> Estimates:
+    """The answer in a request's folder.
+
+    Raises:
+        InputError: there is none yet, or it is not one.
+    """
+    return _read(folder / _RESULT)
+
+
+def _read(file: Path) -> Estimates:
+    folder = file.parent
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+        return Estimates(
+            str(document["finn"]), str(document["part"]), tuple(_estimate(item) for item in document["estimates"])
+        )
+    except FileNotFoundError:
+        command = f"run {folder / SCRIPT} with the Python of an environment that has finn-plus"
+        raise InputError(f"no estimates in {folder}; {command}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{file} holds no estimates ({' '.join(str(error).split())}); legal: what {SCRIPT} writes"
+        ) from error
+
+
+def _estimate(item: dict[str, object]) -> Estimate:
+    layers = item["layers"]
+    if not isinstance(layers, list):
+        raise TypeError("layers are no list")
+    target, interval, latency = (_count(item, f"{name}_cycles") for name in ("target", "interval", "latency"))
+    return Estimate(target, interval, latency, tuple(_layer(layer) for layer in layers))
+
+
+def _layer(item: dict[str, object]) -> LayerEstimate:
+    return LayerEstimate(str(item["name"]), *(_count(item, name) for name in ("cycles", "dsp", "bram18", "lut")))
+
+
+def _count(item: dict[str, object], name: str) -> int:
+    value = item[name]
+    if not isinstance(value, int) or value < 0:
+        raise ValueError(f"{name} is {value!r}")
+    return value
+
+
+def table(found: Estimates, ours: Sequence[Row] = ()) -> str:
+    """Our rows and FINN's, the shortest interval first, as text.
+
+    Args:
+        found: FINN's answer.
+        ours: our designs; a name should say how its figures came about.
+    """
+    rows = sorted((*ours, *(e.row for e in found.estimates)), key=lambda row: row.interval_cycles)
+    heads = ("design", "interval", "latency", "DSP", "BRAM18", "LUT")
+    cells = [heads, *((r.name, *map(str, (r.interval_cycles, r.latency_cycles, r.dsp, r.bram18, r.lut))) for r in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(heads))]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+        for row in cells
+    ]
+    return "\n".join([*lines, f"FINN: estimates of finn-plus {found.version} for {found.part}, not synthesized"])

@@ -1,0 +1,309 @@
+"""Appends integer layers to a network that is being built, and remembers what stands for what."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign.errors import InputError
+from codesign.frontend.operators.call import Ints
+from codesign.frontend.workload import Workload
+from codesign.ir.network import Input, Layer, Linear, Tensor
+from codesign.numerics.fixed_point import quantize, requantizer
+from codesign.quant.match.graph import Product, Quantizer, unused
+from codesign.quant.match.patterns import Patterns
+from codesign.quant.match.views import Affine, Floats, pick
+
+WIDE = (-(1 << 15), (1 << 15) - 1)
+"""Range of the residual stream."""
+
+
+class OutOfRange(InputError):
+    """A number that follows from scales does not fit; with a scale missing it means nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Where an integer tensor comes from: element ``index[r, c]`` of a tensor of the file; -1 is none."""
+
+    tensor: str
+    index: Ints
+
+
+@dataclass(frozen=True, eq=False)
+class Operand:
+    """Part of an integer tensor: rows from ``first_row``, and per demanded column the tensor's column."""
+
+    tensor: str
+    first_row: int
+    rows: int
+    columns: Ints
+    scale: float
+
+    def whole(self, tensor: Tensor) -> bool:
+        """Whether it is the tensor as it stands."""
+        columns = np.array_equal(self.columns, np.arange(tensor.columns))
+        return columns and self.first_row == 0 and self.rows == tensor.rows
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """What a linear layer has to produce.
+
+    Attributes:
+        name: of the tensor.
+        source: what it stands for.
+        rows: of the product, per row of the tensor; -1 is a row of zeros.
+        columns: of the product.
+        factor, offset: float gain and bias per column.
+        scale, low, high: of the requantized sums.
+        bits: of the tensor.
+        scale_out: of the tensor.
+        table, addend: as in `codesign.ir.network.Linear`.
+    """
+
+    name: str
+    source: Source
+    rows: Ints
+    columns: Ints
+    factor: Floats
+    offset: Floats
+    scale: float
+    low: int
+    high: int
+    bits: int
+    scale_out: float
+    table: NDArray[np.int8] | None = None
+    addend: str | None = None
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """Of the values that are written."""
+        if self.table is not None:
+            return int(self.table.min()), int(self.table.max())
+        return WIDE if self.addend else (self.low, self.high)
+
+
+@dataclass(frozen=True, eq=False)
+class Finish:
+    """How the sums of a product become a tensor.
+
+    Attributes:
+        quantizer: of the tensor; its range decides between 8 and 16 bits.
+        view: the tensor before it, as an affine function of the product.
+        accumulator: quantizer of the sums, if not the same.
+        table: from the one to the other.
+    """
+
+    quantizer: Quantizer
+    view: Affine
+    accumulator: Quantizer | None = None
+    table: NDArray[np.int8] | None = None
+
+
+@dataclass
+class Emitter(ABC):
+    """The network so far; layers are appended in execution order."""
+
+    workload: Workload
+    patterns: Patterns
+    seen: Mapping[str, float] | None
+    layers: list[Layer] = field(default_factory=list)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    inputs: list[Input] = field(default_factory=list)
+    constants: dict[str, NDArray[np.int16]] = field(default_factory=dict)
+    sources: dict[str, Source] = field(default_factory=dict)
+    ranges: dict[str, tuple[int, int]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    made: dict[tuple[str, bytes], str] = field(default_factory=dict)
+    residual: float = 1.0
+
+    @abstractmethod
+    def operand(self, name: str, demand: Ints, exact: bool = False) -> Operand:
+        """Make the matrix ``demand`` of elements of a tensor available as signed 8 bit."""
+
+    @abstractmethod
+    def stream(self, name: str) -> tuple[str, int]:
+        """The 16-bit tensor, and its first row, that holds the rows of a tensor."""
+
+    # Names and errors
+
+    def kind(self, view: Affine) -> str:
+        """What kind of tensor a view's origin is."""
+        return self.patterns.kind(view.origin) if view.origin else "constant"
+
+    def fail(self, text: str) -> InputError:
+        """An error about the model."""
+        return InputError(f"{self.workload.name}: {text}")
+
+    def refuse(self, name: str, text: str) -> InputError:
+        """An error about the node that makes a tensor."""
+        node = self.workload.producers.get(name)
+        return self.fail(f"tensor {name}: {text}" if node is None else f"node {node}: {text}")
+
+    def add(self, tensor: Tensor, source: Source, low: int, high: int) -> None:
+        """Record a tensor, what it stands for, and its range."""
+        self.tensors[tensor.name] = tensor
+        self.sources[tensor.name] = source
+        self.ranges[tensor.name] = (low, high)
+
+    def fresh(self, name: str) -> str:
+        """A tensor or constant name that is not taken."""
+        return unused(name, {*self.tensors, *self.constants})
+
+    def layer_name(self, name: str) -> str:
+        """A layer name that is not taken."""
+        return unused(name, {layer.name for layer in self.layers})
+
+    def calibrated(self, name: str) -> Quantizer:
+        """An 8-bit quantizer from calibration data; recorded as missing without."""
+        if self.seen is None:
+            self.missing.append(name)
+            return Quantizer(1.0, -128, 127)
+        top = self.seen.get(name, 0.0)
+        return Quantizer(top / 127 if top else 1.0, -128, 127)
+
+    def requantizer(self, name: str, scale: float) -> tuple[int, int]:
+        """Multiplier and shift of a ratio of scales."""
+        try:
+            return requantizer(scale)
+        except ValueError as error:
+            raise OutOfRange(str(self.refuse(name, str(error)))) from error
+
+    # Rows and columns
+
+    def lines(self, name: str, rows: Ints, columns: Ints) -> tuple[Ints, Ints]:
+        """The one row of each line and the one column of each column of a demanded matrix."""
+        steady = np.all(rows == rows[:, :1]) and np.all(columns == columns[:1])
+        if not steady or np.any(np.diff(rows[:, 0]) != 1):
+            raise self.refuse(name, "rows and columns are mixed by a reshape or a choice of rows; legal: a run of rows")
+        return rows[:, 0], columns[0]
+
+    def separated(self, name: str, product: Product, elements: Ints) -> tuple[Ints, Ints]:
+        """Rows and columns of a product that make up a matrix of its elements."""
+        if np.any(elements < 0):
+            raise self.refuse(name, "constants among quantized products; legal: in the residual stream only")
+        return self.lines(name, *product.coordinates(elements))
+
+    def per_column(self, name: str, x: Floats, elements: Ints) -> Floats:
+        """One value per column of a factor or offset."""
+        chosen = x.reshape(-1)[elements]
+        if np.any(chosen != chosen[:1]):
+            raise self.refuse(name, "a bias or gain differs from row to row outside the residual stream")
+        return np.asarray(chosen[0], np.float64)
+
+    def uniform(self, name: str, view: Affine, demand: Ints) -> float:
+        """The one factor of all demanded elements; refused if there are several or an offset."""
+        chosen = demand[demand >= 0]
+        factors, offsets = view.factor.reshape(-1)[chosen], view.offset.reshape(-1)[chosen]
+        constant = np.any(view.index.reshape(-1)[chosen] < 0)
+        if constant or np.any(offsets) or not factors.size or np.ptp(factors) or factors[0] <= 0:
+            raise self.refuse(name, "scales or shifts quantized values element by element; legal: one positive factor")
+        return float(factors[0])
+
+    # Linear layers
+
+    def product_rows(self, key: str, demand: Ints, exact: bool, finish: Finish) -> Operand:
+        """Emit the demanded columns of a product, and select the demanded rows.
+
+        Args:
+            key: name of the tensor that the product becomes.
+            demand: its flat elements, ``[rows, columns]``.
+            exact: compute these rows only, not all that the tensor has.
+            finish: what happens to the sums.
+        """
+        product, index = self.patterns.product(finish.view.origin), finish.view.index.reshape(-1)
+        rows, columns = self.separated(key, product, pick(index, demand))
+        elements = _inverse(index, len(product.demand) * len(product.weights))[product.elements()[:, columns]]
+        have = rows if exact else np.flatnonzero((elements >= 0).all(axis=1))
+        memo = (key, np.concatenate([have, [-1], columns]).tobytes())
+        if memo not in self.made:
+            self.made[memo] = self.fresh(key)
+            source = Source(key, elements[have])
+            self.emit(product, self.finished(self.made[memo], source, have, columns, finish))
+        first = int(np.searchsorted(have, rows[0]))
+        return Operand(self.made[memo], first, len(rows), np.arange(len(columns)), finish.quantizer.scale)
+
+    def finished(self, name: str, source: Source, rows: Ints, columns: Ints, finish: Finish) -> Target:
+        """The target that a `Finish` describes."""
+        q, sums = finish.quantizer, finish.accumulator or finish.quantizer
+        factor = self.per_column(source.tensor, finish.view.factor, source.index)
+        offset = self.per_column(source.tensor, finish.view.offset, source.index)
+        limits = sums.scale, sums.low, sums.high
+        return Target(name, source, rows, columns, factor, offset, *limits, q.bits, q.scale, finish.table)
+
+    def emit(self, product: Product, target: Target) -> None:
+        """Append the linear layer that makes a target."""
+        demand = np.where((target.rows < 0)[:, None], -1, product.demand[target.rows])
+        x = self.operand(product.source, demand)
+        weights, scales = self.weights(product, target, x.scale)
+        unit = np.abs(target.factor) * x.scale * scales
+        weights = weights * np.sign(target.factor).astype(np.int64)[:, None]
+        pairs = [self.requantizer(product.node.outputs[0], float(s)) for s in unit / target.scale]
+        layer = Linear(
+            name=self.layer_name(product.node.name),
+            source=x.tensor,
+            target=target.name,
+            rows=x.rows,
+            weights=self.spread(product, weights, x),
+            bias=self.bias(product, target, unit),
+            multiplier=np.array([m for m, _ in pairs], np.int64),
+            shift=np.array([s for _, s in pairs], np.int64),
+            low=target.low,
+            high=target.high,
+            table=target.table,
+            addend=target.addend,
+            first_row=x.first_row,
+        )
+        self.layers.append(layer)
+        tensor = Tensor(target.name, layer.rows, layer.n, target.bits, target.scale_out)
+        self.add(tensor, target.source, *target.range)
+
+    def bias(self, product: Product, target: Target, unit: Floats) -> Ints:
+        """The bias in units of one product; note where these are coarser than the result."""
+        bias = quantize(target.offset / unit, 1.0, 53)
+        error = float(np.abs(target.offset - bias * unit).max(initial=0.0))
+        if error > target.scale:
+            self.notes.append(f"the bias of {product.node.name} is off by {error:g}: its products are coarser")
+        return bias
+
+    def weights(self, product: Product, target: Target, scale: float) -> tuple[Ints, Floats]:
+        """Integer weights of the target's columns, and the scale of each column."""
+        if not np.all(np.isfinite(target.offset)) or not np.all(target.factor):
+            raise self.fail(f"node {product.node}: infinite bias or zero gain; legal: finite, not zero")
+        if product.grid is None:
+            return _rounded(product.weights[target.columns], target, scale)
+        integers, scales = product.grid[0][target.columns], product.grid[1][target.columns]
+        if np.any(scales != scales[:, :1]):
+            raise self.fail(f"node {product.node}: weight scales along the inputs; legal: per output channel")
+        if np.abs(integers).max(initial=0) > 127:
+            worst = integers.flat[np.abs(integers).argmax()]
+            raise self.fail(f"node {product.node}: quantized weight {worst}; legal: -127 to 127, narrow range")
+        return integers, np.asarray(scales[:, 0], np.float64)
+
+    def spread(self, product: Product, weights: Ints, x: Operand) -> NDArray[np.int8]:
+        """Weights in the order of the source tensor's columns, zero for those not read."""
+        if len(np.unique(x.columns)) != len(x.columns):
+            raise self.fail(f"node {product.node}: reads a column of its input twice; legal: once")
+        result = np.zeros((len(weights), self.tensors[x.tensor].columns), np.int8)
+        result[:, x.columns] = weights
+        return result
+
+
+def _inverse(index: Ints, size: int) -> Ints:
+    """Which element of a view shows each element of its origin; -1 if none does."""
+    back = np.full(size, -1, np.int64)
+    used = index >= 0
+    back[index[used]] = np.flatnonzero(used)
+    return back
+
+
+def _rounded(weights: Floats, target: Target, scale: float) -> tuple[Ints, Floats]:
+    """Weights without a quantizer: 8 bit per column, coarse enough for the bias to fit too."""
+    base = np.abs(target.factor) * scale
+    least = np.maximum(np.abs(target.offset) / (base * 2**24), target.scale / (base * 2**30))
+    scales = np.maximum(np.abs(weights).max(axis=1) / 127, least)
+    return quantize(weights, scales[:, None], 8, narrow=True), scales

@@ -1,0 +1,79 @@
+"""How close the integer network is to the float model: cosine of every tensor."""
+
+from collections.abc import Mapping
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign.frontend.workload import Workload
+from codesign.ir.network import run
+from codesign.numerics.fixed_point import dequantize
+from codesign.quant.lower.lowering import Lowered
+from codesign.quant.match.graph import Graph
+
+
+def cosines(workload: Workload, lowered: Lowered, sample: Mapping[str, NDArray[np.generic]]) -> dict[str, float]:
+    """Cosine between what each layer computes and the float values that it stands for.
+
+    Args:
+        workload: the float model, its quantizers included.
+        lowered: its integer network.
+        sample: an array per model input.
+
+    Returns:
+        Cosine by layer name; 1 where both are zero.
+
+    Raises:
+        InputError: a sample that the model does not take.
+    """
+    golden = run(lowered.network, sample)
+    wanted = {lowered.sources[layer.target].tensor for layer in lowered.network if layer.target in lowered.sources}
+    floats = {name: value for name, value in workload.tensors(sample) if name in wanted}
+    found = {}
+    for layer in lowered.network:
+        source = lowered.sources.get(layer.target)
+        if source is None or source.tensor not in floats:
+            continue
+        reference = np.where(source.index < 0, 0.0, floats[source.tensor].reshape(-1)[source.index])
+        found[layer.name] = cosine(golden[layer.target], reference)
+    return found
+
+
+def local_cosines(workload: Workload, lowered: Lowered, sample: Mapping[str, NDArray[np.generic]]) -> dict[str, float]:
+    """Like `cosines`, but floats go on from the integers that a layer has made.
+
+    So each figure is about one layer, and what is rounded differently does not add up over the layers before.
+    """
+    golden, tensors = run(lowered.network, sample), lowered.network.tensors
+    graph, values = Graph(workload), dict(workload.constants)
+    values.update(islice(workload.tensors(sample), len(workload.inputs)))
+    found = {}
+    for node in workload.nodes:
+        made = graph.evaluate(node, [values[n] if n else None for n in node.inputs])
+        values.update((n, x) for n, x in zip(node.outputs, made, strict=False) if n)
+        for layer in (x for x in lowered.network if x.target in lowered.sources):
+            source = lowered.sources[layer.target]
+            if source.tensor in node.outputs:
+                own = np.asarray(values[source.tensor], np.float64).copy()
+                reference = np.where(source.index < 0, 0.0, own.reshape(-1)[source.index])
+                found[layer.name] = cosine(golden[layer.target], reference)
+                used = source.index >= 0
+                own.reshape(-1)[source.index[used]] = dequantize(golden[layer.target], tensors[layer.target].scale)[
+                    used
+                ]
+                values[source.tensor] = own
+    return found
+
+
+def cosine(a: NDArray[np.generic], b: NDArray[np.generic]) -> float:
+    """Cosine of the angle between two arrays of the same shape, 1 if both are zero.
+
+    >>> cosine(np.array([3, 4]), np.array([6.0, 8.0]))
+    1.0
+    """
+    x, y = (np.asarray(v, np.float64).reshape(-1) for v in (a, b))
+    lengths = float(np.sqrt(x @ x) * np.sqrt(y @ y))
+    if lengths == 0:
+        return float(not x.any() and not y.any())
+    return float(x @ y) / lengths

@@ -1,0 +1,526 @@
+"""From a float graph with quantizers to the integer network, exact where the file is exact.
+
+Scales come from the file's quantizers; where a matrix operand has none, from calibration data.
+With power-of-two scales every integer between two non-linear functions is the one that the file's
+own quantizers produce.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign.errors import InputError
+from codesign.frontend.operators.call import Array, Ints
+from codesign.frontend.workload import Workload, sample_shape
+from codesign.ir.network import Linear, Network, Output, Tensor, linears
+from codesign.numerics.fixed_point import accumulator_range, quantize, requantize, saturate_bits, signed_bits
+from codesign.quant.lower.emitter import WIDE, Finish, Operand, OutOfRange, Source, Target
+from codesign.quant.lower.mixture import Mixtures
+from codesign.quant.match.graph import Product, Quantizer
+from codesign.quant.match.normalize import normalized
+from codesign.quant.match.patterns import Patterns
+from codesign.quant.match.views import Affine, Floats, compose, pick
+
+ACCUMULATOR_BITS = 27
+"""Signed width that every sum of products, bias included, must provably fit."""
+
+
+@dataclass(frozen=True, eq=False)
+class Lowered:
+    """A network, and for each of its tensors the float values that it stands for."""
+
+    network: Network
+    sources: Mapping[str, Source]
+
+
+def lower(workload: Workload, *, calibration: Mapping[str, Array] | None = None) -> Network:
+    """Turn a workload into integer layers.
+
+    Args:
+        workload: float, or with quantizers.
+        calibration: samples per model input, samples first, for matrix operands without a quantizer in
+            the file; their scale then is the largest magnitude seen.
+
+    Raises:
+        InputError: what has no integer layer (all nodes at once), tensors without a scale, weights or
+            quantizers that no layer can hold, or an accumulator that may overflow.
+    """
+    return lower_traced(workload, calibration=calibration).network
+
+
+def lower_traced(workload: Workload, *, calibration: Mapping[str, Array] | None = None) -> Lowered:
+    """Like `lower`, and keep which values of the file each integer tensor stands for.
+
+    The workload is brought into one form first, so it does not matter which exporter wrote it.
+    """
+    workload = normalized(workload)
+    seen = maxima(workload, calibration) if calibration is not None else None
+    try:
+        return _Lowering(workload, Patterns(workload), seen).run()
+    except RecursionError as error:
+        raise InputError(f"{workload.name}: layers are nested too deeply; legal: about 100 in a row") from error
+
+
+def unscaled(workload: Workload) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Tensors for which layers need a scale and the file has none.
+
+    Returns:
+        Those that layers read with 8 bit, and those of the 16-bit residual stream. Once they have
+        quantizers there may be further ones, which depend on their scales.
+
+    Raises:
+        InputError: what `lower` refuses for other reasons.
+    """
+    lowering = _Lowering(workload, Patterns(workload), None)
+    lowering.check_structure()
+    lowering.residual_scale()
+    wide = tuple(dict.fromkeys(lowering.missing))
+    try:
+        lowering.run()
+    except InputError:
+        if not lowering.missing:
+            raise
+    return tuple(n for n in dict.fromkeys(lowering.missing) if n not in wide), wide
+
+
+def maxima(workload: Workload, calibration: Mapping[str, Array]) -> dict[str, float]:
+    """Largest magnitude of every tensor over all samples.
+
+    Args:
+        workload: what to evaluate.
+        calibration: an array per model input, samples first, equally many of each.
+    """
+    found: dict[str, float] = {}
+    for sample in each_sample(workload, calibration):
+        for name, value in workload.tensors(sample):
+            if value.dtype.kind == "f" and value.size:
+                found[name] = max(found.get(name, 0.0), float(np.abs(value).max()))
+    return found
+
+
+def each_sample(workload: Workload, calibration: Mapping[str, Array]) -> list[dict[str, Array]]:
+    """One dictionary of inputs per sample, from an array per model input, samples first.
+
+    Raises:
+        InputError: other names than the model's inputs, unequal counts, or no sample.
+    """
+    names = sorted(workload.inputs)
+    if sorted(calibration) != names:
+        raise InputError(f"{workload.name}: calibration arrays {sorted(calibration)}; legal: {names}")
+    arrays = {name: np.asarray(calibration[name]) for name in names}
+    counts = {len(a) if a.ndim else 0 for a in arrays.values()}
+    if len(counts) != 1 or counts == {0}:
+        raise InputError(f"{workload.name}: calibration has {sorted(counts)} samples; legal: equally many, at least 1")
+    return [{name: a[i] for name, a in arrays.items()} for i in range(counts.pop())]
+
+
+@dataclass(frozen=True, eq=False)
+class _Chain:
+    """A 16-bit tensor, seen through its quantizers.
+
+    Attributes:
+        last: the affine view inside all quantizers.
+        inner: for each element of the tensor the element of ``last``; -1 is a constant.
+        table: constants that are added after the first quantizer.
+        quantized: whether there is one.
+    """
+
+    last: Affine
+    inner: Ints
+    table: Floats
+    quantized: bool
+
+    @property
+    def element(self) -> Ints:
+        """For each element of the tensor the element of the origin; -1 is a constant."""
+        return pick(self.last.index, self.inner)
+
+    def offset(self) -> Floats:
+        """What the view inside the quantizers adds."""
+        chosen = self.last.offset.reshape(-1)[np.maximum(self.inner, 0)]
+        return np.where(self.inner < 0, 0.0, chosen)
+
+    def factor(self) -> Floats:
+        """What the view inside the quantizers multiplies with."""
+        return np.asarray(self.last.factor.reshape(-1)[np.maximum(self.inner, 0)])
+
+
+@dataclass
+class _Lowering(Mixtures):
+    """The residual stream, the model's outputs, and the proofs."""
+
+    def run(self) -> Lowered:
+        self.check_structure()
+        try:
+            self.residual = self.residual_scale()
+            for name in [n for n, kind in self.patterns.kinds.items() if kind == "sum"]:
+                self.wide(name)
+            outputs = tuple(self.output(name) for name in self.workload.outputs)
+        except (OutOfRange, ValueError) as error:
+            self.check_scales()
+            raise error if isinstance(error, InputError) else self.fail(str(error)) from error
+        self.check_scales()
+        self.check_accumulators()
+        network = Network(
+            name=self.workload.name,
+            tensors=self.tensors,
+            layers=tuple(self.layers),
+            inputs=tuple(self.inputs),
+            outputs=outputs,
+            constants=self.constants,
+            notes=tuple(dict.fromkeys(self.notes)),
+        )
+        return Lowered(network, self.sources)
+
+    # Proofs
+
+    def check_structure(self) -> None:
+        """Name everything without an integer layer at once."""
+        faults = [(node, reason) for node, reason in self.patterns.unknown()]
+        for name, kind in self.patterns.kinds.items():
+            if kind == "quant" and (reason := self.patterns.quantizer_fault(self.patterns.node(name))):
+                faults.append((self.patterns.node(name), reason))
+        if faults:
+            text = "; ".join(f"{node}: {reason}" for node, reason in faults)
+            raise self.fail(f"{len(faults)} nodes have no integer layer: {text}")
+
+    def check_scales(self) -> None:
+        """Name every tensor that lacks a scale."""
+        if self.missing:
+            names = ", ".join(dict.fromkeys(self.missing))
+            raise self.fail(f"no quantizer for {names}; legal: a quantized model, or calibration data (--calibrate)")
+
+    def check_accumulators(self) -> None:
+        """Prove that no partial sum leaves `ACCUMULATOR_BITS`."""
+        bad = []
+        for layer in linears(self.layers):
+            low, high = accumulator_range(layer.weights, layer.bias, *self.ranges[layer.source])
+            width = signed_bits(low, high)
+            bad += [f"{layer.name} needs {width}"] if width > ACCUMULATOR_BITS else []
+        if bad:
+            raise self.fail(f"accumulators: {', '.join(bad)} bits; legal: at most {ACCUMULATOR_BITS}")
+
+    # The scale of the residual stream
+
+    def residual_scale(self) -> float:
+        """One scale for the whole residual stream."""
+        kinds = self.patterns.kinds
+        streams = [n for n, kind in kinds.items() if kind == "sum"]
+        streams += [self.patterns.norm(n).source for n, kind in kinds.items() if kind == "norm"]
+        streams += [n for n in self.workload.outputs if self.ends_wide(self.patterns.affine(n))]
+        streams += [n for mixture in self.patterns.mixtures.values() for n in mixture.outputs]
+        streams += [part for s in streams if self.patterns.kind(s) == "sum" for part in self.carried(s)]
+        quantizers = [q for s in streams for q in self.stream_quantizers(s)]
+        found = {q.scale for q in quantizers if q.bits == 16}
+        if found and max(found) > 256 * min(found):
+            raise self.fail(f"residual scales {sorted(found)}; legal: one, or within a factor of 256")
+        if len(found) > 1:
+            self.notes.append(f"residual scales {sorted(found)} differ in the file; the largest serves all of them")
+        if found or not streams:
+            return max(found, default=1.0)
+        return self.residual_from_bytes(quantizers) if quantizers else self.residual_from_data(streams)
+
+    def carried(self, name: str) -> list[str]:
+        """The parts of a sum that norms or the model's inputs bring into the residual stream."""
+        parts = self.patterns.node(name).inputs
+        return [n for n in parts if self.kind(self.patterns.affine(n)) in ("norm", "input")]
+
+    def stream_quantizers(self, name: str) -> list[Quantizer]:
+        """Quantizers of a residual tensor and, for a sum, of its two parts."""
+        found, view = [], self.patterns.affine(name)
+        while self.kind(view) == "quant":
+            found.append(self.patterns.quantizer(view.origin))
+            view = self.patterns.affine(self.patterns.quantized(view.origin))
+        if self.kind(view) == "sum":
+            views = [self.patterns.affine(n) for n in self.patterns.node(view.origin).inputs]
+            found += [self.patterns.quantizer(v.origin) for v in views if self.kind(v) == "quant"]
+        return found
+
+    def residual_from_bytes(self, quantizers: list[Quantizer]) -> float:
+        """A scale for a stream that the file quantizes to 8 bit: finer, and with headroom for sums."""
+        scale = min(q.scale for q in quantizers) / 16
+        self.notes.append(f"residual scale {scale:g} is a sixteenth of the file's finest 8-bit scale there")
+        return scale
+
+    def residual_from_data(self, streams: list[str]) -> float:
+        """The smallest power of two with which 16 bits hold everything that calibration showed."""
+        if self.seen is None:
+            self.missing += streams
+            return 1.0
+        parts = [n for s in streams if self.patterns.kind(s) == "sum" for n in self.patterns.node(s).inputs]
+        top = max(self.seen.get(n, 0.0) for n in (*streams, *parts)) or 1.0
+        top = max(top, *(largest_gain(self.patterns, n) for n in streams))
+        scale = 2.0 ** math.ceil(math.log2(top / WIDE[1]))
+        self.notes.append(f"residual scale {scale:g} is the smallest power of two that holds the calibrated {top:g}")
+        return scale
+
+    # The 16-bit residual stream
+
+    def stream(self, name: str) -> tuple[str, int]:
+        """The 16-bit tensor, and its first row, that holds the rows of a tensor."""
+        view = self.patterns.affine(name)
+        width = self.workload.shapes[name][-1]
+        if view.pure and self.workload.shapes[view.origin][-1] == width:
+            elements = view.index.reshape(-1, width)
+            rows, columns = self.lines(name, elements // width, elements % width)
+            if np.array_equal(columns, np.arange(width)):
+                return self.wide(view.origin), int(rows[0])
+        return self.wide(name), 0
+
+    def wide(self, name: str) -> str:
+        """Make a whole tensor available as signed 16 bit at the residual scale, one row per last axis."""
+        memo = (name, b"wide")
+        if memo not in self.made:
+            chain = self.chain(name)
+            kind = self.kind(chain.last)
+            if kind == "sum":
+                self.made[memo] = self.sum(name, chain)
+            elif kind == "product":
+                self.made[memo] = self.wide_product(name, chain, None)
+            elif kind in ("norm", "input"):
+                self.made[memo] = self.brought(name, chain)
+            elif kind == "mixture":
+                self.made[memo] = self.joined(name, chain, None)
+            else:
+                raise self.refuse(chain.last.origin, _unsummable(kind))
+        return self.made[memo]
+
+    def chain(self, name: str) -> _Chain:
+        """Look through 16-bit quantizers and constant tables."""
+        view = self.patterns.affine(name)
+        element = np.arange(view.index.size, dtype=np.int64)
+        table, quantized = np.zeros(view.index.size), False
+        while self.kind(view) == "quant":
+            quantized = True
+            self.check_stream_quantizer(view)
+            table = table + np.where(element < 0, 0.0, view.offset.reshape(-1)[element])
+            element = pick(view.index, element)
+            view = self.patterns.affine(self.patterns.quantized(view.origin))
+        if not view.origin:
+            raise self.refuse(name, "a constant residual stream; legal: a computed one")
+        return _Chain(view, element, table, quantized)
+
+    def check_stream_quantizer(self, view: Affine) -> None:
+        """Note what becomes of a quantizer that is not the stream's own."""
+        q, node = self.patterns.quantizer(view.origin), self.patterns.node(view.origin)
+        if np.any(view.factor[view.index >= 0] != 1):
+            raise self.refuse(view.origin, "its values are scaled in the residual stream; legal: added only")
+        if (q.scale, q.low, q.high) != (self.residual, *WIDE):
+            before = f"{q.low} to {q.high} with scale {q.scale:g}"
+            self.notes.append(f"quantizer {node.name} ({before}) becomes 16 bit with scale {self.residual:g}")
+
+    def sum(self, name: str, chain: _Chain) -> str:
+        """A residual add: a matrix product onto a 16-bit tensor."""
+        origin = chain.last.origin
+        if not chain.last.pure or not np.array_equal(chain.element, np.arange(chain.element.size)):
+            raise self.refuse(name, "the residual stream is rearranged or scaled; legal: rows are selected after it")
+        if np.any(chain.table):
+            raise self.refuse(name, "a constant is added to a residual sum; legal: to an embedding")
+        if origin != name:
+            made = self.wide(origin)
+            if chain.element.size == self.sources[made].index.size:
+                self.sources[made] = Source(name, self.sources[made].index)
+            return made
+        parts = self.patterns.node(origin).inputs
+        chains = [self.chain(part) for part in parts]
+        usable = [i for i, c in enumerate(chains) if self.addable(c)]
+        if not usable:
+            kinds = " and ".join(self.kind(c.last) for c in chains)
+            raise self.refuse(origin, f"adds {kinds}; legal: a matrix product onto a residual stream")
+        which = usable[0] if len(usable) == 1 or self.read_elsewhere(parts[1]) else 1
+        return self.joined(name, chains[which], self.wide(parts[1 - which]))
+
+    def addable(self, chain: _Chain) -> bool:
+        """Whether a layer adds a tensor to the residual stream."""
+        return self.kind(chain.last) == "mixture" or (self.kind(chain.last) == "product" and self.steady(chain))
+
+    def joined(self, name: str, chain: _Chain, addend: str | None) -> str:
+        """A matrix product or a mixture of experts, onto a tensor if there is one."""
+        if self.kind(chain.last) == "product":
+            return self.wide_product(name, chain, addend)
+        whole = np.array_equal(chain.element, np.arange(chain.element.size))
+        if not (whole and chain.last.pure) or np.any(chain.table):
+            raise self.refuse(name, "a mixture of experts is rearranged or scaled; legal: added to the residual stream")
+        return self.mixture(name, chain.last.origin, addend)
+
+    def brought(self, name: str, chain: _Chain) -> str:
+        """A norm or a model input as residual stream, all of it and in order."""
+        whole = Affine(chain.last.origin, chain.element, chain.factor(), chain.offset())
+        memo = (whole.origin, b"".join(x.tobytes() for x in (whole.index, whole.factor, whole.offset)))
+        if np.any(chain.table) or np.any(chain.element < 0):
+            raise self.refuse(name, "constants are joined or added to the residual stream; legal: to an embedding")
+        if memo not in self.made:
+            self.made[memo] = self.fresh(name)
+            if self.kind(whole) == "norm":
+                self.check_order(name, whole)
+                self.emit_norm(self.made[memo], name, whole, self.residual, 16)
+            else:
+                self.wide_input(self.made[memo], name, whole)
+        return self.made[memo]
+
+    def check_order(self, name: str, whole: Affine) -> None:
+        """Refuse a norm whose rows or columns are rearranged behind it."""
+        if not np.array_equal(whole.index, np.arange(math.prod(self.workload.shapes[whole.origin]))):
+            raise self.refuse(name, "a norm is rearranged in the residual stream; legal: rows are selected after it")
+
+    def wide_input(self, target: str, name: str, whole: Affine) -> None:
+        """A model input as signed 16 bit at the residual scale."""
+        element = np.arange(whole.index.size).reshape(-1, self.workload.shapes[name][-1])
+        scale = self.residual / self.uniform(name, whole, element)
+        gather = pick(whole.index, element)
+        tensor = Tensor(target, len(gather), gather.shape[1], 16, scale)
+        self.add_input(whole.origin, tensor, gather, Source(name, element), WIDE)
+
+    def steady(self, chain: _Chain) -> bool:
+        """Whether a chain is a product with at most a bias per column."""
+        width = len(self.patterns.product(chain.last.origin).weights)
+        if np.any(chain.table) or np.any(chain.element < 0) or chain.element.size % width:
+            return False
+        offsets = chain.offset().reshape(-1, width)
+        return bool(np.all(offsets == offsets[:1]))
+
+    def read_elsewhere(self, name: str) -> bool:
+        """Whether more than one node reads a tensor."""
+        return sum(name in node.inputs for node in self.workload.nodes) > 1
+
+    def wide_product(self, name: str, chain: _Chain, addend: str | None) -> str:
+        """A matrix product as signed 16 bit, onto a tensor or a constant table if there is one.
+
+        A bias that the file quantizes together with the product stays the product's, and rows that are
+        constants give it back; otherwise it is part of the table.
+        """
+        product, width = self.patterns.product(chain.last.origin), self.workload.shapes[name][-1]
+        element, table = chain.element.reshape(-1, width), chain.table.reshape(-1, width)
+        rows, columns = self.embedded_rows(name, product, element)
+        computed, offsets = element >= 0, chain.offset().reshape(-1, width)
+        factor, bias = (_first(x.reshape(-1, width), computed) for x in (chain.factor(), offsets))
+        if np.any(computed & (chain.factor().reshape(-1, width) != factor)):
+            raise self.refuse(name, "a gain differs from row to row; legal: per column")
+        if np.any(computed & (offsets != bias)) or not (chain.quantized or np.all(computed)):
+            bias, table = np.zeros(width), table + offsets
+        else:
+            table = table + np.where(computed, 0.0, offsets)
+        source, made = Source(name, np.arange(element.size).reshape(-1, width)), self.fresh(name)
+        goal = Target(made, source, rows, columns, factor, bias, self.residual, *WIDE, 16, self.residual, None, addend)
+        if addend is None and (np.any(table) or not np.all(computed)):
+            goal = replace(goal, addend=self.table(name, table))
+        self.emit(product, goal)
+        self.correct_table(goal, computed)
+        return made
+
+    def embedded_rows(self, name: str, product: Product, element: Ints) -> tuple[Ints, Ints]:
+        """Row of the product for each row (-1: a constant row), and the columns."""
+        rows, columns = product.coordinates(element)
+        used = np.flatnonzero(np.any(element >= 0, axis=1))
+        if not used.size or np.any(element[used] < 0):
+            raise self.refuse(name, "constants inside rows of the residual stream; legal: whole rows")
+        if np.any(rows[used] != rows[used][:, :1]) or np.any(columns[used] != columns[used][:1]):
+            raise self.refuse(name, "rows and columns of the residual stream are mixed; legal: tokens as rows")
+        result = np.full(len(element), -1, np.int64)
+        result[used] = rows[used][:, 0]
+        return result, columns[used[0]]
+
+    def table(self, name: str, values: Floats) -> str:
+        """Record a constant table of the residual stream; its name."""
+        made = self.fresh(f"{name}.table")
+        integers = quantize(values, self.residual, 32)
+        if np.any(saturate_bits(integers, 16) != integers):
+            top = f"constants up to {np.abs(values).max():g} exceed 16 bits at scale {self.residual:g}"
+            raise OutOfRange(str(self.refuse(name, top)))
+        self.constants[made] = integers.astype(np.int16)
+        return made
+
+    def correct_table(self, goal: Target, computed: NDArray[np.bool_]) -> None:
+        """Take the bias back out of rows that are constants: their products are zero, their bias is not."""
+        layer = self.layers[-1]
+        if not isinstance(layer, Linear) or goal.addend not in self.constants:
+            return
+        bias = requantize(layer.bias, layer.multiplier, layer.shift, layer.low, layer.high)
+        table = self.constants[goal.addend].astype(np.int64)
+        fixed = np.where(computed, table, table - bias)
+        if np.any(saturate_bits(fixed, 16) != fixed):
+            raise OutOfRange(str(self.refuse(goal.name, "a constant row minus the bias exceeds 16 bits")))
+        self.constants[goal.addend] = fixed.astype(np.int16)
+
+    # Outputs
+
+    def output(self, name: str) -> Output:
+        """What a model output is."""
+        view = self.patterns.affine(name)
+        if not view.origin:
+            raise self.fail(f"output {name} is constant; legal: a computed one")
+        shape = self.workload.shapes[name]
+        demand = np.arange(math.prod(shape), dtype=np.int64).reshape(-1, shape[-1] if shape else 1)
+        source = self.output_tensor(name, view, demand)
+        if self.tensors[source].shape != demand.shape:
+            raise self.refuse(name, "the model's output is a part of a layer; legal: all of it")
+        return Output(name, sample_shape(shape), source)
+
+    def output_tensor(self, name: str, view: Affine, demand: Ints) -> str:
+        """The tensor that holds an output, row by row."""
+        kind = self.kind(view)
+        if kind == "product":
+            return self.output_product(name, view, demand)
+        if kind == "sum" or self.ends_wide(view):
+            return self.wide(name)
+        if kind == "quant" and self.patterns.quantizer(view.origin).bits == 16:
+            inner = compose(self.patterns.affine(self.patterns.quantized(view.origin)), view.index)
+            finish = Finish(self.patterns.quantizer(view.origin), inner)
+            return self.whole(name, self.product_rows(name, demand, True, finish))
+        found = self.operand(name, demand, exact=True)
+        if found.scale != self.tensors[found.tensor].scale:
+            raise self.refuse(name, "a scaled quantized output; legal: quantized last")
+        return self.whole(name, found)
+
+    def ends_wide(self, view: Affine) -> bool:
+        """Whether a 16-bit quantizer, or a norm of a post-norm model, ends the residual stream."""
+        if self.kind(view) == "norm":
+            return self.patterns.post_norm and "operand" not in self.patterns.uses.get(view.origin, ())
+        if self.kind(view) != "quant" or self.patterns.quantizer(view.origin).bits != 16:
+            return False
+        inner = self.patterns.affine(self.patterns.quantized(view.origin))
+        return not (view.pure and self.kind(inner) == "product" and bool(np.all(inner.index >= 0)))
+
+    def whole(self, name: str, found: Operand) -> str:
+        """The tensor of an operand that is all of it."""
+        if not found.whole(self.tensors[found.tensor]):
+            raise self.refuse(name, "the model's output is a part of a layer; legal: all of it")
+        return found.tensor
+
+    def output_product(self, name: str, view: Affine, demand: Ints) -> str:
+        """A matrix product without a quantizer: 16 bit, with a scale that provably holds it."""
+        product = self.patterns.product(view.origin)
+        rows, columns = self.separated(name, product, pick(view.index, demand))
+        scale = self.operand(product.source, product.demand[rows]).scale
+        factor, offset = (x.reshape(-1)[demand[0]] for x in (view.factor, view.offset))
+        weights = np.abs(product.weights[columns] * factor[:, None])
+        step = np.abs(factor) * product.grid[1][columns, 0] if product.grid else weights.max(axis=1) / 127
+        error = step / 256 if product.grid else step * weights.shape[1]
+        reach = float(((weights.sum(axis=1) + error) * 128 * scale + np.abs(offset)).max())
+        q = Quantizer(2.0 ** math.ceil(math.log2(max(reach, 1e-30) * 1.001 / WIDE[1])), *WIDE)
+        self.notes.append(f"output {name} is signed 16 bit with scale {q.scale:g}, which holds every result")
+        return self.whole(name, self.product_rows(name, demand, True, Finish(q, view)))
+
+
+def _first(x: Floats, used: NDArray[np.bool_]) -> Floats:
+    """The first row of which every element is used."""
+    return np.asarray(x[int(used.all(axis=1).argmax())], np.float64)
+
+
+def largest_gain(patterns: Patterns, name: str) -> float:
+    """The largest gain of the norm that makes a tensor, 0 without one; a norm's gain has the bits of its output."""
+    view = patterns.affine(name)
+    if not view.origin or patterns.kind(view.origin) != "norm":
+        return 0.0
+    return float(np.abs(view.factor).max(initial=0.0))
+
+
+def _unsummable(kind: str) -> str:
+    reasons = {
+        "function": "a function's output in the residual stream; legal: a matrix product's",
+        "matmul": "attention's output in the residual stream; legal: a projection of it",
+    }
+    return reasons.get(kind, f"{kind} values in the residual stream; legal: a matrix product's")

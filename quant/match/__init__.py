@@ -1,0 +1,1 @@
+"""Structure in a float graph: what its nodes are for."""

@@ -1,0 +1,1 @@
+"""Open synthesis, and the resource formulas fitted to it."""

@@ -1,0 +1,1 @@
+"""Protocol benches of single engines in cocotb."""

@@ -1,0 +1,1 @@
+"""Building the simulator and driving it."""

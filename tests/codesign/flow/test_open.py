@@ -1,0 +1,102 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from codesign.bundle.files import read_bundle, write_bundle
+from codesign.bundle.serialize import json_bytes
+from codesign.errors import BundleError, InputError
+from codesign.flow.open import QUANTIZED, contents, fidelity, model_faults
+from codesign.flow.samples import random_samples, samples_of
+from codesign.frontend import zoo as models
+
+Change = Callable[[dict[str, bytes]], None]
+
+
+def edit_json(name: str, change: Callable[[dict[str, object]], object]) -> Change:
+    def edit(inside: dict[str, bytes]) -> None:
+        document = json.loads(inside[name])
+        change(document)
+        inside[name] = json_bytes(document)
+
+    return edit
+
+
+def flip(name: str) -> Change:
+    return lambda inside: inside.update({name: bytes([inside[name][0] ^ 1]) + inside[name][1:]})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        flip("program.bin"),
+        flip("weights.bin"),
+        flip("network.npz"),
+        lambda inside: inside.pop("network.npz"),
+        lambda inside: inside.pop("design.json"),
+        lambda inside: inside.pop("report.json"),
+        edit_json("design.json", lambda d: d.update(version=99)),
+        edit_json("design.json", lambda d: d.update(design=[])),
+        edit_json("design.json", lambda d: d["design"]["engines"].pop("linear")),  # type: ignore[index]
+        edit_json("design.json", lambda d: d["design"]["memories"].clear()),  # type: ignore[index]
+        edit_json("design.json", lambda d: d["design"]["engines"]["linear"].update(t_in=0)),  # type: ignore[index]
+        edit_json("report.json", lambda d: d.update(cycles=[])),
+        lambda inside: [inside.pop(name) for name in list(inside) if name.endswith(".v")],
+    ],
+)
+def test_a_bundle_with_parts_of_another_is_refused(built: Path, tmp_path: Path, change: Change) -> None:
+    inside = dict(read_bundle(built).files)
+    change(inside)
+    write_bundle(tmp_path / "b", inside)
+    with pytest.raises(BundleError):
+        contents(read_bundle(tmp_path / "b"))
+
+
+def test_a_shipped_model_has_no_faults(mlp: Path) -> None:
+    bundle = read_bundle(mlp)
+    held = contents(bundle)
+    arrays, _ = models.heldout("digits-mlp")
+    assert model_faults(bundle, held, samples_of(held.network, arrays)[:3]) == []
+
+
+def test_another_model_file_is_a_fault(mlp: Path, tmp_path: Path) -> None:
+    inside = {**read_bundle(mlp).files, "model.onnx": models.original("digits-vit")}
+    write_bundle(tmp_path / "b", inside)
+    bundle = read_bundle(tmp_path / "b")
+    held = contents(bundle)
+    faults = model_faults(bundle, held, random_samples(held.network, 1, 0))
+    assert [fault for fault in faults if "multiply-accumulates" in fault]
+    assert [fault for fault in faults if fault == "network.npz is not what model.onnx lowers to"]
+
+
+def test_a_product_has_no_model_file_to_compare_with(built: Path) -> None:
+    bundle = read_bundle(built)
+    assert model_faults(bundle, contents(bundle), []) == []
+
+
+def test_the_file_that_calibration_made_is_what_the_network_is_compared_with(mlp: Path, tmp_path: Path) -> None:
+    write_bundle(tmp_path / "b", {**read_bundle(mlp).files, QUANTIZED: models.original("digits-vit")})
+    bundle = read_bundle(tmp_path / "b")
+    held = contents(bundle)
+    faults = model_faults(bundle, held, random_samples(held.network, 1, 0))
+    assert len([fault for fault in faults if "multiply-accumulates" in fault]) == 1  # model.onnx is as it was
+    assert "network.npz is not what quantized.onnx lowers to" in faults
+
+
+def test_fidelity_is_the_smallest_cosine_of_each_layer(mlp: Path) -> None:
+    bundle = read_bundle(mlp)
+    held = contents(bundle)
+    arrays, _ = models.heldout("digits-mlp")
+    samples = samples_of(held.network, arrays)[:4]
+    each = [fidelity(bundle, held, [sample]) for sample in samples]
+    found = fidelity(bundle, held, samples)
+    assert list(found) == [layer.name for layer in held.network]
+    assert found == {name: min(one[name] for one in each) for name in found}
+    assert min(found.values()) > 0.999
+
+
+def test_fidelity_needs_a_file_with_quantizers(built: Path) -> None:
+    bundle = read_bundle(built)
+    with pytest.raises(InputError, match="no model file with quantizers"):
+        fidelity(bundle, contents(bundle), [])

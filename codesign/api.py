@@ -26,9 +26,9 @@ from codesign.errors import InputError
 from codesign.flow.bundle import Bundle, Quantized
 from codesign.flow.doctor import Doctor, examine
 from codesign.flow.report_update import recorded
-from codesign.flow.run import Ran
+from codesign.flow.run import RunResult
 from codesign.flow.samples import load_arrays, samples_of
-from codesign.flow.verify import Checked, Request, checked
+from codesign.flow.verify import VerifyRequest, VerifyResult, checked
 from codesign.frontend import zoo as _models
 from codesign.frontend.workload import Workload
 from codesign.ir.network import Network
@@ -252,7 +252,7 @@ def sweep(
     """
     from codesign.sweeps import sweep as sweeps
 
-    request = sweeps.Request(
+    request = sweeps.SweepRequest(
         sweeps.names(model), sweeps.names(board), sweeps.clocks(clock_mhz), sweeps.texts(budget),
         sweeps.LIMIT if limit is None else limit, exact, axes=sweeps.texts(axis), folders=_folders(),
     )  # fmt: skip
@@ -292,7 +292,7 @@ def open(dir: str | Path) -> Bundle:
 
 def verify(
     dir: str | Path, kernel: str | None = None, waves: bool = False, seed: int = 0, images: int = 3, synth: str = "none"
-) -> Checked:
+) -> VerifyResult:
     """Compares golden model, cycle model and simulated Verilog of a bundle, and writes the result into its report.
 
     Args:
@@ -311,7 +311,7 @@ def verify(
         CheckError: the hardware reports an error or breaks a protocol.
         ToolError: the simulator or the compiler is missing or fails.
     """
-    request = Request(str(dir), kernel, waves, seed, images, synth)
+    request = VerifyRequest(str(dir), kernel, waves, seed, images, synth)
     held = open(dir)
     return checked(held.stored, held.contents, request)
 
@@ -322,7 +322,7 @@ def run(
     labels: str | Path | None = None,
     target: str = "golden",
     output: str | Path | None = None,
-) -> Ran:
+) -> RunResult:
     """Runs samples from a file on a bundle.
 
     Args:
@@ -424,7 +424,7 @@ def _short(model: str | Path) -> str:
     return _NAME.sub("-", stem).strip("-.") or "model"
 
 
-def _graded(held: Bundle, found: Ran) -> Ran:
+def _graded(held: Bundle, found: RunResult) -> RunResult:
     """The same with its accuracy in the report, in the bundle's folder too."""
 
     def noted(report: Report) -> Report:

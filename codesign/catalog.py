@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Source(Generic[T]):
+class CatalogSource(Generic[T]):
     """Where one thing comes from.
 
     Attributes:
@@ -46,7 +46,7 @@ class Catalog(Generic[T]):
     """
 
     kind: str
-    sources: tuple[Source[T], ...]
+    sources: tuple[CatalogSource[T], ...]
     also: str = ""
 
     @property
@@ -87,28 +87,28 @@ class Catalog(Generic[T]):
                 _LOG.warning("%s", " ".join(str(error).split()))
         return found
 
-    def _by_name(self) -> dict[str, list[Source[T]]]:
-        found: dict[str, list[Source[T]]] = {}
+    def _by_name(self) -> dict[str, list[CatalogSource[T]]]:
+        found: dict[str, list[CatalogSource[T]]] = {}
         for source in self.sources:
             found.setdefault(source.name, []).append(source)
         return found
 
-    def _usable(self) -> dict[str, Source[T]]:
+    def _usable(self) -> dict[str, CatalogSource[T]]:
         """Of each name the source that ships, or else the only one."""
         return {name: found[0] for name, found in self._by_name().items() if found[0].shipped or len(found) == 1}
 
-    def _clash(self, found: list[Source[T]]) -> str:
+    def _clash(self, found: list[CatalogSource[T]]) -> str:
         name, (first, *others) = f"{self.kind} {found[0].name!r}", found
         if first.shipped:
             return f"{name} of {_listed(others)} is refused: codesign ships one; legal: another name"
         return f"{name} comes from {_listed(found)}; legal: one of them"
 
 
-def _listed(sources: list[Source[T]]) -> str:
+def _listed(sources: list[CatalogSource[T]]) -> str:
     return " and ".join(source.origin for source in sources)
 
 
-def offered(kind: str, group: str, check: Callable[[str, object], T]) -> Iterator[Source[T]]:
+def offered(kind: str, group: str, check: Callable[[str, object], T]) -> Iterator[CatalogSource[T]]:
     """Sources of all that installed packages offer through an entry point group.
 
     Args:
@@ -118,7 +118,9 @@ def offered(kind: str, group: str, check: Callable[[str, object], T]) -> Iterato
     """
     for entry in entry_points(group=group):
         origin = _origin(entry)
-        yield Source(entry.name, origin, partial(guarded, kind, entry.name, origin, partial(_checked, entry, check)))
+        yield CatalogSource(
+            entry.name, origin, partial(guarded, kind, entry.name, origin, partial(_checked, entry, check))
+        )
 
 
 def _origin(entry: EntryPoint) -> str:

@@ -20,8 +20,8 @@ from codesign.dse import strategies
 from codesign.errors import CodesignError, InputError, ToolError
 from codesign.flow.bundle import Bundle, Quantized
 from codesign.flow.doctor import Doctor
-from codesign.flow.run import Ran
-from codesign.flow.verify import Checked
+from codesign.flow.run import RunResult
+from codesign.flow.verify import VerifyResult
 from codesign.frontend.zoo import Model
 from codesign.report.report import Report
 from codesign.target.board import Board, Key
@@ -153,7 +153,7 @@ def _show_bundle(found: Bundle) -> Answer:
     return Answer({"path": str(found.path), **found.report.to_json()}, "\n".join(lines))
 
 
-def _show_checked(found: Checked) -> Answer:
+def _show_checked(found: VerifyResult) -> Answer:
     data = {
         name: {
             "passed": result.passed,
@@ -173,7 +173,7 @@ def _show_checked(found: Checked) -> Answer:
     return Answer(document, "\n".join(lines), 0 if found.passed else 1)
 
 
-def _counted(found: Checked) -> list[str]:
+def _counted(found: VerifyResult) -> list[str]:
     """What synthesis counted beside what the formulas say, by part."""
     if found.synthesized is None:
         return []
@@ -185,7 +185,7 @@ def _counted(found: Checked) -> list[str]:
     return [table(rows)]
 
 
-def _verdict(found: Checked) -> list[str]:
+def _verdict(found: VerifyResult) -> list[str]:
     if found.kernel is None:
         return [f"{'verified' if found.passed else 'FAILED':10} {found.report.verdict()}"]
     rows = [["layer", "bits", "cycles", "modelled"]]
@@ -196,7 +196,7 @@ def _verdict(found: Checked) -> list[str]:
     return [table(rows), f"{found.kernel}: {'every layer agrees' if found.passed else 'FAILED'}"]
 
 
-def _show_ran(found: Ran) -> Answer:
+def _show_ran(found: RunResult) -> Answer:
     report = found.report
     rows = [["what", "value", "evidence"], ["samples", str(found.samples), found.target]]
     if found.accuracy is not None:

@@ -22,7 +22,7 @@ _COUNTED = re.compile(r"(dump_module)\$\d+")
 
 
 @dataclass
-class Target:
+class VerilogTarget:
     """The platform handed to ``elaborate``: what the Verilog is for.
 
     Attributes:
@@ -53,7 +53,7 @@ class SharedComponent(wiring.Component):
     """A component that is elaborated once per distinct `module_name` and instantiated elsewhere.
 
     Subclasses implement ``module_name`` (unique for class and parameters) and ``build``.
-    Without a `Target` (in Amaranth's own simulator) they elaborate in place.
+    Without a `VerilogTarget` (in Amaranth's own simulator) they elaborate in place.
     """
 
     @property
@@ -71,7 +71,7 @@ class SharedComponent(wiring.Component):
 
     def elaborate(self, platform: object) -> Elaboratable:
         """In place, or as an instance of the shared module."""
-        if not isinstance(platform, Target):
+        if not isinstance(platform, VerilogTarget):
             return self.build(platform)
         platform.modules.setdefault(self.module_name, self)
         m = Module()
@@ -105,7 +105,7 @@ class Resettable(Elaboratable):
 
     def elaborate(self, platform: object) -> Elaboratable:
         """In place, or as an instance of the module."""
-        if not isinstance(platform, Target):
+        if not isinstance(platform, VerilogTarget):
             return ResetInserter(self._clear)(self.interface)
         platform.modules[self.module_name] = self
         m = Module()
@@ -137,7 +137,7 @@ def _ports(component: wiring.Component) -> list[tuple[str, str, ValueCastable]]:
     return found
 
 
-def generate(component: wiring.Component, name: str, target: Target | None = None) -> Sources:
+def generate(component: wiring.Component, name: str, target: VerilogTarget | None = None) -> Sources:
     """Verilog of a component and of every shared module below it.
 
     Args:
@@ -145,7 +145,7 @@ def generate(component: wiring.Component, name: str, target: Target | None = Non
         name: module name of the top.
         target: what the Verilog is for; behavioural multipliers if not given.
     """
-    target = target or Target()
+    target = target or VerilogTarget()
     with uncollected():
         texts = {name: _rtlil(component, component, name, target)}
         written: dict[str, str] = {}
@@ -159,7 +159,7 @@ def generate(component: wiring.Component, name: str, target: Target | None = Non
     return Sources(name, dict(sorted(files.items())), ports)
 
 
-def regenerate(units: Iterable["SharedComponent | Resettable"], target: Target) -> dict[str, str]:
+def regenerate(units: Iterable["SharedComponent | Resettable"], target: VerilogTarget) -> dict[str, str]:
     """File name to Verilog of some modules of a design again, for another target."""
     texts: dict[str, str] = {}
     written: dict[str, str] = {}
@@ -169,7 +169,7 @@ def regenerate(units: Iterable["SharedComponent | Resettable"], target: Target) 
 
 
 def _describe(
-    unit: "SharedComponent | Resettable", target: Target, texts: dict[str, str], written: dict[str, str]
+    unit: "SharedComponent | Resettable", target: VerilogTarget, texts: dict[str, str], written: dict[str, str]
 ) -> None:
     """Adds a module to those in Yosys' language or to those written in Verilog."""
     text = unit.verilog()
@@ -183,7 +183,7 @@ def _flat(value: ValueCastable) -> ValueCastable:
     return value.as_value() if isinstance(value, ValueCastable) else value
 
 
-def _rtlil(elaboratable: Elaboratable, interface: wiring.Component, name: str, target: Target) -> str:
+def _rtlil(elaboratable: Elaboratable, interface: wiring.Component, name: str, target: VerilogTarget) -> str:
     ports = {port: (_flat(value), None) for port, _, value in _ports(interface)}
     return str(rtlil.convert(elaboratable, name=name, platform=target, ports=ports, emit_src=False))
 

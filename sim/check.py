@@ -22,7 +22,7 @@ from codesign.errors import CheckError, NothingFits
 from codesign.hw.system import top
 from codesign.ir.network import Ints, Layer, Linear, Network, Output, Tensor, counts, run
 from codesign.sim.verilator.simulator import Library, MemoryPorts, Simulator, compile_design
-from codesign.target.board import Memory
+from codesign.target.board import BoardMemory
 from codesign.target.design import Design
 from codesign.target.engines import RING, kernel_of
 from codesign.timing.cycles import exact
@@ -104,7 +104,7 @@ class SimulatedAccelerator:
         """
         s = self.simulator
         for name, place in self.image.inputs.items():
-            host.put(s.dram, place, inputs[name])
+            host.write_matrix(s.dram, place, inputs[name])
         for place in self.image.outputs.values():
             s.dram[place.address : place.address + place.size] = 0x5A
         before = s.traffic()
@@ -116,7 +116,7 @@ class SimulatedAccelerator:
             for a, b in zip(before, s.traffic(), strict=True)
         ]
         return Inference(
-            outputs={name: host.take(s.dram, place) for name, place in self.image.outputs.items()},
+            outputs={name: host.read_matrix(s.dram, place) for name, place in self.image.outputs.items()},
             cycles=s.axil_read(top.CYCLES_LOW) | s.axil_read(top.CYCLES_HIGH) << 32,
             busy=self._counters(top.BUSY),
             waiting=self._counters(top.WAIT),
@@ -147,7 +147,7 @@ class SimulatedAccelerator:
             raise CheckError(f"the run stopped at command {index}: {_CODES.get(code, f'error {code}')}")
 
 
-def memory_ports(memory: Memory) -> MemoryPorts:
+def memory_ports(memory: BoardMemory) -> MemoryPorts:
     """The simulated memory of a board."""
     return MemoryPorts(
         ports=memory.ports,
@@ -162,7 +162,12 @@ def memory_ports(memory: Memory) -> MemoryPorts:
 
 
 def compiled(
-    files: Mapping[str, str], memory: Memory, *, waves: bool = False, optimize: str = "-O1", cache: Path | None = None
+    files: Mapping[str, str],
+    memory: BoardMemory,
+    *,
+    waves: bool = False,
+    optimize: str = "-O1",
+    cache: Path | None = None,
 ) -> Library:
     """A generated design as a library that runs behind the board's memory; from the cache if it was compiled before.
 
@@ -176,7 +181,7 @@ def compiled(
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class VerifySubject:
     """What is verified.
 
     Attributes:
@@ -266,7 +271,7 @@ class Verification:
 
 
 def verify(
-    subject: Subject, library: Library, samples: Sequence[Sample], *, rerun: str = "", waves: Path | None = None
+    subject: VerifySubject, library: Library, samples: Sequence[Sample], *, rerun: str = "", waves: Path | None = None
 ) -> Verification:
     """Runs samples back to back without reset and compares bits, cycles and bytes.
 
@@ -297,7 +302,7 @@ def verify(
     )
 
 
-def _modelled(subject: Subject, goldens: Sequence[Mapping[str, Ints]]) -> Iterator[int]:
+def _modelled(subject: VerifySubject, goldens: Sequence[Mapping[str, Ints]]) -> Iterator[int]:
     """Cycles of every inference; they differ only where some work depends on data."""
     found: int | None = None
     for golden in goldens:
@@ -308,7 +313,7 @@ def _modelled(subject: Subject, goldens: Sequence[Mapping[str, Ints]]) -> Iterat
 
 
 def _inferences(
-    subject: Subject, library: Library, goldens: Sequence[Mapping[str, Ints]], waves: Path | None
+    subject: VerifySubject, library: Library, goldens: Sequence[Mapping[str, Ints]], waves: Path | None
 ) -> Iterator[Inference]:
     with SimulatedAccelerator(library, host.image_of(subject.program), subject.identity) as accelerator:
         if waves is not None:
@@ -323,7 +328,7 @@ def _equal(outputs: Mapping[str, Ints], golden: Mapping[str, Ints]) -> bool:
     return all(np.array_equal(matrix, golden[name]) for name, matrix in outputs.items())
 
 
-def _traffic_faults(subject: Subject, runs: Sequence[Inference]) -> Iterator[str]:
+def _traffic_faults(subject: VerifySubject, runs: Sequence[Inference]) -> Iterator[str]:
     expected = program_traffic(subject.program, subject.design.word_bytes)
     for index, inference in enumerate(runs):
         found = inference.read_bytes, inference.write_bytes
@@ -335,7 +340,7 @@ def _traffic_faults(subject: Subject, runs: Sequence[Inference]) -> Iterator[str
 
 
 def _located(
-    subject: Subject, library: Library, wrong: Sequence[tuple[int, Mapping[str, Ints]]], runs: Sequence[Inference]
+    subject: VerifySubject, library: Library, wrong: Sequence[tuple[int, Mapping[str, Ints]]], runs: Sequence[Inference]
 ) -> list[Mismatch]:
     """One mismatch per wrong image; the first image's is traced to its layer, the others name the output."""
     found = [_at_output(subject, index, golden, runs[index]) for index, golden in wrong]
@@ -345,13 +350,13 @@ def _located(
     return found
 
 
-def _at_output(subject: Subject, image: int, golden: Mapping[str, Ints], inference: Inference) -> Mismatch:
+def _at_output(subject: VerifySubject, image: int, golden: Mapping[str, Ints], inference: Inference) -> Mismatch:
     name = next(n for n, matrix in inference.outputs.items() if not np.array_equal(matrix, golden[n]))
     layer = next(layer for layer in subject.network if layer.target == name)
     return _mismatch(subject, image, layer, golden[name], inference.outputs[name])
 
 
-def _mismatch(subject: Subject, image: int, layer: Layer, expected: Ints, got: Ints, column: int = 0) -> Mismatch:
+def _mismatch(subject: VerifySubject, image: int, layer: Layer, expected: Ints, got: Ints, column: int = 0) -> Mismatch:
     row, place = (int(x) for x in np.argwhere(expected != got)[0])
     engines = subject.design.engines
     engine = runners(subject.network, engines)[subject.network.layers.index(layer)]
@@ -368,7 +373,7 @@ def _mismatch(subject: Subject, image: int, layer: Layer, expected: Ints, got: I
     )
 
 
-def _first_layer(subject: Subject, library: Library, image: int, golden: Mapping[str, Ints]) -> Mismatch | None:
+def _first_layer(subject: VerifySubject, library: Library, image: int, golden: Mapping[str, Ints]) -> Mismatch | None:
     """The first layer whose result differs, seen through networks cut off behind it; None if none can be seen."""
     for count, layer in enumerate(subject.network.layers, start=1):
         _LOG.info("looking into layer %s", layer.name)
@@ -380,7 +385,7 @@ def _first_layer(subject: Subject, library: Library, image: int, golden: Mapping
     return None
 
 
-def _run_probe(subject: Subject, library: Library, probe: Network, golden: Mapping[str, Ints]) -> Ints:
+def _run_probe(subject: VerifySubject, library: Library, probe: Network, golden: Mapping[str, Ints]) -> Ints:
     image = host.image_of(compile_network(probe, subject.design))
     with SimulatedAccelerator(library, image) as accelerator:
         return accelerator.infer(golden).outputs[PROBE]

@@ -94,11 +94,13 @@ def run_program(
         for sample in samples:
             golden = run(network, sample)
             for name, place in program.inputs.items():
-                host.put(simulator.dram, place, golden[name])
+                host.write_matrix(simulator.dram, place, golden[name])
             simulator.step(_refill(design.board))
             start(simulator, program)
             simulator.run_until_irq(20_000_000)
-            equal = all(np.array_equal(host.take(simulator.dram, p), golden[n]) for n, p in program.outputs.items())
+            equal = all(
+                np.array_equal(host.read_matrix(simulator.dram, p), golden[n]) for n, p in program.outputs.items()
+            )
             failed = simulator.axil_read(top.ERROR)
             outcomes.append(Outcome(equal and not failed, simulator.axil_read(top.CYCLES_LOW), modelled))
     return outcomes

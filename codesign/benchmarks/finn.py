@@ -41,7 +41,7 @@ def finn_rows(python: Path | None = None) -> list[Row]:
     made = plan(MODEL, Board.load(_BOARD))
     need = total(resources(made.design))
     cycles, block_rams = made.timing.total, 2 * int(need.bram36)
-    ours = finn_estimates.Row("ours, RTL, modelled", cycles, cycles, int(need.dsp), block_rams, int(need.lut))
+    ours = finn_estimates.EstimateRow("ours, RTL, modelled", cycles, cycles, int(need.dsp), block_rams, int(need.lut))
     _LOG.info("%s", finn_estimates.table(found, [ours]))
     params = {**made.design.linear, "word_bytes": made.design.word_bytes}
     hls = hls_cycles(made.network, params), hls_dsp(params)
@@ -59,7 +59,7 @@ def _estimates(python: Path | None) -> Estimates:
         return finn_estimates.computed(python, Path(folder))
 
 
-def _beside(ours: finn_estimates.Row, estimate: Estimate, version: str) -> list[Row]:
+def _beside(ours: finn_estimates.EstimateRow, estimate: Estimate, version: str) -> list[Row]:
     """Figure by figure; block RAM in halves of 18 Kbit."""
     theirs, case = estimate.row, f"{MODEL}@{_BOARD}:finn-{estimate.target_cycles}"
     source = f"finn-plus {version}, estimated, {estimate.target_cycles} cycles asked"

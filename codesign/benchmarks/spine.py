@@ -20,7 +20,7 @@ from codesign.dse.planner import plain
 from codesign.errors import CheckError, InputError, ToolError
 from codesign.flow.build import plan, tools
 from codesign.flow.samples import random_samples, samples_of
-from codesign.frontend import zoo as models
+from codesign.frontend import zoo
 from codesign.hw.system import accelerator
 from codesign.ir.network import Network, run
 from codesign.sim.check import Inference, Sample, SimulatedAccelerator, compiled, memory_ports
@@ -107,7 +107,7 @@ BENCHES: Mapping[str, Callable[[Options], Sequence[Row]]] = {"spine": _spine, "s
 def _transformer() -> list[Row]:
     """digits-vit on all held-out images: predictions, speed of simulation, cycles, time to build."""
     case, made = f"digits-vit@{BOARD}", plan("digits-vit", Board.load(BOARD))
-    arrays, labels = models.heldout("digits-vit")
+    arrays, labels = zoo.heldout("digits-vit")
     samples = samples_of(made.network, arrays)
     runs, seconds = _simulated(_library(made.design), made.network, made.program, made.design, samples)
     output = made.network.outputs[0].source
@@ -141,7 +141,7 @@ def _build_seconds(model: str) -> float:
 def _products() -> list[Row]:
     """Three matrix products on one accelerator, whose array is chosen for the first."""
     board = Board.load(BOARD)
-    design = plain(models.gemm(1024, 1024, 1024), board, tools())
+    design = plain(zoo.gemm(1024, 1024, 1024), board, tools())
     hardware = accelerator.sources(design)
     library = compiled(hardware.simulated, board.memory)
     per_dsp = design.multipliers / accelerator.multipliers(hardware.sources.files)
@@ -155,7 +155,7 @@ def _products() -> list[Row]:
 
 def _product(library: Library, design: Design, sizes: tuple[int, int, int], goal: float | None) -> list[Row]:
     case = f"gemm:{'x'.join(map(str, sizes))}:int8@{BOARD}"
-    network = models.gemm(*sizes)
+    network = zoo.gemm(*sizes)
     program = compile_network(network, design)
     modelled, model_seconds = _modelled(program, design)
     runs, seconds = _simulated(library, network, program, design, list(random_samples(network, 1, 0)))
@@ -177,7 +177,7 @@ def _half_bandwidth(library: Library, design: Design) -> Row:
     """The largest product again, with half the memory's bytes per second."""
     memory = design.board.memory
     board = design.board.with_overrides([f"memory.bytes_per_second={memory.bytes_per_second // 2}"])
-    slower, network = replace(design, board=board), models.gemm(1024, 1024, 1024)
+    slower, network = replace(design, board=board), zoo.gemm(1024, 1024, 1024)
     program = compile_network(network, slower)
     slow_library = replace(library, memory=memory_ports(board.memory))
     runs, _ = _simulated(slow_library, network, program, slower, list(random_samples(network, 1, 0)))

@@ -32,7 +32,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
-class Bundle:
+class StoredBundle:
     """A bundle whose every file has been checked against its hash.
 
     Attributes:
@@ -85,7 +85,7 @@ def write_bundle(path: Path, files: Mapping[str, bytes]) -> None:
         raise InputError(f"cannot write bundle {path}: {error.strerror or error}") from error
 
 
-def read_bundle(path: Path, limit_bytes: int = LIMIT_BYTES) -> Bundle:
+def read_bundle(path: Path, limit_bytes: int = LIMIT_BYTES) -> StoredBundle:
     """Reads a bundle and checks every file; files that ``bundle.json`` does not list are ignored.
 
     Args:
@@ -97,7 +97,7 @@ def read_bundle(path: Path, limit_bytes: int = LIMIT_BYTES) -> Bundle:
     """
     try:
         entries = _entries(path, limit_bytes)
-        return Bundle(path, {name: _checked(path, name, *entries[name]) for name in sorted(entries)})
+        return StoredBundle(path, {name: _checked(path, name, *entries[name]) for name in sorted(entries)})
     except OSError as error:
         raise BundleError(f"cannot read bundle {path}: {error.strerror or error}") from error
 

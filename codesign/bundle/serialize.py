@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.compiler.program import Place, Program
+from codesign.compiler.program import DramMatrix, Program
 from codesign.errors import BundleError
 from codesign.ir import network as _ir
 from codesign.ir.network import Input, Layer, Network, Output, Tensor
-from codesign.target.board import Available, Board, Energy, Memory
+from codesign.target.board import Available, Board, BoardMemory, Energy
 from codesign.target.design import Design
 from codesign.target.engines import kernels
 
@@ -169,7 +169,7 @@ def _board(document: Mapping[str, Any]) -> Board:
         **{
             **document,
             "resources": Available(**document["resources"]),
-            "memory": Memory(**document["memory"]),
+            "memory": BoardMemory(**document["memory"]),
             "energy": None if energy is None else Energy(**energy),
         }
     )
@@ -194,7 +194,7 @@ def program_document(program: Program) -> dict[str, object]:
     }
 
 
-def read_places(document: Any) -> dict[str, Place]:
+def read_places(document: Any) -> dict[str, DramMatrix]:
     """Places by tensor name.
 
     Raises:
@@ -203,9 +203,9 @@ def read_places(document: Any) -> dict[str, Place]:
     return _guarded("design.json", lambda: {str(name): _place(item) for name, item in document.items()})
 
 
-def _place(document: Mapping[str, Any]) -> Place:
+def _place(document: Mapping[str, Any]) -> DramMatrix:
     _whole({name: value for name, value in document.items() if name != "name"})
-    place = Place(**document)
+    place = DramMatrix(**document)
     if place.bits not in (8, 16) or place.columns * place.bits > 8 * place.pitch:
         raise ValueError(f"{place}; legal: 8 or 16 bits and rows of at least columns * bits")
     return place

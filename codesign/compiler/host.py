@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.compiler.program import Place, Program
+from codesign.compiler.program import DramMatrix, Program
 from codesign.ir.network import Ints, Network, input_golden
 
 Bytes = NDArray[np.uint8]
@@ -35,8 +35,8 @@ class Image:
     count: int
     constants: bytes
     constants_at: int
-    inputs: Mapping[str, Place]
-    outputs: Mapping[str, Place]
+    inputs: Mapping[str, DramMatrix]
+    outputs: Mapping[str, DramMatrix]
     dram_bytes: int
     engines: tuple[str, ...]
 
@@ -71,15 +71,15 @@ def load(dram: Bytes, image: Image) -> None:
         dram[at : at + len(data)] = np.frombuffer(data, np.uint8)
 
 
-def put(dram: Bytes, place: Place, matrix: NDArray[np.integer]) -> None:
+def write_matrix(dram: Bytes, place: DramMatrix, matrix: NDArray[np.integer]) -> None:
     """Writes a matrix to its place; padding becomes zero.
 
     Raises:
         ValueError: a wrong shape, or values that do not fit the place's bits.
 
     >>> dram = np.zeros(8, np.uint8)
-    >>> put(dram, Place("a", 0, 2, 3, 4, 8), np.array([[1, 2, 3], [4, 5, -1]]))
-    >>> dram.tolist(), take(dram, Place("a", 0, 2, 3, 4, 8)).tolist()
+    >>> write_matrix(dram, DramMatrix("a", 0, 2, 3, 4, 8), np.array([[1, 2, 3], [4, 5, -1]]))
+    >>> dram.tolist(), read_matrix(dram, DramMatrix("a", 0, 2, 3, 4, 8)).tolist()
     ([1, 2, 3, 0, 4, 5, 255, 0], [[1, 2, 3], [4, 5, -1]])
     """
     kind = _kind(place)
@@ -93,13 +93,13 @@ def put(dram: Bytes, place: Place, matrix: NDArray[np.integer]) -> None:
     dram[place.address : place.address + place.size] = rows.view(np.uint8).ravel()
 
 
-def take(dram: Bytes, place: Place) -> Ints:
+def read_matrix(dram: Bytes, place: DramMatrix) -> Ints:
     """The matrix at a place."""
     raw = np.ascontiguousarray(dram[place.address : place.address + place.size])
     return raw.view(_kind(place)).reshape(place.rows, -1)[:, : place.columns].astype(np.int64)
 
 
-def _kind(place: Place) -> np.dtype[np.signedinteger]:
+def _kind(place: DramMatrix) -> np.dtype[np.signedinteger]:
     return np.dtype("<i1" if place.bits == 8 else "<i2")
 
 

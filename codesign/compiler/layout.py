@@ -192,7 +192,7 @@ class NetworkAnalysis:
     Attributes:
         runs: engine of every layer.
         shapes: rows and columns of every tensor and constant.
-        births: tensors and constants in the order in which they come to life, with the step.
+        definitions: tensors and constants in the order in which they come to life, with the step.
         last: step after which a tensor's bytes may be written again, by tensor.
         padders: by tensor the layer and the engine that decide how its columns are padded.
         tables: number of every linear layer's 8-bit table; equal ones have one number.
@@ -206,7 +206,7 @@ class NetworkAnalysis:
         self.network, self.runs = network, runners(network, engines)
         self.shapes: dict[str, tuple[int, ...]] = {name: table.shape for name, table in network.constants.items()}
         self.shapes |= {name: tensor.shape for name, tensor in network.tensors.items()}
-        self.births, self.last = list(self._births()), self._last_use()
+        self.definitions, self.last = list(self._definitions()), self._last_use()
         self.padders: dict[str, tuple[Layer, str]] = {}
         for layer, engine in zip(network, self.runs, strict=True):
             if engine != RING and command_kernel(engine).padding:
@@ -239,7 +239,7 @@ class NetworkAnalysis:
             self._homes[key] = homes(self.network, self.runs, memories)
         return self._homes[key]
 
-    def _births(self) -> Iterator[tuple[int, str]]:
+    def _definitions(self) -> Iterator[tuple[int, str]]:
         """Tensors in the order in which they come to life, with the step."""
         for put in self.network.inputs:
             yield -1, put.target
@@ -400,7 +400,7 @@ class Layout:
         last = self.analysis.last
         live: dict[str, list[tuple[int, int, int]]] = {}
         regions: dict[str, Region] = {}
-        for step, name in self.analysis.births:
+        for step, name in self.analysis.definitions:
             memory, pitch, rows = self.home[name], self.pitch[name], self.analysis.shapes[name][0]
             taken = sorted(block for block in live.get(memory, []) if block[2] >= step)
             base = 0

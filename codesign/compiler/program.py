@@ -19,7 +19,7 @@ from codesign.ir.network import Layer, Linear, Network
 from codesign.target.commands import RELEASE, USE_TABLE, Command, Span, ordered
 from codesign.target.design import Design
 from codesign.target.engines import COMMAND_BYTES, LUT, MOVERS, RING, command_kernel, engine_names, kernel_for
-from codesign.target.kernel import Columns, Number, Params, ceil_div, larger, padded, smaller
+from codesign.target.kernel import Columns, Number, Params, ceil_div, maximum, minimum, padded
 
 PAGE = 4096
 FETCH_LEAD = 4
@@ -30,7 +30,7 @@ _KEPT = 128
 
 
 @dataclass(frozen=True)
-class Place:
+class DramMatrix:
     """A matrix in DRAM: byte address, shape, bytes per row and bits per element."""
 
     name: str
@@ -72,8 +72,8 @@ class Program:
     list_at: int
     constants: bytes
     constants_at: int
-    inputs: Mapping[str, Place]
-    outputs: Mapping[str, Place]
+    inputs: Mapping[str, DramMatrix]
+    outputs: Mapping[str, DramMatrix]
     dram_bytes: int
     engines: tuple[str, ...]
 
@@ -106,9 +106,9 @@ def block_tiles(rows: int, ib: Number, ob: Number, linear: Params, row_group: Nu
         linear: n_l, ring_words and table_words.
         row_group: most rows per command.
     """
-    again: Number = (rows > smaller(linear["n_l"], row_group)) * 1
-    kept = smaller(linear["table_words"], larger(linear["ring_words"] // ib, 1))
-    return smaller(ob, again * kept + (1 - again) * linear["table_words"])
+    again: Number = (rows > minimum(linear["n_l"], row_group)) * 1
+    kept = minimum(linear["table_words"], maximum(linear["ring_words"] // ib, 1))
+    return minimum(ob, again * kept + (1 - again) * linear["table_words"])
 
 
 def compile_network(network: Network, design: Design, *, bare: bool = False) -> Program:
@@ -223,8 +223,8 @@ class _Emitter:
     t_in: int
     row_group: int
     constants_at: int
-    inputs: Mapping[str, Place]
-    outputs: Mapping[str, Place]
+    inputs: Mapping[str, DramMatrix]
+    outputs: Mapping[str, DramMatrix]
     commands: list[Command] = field(default_factory=list)
     fetches: list[tuple[int, Command]] = field(default_factory=list)
     image: bytearray = field(default_factory=bytearray)
@@ -257,15 +257,15 @@ class _Emitter:
         return len(loaded) if memory == LUT else loaded.index(memory)
 
 
-def _host_places(found: Layout) -> tuple[dict[str, Place], dict[str, Place], int]:
+def _host_places(found: Layout) -> tuple[dict[str, DramMatrix], dict[str, DramMatrix], int]:
     """DRAM places of inputs and outputs from address 0 on, and the address behind them."""
     network, address = found.network, 0
-    places: list[dict[str, Place]] = [{}, {}]
+    places: list[dict[str, DramMatrix]] = [{}, {}]
     ports = [[(put.name, put.target) for put in network.inputs], [(out.name, out.source) for out in network.outputs]]
     for side, names in zip(places, ports, strict=True):
         for name, tensor_name in names:
             tensor = network.tensors[tensor_name]
-            place = Place(name, address, tensor.rows, tensor.columns, found.pitch[tensor_name], tensor.bits)
+            place = DramMatrix(name, address, tensor.rows, tensor.columns, found.pitch[tensor_name], tensor.bits)
             side[tensor_name] = place
             address += ceil_div(place.size, PAGE) * PAGE
     return places[0], places[1], address
@@ -311,7 +311,7 @@ def _behind_loads(emit: _Emitter) -> tuple[list[Command], int]:
     return fetches, max(loads, default=-1) + 1
 
 
-class _Block(NamedTuple):
+class _WeightBlock(NamedTuple):
     """Tiles ``first`` to ``first + tiles`` of a layer, of ``ib`` weight words each; ``k`` times ``n`` weights."""
 
     first: int
@@ -330,7 +330,7 @@ def _linear(emit: _Emitter, layer: Linear, most: int) -> None:
     found = emit.layout
     ib, ob = found.tiles(layer, emit.t_in)
     cuts = [(first, min(most, ob - first)) for first in range(0, ob, most)]
-    blocks = [_Block(first, tiles, ib, ib * emit.t_in, tiles * found.t_out) for first, tiles in cuts]
+    blocks = [_WeightBlock(first, tiles, ib, ib * emit.t_in, tiles * found.t_out) for first, tiles in cuts]
     packed = _pack_weights(emit, layer, blocks)
     streamed = found.regions[layer.target].streamed
     again = streamed and len(blocks) > 1
@@ -363,7 +363,7 @@ class _Part(NamedTuple):
     writes: tuple[Span, ...]
     first: int
 
-    def command(self, layer: Linear, block: _Block, *, release: bool) -> Command:
+    def command(self, layer: Linear, block: _WeightBlock, *, release: bool) -> Command:
         """The command of a block."""
         fields = self.fields.copy()
         fields["ob"] = block.tiles
@@ -458,7 +458,7 @@ def _store_rows(emit: _Emitter, name: str, first: int, rows: int) -> None:
     emit.commands.append(_transfer("store", memory, emit.layout, emit.outputs[name], name, first, rows))
 
 
-def _transfer(engine: str, memory: int, found: Layout, place: Place, name: str, first: int, rows: int) -> Command:
+def _transfer(engine: str, memory: int, found: Layout, place: DramMatrix, name: str, first: int, rows: int) -> Command:
     """Loads or stores some rows of a tensor."""
     region, word = found.regions[name], found.widths.word
     span = region.span(first, rows)
@@ -471,11 +471,11 @@ def _transfer(engine: str, memory: int, found: Layout, place: Place, name: str, 
     return Command(engine, fields, reads=(span,), label=name)
 
 
-def _pack_weights(emit: _Emitter, layer: Linear, blocks: list[_Block]) -> dict[int, Command]:
+def _pack_weights(emit: _Emitter, layer: Linear, blocks: list[_WeightBlock]) -> dict[int, Command]:
     """Puts the layer's blocks into the image: requantization table, then weights, as the array consumes them."""
     t_out, word, packed = emit.layout.t_out, emit.layout.widths.word, list[tuple[Any, Any]]()
 
-    def data(block: _Block) -> bytes:
+    def data(block: _WeightBlock) -> bytes:
         if not packed:
             packed.append(_packed(emit, layer, blocks))
         rows, tiles = packed[0]
@@ -491,7 +491,7 @@ def _pack_weights(emit: _Emitter, layer: Linear, blocks: list[_Block]) -> dict[i
     return fetches
 
 
-def _packed(emit: _Emitter, layer: Linear, blocks: list[_Block]) -> tuple[NDArray[np.uint64], NDArray[np.int8]]:
+def _packed(emit: _Emitter, layer: Linear, blocks: list[_WeightBlock]) -> tuple[NDArray[np.uint64], NDArray[np.int8]]:
     """The layer's requantization table and weights, tile by tile."""
     found, t_in, t_out, ib = emit.layout, emit.t_in, emit.layout.t_out, blocks[0].ib
     inputs, outputs = found.columns[layer.source], found.columns[layer.target]
@@ -506,7 +506,7 @@ def _packed(emit: _Emitter, layer: Linear, blocks: list[_Block]) -> tuple[NDArra
 
 
 class _Placed:
-    """Where the matrices of a layer lie, in words of its engine's ports; see `codesign.target.kernel.Place`."""
+    """Where the matrices of a layer lie, in words of its engine's ports; see `codesign.target.kernel.Placement`."""
 
     def __init__(self, found: Layout, step: int, layer: Layer, engine: str) -> None:
         self.layout, self.constants = found, found.constants[step]

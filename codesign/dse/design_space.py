@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from codesign.compiler.program import Program, compile_network, program_traffic
 from codesign.dse.energy_terms import ENERGY, EnergyTerms
 from codesign.dse.engine_minima import EngineTables
-from codesign.dse.planner import OWN, RESOURCES, Choice, Planner, Tools, available
+from codesign.dse.planner import OWN, RESOURCES, DesignChoice, HardwareQueries, Planner, available
 from codesign.errors import CheckError, InputError, NothingFits
 from codesign.ir.network import Linear, Network
 from codesign.solver.branch import Progress
-from codesign.solver.exact import Refine, search
+from codesign.solver.exact import ExactScorer, search
 from codesign.solver.front import Front
 from codesign.solver.problem import Inputs, Problem, Term, monotone, peak, total
 from codesign.target.board import Board, clocks, port_counts
@@ -64,7 +64,7 @@ class DesignSpace:
     """
 
     def __init__(
-        self, network: Network, board: Board, tools: Tools, *, budget: Mapping[str, int] | None = None
+        self, network: Network, board: Board, tools: HardwareQueries, *, budget: Mapping[str, int] | None = None
     ) -> None:
         self.network, self.board, self.tools = network, board, tools
         self.limit = available(board, budget or {})
@@ -111,10 +111,10 @@ class DesignSpace:
 
     def design(self, point: Mapping[str, int]) -> Design:
         """The design of a point, its memories sized for the network."""
-        return self.planner.design(Choice.of(point))
+        return self.planner.design(DesignChoice.of(point))
 
     def named(self, point: Mapping[str, int]) -> Design:
-        """The design with such parameters; those left out are as in `codesign.dse.planner.Choice`.
+        """The design with such parameters; those left out are as in `codesign.dse.planner.DesignChoice`.
 
         Raises:
             InputError: a parameter that there is not, or a value that no design has.
@@ -127,7 +127,7 @@ class DesignSpace:
         if min(point.values(), default=1) < 1:
             raise InputError(f"design {dict(point)}; legal: whole numbers from 1")
         try:
-            choice = Choice.of(point)
+            choice = DesignChoice.of(point)
             design = self.planner.design(choice)
         except ValueError as error:
             raise InputError(f"design: {error}") from error
@@ -177,9 +177,9 @@ class DesignSpace:
             compiled_run()  # the bounds ask for runs too
             scorer = _Scorer(self, timed)
             told = getattr(progress, "timed", None)
-            refine = Refine(
-                timed, scorer.score, told=told, glance=scorer.glance, lift=scorer.lift, recall=scorer.recall,
-                spare=_RINGS,
+            refine = ExactScorer(
+                timed, scorer.score, told=told, cheap_bound=scorer.cheap_bound, tight_bound=scorer.tight_bound,
+                cached_score=scorer.cached_score, spare=_RINGS,
             )  # fmt: skip
         return search(self.problem(objectives), refine=refine, progress=progress, cells=_CELLS)
 
@@ -294,7 +294,7 @@ class DesignSpace:
         """
         if not self._energetic:
             raise InputError(f"{ENERGY} on board {self.board.name}: no table [energy]; legal: a board file with one")
-        fixed = self.planner.design(Choice()).engines
+        fixed = self.planner.design(DesignChoice()).engines
         return EnergyTerms(self.network, self.board, self.tools.kernels, fixed, self.axes).terms()
 
     @cached_property
@@ -334,7 +334,7 @@ class DesignSpace:
 
     def _engine_term(self, name: str, engine: str, value: Callable[[Params], Any]) -> Term:
         """What an engine says of all its parameters; those that are no axes follow from the network."""
-        fixed = self.planner.design(Choice()).engines[engine]
+        fixed = self.planner.design(DesignChoice()).engines[engine]
 
         def formula(inputs: Inputs) -> Any:
             params: dict[str, Any] = {**fixed, **{axis: inputs[axis] for axis in self._engine_axes[engine]}}
@@ -505,17 +505,17 @@ class _Scorer:
         key = self._key(point)
         self._runs.setdefault(self._engines(point), []).append((key, run))
         self._begun.setdefault(self._begin(key), []).append(run)
-        return self._said(point, run)
+        return self._objectives(point, run)
 
-    def recall(self, point: Mapping[str, int]) -> tuple[float, ...] | None:
+    def cached_score(self, point: Mapping[str, int]) -> tuple[float, ...] | None:
         """What is asked for if the design is known to run as one that was scored."""
         rings, known = (point["ring_words"], point["table_words"]), self._runs.get(self._engines(point), [])
         runs = [(key, run) for key, run in known if run.runs(rings, run.need)]
         mine = self._key(point) if runs else ()
         run = next((run for key, run in runs if key == mine), None)
-        return None if run is None else self._said(point, run)
+        return None if run is None else self._objectives(point, run)
 
-    def _said(self, point: Mapping[str, int], run: _Run) -> tuple[float, ...]:
+    def _objectives(self, point: Mapping[str, int], run: _Run) -> tuple[float, ...]:
         """What is asked for of a design that runs so; energy counts all that it has."""
         found = {"latency_us": run.cycles * 1e6 / point["clock_hz"]}
         tools = self.space.tools
@@ -540,11 +540,11 @@ class _Scorer:
                     found.append(((number, group), timing.stop[index], timing.early[index]))
         return tuple(found)
 
-    def glance(self, points: Inputs) -> NDArray[np.float64]:
+    def cheap_bound(self, points: Inputs) -> NDArray[np.float64]:
         """Bounds of what is asked for of many designs; rings hold back weights in them."""
         return self._least(points, self._rough)
 
-    def lift(self, points: Inputs) -> NDArray[np.float64]:
+    def tight_bound(self, points: Inputs) -> NDArray[np.float64]:
         """The same, better and dearer."""
         return self._least(points, self._fine)
 
@@ -568,11 +568,11 @@ class _Scorer:
         found: dict[tuple[int, int], NDArray[np.int64]] = {}
         rows, back = np.unique(self._begins(points), axis=0, return_inverse=True)
         for row, (*begin, ring, table) in enumerate(rows.tolist()):
-            for place, cycle in self._told((*begin,), (ring, table)).items():
+            for place, cycle in self._known_prefix((*begin,), (ring, table)).items():
                 found.setdefault(place, np.zeros(len(rows), np.int64))[row] = cycle
         return {place: cycles[back] for place, cycles in found.items()}
 
-    def _told(self, begin: tuple[int, ...], rings: tuple[int, int]) -> dict[tuple[int, int], int]:
+    def _known_prefix(self, begin: tuple[int, ...], rings: tuple[int, int]) -> dict[tuple[int, int], int]:
         """The same of one design."""
         runs = self._begun.get(begin, [])
         return {place: cycle for run in runs for place, cycle, need in run.begun if run.runs(rings, need)}

@@ -15,7 +15,7 @@ from codesign.ir.network import Layer, Linear, Network
 from codesign.solver.problem import Inputs, Term, monotone
 from codesign.target.board import Board
 from codesign.target.engines import COMMAND_BYTES, RING, command_kernel, kernel_for
-from codesign.target.kernel import Columns, Kernel, Params, Resources, ceil_div, joules, larger
+from codesign.target.kernel import Columns, Kernel, Params, Resources, ceil_div, joules, maximum
 from codesign.timing.bound.schedule import kernel_of_layer
 
 ENERGY = "energy_uj"
@@ -94,7 +94,7 @@ class EnergyTerms:
 
     def _padded(self, layer: Layer, x: Inputs) -> Columns | None:
         """Columns of a layer's matrices; None where they are not padded."""
-        return kernel_of_layer(layer).columns(layer, x, larger(x["t_out"], x["ports"] * self.port_bytes))
+        return kernel_of_layer(layer).columns(layer, x, maximum(x["t_out"], x["ports"] * self.port_bytes))
 
     def _columns(self, x: Inputs) -> dict[str, Any]:
         """Columns of the matrices that are padded."""

@@ -63,7 +63,7 @@ class EngineTables:
 
 
 class Costs:
-    """The least of everything for some boxes, see `codesign.timing.bound.schedule.Boxed`."""
+    """The least of everything for some boxes, see `codesign.timing.bound.schedule.EngineMinima`."""
 
     def __init__(
         self, tables: EngineTables, nodes: Mapping[str, Nodes], t_out: Table, word: Table, row_group: Table

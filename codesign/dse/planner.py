@@ -38,7 +38,7 @@ _STEP = 512
 
 
 @dataclass(frozen=True)
-class Tools:
+class HardwareQueries:
     """What the choice asks the hardware; handed in, because hardware lies above this module.
 
     Attributes:
@@ -55,7 +55,7 @@ class Tools:
 
 
 @dataclass(frozen=True)
-class Choice:
+class DesignChoice:
     """What is free in a design for a network; the rest follows. See the engines' parameters.
 
     Attributes:
@@ -77,17 +77,17 @@ class Choice:
     others: tuple[tuple[str, int], ...] = ()
 
     @classmethod
-    def of(cls, point: Mapping[str, int]) -> "Choice":
+    def of(cls, point: Mapping[str, int]) -> "DesignChoice":
         """The choice of a point of the design space.
 
-        >>> Choice.of({"n_l": 3, "lanes": 2}).others
+        >>> DesignChoice.of({"n_l": 3, "lanes": 2}).others
         (('lanes', 2),)
         """
         mine = {name: int(value) for name, value in point.items() if name in OWN}
         others = tuple(sorted((name, int(value)) for name, value in point.items() if name not in OWN))
         return cls(**mine, others=others)  # type: ignore[arg-type]
 
-    def with_others(self, values: Mapping[str, int]) -> "Choice":
+    def with_others(self, values: Mapping[str, int]) -> "DesignChoice":
         """The same with other values of some of the other engines' axes."""
         return replace(self, others=tuple(sorted({**dict(self.others), **values}.items())))
 
@@ -100,7 +100,7 @@ def parameters() -> tuple[str, ...]:
 
 _LINEAR = 5
 """Parameters of a choice that are those of the engine with the ring."""
-OWN = tuple(each.name for each in fields(Choice) if each.name not in ("generous", "others"))
+OWN = tuple(each.name for each in fields(DesignChoice) if each.name not in ("generous", "others"))
 """Parameters of a choice that every design has."""
 
 
@@ -123,7 +123,7 @@ def parse_budget(text: str | None) -> dict[str, int]:
     return found
 
 
-def plain(network: Network, board: Board, tools: Tools, *, budget: Mapping[str, int] | None = None) -> Design:
+def plain(network: Network, board: Board, tools: HardwareQueries, *, budget: Mapping[str, int] | None = None) -> Design:
     """A design that runs the network on the board within the budget.
 
     Args:
@@ -137,7 +137,7 @@ def plain(network: Network, board: Board, tools: Tools, *, budget: Mapping[str, 
             resource, the need, what there is and the smallest budget that fits.
     """
     planner = Planner(network, board, tools, available(board, budget or {}))
-    start = Choice()
+    start = DesignChoice()
     if not planner.fits(start):
         raise NothingFits(planner.verdict(start))
     choice = planner.array(start)
@@ -165,7 +165,7 @@ def _check_supported(network: Network, kernels: Mapping[str, type[Kernel]]) -> N
 class Planner:
     """Designs of choices, their resources and their time."""
 
-    def __init__(self, network: Network, board: Board, tools: Tools, limit: Resources) -> None:
+    def __init__(self, network: Network, board: Board, tools: HardwareQueries, limit: Resources) -> None:
         _check_supported(network, tools.kernels)
         self.network, self.board, self.tools, self.limit = network, board, tools, limit
         mine = {
@@ -181,7 +181,7 @@ class Planner:
 
     # From a choice to a design.
 
-    def design(self, choice: Choice) -> Design:
+    def design(self, choice: DesignChoice) -> Design:
         """The design of a choice with rings and memories sized for the network."""
         engines: dict[str, Mapping[str, int]] = {RING: self._linear(choice, 1, 1, 1)}
         engines |= {engine: self._other(engine, choice) for engine in self.others}
@@ -213,9 +213,9 @@ class Planner:
     @cached_property
     def _smallest(self) -> dict[str, int]:
         """Axes of the other engines' smallest designs."""
-        return {axis: value for engine in self.others for axis, value in self.choices(engine, Choice())[0].others}
+        return {axis: value for engine in self.others for axis, value in self.choices(engine, DesignChoice())[0].others}
 
-    def _other(self, engine: str, choice: Choice) -> dict[str, int]:
+    def _other(self, engine: str, choice: DesignChoice) -> dict[str, int]:
         """Parameters of another engine: its axes, and what follows from them and from the network."""
         chosen = {**self._smallest, **dict(choice.others)}
         params = {axis: chosen[axis] for axis in self.axes[engine]}
@@ -232,14 +232,14 @@ class Planner:
 
         return {engine: cache(partial(asked, engine)) for engine in self.others}
 
-    def _linear(self, choice: Choice, kw: int, ring: int, table: int) -> dict[str, int]:
+    def _linear(self, choice: DesignChoice, kw: int, ring: int, table: int) -> dict[str, int]:
         return {
             "t_in": choice.t_in, "t_out": choice.t_out, "n_l": choice.n_l, "kw_max": _power(kw),
             "ring_words": choice.ring_words or _power(ring), "table_words": choice.table_words or _power(table),
             "tables": self._tables,
         }  # fmt: skip
 
-    def _rings(self, bare: Design, choice: Choice) -> dict[str, int]:
+    def _rings(self, bare: Design, choice: DesignChoice) -> dict[str, int]:
         """The linear engine with rings as deep as all weights ask for, or as their share of the device allows."""
         key = widths(bare), choice.t_in
         if key not in self._weights:
@@ -249,7 +249,7 @@ class Planner:
         table = self._depth(need.tiles, 64 * choice.t_out, _TABLE_SHARE, choice)
         return self._linear(choice, need.row_words, max(ring, need.least, 2), max(table, 2))
 
-    def _depth(self, words: int, bits: int, share: int, choice: Choice) -> int:
+    def _depth(self, words: int, bits: int, share: int, choice: DesignChoice) -> int:
         """Words of a ring: all, or the power of two that its share of the block RAM holds."""
         room = int(self.limit.bram36) * _BRAM_BITS // share // bits if choice.generous else 0
         depth = _power(words)
@@ -300,7 +300,7 @@ class Planner:
 
     # What a choice costs.
 
-    def need(self, choice: Choice) -> Resources:
+    def need(self, choice: DesignChoice) -> Resources:
         """Resources of a choice, all parts together."""
         return self.cost(self.design(choice))
 
@@ -308,7 +308,7 @@ class Planner:
         """Resources of a design, all parts together."""
         return sum(self.tools.resources(design).values(), Resources())
 
-    def fits(self, choice: Choice) -> bool:
+    def fits(self, choice: DesignChoice) -> bool:
         """Whether a choice is legal and within the budget."""
         design = self.design(choice)
         return self.suits(design)
@@ -326,7 +326,7 @@ class Planner:
         word = {"word_bytes": design.word_bytes}
         return all(self.tools.kernels[name].legal({**params, **word}) for name, params in design.engines.items())
 
-    def verdict(self, choice: Choice) -> str:
+    def verdict(self, choice: DesignChoice) -> str:
         """Why a choice does not fit, in one line."""
         need = self.need(choice)
         short = _excess(need, self.limit)
@@ -339,7 +339,7 @@ class Planner:
             f" there are {getattr(self.limit, binding)}; smallest budget that fits: {smallest}"
         )
 
-    def time(self, choice: Choice) -> dict[str, int]:
+    def time(self, choice: DesignChoice) -> dict[str, int]:
         """Cycles of every engine if its layers ran one after the other, without transfers."""
         design = self.design(choice)
         return {engine: self._busy(design, engine, work) for engine, work in self._work(design).items()}
@@ -359,7 +359,7 @@ class Planner:
 
     # The steps of the choice.
 
-    def array(self, start: Choice) -> Choice:
+    def array(self, start: DesignChoice) -> DesignChoice:
         """The largest array that fits and is two thirds busy, else the one that is busiest; ties take the fastest."""
         fitting = [c for c in (replace(start, t_out=t, n_l=n) for t, n in _ARRAYS) if self.fits(c)]
         macs = sum(layer.rows * layer.n * layer.k for layer in self.network if isinstance(layer, Linear))
@@ -370,19 +370,19 @@ class Planner:
             return max(fitting, key=lambda c: busy[c])
         return max(useful, key=lambda c: (c.t_out * c.n_l, -cycles[c]))
 
-    def choices(self, engine: str, choice: Choice) -> list[Choice]:
+    def choices(self, engine: str, choice: DesignChoice) -> list[DesignChoice]:
         """A choice with other designs of another engine, the smallest first."""
         kernel = command_kernel(engine)
         return [choice.with_others(values) for values in kernel.choices({"t_in": choice.t_in, "t_out": choice.t_out})]
 
-    def lean(self, choice: Choice, axis: Iterable[Choice]) -> Choice:
+    def lean(self, choice: DesignChoice, axis: Iterable[DesignChoice]) -> DesignChoice:
         """Of the choices that fit, the one of fewest DSPs among those within 5 % of the fastest."""
         fitting = [c for c in (choice, *axis) if self.fits(c)]
         cycles = {c: sum(self.time(c).values()) for c in fitting}
         best = min(cycles.values())
         return min((c for c in fitting if 20 * cycles[c] <= 21 * best), key=lambda c: (self.need(c).dsp, cycles[c]))
 
-    def grouped(self, choice: Choice) -> Design:
+    def grouped(self, choice: DesignChoice) -> Design:
         """The number of rows per command that takes the fewest cycles, and the design for it."""
         rows = max(layer.rows for layer in self.network)
         sizes = [_WHOLE, *(choice.n_l * times for times in _GROUPS if choice.n_l * times < rows)]
@@ -414,7 +414,7 @@ class _Weights(NamedTuple):
     row_words: int
 
 
-def _weights(columns: Iterable[tuple[Linear, int, int]], choice: Choice, word_bytes: int) -> _Weights:
+def _weights(columns: Iterable[tuple[Linear, int, int]], choice: DesignChoice, word_bytes: int) -> _Weights:
     sizes = [(k, ceil_div(k, choice.t_in), ceil_div(n, choice.t_out)) for _, k, n in columns]
     least, row_words = max(ib for _, ib, _ in sizes), max(ceil_div(k, word_bytes) for k, _, _ in sizes)
     return _Weights(sum(ib * ob for _, ib, ob in sizes), sum(ob for _, _, ob in sizes), least, row_words)

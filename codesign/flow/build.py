@@ -14,19 +14,19 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from codesign.bundle import serialize as archive
+from codesign.bundle import serialize
 from codesign.compiler.program import Program, compile_network, program_traffic
 from codesign.dse import strategies
 from codesign.dse.design_space import CHOICES, DesignSpace, choose
 from codesign.dse.energy_terms import ENERGY
-from codesign.dse.planner import Tools, available, plain
+from codesign.dse.planner import HardwareQueries, available, plain
 from codesign.errors import InputError
 from codesign.flow.calibrate import Calibration, calibrated, is_float
 from codesign.flow.hls4ml import BACKENDS, CrossCheck, crosscheck
 from codesign.flow.minilm import encoder_file
 from codesign.flow.open import ORIGINAL, QUANTIZED, VERSION
 from codesign.flow.report_update import report_files
-from codesign.frontend import zoo as models
+from codesign.frontend import zoo
 from codesign.frontend.workload import Workload, parse_onnx
 from codesign.hw.system import accelerator
 from codesign.hw.system.energies import engine_joules
@@ -54,7 +54,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class SearchResult:
     """A front, the point of it that was chosen for an objective, and what the designs around that one are worth."""
 
     front: Front
@@ -101,7 +101,7 @@ class Plan:
     macs: int
     original: bytes | None = None
     calibrated: bool = False
-    found: Found | None = None
+    found: SearchResult | None = None
     calibration: Calibration | None = None
     crosschecked: CrossCheck | None = None
     command: str | None = None
@@ -156,9 +156,9 @@ def peak_macs(design: Design) -> int:
     return int(sum(kernel_of(name).peak_macs(params) for name, params in design.engines.items()))
 
 
-def tools() -> Tools:
+def tools() -> HardwareQueries:
     """What the choice of a design asks the hardware."""
-    return Tools(kernels(), accelerator.resources, accelerator.formulas, engine_joules)
+    return HardwareQueries(kernels(), accelerator.resources, accelerator.formulas, engine_joules)
 
 
 def plan(
@@ -229,8 +229,8 @@ def _read(model: str | Path) -> tuple[Workload | Network, bytes | None]:
     if str(model) == minilm.NAME:
         data = encoder_file()
         return parse_onnx(data, minilm.NAME), data
-    found = models.load(model)
-    return found, None if isinstance(found, Network) else models.original(model)
+    found = zoo.load(model)
+    return found, None if isinstance(found, Network) else zoo.original(model)
 
 
 def integers(model: str | Path, calibration: Arrays | None = None) -> Network:
@@ -279,17 +279,17 @@ def _crosschecked(
     return crosscheck(str(model), found, network, board)
 
 
-def _searched(space: DesignSpace, objective: str, strategy: str) -> tuple[Design, Found]:
+def _searched(space: DesignSpace, objective: str, strategy: str) -> tuple[Design, SearchResult]:
     names = CHOICES[objective] if ENERGY in CHOICES[objective] else ("latency_us", "dsp")
-    front = strategies.searched(space, strategy, names, progress=_Progress())
+    front = strategies.searched(space, strategy, names, progress=_SearchProgress())
     chosen = choose(front, objective)
     _LOG.info("%s", front.proof)
     point = {name: int(values[chosen]) for name, values in front.parameters.items()}
     around = neighbours(point, space.axes, space.evaluate)
-    return space.design(point), Found(front, objective, chosen, around, strategy)
+    return space.design(point), SearchResult(front, objective, chosen, around, strategy)
 
 
-class _Progress:
+class _SearchProgress:
     """Logs how far a search is, every few seconds."""
 
     def __init__(self) -> None:
@@ -320,11 +320,11 @@ def files(made: Plan) -> dict[str, bytes]:
     hardware = accelerator.sources(made.design)
     value = made.report()
     found = {
-        "design.json": archive.json_bytes(_design_document(made)),
-        "network.npz": archive.write_network(made.network),
+        "design.json": serialize.json_bytes(_design_document(made)),
+        "network.npz": serialize.write_network(made.network),
         "program.bin": made.program.encode(),
         "weights.bin": made.program.constants,
-        "registers.json": archive.json_bytes(accelerator.registers(made.design)),
+        "registers.json": serialize.json_bytes(accelerator.registers(made.design)),
         "constraints/clock.xdc": _constraints(made.design.board).encode(),
         "README.txt": _readme(made).encode(),
         **report_files(value),
@@ -346,8 +346,8 @@ def _design_document(made: Plan) -> dict[str, object]:
         "model": made.model,
         "calibrated": made.calibrated,
         "identity": accelerator.identity(made.design).hex(),
-        "design": archive.design_document(made.design),
-        "program": archive.program_document(made.program),
+        "design": serialize.design_document(made.design),
+        "program": serialize.program_document(made.program),
     }
 
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from codesign.bundle import files as _bundle
 from codesign.bundle.serialize import read_network
-from codesign.flow.run import Ran, ran
+from codesign.flow.run import RunResult, ran
 from codesign.flow.samples import samples_of
-from codesign.flow.verify import Checked, Request, checked
+from codesign.flow.verify import VerifyRequest, VerifyResult, checked
 from codesign.ir.network import Network
 from codesign.render.svg import Picture, lengths
 from codesign.report.report import Report
@@ -55,7 +55,7 @@ class Bundle:
         stored: its files.
     """
 
-    stored: _bundle.Bundle
+    stored: _bundle.StoredBundle
 
     @property
     def path(self) -> Path:
@@ -81,12 +81,12 @@ class Bundle:
 
     def verify(
         self, *, kernel: str | None = None, waves: bool = False, seed: int = 0, images: int = 3, synth: str = "none"
-    ) -> Checked:
+    ) -> VerifyResult:
         """Compares golden model, cycle model and simulated Verilog; see `codesign.api.verify`."""
-        request = Request(str(self.path), kernel, waves, seed, images, synth)
+        request = VerifyRequest(str(self.path), kernel, waves, seed, images, synth)
         return checked(self.stored, self.contents, request)
 
-    def run(self, x: NDArray[Any] | Mapping[str, NDArray[Any]], *, target: str = "golden") -> Ran:
+    def run(self, x: NDArray[Any] | Mapping[str, NDArray[Any]], *, target: str = "golden") -> RunResult:
         """Runs samples: an array for a model of one input, else one per input name; samples first."""
         return ran(self.network, self.report, self._samples(x), target, lambda: self.contents)
 

@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from codesign.frontend.workload import QUANTIZERS, Workload, parse_onnx
-from codesign.quant.calibrate.ptq import Choice, calibrate, choose
+from codesign.quant.calibrate.ptq import SettingsChoice, calibrate, choose
 from codesign.quant.calibrate.ranges import PERCENTILE
 
 _CLIPS: Mapping[str, str] = {
@@ -32,7 +32,7 @@ class Calibration:
 
     data: bytes
     workload: Workload
-    choice: Choice
+    choice: SettingsChoice
     samples: int
 
     @property
@@ -53,7 +53,7 @@ class Calibration:
         }  # fmt: skip
 
 
-def described(choice: Choice) -> str:
+def described(choice: SettingsChoice) -> str:
     """The settings in words."""
     chosen = choice.settings
     parts = [f"scales from {_CLIPS[chosen.clip]}"]

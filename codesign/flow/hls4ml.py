@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from codesign.errors import CheckError
 from codesign.flow.samples import random_samples
-from codesign.frontend import zoo as models
+from codesign.frontend import zoo
 from codesign.frontend.workload import Workload
 from codesign.ir.network import Network
 from codesign.quant.interop.hls4ml_backend import compare
@@ -87,8 +87,8 @@ def crosscheck(model: str, workload: Workload, network: Network, board: Board) -
 
 
 def _samples(model: str, network: Network) -> Mapping[str, NDArray[Any]]:
-    if model in {shipped.name for shipped in models.models() if shipped.heldout}:
-        return models.heldout(model)[0]
+    if model in {shipped.name for shipped in zoo.models() if shipped.heldout}:
+        return zoo.heldout(model)[0]
     each = random_samples(network, _IMAGES, 0)
     return {name: np.stack([sample[name] for sample in each]) for name in each[0]}
 

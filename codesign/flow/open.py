@@ -8,8 +8,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from codesign.bundle import serialize as archive
-from codesign.bundle.files import Bundle
+from codesign.bundle import serialize
+from codesign.bundle.files import StoredBundle
 from codesign.compiler.program import Program, compile_network
 from codesign.errors import BundleError, CodesignError, InputError
 from codesign.frontend.workload import Workload, load_onnx
@@ -18,7 +18,7 @@ from codesign.ir.network import Linear, Network
 from codesign.quant.lower.fidelity import cosines, local_cosines
 from codesign.quant.lower.lowering import lower_traced
 from codesign.report.report import Report
-from codesign.sim.check import Sample, Subject, compiled
+from codesign.sim.check import Sample, VerifySubject, compiled
 from codesign.sim.verilator.simulator import Library
 from codesign.target.design import Design
 
@@ -60,10 +60,12 @@ class Contents:
     verilog: Mapping[str, str]
 
     @property
-    def subject(self) -> Subject:
+    def subject(self) -> VerifySubject:
         """What `codesign.sim.check.verify` takes."""
         identity = accelerator.identity(self.design)
-        return Subject(self.network, self.design, self.program, accelerator.formulas(self.design.engines), identity)
+        return VerifySubject(
+            self.network, self.design, self.program, accelerator.formulas(self.design.engines), identity
+        )
 
     def library(self, waves: bool = False) -> Library:
         """The Verilog, compiled for simulation or from the cache.
@@ -75,7 +77,7 @@ class Contents:
         return compiled(self.verilog, self.design.board.memory, waves=waves)
 
 
-def contents(bundle: Bundle) -> Contents:
+def contents(bundle: StoredBundle) -> Contents:
     """Reads a bundle back.
 
     Raises:
@@ -85,8 +87,8 @@ def contents(bundle: Bundle) -> Contents:
     found = document.get("version") if isinstance(document, dict) else None
     if not isinstance(document, dict) or found != VERSION:
         raise BundleError(f"{bundle.path} has format {found!r}, this codesign reads {VERSION}; build it again")
-    network = archive.read_network(bundle.data("network.npz"))
-    design = archive.read_design(document.get("design"))
+    network = serialize.read_network(bundle.data("network.npz"))
+    design = serialize.read_design(document.get("design"))
     return Contents(
         model=str(document.get("model")),
         network=network,
@@ -98,7 +100,7 @@ def contents(bundle: Bundle) -> Contents:
     )
 
 
-def _program(bundle: Bundle, network: Network, design: Design) -> Program:
+def _program(bundle: StoredBundle, network: Network, design: Design) -> Program:
     """The program compiled again; its bytes must be the bundle's."""
     try:
         program = compile_network(network, design)
@@ -112,7 +114,7 @@ def _program(bundle: Bundle, network: Network, design: Design) -> Program:
     return program
 
 
-def _verilog(bundle: Bundle) -> dict[str, str]:
+def _verilog(bundle: StoredBundle) -> dict[str, str]:
     texts = {}
     for folder in ("rtl", "sim"):
         for name, data in bundle.files.items():
@@ -123,7 +125,7 @@ def _verilog(bundle: Bundle) -> dict[str, str]:
     return texts
 
 
-def model_faults(bundle: Bundle, held: Contents, images: Sequence[Sample]) -> list[str]:
+def model_faults(bundle: StoredBundle, held: Contents, images: Sequence[Sample]) -> list[str]:
     """What is wrong between the bundle's model file and its network: integers, work, closeness to float.
 
     The model is read and lowered again, from the file with quantizers if calibration made one;
@@ -136,7 +138,7 @@ def model_faults(bundle: Bundle, held: Contents, images: Sequence[Sample]) -> li
         return faults
     name, workload = list(loaded.items())[-1]
     lowered = lower_traced(workload)
-    if archive.write_network(lowered.network) != bundle.data("network.npz"):
+    if serialize.write_network(lowered.network) != bundle.data("network.npz"):
         faults.append(f"network.npz is not what {name} lowers to")
     for number, image in enumerate(images[:COMPARED_TO_FLOAT]):
         for layer, found in local_cosines(workload, lowered, image).items():
@@ -145,7 +147,7 @@ def model_faults(bundle: Bundle, held: Contents, images: Sequence[Sample]) -> li
     return faults
 
 
-def fidelity(bundle: Bundle, held: Contents, samples: Sequence[Sample]) -> dict[str, float]:
+def fidelity(bundle: StoredBundle, held: Contents, samples: Sequence[Sample]) -> dict[str, float]:
     """By layer the smallest cosine, over samples, between its integers and the float values that they stand for.
 
     Raises:
@@ -160,7 +162,7 @@ def fidelity(bundle: Bundle, held: Contents, samples: Sequence[Sample]) -> dict[
     return {layer: min(found[layer] for found in each) for layer in each[0]}
 
 
-def _workloads(bundle: Bundle, held: Contents) -> dict[str, Workload]:
+def _workloads(bundle: StoredBundle, held: Contents) -> dict[str, Workload]:
     """The bundle's model files by name, the one that the network was made from last."""
     names = [name for name in (ORIGINAL, QUANTIZED) if name in bundle.files]
     return {name: replace(load_onnx(bundle.path / name), name=held.network.name) for name in names}

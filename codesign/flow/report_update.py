@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 
-from codesign.bundle.files import Bundle, read_bundle, write_bundle
+from codesign.bundle.files import StoredBundle, read_bundle, write_bundle
 from codesign.bundle.serialize import json_bytes
 from codesign.errors import BundleError, InputError
 from codesign.report.report import Report
@@ -19,7 +19,7 @@ def report_files(value: Report) -> dict[str, bytes]:
     return dict(zip(REPORT, (json_bytes(value.to_json()), value.html().encode()), strict=True))
 
 
-def recorded(bundle: Bundle, change: Callable[[Report], Report]) -> Report:
+def recorded(bundle: StoredBundle, change: Callable[[Report], Report]) -> Report:
     """The changed report of a bundle; written into its folder if that can be written.
 
     Args:
@@ -40,6 +40,6 @@ def recorded(bundle: Bundle, change: Callable[[Report], Report]) -> Report:
     return noted
 
 
-def _built(bundle: Bundle) -> dict[str, bytes]:
+def _built(bundle: StoredBundle) -> dict[str, bytes]:
     """The files that never change after a build."""
     return {name: data for name, data in bundle.files.items() if name not in REPORT}

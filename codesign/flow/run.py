@@ -29,7 +29,7 @@ _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class Ran:
+class RunResult:
     """The result of running samples.
 
     Attributes:
@@ -70,7 +70,7 @@ class Ran:
 
 def ran(
     network: Network, report: Report, samples: "Sequence[Sample]", target: str, contents: "Callable[[], Contents]"
-) -> Ran:
+) -> RunResult:
     """Runs samples.
 
     Args:
@@ -90,7 +90,7 @@ def ran(
     )
     each = [outputs(network, values) for values in results]
     stacked = {item.name: np.stack([values[item.name] for values in each]) for item in network.outputs}
-    return Ran(target, stacked, tuple(cycles), None, report)
+    return RunResult(target, stacked, tuple(cycles), None, report)
 
 
 def _simulated(

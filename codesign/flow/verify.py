@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from codesign.bundle.files import Bundle
+from codesign.bundle.files import StoredBundle
 from codesign.errors import InputError
 from codesign.flow.report_update import recorded
 from codesign.flow.samples import random_samples, samples_of
-from codesign.frontend import zoo as models
+from codesign.frontend import zoo
 from codesign.render.svg import Picture
 from codesign.report.report import Report
 
@@ -29,7 +29,7 @@ _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Request:
+class VerifyRequest:
     """What shall be verified.
 
     Attributes:
@@ -62,7 +62,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Checked:
+class VerifyResult:
     """The result of a verification.
 
     Attributes:
@@ -120,7 +120,7 @@ class Checked:
         return self.report._repr_html_()
 
 
-def checked(bundle: Bundle, inside: "Contents", request: Request) -> Checked:
+def checked(bundle: StoredBundle, inside: "Contents", request: VerifyRequest) -> VerifyResult:
     """Verifies a bundle and writes what was found into its report.
 
     Args:
@@ -150,7 +150,7 @@ def checked(bundle: Bundle, inside: "Contents", request: Request) -> Checked:
         return report if request.kernel is not None else _verified(report, done[inside.model])
 
     report = recorded(bundle, noted) if request.kernel is None or counts is not None else inside.report
-    return Checked(bundle.path, report, done, request.kernel, skipped, counts)
+    return VerifyResult(bundle.path, report, done, request.kernel, skipped, counts)
 
 
 def _verified(report: Report, result: "Verification") -> Report:
@@ -160,7 +160,7 @@ def _verified(report: Report, result: "Verification") -> Report:
     )
 
 
-def _model(bundle: Bundle, inside: "Contents", request: Request, waves: Path | None) -> Results:
+def _model(bundle: StoredBundle, inside: "Contents", request: VerifyRequest, waves: Path | None) -> Results:
     """The whole model on the whole accelerator."""
     from codesign.flow.open import model_faults
     from codesign.sim import check
@@ -172,7 +172,7 @@ def _model(bundle: Bundle, inside: "Contents", request: Request, waves: Path | N
     return {inside.model: replace(result, faults=(*result.faults, *faults))}
 
 
-def _kernel(bundle: Bundle, inside: "Contents", request: Request, waves: Path | None) -> Results:
+def _kernel(bundle: StoredBundle, inside: "Contents", request: VerifyRequest, waves: Path | None) -> Results:
     """Every layer of a kernel alone on the whole accelerator; None for a layer that it has no room to run alone."""
     from codesign.compiler.program import compile_network
     from codesign.sim import check
@@ -191,7 +191,7 @@ def _kernel(bundle: Bundle, inside: "Contents", request: Request, waves: Path | 
     return results
 
 
-def _synthesized(bundle: Bundle, what: str) -> dict[str, Mapping[str, float]]:
+def _synthesized(bundle: StoredBundle, what: str) -> dict[str, Mapping[str, float]]:
     """Resources that open synthesis counts in the bundle's Verilog, by part."""
     from codesign.hw.system.accelerator import TOP
     from codesign.sim.synthesis.synth import synthesize, synthesize_engines
@@ -215,9 +215,9 @@ def chosen(inside: "Contents", count: int, seed: int) -> "list[Sample]":
 
     if inside.model == minilm.NAME and not minilm.missing():
         return [*samples_of(inside.network, {minilm.INPUT: encoder_inputs(count, seed)})]
-    if inside.model not in {model.name for model in models.models() if model.heldout}:
+    if inside.model not in {model.name for model in zoo.models() if model.heldout}:
         return list(random_samples(inside.network, count, seed))
-    arrays, _ = models.heldout(inside.model)
+    arrays, _ = zoo.heldout(inside.model)
     every = samples_of(inside.network, arrays)
     order = range(len(every)) if seed == 0 else np.random.default_rng(seed).permutation(len(every))
     if count > len(every):

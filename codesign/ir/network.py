@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.errors import InputError
-from codesign.numerics import moe as routing
-from codesign.numerics import nonlinear
+from codesign.numerics import moe, nonlinear
 from codesign.numerics.fixed_point import dequantize, limits, matmul, quantize, requantize, saturate_bits
 
 Int8 = NDArray[np.int8]
@@ -315,7 +314,7 @@ class Route(Layer):
 
     def golden(self, values: Mapping[str, Ints]) -> Ints:
         """See `codesign.numerics.moe.gates`."""
-        return routing.gates(values[self.source], self.chosen, self.multiplier, self.shift)
+        return moe.gates(values[self.source], self.chosen, self.multiplier, self.shift)
 
 
 @dataclass(frozen=True, eq=False)
@@ -380,7 +379,7 @@ class Experts(Layer):
         shapes = {(a.k, a.n, b.k, b.n) for a, b in self.experts}
         if len(shapes) != 1 or any(a.n != b.k for a, b in self.experts):
             raise ValueError(f"{self.name}: expert shapes {sorted(shapes)}; legal: one, [k, h, h, n]")
-        if not 1 <= self.chosen <= min(len(self.experts), routing.MAX_CHOSEN):
+        if not 1 <= self.chosen <= min(len(self.experts), moe.MAX_CHOSEN):
             raise ValueError(
                 f"{self.name}: {self.chosen} of {len(self.experts)} experts; legal: at least 1, at most all"
             )
@@ -615,4 +614,4 @@ def tokens_per_expert(network: Network, values: Mapping[str, Ints]) -> dict[str,
         Counts ``[experts]`` by the name of each `Experts` layer; their sum is its rows times its chosen.
     """
     mixtures = [layer for layer in network if isinstance(layer, Experts)]
-    return {layer.name: routing.tokens_per_expert(values[layer.gates]) for layer in mixtures}
+    return {layer.name: moe.tokens_per_expert(values[layer.gates]) for layer in mixtures}

@@ -9,17 +9,16 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any, Self
 
 from codesign.errors import BundleError
-from codesign.render import html as page
-from codesign.render import svg as plots
+from codesign.render import html, svg
 from codesign.render.html import Html, mark, paragraph, table
 from codesign.render.svg import Bar, Picture, Point, short
-from codesign.report import search_section as pareto
+from codesign.report import search_section
 from codesign.report.figures import Figures
 from codesign.target.board import Board
 from codesign.target.commands import Command
 from codesign.target.design import Design
 from codesign.target.kernel import Resources
-from codesign.timing import stalls as waiting
+from codesign.timing import stalls
 from codesign.timing.cycles import Timing
 from codesign.timing.stalls import Wait
 
@@ -64,30 +63,30 @@ class Report(Figures):
 
     def html(self) -> str:
         """A page of its own: verdict first, then figures with their evidence, then what nobody here can tell."""
-        return page.document(f"{self.model} on {self.board}", self.body(interactive=True))
+        return html.document(f"{self.model} on {self.board}", self.body(interactive=True))
 
     def _repr_html_(self) -> str:
-        return page.fragment(self.body(interactive=False))
+        return html.fragment(self.body(interactive=False))
 
     def body(self, *, interactive: bool) -> str:
         """The page without its frame; only an interactive one needs the frame's script."""
         searched = self._plain()
         if self.search is not None:
-            searched = pareto.sections(self.search, self._command(), self.budget or {}, interactive=interactive)
+            searched = search_section.sections(self.search, self._command(), self.budget or {}, interactive=interactive)
         parts = [
             self._verdict(),
-            page.section("Latency", self._latency()),
-            page.section("Accuracy", self._accuracy()),
-            page.section("Numbers", self._numbers()),
-            page.section("Utilization", self._utilization()),
-            page.section("Resources", self._resources()),
-            page.section("Roofline", self._roofline()),
-            page.section("Where the cycles go", self._cycles_go()),
+            html.section("Latency", self._latency()),
+            html.section("Accuracy", self._accuracy()),
+            html.section("Numbers", self._numbers()),
+            html.section("Utilization", self._utilization()),
+            html.section("Resources", self._resources()),
+            html.section("Roofline", self._roofline()),
+            html.section("Where the cycles go", self._cycles_go()),
             searched,
-            page.section("Energy", self._energy()),
-            page.section("What open tools cannot tell", [page.listing(UNKNOWN)]),
-            page.section("Assumptions", [page.listing(self._assumptions())]),
-            page.section("Notes", [page.listing(self.notes)]),
+            html.section("Energy", self._energy()),
+            html.section("What open tools cannot tell", [html.listing(UNKNOWN)]),
+            html.section("Assumptions", [html.listing(self._assumptions())]),
+            html.section("Notes", [html.listing(self.notes)]),
         ]
         return "\n".join(part for part in parts if part)
 
@@ -100,29 +99,29 @@ class Report(Figures):
         if name == "timeline":
             return self._timeline()
         if name == "resources":
-            return plots.shares([(n, share, text) for n, share, text in self._shares()])
+            return svg.shares([(n, share, text) for n, share, text in self._shares()])
         if name == "utilization":
-            return plots.shares([(e["name"], *self._busy(e["busy_cycles"])) for e in self.engines])
+            return svg.shares([(e["name"], *self._busy(e["busy_cycles"])) for e in self.engines])
         if name == "roofline" and self.bytes_per_cycle:
             points = [Point(kind, self.macs / n, kind == "simulated") for kind, n in self.cycles.items() if n]
             intensity = self.macs / self.traffic_bytes
-            return plots.roofline(points, intensity, peak=self.peak_macs, bandwidth=self.bytes_per_cycle)
+            return svg.roofline(points, intensity, peak=self.peak_macs, bandwidth=self.bytes_per_cycle)
         if name == "front" and self.search is not None and self.search["front"]:
-            return pareto.plot(self.search)
+            return search_section.plot(self.search)
         raise ValueError(f"no plot {name!r}; legal: timeline, resources, utilization, and roofline and front if known")
 
     def _command(self) -> str:
-        return self.command or pareto.base_command(self.model, self.board)
+        return self.command or search_section.base_command(self.model, self.board)
 
     # Sections.
 
     def _plain(self) -> str:
         """What stands for the search of a design that was not searched for."""
-        command = page.shown(f"{self._command()} --objective latency")
+        command = html.shown(f"{self._command()} --objective latency")
         text = (
             "This design is a plain choice. To see every design that is worth building, and what each parameter buys:"
         )
-        return page.section("Designs", [paragraph(text), Html(f"<p><code>{command}</code></p>")])
+        return html.section("Designs", [paragraph(text), Html(f"<p><code>{command}</code></p>")])
 
     def _verdict(self) -> str:
         text = self.verdict()
@@ -134,12 +133,12 @@ class Report(Figures):
                 f"{_time(self.latency_ms)} {mark('simulated' if self.cycles['simulated'] else 'modelled')}"
                 f" at {self.clock_mhz:g} MHz {mark('assumed')}"
             ),
-            Html(f"{room} {page.shown(name)}: {used} {mark('modelled')}"),
+            Html(f"{room} {html.shown(name)}: {used} {mark('modelled')}"),
         ]
         if self.accuracy is not None:
-            facts.append(Html(f"{page.shown(self._right())} {mark(str(self.accuracy['evidence']))}"))
-        strong = page.shown(text[0].upper() + text[1:])
-        return f'<div class="cs-verdict {state}"><strong>{strong}</strong>{page.listing(facts)}</div>'
+            facts.append(Html(f"{html.shown(self._right())} {mark(str(self.accuracy['evidence']))}"))
+        strong = html.shown(text[0].upper() + text[1:])
+        return f'<div class="cs-verdict {state}"><strong>{strong}</strong>{html.listing(facts)}</div>'
 
     def _latency(self) -> list[str]:
         """Figures that depend on cycles, each kind of evidence in a column of its own."""
@@ -194,12 +193,12 @@ class Report(Figures):
 
     def _utilization(self) -> list[str]:
         rows = [
-            [e["name"], *self._busy(e["busy_cycles"])[1].split(" cycles, "), page.pairs(e["parameters"]) or _NONE]
+            [e["name"], *self._busy(e["busy_cycles"])[1].split(" cycles, "), html.pairs(e["parameters"]) or _NONE]
             for e in self.engines
         ]
         caption = "Cycles in which an engine has a command under way"
         return [
-            page.scroll(self.plot("utilization").svg, caption, size="narrow"),
+            html.scroll(self.plot("utilization").svg, caption, size="narrow"),
             table(["engine", "busy cycles", "of the run", "parameters"], rows, caption, evidence="modelled"),
         ]
 
@@ -222,14 +221,14 @@ class Report(Figures):
             rows.append([f"{name} (binding)" if name == self.binding else name, *cells, short(there[name])])
         binding = frozenset(i for i, row in enumerate(rows) if row[0].endswith("(binding)"))
         heading = ["", *(text for kind in kinds for text in (kind, "of available")), "available"]
-        limited = f", limited by the budget {page.pairs(self.budget)}" if self.budget else ""
+        limited = f", limited by the budget {html.pairs(self.budget)}" if self.budget else ""
         caption = f"Used of what the device has{limited}; of the binding one the largest share is used."
         later = "" if self.synthesized_parts else " Nothing was synthesized yet: codesign verify --synth top does it."
         return [
-            page.scroll(self.plot("resources").svg, "share of each resource", size="narrow"),
+            html.scroll(self.plot("resources").svg, "share of each resource", size="narrow"),
             table(heading, rows, caption + later, strong=binding),
             *self._synthesis(),
-            page.details("by part", self._parts()),
+            html.details("by part", self._parts()),
         ]
 
     def _parts(self) -> str:
@@ -259,7 +258,7 @@ class Report(Figures):
             f"{short(intensity)} multiply-accumulates per off-chip byte: {bound} would allow {short(limit)} per cycle."
             f" The memory's {short(self.bytes_per_cycle)} bytes per cycle are"
         )
-        return [paragraph(text, "assumed"), page.scroll(self.plot("roofline").svg, "roofline")]
+        return [paragraph(text, "assumed"), html.scroll(self.plot("roofline").svg, "roofline")]
 
     # Where the cycles go.
 
@@ -268,9 +267,9 @@ class Report(Figures):
         bars += [
             Bar(e, a, b, f"{e} waits {b - a:,} cycles, {a:,} to {b:,}: {reason}", cause)
             for e, a, b, cause, reason in self.waits
-            if cause != waiting.WEIGHTS
+            if cause != stalls.WEIGHTS
         ]
-        return plots.timeline(bars, self.cycles["modelled"] or 0)
+        return svg.timeline(bars, self.cycles["modelled"] or 0)
 
     def _cycles_go(self) -> list[str]:
         text = (
@@ -279,16 +278,16 @@ class Report(Figures):
         )
         return [
             paragraph(text, "modelled"),
-            page.scroll(self.plot("timeline").svg, "timeline of the engines", size="wide"),
+            html.scroll(self.plot("timeline").svg, "timeline of the engines", size="wide"),
             *self._causes(),
-            page.details("every idle stretch", self._stretches()),
+            html.details("every idle stretch", self._stretches()),
         ]
 
     def _causes(self) -> list[str]:
         """Idle cycles by engine and cause."""
         if not self.waits:
             return []
-        counts = waiting.shares(self.waits)
+        counts = stalls.shares(self.waits)
         causes = list(dict.fromkeys(cause for by in counts.values() for cause in by))
         rows = [
             [engine, *(f"{by[cause]:,}" if cause in by else _NONE for cause in causes)] for engine, by in counts.items()
@@ -322,13 +321,13 @@ class Report(Figures):
 
     def _assumptions(self) -> list[Html]:
         found = (self.assumptions or {}).items()
-        return [Html(f"{page.shown(key)}: {page.shown(reason)} {mark('assumed')}") for key, reason in found]
+        return [Html(f"{html.shown(key)}: {html.shown(reason)} {mark('assumed')}") for key, reason in found]
 
 
 _CAUSES = {
-    waiting.READING: "command list still read",
-    waiting.DONE: "nothing left to do",
-    waiting.WEIGHTS: "at the pace of its weights (not idle)",
+    stalls.READING: "command list still read",
+    stalls.DONE: "nothing left to do",
+    stalls.WEIGHTS: "at the pace of its weights (not idle)",
 }
 _ENERGY = {
     "offchip": "off-chip transfers",
@@ -390,7 +389,7 @@ def report(
         bytes_per_cycle=_bytes_per_cycle(board),
         search=search,
         energy=energy,
-        command=command or " ".join([pareto.base_command(model, board.name), *_settings(board)]),
+        command=command or " ".join([search_section.base_command(model, board.name), *_settings(board)]),
         budget={name: count for name, count in limit.items() if count < getattr(board.resources, name)},
     )
 
@@ -427,7 +426,7 @@ def _micro(joules: float) -> str:
 def _engines(design: Design, timing: Timing) -> tuple[Mapping[str, Any], ...]:
     return tuple(
         {"name": name, "parameters": dict(design.engines.get(name, {})), "busy_cycles": cycles}
-        for name, cycles in waiting.busy(timing.activities).items()
+        for name, cycles in stalls.busy(timing.activities).items()
     )
 
 
@@ -435,8 +434,8 @@ def _waits(commands: Sequence[Command], timing: Timing) -> tuple[Wait, ...]:
     """Idle stretches, then those in which the array goes at the pace of its weights."""
     if not commands:
         return ()
-    stretches = waiting.idle(commands, timing.activities, timing.total)
-    return (*stretches, *waiting.starved(commands, timing.activities))
+    stretches = stalls.idle(commands, timing.activities, timing.total)
+    return (*stretches, *stalls.starved(commands, timing.activities))
 
 
 def _bytes_per_cycle(board: Board) -> float:

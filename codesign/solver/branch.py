@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.solver.front import Archive, Cover, Mask, Points, Proof, Values, layers
+from codesign.solver.front import Archive, DominatedRegion, Mask, Points, Proof, Values, layers
 from codesign.solver.interval_bounds import Bounder, Bounds
 from codesign.solver.problem import Array, Problem
 
@@ -20,7 +20,7 @@ Sink = Callable[[Values, Points], None]
 _SAMPLE = 256
 
 
-class _Step(NamedTuple):
+class _RefineStep(NamedTuple):
     """One axis goes from a level of its tree to the next; afterwards the axes in `single` are single values."""
 
     axis: str
@@ -99,7 +99,7 @@ class Branching:
                 progress(self.tally.settled, self.problem.size, len(self.archive))
         return self.tally
 
-    def dive(self, guide: Cover, most: int) -> tuple[Values, Points]:
+    def dive(self, guide: DominatedRegion, most: int) -> tuple[Values, Points]:
         """Some good feasible points with the bounds of their objectives; that proves nothing.
 
         Args:
@@ -122,27 +122,27 @@ class Branching:
 
     # Which boxes and which axis come next.
 
-    def _most(self, step: _Step) -> int:
+    def _most(self, step: _RefineStep) -> int:
         """Boxes of one block before the step."""
         fan: int = self.trees[step.axis].kids[step.level][0].shape[1]
         return max(1, self.block // fan)
 
-    def _next(self, pending: list[list[_Batch]], steps: list[_Step]) -> int:
+    def _next(self, pending: list[list[_Batch]], steps: list[_RefineStep]) -> int:
         """The deepest step with a full block, or else the first step with anything."""
         filled = [depth for depth, batches in enumerate(pending) if batches]
         full = [d for d in filled if sum(len(b.weight) for b in pending[d]) >= self._most(steps[d])]
         return full[-1] if full else filled[0]
 
-    def _plan(self, cover: Cover) -> list[_Step]:
+    def _plan(self, cover: DominatedRegion) -> list[_RefineStep]:
         """An order of all steps: each next one leaves the fewest boxes per bit of splitting, on a sample.
 
         Before the axes that an expensive term has only nodes of come those that must be single values for it.
         """
         level = {name: 0 for name, tree in self.trees.items() if tree.depth}
-        batch, steps = self._root(), list[_Step]()
+        batch, steps = self._root(), list[_RefineStep]()
         while level:
             early = [name for name in level if name not in self._late or not self._late[name] & set(level)]
-            options = [_Step(name, level[name], self._single(level, name)) for name in early]
+            options = [_RefineStep(name, level[name], self._single(level, name)) for name in early]
             trials = [self._trial(batch, option, cover) for option in options]
             best = min(range(len(options)), key=lambda i: trials[i][0])
             steps.append(options[best])
@@ -156,7 +156,7 @@ class Branching:
         after = {**level, stepped: level[stepped] + 1}
         return frozenset(name for name, tree in self.trees.items() if after.get(name, tree.depth) == tree.depth)
 
-    def _trial(self, batch: _Batch, step: _Step, cover: Cover) -> tuple[float, _Batch]:
+    def _trial(self, batch: _Batch, step: _RefineStep, cover: DominatedRegion) -> tuple[float, _Batch]:
         """The worth of a step, the less the better, and a sample of what it leaves."""
         if not len(batch.weight):
             return 0.0, batch
@@ -169,7 +169,7 @@ class Branching:
     # One step of some boxes.
 
     def _split(
-        self, batch: _Batch, step: _Step, cover: Cover, tally: Tally, asking: bool = True
+        self, batch: _Batch, step: _RefineStep, cover: DominatedRegion, tally: Tally, asking: bool = True
     ) -> tuple[_Batch, Values]:
         """The children along one axis that are not cut, and the lower bounds of their objectives."""
         tree, axis = self.trees[step.axis], self.names.index(step.axis)
@@ -196,7 +196,7 @@ class Branching:
         children[axis] = kids.ravel()[at]
         return _Batch(children, weight[free]), values[free]
 
-    def _new(self, step: _Step) -> bool:
+    def _new(self, step: _RefineStep) -> bool:
         """Truth of a step that finishes an axis telling something of an expensive term that its floor does not."""
         terms = [memo.term for memo in self.bounder.lazy.values() if step.axis in step.single]
         return any(step.axis in self._late or step.single.issuperset(term.of) for term in terms if step.axis in term.of)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from codesign.errors import CheckError
 from codesign.gc_pause import uncollected
 from codesign.solver.branch import Branching, Progress
-from codesign.solver.front import Archive, Cover, Front, Mask, Points, Proof, Values, nondominated
+from codesign.solver.front import Archive, DominatedRegion, Front, Mask, Points, Proof, Values, nondominated
 from codesign.solver.interval_bounds import Bounder, Bounds, Nodes
 from codesign.solver.problem import Inputs, Problem
 
@@ -39,7 +39,7 @@ _BESIDE = 300
 
 
 @dataclass(frozen=True)
-class Refine:
+class ExactScorer:
     """An expensive exact scorer for objectives whose terms are only lower bounds of them.
 
     Attributes:
@@ -47,11 +47,11 @@ class Refine:
         score: their exact values for the parameters of one design, in that order; None if it cannot be built.
         budget: designs scored at most; what is left then is counted, and the front is not proven.
         told: told how many are scored, after each.
-        glance: better lower bounds of many designs at once, a row each, from their parameters.
-        lift: still better ones, but dearer, for those that are left then; the first designs are scored before, so it
-            may have learned from them.
-        recall: the score of a design if it is known to be that of one already scored, else None; quick. Of designs
-            with equal objectives, the front then has the one that leaves the most of what is limited.
+        cheap_bound: better lower bounds of many designs at once, a row each, from their parameters.
+        tight_bound: tighter but dearer lower bounds, for the designs that `cheap_bound` does not exclude; called after
+            the first designs are scored, so it may use what those scores showed.
+        cached_score: the score of a design if it is known to equal that of one already scored, else None; quick. Of
+            designs with equal objectives, the front then has the one that leaves the most of what is limited.
         spare: axes of which designs often have more than they need, so that with less they would take the same score.
     """
 
@@ -59,9 +59,9 @@ class Refine:
     score: Callable[[Mapping[str, int]], Sequence[float] | None]
     budget: int | None = None
     told: Callable[[int], None] | None = None
-    glance: Callable[[Inputs], Values] | None = None
-    lift: Callable[[Inputs], Values] | None = None
-    recall: Callable[[Mapping[str, int]], Sequence[float] | None] | None = None
+    cheap_bound: Callable[[Inputs], Values] | None = None
+    tight_bound: Callable[[Inputs], Values] | None = None
+    cached_score: Callable[[Mapping[str, int]], Sequence[float] | None] | None = None
     spare: tuple[str, ...] = ()
 
 
@@ -69,7 +69,7 @@ class Refine:
 def search(
     problem: Problem,
     *,
-    refine: Refine | None = None,
+    refine: ExactScorer | None = None,
     progress: Progress | None = None,
     block: int = 1 << 15,
     cells: int = 1 << 18,
@@ -77,7 +77,8 @@ def search(
     """All non-dominated feasible points of a problem, with the proof.
 
     Of points with equal objectives one is returned: no single axis of it can be set to a lower value without
-    changing an objective or breaking a limit; with `refine` it is the first one scored, but see `Refine.recall`.
+    changing an objective or breaking a limit; with `refine` it is the first one scored, but see
+    `ExactScorer.cached_score`.
     The same problem gives the same front every time.
 
     Args:
@@ -205,7 +206,7 @@ class _Climber:
         values, ok = self._lines(points, 0, points[:, :1])
         return values[:, 0][ok[:, 0]], points[ok[:, 0]]
 
-    def _around(self, points: Points, cover: Cover) -> tuple[Values, Points]:
+    def _around(self, points: Points, cover: DominatedRegion) -> tuple[Values, Points]:
         """The best neighbours of points along all axes, feasible and not known to be dominated."""
         self._ask(points, range(points.shape[1]), cover)
         parts = [self._along(points, axis, cover) for axis in range(points.shape[1])]
@@ -213,7 +214,7 @@ class _Climber:
         best = nondominated(values)
         return values[best], found[best]
 
-    def _along(self, points: Points, axis: int, cover: Cover) -> tuple[Values, Points]:
+    def _along(self, points: Points, axis: int, cover: DominatedRegion) -> tuple[Values, Points]:
         values, ok = self._lines(points, axis, np.arange(self.problem.shape[axis])[None, :])
         self.tried += ok.size
         rows, at = np.nonzero(ok)
@@ -246,7 +247,7 @@ class _Climber:
         boxes[name] = np.broadcast_to(places + self.bounder.trees[name].first[-1], shape)
         return boxes
 
-    def _ask(self, points: Points, axes: Sequence[int], cover: Cover | None) -> None:
+    def _ask(self, points: Points, axes: Sequence[int], cover: DominatedRegion | None) -> None:
         """Has the expensive objectives computed of what differs from points in one of some axes and may matter."""
         found = list[Points]()
         for axis in axes if self.bounder.lazy else ():
@@ -267,7 +268,7 @@ class _Climber:
         found[np.isnan(found)] = -np.inf
         return found
 
-    def raised(self, points: Points, refine: Refine) -> Points:
+    def raised(self, points: Points, refine: ExactScorer) -> Points:
         """The points with all spare axes as high as the objectives that are not refined let them be."""
         points = points.copy()
         for axis in self._spare(refine):
@@ -279,14 +280,14 @@ class _Climber:
             points[:, axis] = count - 1 - np.argmax(same[:, ::-1], axis=1)
         return points
 
-    def _spare(self, refine: Refine) -> list[int]:
+    def _spare(self, refine: ExactScorer) -> list[int]:
         return [at for at, name in enumerate(self.problem.axes) if name in refine.spare]
 
-    def _plain(self, refine: Refine) -> list[int]:
+    def _plain(self, refine: ExactScorer) -> list[int]:
         """The objectives that are not refined."""
         return [at for at, name in enumerate(self.problem.objectives) if name not in refine.objectives]
 
-    def alike(self, points: Points, refine: Refine) -> list[Points]:
+    def alike(self, points: Points, refine: ExactScorer) -> list[Points]:
         """For each point the feasible ones that differ in spare axes alone and are as good but for what is refined.
 
         The most sparing come first.
@@ -328,9 +329,9 @@ class _Climber:
 # Exact scores.
 
 
-def _refined(engine: _Engine, refine: Refine) -> tuple[Points, Values, Proof]:
+def _refined(engine: _Engine, refine: ExactScorer) -> tuple[Points, Values, Proof]:
     """The front of exact scores: first of points on or near the front of bounds, then of all that may still matter."""
-    scorer = _Scorer(engine.problem, refine)
+    scorer = _PointScorer(engine.problem, refine)
     archive = engine.tries() if engine.bounder.lazy else engine.front()[0]
     scorer.take(*engine.climber.feasible(engine.climber.raised(archive.points, refine), asking=False))
     scorer.settle(0, lifting=False)
@@ -349,7 +350,7 @@ def _refined(engine: _Engine, refine: Refine) -> tuple[Points, Values, Proof]:
     return scorer.spared(partial(engine.climber.alike, refine=refine)), scorer.archive.values, proof
 
 
-class _Scorer:
+class _PointScorer:
     """Points that wait for an exact score, and the front of those that have one.
 
     Attributes:
@@ -360,7 +361,7 @@ class _Scorer:
         unscored: points dropped because the budget was used up.
     """
 
-    def __init__(self, problem: Problem, refine: Refine) -> None:
+    def __init__(self, problem: Problem, refine: ExactScorer) -> None:
         if not set(refine.objectives) <= set(problem.objectives) or not refine.objectives:
             raise ValueError(f"refined objectives {refine.objectives}; legal: some of {problem.objectives}")
         self.problem, self.refine = problem, refine
@@ -381,7 +382,7 @@ class _Scorer:
         keep = ~self.archive.cover.reaches(values)
         values, points = values[keep], points[keep]
         if len(points):
-            values = self._raised(self.refine.glance, values, points)
+            values = self._raise_bounds(self.refine.cheap_bound, values, points)
         self._values = np.concatenate([self._values, values])
         self._points = np.concatenate([self._points, points])
         self._lifted = np.concatenate([self._lifted, np.zeros(len(values), np.bool_)])
@@ -405,8 +406,10 @@ class _Scorer:
                 self.unscored += self.waiting
                 return self._keep(np.zeros(self.waiting, dtype=np.bool_))
             loose = np.flatnonzero(~self._lifted)
-            if lifting and len(loose) and self.refine.lift is not None:
-                self._values[loose] = self._raised(self.refine.lift, self._values[loose], self._points[loose])
+            if lifting and len(loose) and self.refine.tight_bound is not None:
+                self._values[loose] = self._raise_bounds(
+                    self.refine.tight_bound, self._values[loose], self._points[loose]
+                )
                 self._lifted[loose] = True
             else:
                 chosen = np.flatnonzero(nondominated(self._values, ties=True))
@@ -415,12 +418,12 @@ class _Scorer:
             self._filter()
         return None
 
-    def _raised(self, lift: Callable[[Inputs], Values] | None, values: Values, points: Points) -> Values:
+    def _raise_bounds(self, bound: Callable[[Inputs], Values] | None, values: Values, points: Points) -> Values:
         """The bounds of points, raised."""
-        if lift is None:
+        if bound is None:
             return values
         raised = values.copy()
-        found = lift(self.problem.parameters(points))
+        found = bound(self.problem.parameters(points))
         raised[:, self._columns] = np.maximum(raised[:, self._columns], found)
         return raised
 
@@ -460,7 +463,7 @@ class _Scorer:
         self.archive.add(exact[None], self._points[i : i + 1])
 
     def _exact(self, design: Mapping[str, int]) -> Sequence[float] | None:
-        found = self._recalled(design)
+        found = self._cached_score(design)
         if found is not None:
             self.recalled += 1
             return found
@@ -470,14 +473,14 @@ class _Scorer:
             self.refine.told(self.scored)
         return found
 
-    def _recalled(self, design: Mapping[str, int]) -> Sequence[float] | None:
-        return None if self.refine.recall is None else self.refine.recall(design)
+    def _cached_score(self, design: Mapping[str, int]) -> Sequence[float] | None:
+        return None if self.refine.cached_score is None else self.refine.cached_score(design)
 
     def spared(self, alike: Callable[[Points], list[Points]]) -> Points:
         """The points of the front, each replaced by the first of those like it that is known to have its score."""
         points, values = self.archive.points.copy(), self.archive.values[:, self._columns].tolist()
-        for i, options in enumerate(alike(points) if self.refine.recall is not None else ()):
-            scores = ((each, self._recalled(_design(self.problem, each))) for each in options)
+        for i, options in enumerate(alike(points) if self.refine.cached_score is not None else ()):
+            scores = ((each, self._cached_score(_design(self.problem, each))) for each in options)
             same = (each for each, found in scores if found is not None and [*found] == values[i])
             points[i] = next(same, points[i])
         return points
@@ -487,7 +490,7 @@ class _Scorer:
 
 
 @dataclass(frozen=True)
-class Checked:
+class FrontCheck:
     """What `check_front` looked at.
 
     Attributes:
@@ -502,8 +505,14 @@ class Checked:
 
 
 def check_front(
-    problem: Problem, front: Front, *, seed: int, points: int = 1_000_000, spaces: int = 2, refine: Refine | None = None
-) -> Checked:
+    problem: Problem,
+    front: Front,
+    *,
+    seed: int,
+    points: int = 1_000_000,
+    spaces: int = 2,
+    refine: ExactScorer | None = None,
+) -> FrontCheck:
     """Checks a front by brute force, sharing nothing with the search but the problem's formulas.
 
     Every point of the front must be feasible, have the objectives that it states and dominate no other. Then
@@ -536,7 +545,7 @@ def check_front(
     beside = _beside(problem, random, places) if refine is not None and len(places) else places[:0]
     for point in beside:
         _check_outside(problem, front, refine, point)
-    return Checked(count + len(beside), feasible + len(beside), scored + len(beside))
+    return FrontCheck(count + len(beside), feasible + len(beside), scored + len(beside))
 
 
 def _beside(problem: Problem, random: np.random.Generator, places: Points) -> Points:
@@ -548,7 +557,7 @@ def _beside(problem: Problem, random: np.random.Generator, places: Points) -> Po
     return found[problem.evaluate(found).feasible]
 
 
-def _check_members(problem: Problem, front: Front, refine: Refine | None) -> Points:
+def _check_members(problem: Problem, front: Front, refine: ExactScorer | None) -> Points:
     """Positions of the front's points, each checked."""
     columns = [np.searchsorted(values, front.parameters[name]) for name, values in problem.axes.items()]
     places = np.stack(columns, axis=1)
@@ -564,7 +573,7 @@ def _check_members(problem: Problem, front: Front, refine: Refine | None) -> Poi
     return places
 
 
-def _scores(problem: Problem, refine: Refine | None, places: Points, bounds: Values) -> Values:
+def _scores(problem: Problem, refine: ExactScorer | None, places: Points, bounds: Values) -> Values:
     """Exact objectives of points."""
     exact = bounds.copy()
     for i, place in enumerate(places if refine is not None else places[:0]):
@@ -607,7 +616,7 @@ def _undominated(members: Values, values: Values) -> NDArray[np.int64]:
     return left
 
 
-def _check_outside(problem: Problem, front: Front, refine: Refine | None, point: Points) -> None:
+def _check_outside(problem: Problem, front: Front, refine: ExactScorer | None, point: Points) -> None:
     """Checks a point whose cheap objectives the front does not dominate: its exact ones must be."""
     exact = _scores(problem, refine, point[None], problem.evaluate(point[None]).values)
     if np.isfinite(exact).all() and not (front.values <= exact).all(axis=1).any():

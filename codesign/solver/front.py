@@ -19,7 +19,7 @@ _CELLS = 1 << 19
 _SMALL = 48
 
 
-class Cover:
+class DominatedRegion:
     """The region that a set of vectors dominates, equality included: some member is nowhere larger.
 
     Args:
@@ -81,7 +81,7 @@ class Cover:
 
 
 def _pairwise(members: Values, queries: Values) -> Mask:
-    """Like `Cover.reaches`, by comparing every pair, block by block."""
+    """Like `DominatedRegion.reaches`, by comparing every pair, block by block."""
     step, found = max(1, (1 << 20) // len(members)), np.zeros(len(queries), dtype=np.bool_)
     for start in range(0, len(queries), step):
         block = queries[start : start + step]
@@ -151,7 +151,7 @@ def _sorted_best(rows: Values) -> NDArray[np.int64]:
         return np.flatnonzero(below.sum(axis=0) == 1)
     half = count // 2
     low, high = _sorted_best(rows[:half]), half + _sorted_best(rows[half:])
-    free = ~Cover(rows[low, 1:]).reaches(rows[high, 1:])
+    free = ~DominatedRegion(rows[low, 1:]).reaches(rows[high, 1:])
     return np.concatenate([low, high[free]])
 
 
@@ -169,16 +169,16 @@ class Archive:
         self.points: Points = np.zeros((0, width), dtype=np.int64)
         self.born: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self.adds = 0
-        self._cover: Cover | None = None
+        self._cover: DominatedRegion | None = None
 
     def __len__(self) -> int:
         return len(self.values)
 
     @property
-    def cover(self) -> Cover:
+    def cover(self) -> DominatedRegion:
         """What the archive dominates."""
         if self._cover is None:
-            self._cover = Cover(self.values)
+            self._cover = DominatedRegion(self.values)
         return self._cover
 
     def add(self, values: Values, points: Points) -> bool:

@@ -85,7 +85,7 @@ def swept_parameters() -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Request:
+class SweepRequest:
     """What a sweep is over, as given.
 
     Attributes:
@@ -291,7 +291,7 @@ class Sweep:
         return str(pl.DataFrame(frame)._repr_html_())
 
 
-def sweep(request: Request, out: Path, *, resume: bool = False) -> Sweep:
+def sweep(request: SweepRequest, out: Path, *, resume: bool = False) -> Sweep:
     """Computes every row that is not there yet; see the module.
 
     Args:
@@ -312,7 +312,7 @@ def sweep(request: Request, out: Path, *, resume: bool = False) -> Sweep:
     names = [shards.name_of(number) for number in range(combinations[-1].shards[1])]
     with shards.opened(out, _identity(request, networks, combinations), names, resume=resume) as store:
         resumed = sum(shard.rows for shard in store.done.values())
-        progress = _Progress(sum(c.points for c in combinations), resumed)
+        progress = _SweepProgress(sum(c.points for c in combinations), resumed)
         for number, (combination, made) in enumerate(_grids(request, networks, combinations)):
             if number == 0 and progress.left > _LARGE:
                 _LOG.info("%s points; tables of what they have in common come first", f"{progress.left:,}")
@@ -344,7 +344,7 @@ def _network(model: str) -> Network:
     return network
 
 
-def _combinations(request: Request, networks: Mapping[str, Network]) -> Iterator[Combination]:
+def _combinations(request: SweepRequest, networks: Mapping[str, Network]) -> Iterator[Combination]:
     first = 0
     for model in request.models:
         for name in request.boards:
@@ -369,7 +369,7 @@ def _say_thinned(what: str, space: ThinnedSpace) -> None:
 
 
 def _identity(
-    request: Request, networks: Mapping[str, Network], combinations: Sequence[Combination]
+    request: SweepRequest, networks: Mapping[str, Network], combinations: Sequence[Combination]
 ) -> dict[str, object]:
     """All that decides what the rows are, but for the formulas: their values are compared, see `_front`."""
     of_models = {name: hashlib.sha256(write_network(network)).hexdigest() for name, network in networks.items()}
@@ -386,7 +386,7 @@ def _hashed(document: object) -> str:
 class _Made:
     """The space and its grid, made when first asked for and shared by the budgets."""
 
-    request: Request
+    request: SweepRequest
     network: Network
     board: Board
 
@@ -396,7 +396,7 @@ class _Made:
 
 
 def _grids(
-    request: Request, networks: Mapping[str, Network], combinations: Sequence[Combination]
+    request: SweepRequest, networks: Mapping[str, Network], combinations: Sequence[Combination]
 ) -> Iterator[tuple[Combination, _Made]]:
     """Every combination with its grid; one grid is alive at a time."""
     left = iter(combinations)
@@ -409,7 +409,12 @@ def _grids(
 
 
 def _write(
-    request: Request, store: shards.Shards, number: int, combination: Combination, made: _Made, progress: "_Progress"
+    request: SweepRequest,
+    store: shards.Shards,
+    number: int,
+    combination: Combination,
+    made: _Made,
+    progress: "_SweepProgress",
 ) -> None:
     """Writes the shards of a combination that are not there yet."""
     left = {name: r for name, r in combination.ranges(request.shard_rows).items() if name not in store.done}
@@ -425,7 +430,7 @@ def _write(
         progress.step(stop - first)
 
 
-def _foretell(request: Request, combination: Combination, grid: Grid, points: int) -> None:
+def _foretell(request: SweepRequest, combination: Combination, grid: Grid, points: int) -> None:
     """Says how long so many points will take and how many bytes they will have, from some in the middle."""
     first = max(0, (grid.points - request.shard_rows) // 2)
     stop, limit, taken, data = min(first + request.shard_rows, grid.points), available(grid.space.board, {}), [], b""
@@ -442,7 +447,7 @@ def _foretell(request: Request, combination: Combination, grid: Grid, points: in
 
 
 def _noted(
-    request: Request, made: _Made, limits: Mapping[str, int], progress: "_Progress", number: int
+    request: SweepRequest, made: _Made, limits: Mapping[str, int], progress: "_SweepProgress", number: int
 ) -> dict[str, object]:
     """What the manifest says of a combination: the hash of what its rows come from, its exact front and the proof."""
     if not request.exact:
@@ -521,7 +526,7 @@ def _named(names: tuple[str, ...], numbers: Column) -> "pl.Series":
     return pl.Series(names, dtype=pl.Enum(names)).gather(pl.Series(numbers))
 
 
-class _Progress:
+class _SweepProgress:
     """Says on the log how far a sweep is, how fast, and how long it will take.
 
     Args:

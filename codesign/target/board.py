@@ -76,7 +76,7 @@ class Available:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class BoardMemory:
     """The off-chip memory as the programmable logic sees it, in cycles of the board's clock.
 
     Bandwidth is a token bucket over reads and writes of all ports together: every cycle adds
@@ -150,8 +150,8 @@ class Energy:
         _check(_ENERGY, self)
 
 
-_Table = Available | Memory | Energy
-_TABLES: Mapping[str, type[_Table]] = {"resources": Available, "memory": Memory, _ENERGY: Energy}
+_Table = Available | BoardMemory | Energy
+_TABLES: Mapping[str, type[_Table]] = {"resources": Available, "memory": BoardMemory, _ENERGY: Energy}
 _TEXTS = {
     "name": ("printable text", "what users type; a file that is found by name is called as this"),
     "part": ("printable text", "the vendor's part number"),
@@ -222,7 +222,7 @@ class Board:
     family: str
     clock_hz: int
     resources: Available
-    memory: Memory
+    memory: BoardMemory
     sources: Mapping[str, str] = field(hash=False)
     assumptions: Mapping[str, str] = field(hash=False)
     energy: Energy | None = None
@@ -384,7 +384,7 @@ def _assemble(
 ) -> Board:
     clock_hz = figures["clock_hz"]
     available = Available(**_values("resources", figures))
-    memory = Memory(clock_hz, **_values("memory", figures))
+    memory = BoardMemory(clock_hz, **_values("memory", figures))
     coefficients = _values(_ENERGY, figures)
     energy = Energy(**coefficients) if coefficients else None
     return Board(*texts, clock_hz, available, memory, sources, assumptions, energy)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from codesign.catalog import Catalog, Source, offered
+from codesign.catalog import Catalog, CatalogSource, offered
 from codesign.errors import InputError
 from codesign.target.board import Board, boards
 
@@ -40,9 +40,9 @@ def board_catalog(folders: Sequence[Path] = ()) -> Catalog[Board]:
     Args:
         folders: of the user, a file per board.
     """
-    shipped = [Source(name, "codesign", partial(Board.load, name), True) for name in boards()]
+    shipped = [CatalogSource(name, "codesign", partial(Board.load, name), True) for name in boards()]
     paths = [path for folder in folders for path in sorted(folder.glob("*.toml"))]
-    files = [Source(path.stem, str(path), partial(_of_file, path)) for path in paths]
+    files = [CatalogSource(path.stem, str(path), partial(_of_file, path)) for path in paths]
     searched = f" (searched: {', '.join(map(str, folders))})" if folders else ""
     also = f"{searched}, or a path to a .toml file"
     return Catalog("board", (*shipped, *files, *offered("board", GROUP, _checked)), also)

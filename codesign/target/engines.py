@@ -54,7 +54,7 @@ _LOG = logging.getLogger(__name__)
 # Kernels -----------------------------------------------------------------------------
 
 
-class Found(NamedTuple):
+class Discovered(NamedTuple):
     """What was found.
 
     Attributes:
@@ -67,7 +67,7 @@ class Found(NamedTuple):
 
 
 @cache
-def found() -> Found:
+def found() -> Discovered:
     """All kernels; what cannot be used is told in the log once, and everything else works on."""
     kernels: dict[str, type[Kernel]] = {}
     for kernel in _ours():
@@ -85,7 +85,7 @@ def found() -> Found:
         except ToolError as error:
             refused[source.name] = str(error)
             _LOG.warning("%s", error)
-    return Found(kernels, refused)
+    return Discovered(kernels, refused)
 
 
 def kernels() -> Mapping[str, type[Kernel]]:

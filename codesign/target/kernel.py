@@ -81,10 +81,10 @@ def head_columns(heads: int, wide: Number, unit: Number) -> Number:
     return padded(heads, step) * wide
 
 
-def larger(a: Number, b: Number) -> Number:
+def maximum(a: Number, b: Number) -> Number:
     """Element-wise maximum that keeps Python integers unbounded.
 
-    >>> larger(3, 5)
+    >>> maximum(3, 5)
     5
     """
     if isinstance(a, int) and isinstance(b, int):
@@ -92,10 +92,10 @@ def larger(a: Number, b: Number) -> Number:
     return np.maximum(a, b)
 
 
-def smaller(a: Number, b: Number) -> Number:
+def minimum(a: Number, b: Number) -> Number:
     """Element-wise minimum that keeps Python integers unbounded.
 
-    >>> smaller(3, 5)
+    >>> minimum(3, 5)
     3
     """
     if isinstance(a, int) and isinstance(b, int):
@@ -234,7 +234,7 @@ class Case:
         return {name: rng.integers(-(1 << bits), 1 << bits, (r, c)) for name, (r, c, bits) in self.shapes.items()}
 
 
-class Place(Protocol):
+class Placement(Protocol):
     """Where the matrices of a layer lie on chip, in words of the engine's port to each."""
 
     def base(self, tensor: str, row: int) -> int:
@@ -429,7 +429,7 @@ class CommandKernel(Kernel):
 
     @classmethod
     @abstractmethod
-    def operands(cls, layer: Any, params: Params, place: Place, first: int, rows: int) -> dict[str, int]:
+    def operands(cls, layer: Any, params: Params, place: Placement, first: int, rows: int) -> dict[str, int]:
         """Operands of the command that makes some rows of the layer's target.
 
         Args:

@@ -132,10 +132,10 @@ def _advance(m: Memory) -> None:
             return
         m[TOLD] = 0
         for at in range(m[TOLD_AT], m[TOLD_AT] + 3 * told, 3):
-            _hear(m, m[at], m[at + 1], m[at + 2])
+            _handle_event(m, m[at], m[at + 1], m[at + 2])
 
 
-def _tell(m: Memory, what: int, time: int, count: int) -> None:
+def _post_event(m: Memory, what: int, time: int, count: int) -> None:
     """Something is known of a client, or of the store engine.
 
     READS: so many words arrive from that cycle on. LOADS, STORE: the transfer is done. TABLES: the last word of a
@@ -146,7 +146,7 @@ def _tell(m: Memory, what: int, time: int, count: int) -> None:
     m[TOLD] += 1
 
 
-def _hear(m: Memory, what: int, time: int, count: int) -> None:
+def _handle_event(m: Memory, what: int, time: int, count: int) -> None:
     if what == WEIGHTS:
         _run_array(m)
     elif what == READS:
@@ -546,7 +546,7 @@ def _asked(m: Memory, t: int, client: int) -> None:
         m[WEIGHTS + LEFT], m[WEIGHTS + OFFSET] = m[THEN_WORDS], m[THEN_OFFSET]
         m[WEIGHTS + VISIBLE] = m[WEIGHTS + SINCE] = t + 2
     elif client == WEIGHTS:
-        _tell(m, TABLES, t + 1, 1)
+        _post_event(m, TABLES, t + 1, 1)
 
 
 # Grants.
@@ -619,7 +619,7 @@ def _deliver(m: Memory, burst: int) -> None:
     elif client == LOADS:
         _loaded(m, first + 1, words)
     elif client == READS:
-        _tell(m, READS, first + 1, words)
+        _post_event(m, READS, first + 1, words)
 
 
 def _weights(m: Memory, first: int, words: int) -> None:
@@ -632,7 +632,7 @@ def _weights(m: Memory, first: int, words: int) -> None:
         at += ratio
     m[PART] = ratio - (at - last)
     if known > m[WANTED] and known > m[KNOWN]:
-        _tell(m, WEIGHTS, 0, 0)
+        _post_event(m, WEIGHTS, 0, 0)
     m[KNOWN] = known
 
 
@@ -647,7 +647,7 @@ def _loaded(m: Memory, first: int, words: int) -> None:
         _plan_issue(m)
     m[UNDELIVERED] -= words
     if m[UNDELIVERED] == 0:
-        _tell(m, LOADS, end, 1)
+        _post_event(m, LOADS, end, 1)
 
 
 # Store.
@@ -704,11 +704,11 @@ def _grant_write(m: Memory, t: int, index: int) -> None:
     m[LAST_ANSWER] = max(m[LAST_ANSWER], answer)
     m[UNANSWERED] -= 1
     if m[UNANSWERED] == 0:
-        _tell(m, STORE, m[LAST_ANSWER] + 2, 1)
+        _post_event(m, STORE, m[LAST_ANSWER] + 2, 1)
 
 
 OFTEN = (
     _first_slot, _plan_issue, _has_room, _hold, _issue, _request, _count, _plan_grant, _grant_read, _deliver, _weights,
-    _tell,
+    _post_event,
 )  # fmt: skip
 """What happens with every burst: machine code without calls is a quarter faster."""

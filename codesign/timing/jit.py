@@ -15,7 +15,7 @@ from typing import Any
 
 from codesign.cache import default_cache, digest, publish
 from codesign.errors import ToolError
-from codesign.timing import event_kernel as rules
+from codesign.timing import event_kernel
 
 Run = Callable[[Any], None]
 """`codesign.timing.event_kernel.run` for an array of 64-bit integers."""
@@ -38,7 +38,7 @@ def compiled_run(cache: Path | None = None) -> Run | None:
     if importlib.util.find_spec("numba") is None:
         _LOG.info("the cycle model runs uncompiled; get the compiler with: pip install 'codesign[compiled]'")
         return None
-    text = Path(rules.__file__).read_text(encoding="utf-8")
+    text = Path(event_kernel.__file__).read_text(encoding="utf-8")
 
     def fill(folder: Path) -> None:
         _LOG.info("compiling the cycle model; ten seconds, once")

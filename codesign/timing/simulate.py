@@ -15,12 +15,12 @@ from codesign.target.commands import MAX_TOKENS, RELEASE, Command
 from codesign.target.design import Design
 from codesign.target.engines import COMMAND_BYTES, LUT, MOST_ENGINES, MOVERS, RING, TOKEN_BITS, command_kernel
 from codesign.target.kernel import ceil_div
-from codesign.timing import event_kernel as rules
+from codesign.timing import event_kernel as ev
 from codesign.timing.formulas import Formulas
 from codesign.timing.jit import compiled_run, ready_run
 
 BURST_BYTES = 256
-_HALF = (1 << TOKEN_BITS * rules.PACKED) - 1
+_HALF = (1 << TOKEN_BITS * ev.PACKED) - 1
 Counts = Mapping[str, Mapping[str, Ints]]
 """Work of one inference that depends on data, by layer and name, one value per row."""
 _linear = itemgetter("rows", "kw", "ib", "ob", "flags")
@@ -72,12 +72,12 @@ class Machine:
     def run(self) -> None:
         """Until nothing is left to do."""
         m, count = self._ended(), len(self.start)
-        start, stop = int(m[rules.START_AT]), int(m[rules.STOP_AT])
+        start, stop = int(m[ev.START_AT]), int(m[ev.STOP_AT])
         self.start, self.stop = m[start : start + count].tolist(), m[stop : stop + count].tolist()
-        ratio, table_ratio = int(m[rules.RATIO]), int(m[rules.TABLE_RATIO])
-        self.rings = _need(m, rules.WEIGHTS, ratio), _need(m, rules.TABLES, table_ratio)
+        ratio, table_ratio = int(m[ev.RATIO]), int(m[ev.TABLE_RATIO])
+        self.rings = _need(m, ev.WEIGHTS, ratio), _need(m, ev.TABLES, table_ratio)
         for index in self._first():
-            weights, tables = m[m[rules.NEED_AT] + 2 * index :][:2].tolist()
+            weights, tables = m[m[ev.NEED_AT] + 2 * index :][:2].tolist()
             self.early[index] = (
                 ceil_div(weights, ratio) if weights >= 0 else None,
                 ceil_div(tables, table_ratio) if tables >= 0 else None,
@@ -88,7 +88,7 @@ class Machine:
         begin, zeros = self._layout.memory, self._layout.zeros
         if self._run is None:
             memory = begin.tolist() + [0] * zeros
-            rules.run(memory)
+            ev.run(memory)
             return np.array(memory[: len(begin)], np.int64)
         array = np.zeros(len(begin) + zeros, np.int64)
         array[: len(begin)] = begin
@@ -98,15 +98,15 @@ class Machine:
     def _first(self) -> list[int]:
         """The linear commands that end before a further engine begins; an engine's commands take turns."""
         begins = [self.start[index] for index in self._records.timed if self.start[index] >= 0]
-        split = min(begins, default=rules.NEVER)
+        split = min(begins, default=ev.NEVER)
         return list(takewhile(lambda index: 0 <= self.stop[index] <= split, self._records.linear))
 
 
 def _need(m: NDArray[np.int64], client: int, ratio: int) -> int | None:
     """Ring words that hold the most bus words that lay there at once, None if that was not all that was wanted."""
-    if m[client + rules.LEFT] or m[client + rules.HELD]:
+    if m[client + ev.LEFT] or m[client + ev.HELD]:
         return None
-    return ceil_div(int(m[client + rules.PEAK]), ratio) if ratio else 0
+    return ceil_div(int(m[client + ev.PEAK]), ratio) if ratio else 0
 
 
 class _Records:
@@ -133,7 +133,7 @@ class _Records:
         commands, numbers = program.commands, {name: number for number, name in enumerate(program.engines)}
         self.rows = np.array([_record(command, numbers, word) for command in commands], np.int64).reshape(-1)
         jobs = [job for job in program.jobs if job.engine != RING]
-        size, first = rules.COMMAND_SIZE, rules.OPERAND
+        size, first = ev.COMMAND_SIZE, ev.OPERAND
         self.open = [(job.engine, job.work, np.array(job.commands) * size + first) for job in jobs]
         self.linear = [index for index, command in enumerate(commands) if command.engine == RING]
         self.timed = [job.commands[0] for job in jobs]
@@ -195,7 +195,7 @@ def _tokens(counts: Mapping[str, int], numbers: Mapping[str, int]) -> tuple[int,
         if not 0 <= count <= MAX_TOKENS:
             raise ValueError(f"{count} tokens; legal: 0 to {MAX_TOKENS}")
         value |= count << TOKEN_BITS * numbers[engine]
-    return value & _HALF, value >> TOKEN_BITS * rules.PACKED
+    return value & _HALF, value >> TOKEN_BITS * ev.PACKED
 
 
 def _counted(command: Command, formulas: Formulas, counts: Mapping[str, Ints]) -> int:
@@ -214,13 +214,13 @@ class _Layout:
 
     def __init__(self, records: _Records, design: Design, formulas: Formulas, list_at: int) -> None:
         self.zeros, self.word, count = 0, design.word_bytes, records.room[0]
-        starts = rules.FIXED + len(records.rows)
+        starts = ev.FIXED + len(records.rows)
         self.memory = m = np.full(starts + 4 * count, -1, np.int64)
-        m[: rules.FIXED], m[rules.FIXED : starts] = 0, records.rows
-        m[rules.COMMAND_AT], m[rules.START_AT] = rules.FIXED, starts
-        m[rules.STOP_AT], m[rules.NEED_AT] = starts + count, starts + 2 * count
+        m[: ev.FIXED], m[ev.FIXED : starts] = 0, records.rows
+        m[ev.COMMAND_AT], m[ev.START_AT] = ev.FIXED, starts
+        m[ev.STOP_AT], m[ev.NEED_AT] = starts + count, starts + 2 * count
         for engine, work, places in records.open:
-            m[rules.FIXED + places] = int(formulas.times[engine](work))
+            m[ev.FIXED + places] = int(formulas.times[engine](work))
         self._set_memory(design)
         self._set_linear(design, formulas)
         self._set_commands(count, list_at)
@@ -228,7 +228,7 @@ class _Layout:
 
     def set_time(self, index: int, cycles: int) -> None:
         """Gives a command of a further engine its duration."""
-        self.memory[rules.FIXED + index * rules.COMMAND_SIZE + rules.OPERAND] = cycles
+        self.memory[ev.FIXED + index * ev.COMMAND_SIZE + ev.OPERAND] = cycles
 
     def _table(self, size: int) -> int:
         """Place of a table of zeros."""
@@ -237,51 +237,63 @@ class _Layout:
 
     def _set_memory(self, design: Design) -> None:
         m, memory = self.memory, design.board.memory
-        if memory.ports > rules.MOST_PORTS:
-            raise ValueError(f"{memory.ports} ports; legal: 1 to {rules.MOST_PORTS}")
+        if memory.ports > ev.MOST_PORTS:
+            raise ValueError(f"{memory.ports} ports; legal: 1 to {ev.MOST_PORTS}")
         full, gain = BURST_BYTES * memory.bytes_denominator, memory.bytes_numerator
-        m[rules.PORTS], m[rules.OUTSTANDING], m[rules.MOST] = memory.ports, memory.outstanding, BURST_BYTES // self.word
-        m[rules.READ_LATENCY], m[rules.WRITE_LATENCY] = memory.read_latency, memory.write_latency
-        m[rules.GAIN], m[rules.COST], m[rules.FULL] = gain, memory.bytes_denominator * self.word, full
-        m[rules.CREDIT], m[rules.REFILL], m[rules.WORD] = full, ceil_div(full, gain), self.word
-        m[rules.GRANT_AT] = m[rules.ISSUE_AT] = m[rules.RIVAL] = rules.NEVER
-        m[rules.TOUCHED] = m[rules.STALE] = 1
-        m[rules.HEADS : rules.HEAD_WORDS] = rules.NEVER
+        m[ev.PORTS], m[ev.OUTSTANDING], m[ev.MOST] = (
+            memory.ports,
+            memory.outstanding,
+            BURST_BYTES // self.word,
+        )
+        m[ev.READ_LATENCY], m[ev.WRITE_LATENCY] = memory.read_latency, memory.write_latency
+        m[ev.GAIN], m[ev.COST], m[ev.FULL] = (
+            gain,
+            memory.bytes_denominator * self.word,
+            full,
+        )
+        m[ev.CREDIT], m[ev.REFILL], m[ev.WORD] = full, ceil_div(full, gain), self.word
+        m[ev.GRANT_AT] = m[ev.ISSUE_AT] = m[ev.RIVAL] = ev.NEVER
+        m[ev.TOUCHED] = m[ev.STALE] = 1
+        m[ev.HEADS : ev.HEAD_WORDS] = ev.NEVER
         bursts, answers = memory.ports * memory.outstanding, _power(memory.outstanding)
-        m[rules.BURSTS], m[rules.BURST_MASK] = bursts, _power(bursts) - 1
-        m[rules.BURST_AT] = self._table(_power(bursts) * rules.BURST_SIZE)
-        m[rules.TOLD_AT] = self._table(3 * (bursts + 2))
-        m[rules.ANSWER_AT], m[rules.ANSWER_MASK] = self._table(memory.ports * answers), answers - 1
+        m[ev.BURSTS], m[ev.BURST_MASK] = bursts, _power(bursts) - 1
+        m[ev.BURST_AT] = self._table(_power(bursts) * ev.BURST_SIZE)
+        m[ev.TOLD_AT] = self._table(3 * (bursts + 2))
+        m[ev.ANSWER_AT], m[ev.ANSWER_MASK] = self._table(memory.ports * answers), answers - 1
 
     def _set_linear(self, design: Design, formulas: Formulas) -> None:
         m, p = self.memory, design.linear
         ratio, table_ratio = p["t_in"] * p["t_out"] // self.word, 8 * p["t_out"] // self.word
-        m[rules.N_L], m[rules.LATENCY], m[rules.DRAIN] = p["n_l"], int(formulas.array_latency), formulas.drain_latency
-        m[rules.RATIO], m[rules.TABLE_RATIO] = ratio, table_ratio
-        m[rules.WEIGHTS + rules.SPACE] = p["ring_words"] * ratio
-        m[rules.TABLES + rules.SPACE] = p["table_words"] * table_ratio
-        m[rules.GROUP_END] = m[rules.GROUP_END + 1] = -1
-        m[rules.WANTED] = rules.NEVER
+        m[ev.N_L], m[ev.LATENCY], m[ev.DRAIN] = (
+            p["n_l"],
+            int(formulas.array_latency),
+            formulas.drain_latency,
+        )
+        m[ev.RATIO], m[ev.TABLE_RATIO] = ratio, table_ratio
+        m[ev.WEIGHTS + ev.SPACE] = p["ring_words"] * ratio
+        m[ev.TABLES + ev.SPACE] = p["table_words"] * table_ratio
+        m[ev.GROUP_END] = m[ev.GROUP_END + 1] = -1
+        m[ev.WANTED] = ev.NEVER
 
     def _set_commands(self, count: int, list_at: int) -> None:
-        m, per, reader = self.memory, COMMAND_BYTES // self.word, rules.READS
-        m[rules.PER], m[rules.NEXT], m[rules.READ_AT] = per, rules.END, self._table(count)
-        m[rules.ENGINE + rules.PLANNED : rules.TOKENS : rules.ENGINE_SIZE] = rules.NEVER
-        m[reader + rules.LEFT], m[reader + rules.SPACE] = count * per, rules.COMMAND_QUEUE * per
-        m[reader + rules.OFFSET], m[reader + rules.VISIBLE] = list_at % BURST_BYTES // self.word, 1
+        m, per, reader = self.memory, COMMAND_BYTES // self.word, ev.READS
+        m[ev.PER], m[ev.NEXT], m[ev.READ_AT] = per, ev.END, self._table(count)
+        m[ev.ENGINE + ev.PLANNED : ev.TOKENS : ev.ENGINE_SIZE] = ev.NEVER
+        m[reader + ev.LEFT], m[reader + ev.SPACE] = count * per, ev.COMMAND_QUEUE * per
+        m[reader + ev.OFFSET], m[reader + ev.VISIBLE] = list_at % BURST_BYTES // self.word, 1
 
     def _set_room(self, records: _Records) -> None:
         """Gives all that comes a place: tokens by taker and giver, room of the readers, then arrivals."""
         m, (commands, bursts, tiles) = self.memory, records.room
         for pair, count in enumerate(records.given):
-            place = rules.TOKENS + 2 * pair
+            place = ev.TOKENS + 2 * pair
             m[place] = m[place + 1] = self._table(count)
         counts = commands, bursts, tiles, tiles
-        for client, count in zip(range(rules.CLIENT, rules.CLIENTS_END, rules.CLIENT_SIZE), counts, strict=True):
+        for client, count in zip(range(ev.CLIENT, ev.CLIENTS_END, ev.CLIENT_SIZE), counts, strict=True):
             place = self._table(2 * count)
-            m[client + rules.COMING] = m[client + rules.COMING_END] = m[client + rules.COMING_AT] = place
-            m[client + rules.SEEN] = place
-        m[rules.BASE] = m[rules.KNOWN] = self._table(records.weights // max(int(m[rules.RATIO]), 1) + 1)
+            m[client + ev.COMING] = m[client + ev.COMING_END] = m[client + ev.COMING_AT] = place
+            m[client + ev.SEEN] = place
+        m[ev.BASE] = m[ev.KNOWN] = self._table(records.weights // max(int(m[ev.RATIO]), 1) + 1)
 
 
 def _power(least: int) -> int:

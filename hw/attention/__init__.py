@@ -31,18 +31,18 @@ from codesign.target.kernel import (
     Memory,
     Number,
     Params,
-    Place,
+    Placement,
     Port,
     Resources,
     Work,
     ceil_div,
     head_columns,
     joules,
-    larger,
+    maximum,
+    minimum,
     padded,
     power_of_two,
     powers_up_to,
-    smaller,
 )
 
 MAX_HEAD_DIM = 128
@@ -155,7 +155,7 @@ class AttentionKernel(CommandKernel):
         return Columns(layer.heads, layer.head_dim, wide, head_columns(layer.heads, wide, unit))
 
     @classmethod
-    def operands(cls, layer: Attention, params: Params, place: Place, first: int, rows: int) -> dict[str, int]:
+    def operands(cls, layer: Attention, params: Params, place: Placement, first: int, rows: int) -> dict[str, int]:
         """See `CommandKernel.operands`; keys and values stay whole."""
         columns = place.columns(layer.query)
         return {
@@ -354,7 +354,7 @@ def _values(source: Mapping[str, Number], *names: str) -> tuple[Any, ...]:
 def _latency(t_a: Any) -> Any:
     """Cycles of a command that are no slots and no rows of the last group."""
     setup = 2 * Requantizer.latency() + 9
-    dot = PackedDot.latency(0) + smaller(t_a, _CHAIN) + (t_a > 4) + (t_a > 8) + (t_a > 16)
+    dot = PackedDot.latency(0) + minimum(t_a, _CHAIN) + (t_a > 4) + (t_a > 8) + (t_a > 16)
     score = 2 * READ_LATENCY + dot + 1
     weight = READ_LATENCY + Requantizer.latency() + _EXP_LATENCY
     value = PackedDot.latency(1) + 1
@@ -369,7 +369,7 @@ class _Sizes:
         self.t_a, self.n_a, self.key_bits, self.block_bits = t_a, n_a, _clog2(keys), _clog2(db)
         self.score_bits, self.total_bits = 16 + _clog2(t_a * db), 8 + self.key_bits
         self.sum_bits = t_a * (self.total_bits + 8)
-        self.chain = smaller(t_a, _CHAIN)
+        self.chain = minimum(t_a, _CHAIN)
         self.chains = t_a // self.chain
         self.dots, self.products = n_a // 2 * self.chains, n_a * ceil_div(t_a, 2)
 
@@ -419,7 +419,7 @@ class _Groups:
         self.offset = _choose(mask == _FULL, keys, offset)
         self.window = _choose(mask == _SLIDING, window, self.offset + rows)
         self.count = ceil_div(rows, n_a)
-        self.most = larger(smaller(n_a + self.window - 1, keys), n_a)
+        self.most = maximum(minimum(n_a + self.window - 1, keys), n_a)
 
     def last_rows(self) -> Any:
         """Rows of the last group."""
@@ -428,8 +428,8 @@ class _Groups:
     def passes(self, group: Any) -> Any:
         """Pass length of one group."""
         first = self.offset + group * self.n
-        end = smaller(first + smaller(self.n, self.rows - group * self.n), self.keys)
-        return larger(end - larger(first - self.window + 1, 0), self.n)
+        end = minimum(first + minimum(self.n, self.rows - group * self.n), self.keys)
+        return maximum(end - maximum(first - self.window + 1, 0), self.n)
 
     def total(self) -> Any:
         """Sum of the pass lengths: ``most`` each, less the rise, less the fall; the last apart."""
@@ -443,9 +443,9 @@ class _Groups:
     def longest(self) -> Any:
         """The largest pass length: where the rise ends, one before, or the last group."""
         last = self.count - 1
-        top = smaller(larger(ceil_div(self.most - self.n - self.offset, self.n), 0), last)
-        best = larger(self.passes(top), self.passes(larger(top - 1, 0)))
-        return larger(best, self.passes(last))
+        top = minimum(maximum(ceil_div(self.most - self.n - self.offset, self.n), 0), last)
+        best = maximum(self.passes(top), self.passes(maximum(top - 1, 0)))
+        return maximum(best, self.passes(last))
 
 
 def _ramp(start: Any, step: Any, count: Any) -> Any:
@@ -454,7 +454,7 @@ def _ramp(start: Any, step: Any, count: Any) -> Any:
     >>> _ramp(7, 3, 5), _ramp(7, 3, 2), _ramp(-1, 3, 2)
     (12, 11, 0)
     """
-    terms: Any = smaller(larger(ceil_div(start, step), 0), count)
+    terms: Any = minimum(maximum(ceil_div(start, step), 0), count)
     return terms * start - step * (terms * (terms - 1) // 2)
 
 

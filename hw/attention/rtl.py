@@ -52,7 +52,7 @@ class _Timing:
 # Control ---------------------------------------------------------------------
 
 
-class _Setup(wiring.Component):
+class _AttentionSetup(wiring.Component):
     """Accepts a command, checks it and multiplies out its strides; takes the same time for all.
 
     Members:
@@ -544,7 +544,7 @@ class ValueLane(SharedComponent):
         m.d.comb += self.acc.word_select(column, self.acc_bits).eq(acc)
 
 
-class Reciprocal(SharedComponent):
+class SoftmaxReciprocal(SharedComponent):
     """``quotient = (multiplier << (L - 1)) // total`` and ``places = L - 1``, one per cycle.
 
     L is the bit length of ``total``. The results come `DIVIDER_LATENCY` cycles after ``total``;
@@ -584,7 +584,7 @@ class Reciprocal(SharedComponent):
         return m
 
 
-class _Drain(wiring.Component):
+class _SumDrain(wiring.Component):
     """Takes the sums of all lanes at once and sends them out requantized, a lane per cycle.
 
     Members:
@@ -613,7 +613,7 @@ class _Drain(wiring.Component):
         stages = [Signal(bits, name=f"lane{lane}", reset_less=True) for lane in range(self._kernel.n_a)]
         for lane, (stage, after) in enumerate(zip(stages, [*stages[1:], stages[-1]], strict=True)):
             m.d.sync += stage.eq(Mux(self.take, self.lanes.word_select(lane, bits), after))
-        m.submodules.divide = divide = Reciprocal(self._kernel.total_bits)
+        m.submodules.divide = divide = SoftmaxReciprocal(self._kernel.total_bits)
         m.d.comb += [divide.total.eq(stages[0][sums:]), divide.multiplier.eq(self.multiplier)]
         total_shift = Signal(6)
         m.d.comb += total_shift.eq(self.shift + divide.places)
@@ -703,9 +703,9 @@ class AttentionEngine(wiring.Component):
         self._values(m, setup, slots, weights)
         return m
 
-    def _control(self, m: Module) -> tuple[_Setup, _Slots]:
+    def _control(self, m: Module) -> tuple[_AttentionSetup, _Slots]:
         """Command to jobs to slots; the first job is ready two cycles after the setup."""
-        m.submodules.setup = setup = _Setup(self.kernel, self.depths)
+        m.submodules.setup = setup = _AttentionSetup(self.kernel, self.depths)
         m.submodules.jobs = jobs = _Jobs(self.kernel)
         m.submodules.slots = slots = _Slots(self.kernel)
         wiring.connect(m, wiring.flipped(self.command), setup.command)
@@ -722,7 +722,7 @@ class AttentionEngine(wiring.Component):
         ]
         return setup, slots
 
-    def _load(self, m: Module, setup: _Setup, slots: _Slots) -> RowMemory:
+    def _load(self, m: Module, setup: _AttentionSetup, slots: _Slots) -> RowMemory:
         """Queries of the next job into their half of the buffer, a word per cycle."""
         m.submodules.query_walk = walk = _RowWalk()
         rows, width = self.kernel.n_a, self.kernel.n_a * 8 * self.kernel.t_a
@@ -743,7 +743,7 @@ class AttentionEngine(wiring.Component):
         ]
         return buffer
 
-    def _scores(self, m: Module, setup: _Setup, slots: _Slots, queries: RowMemory) -> _Scores:
+    def _scores(self, m: Module, setup: _AttentionSetup, slots: _Slots, queries: RowMemory) -> _Scores:
         """Keys of the present job against its queries."""
         m.submodules.key_walk = walk = _KeyWalk(self.kernel)
         place, score = (self.kernel.db_max - 1).bit_length(), self._time.score
@@ -776,7 +776,7 @@ class AttentionEngine(wiring.Component):
             allowed=delay(m, walk.allowed, score - 1, "allowed"),
         )
 
-    def _softmax(self, m: Module, setup: _Setup, slots: _Slots, scores: _Scores) -> list[Value]:
+    def _softmax(self, m: Module, setup: _AttentionSetup, slots: _Slots, scores: _Scores) -> list[Value]:
         """Scores of the present job to the buffer, those of the previous to exponentials."""
         width, score = self.kernel.n_a * (self.kernel.score_bits + 1), self._time.score
         m.submodules.buffer = buffer = RowMemory(
@@ -808,10 +808,10 @@ class AttentionEngine(wiring.Component):
             weights += [lanes.e0, lanes.e1]
         return weights
 
-    def _values(self, m: Module, setup: _Setup, slots: _Slots, weights: list[Value]) -> None:
+    def _values(self, m: Module, setup: _AttentionSetup, slots: _Slots, weights: list[Value]) -> None:
         """Exponentials against the values of the previous job, then the drain."""
         m.submodules.value_walk = walk = _RowWalk()
-        m.submodules.drain = drain = _Drain(self.kernel)
+        m.submodules.drain = drain = _SumDrain(self.kernel)
         meet, sums = self._time.score + self._time.weight - READ_LATENCY, self._time.sums
         m.d.comb += [
             walk.start.eq(slots.shift),
@@ -836,7 +836,7 @@ class AttentionEngine(wiring.Component):
             ]
         self._write(m, setup, slots, drain)
 
-    def _write(self, m: Module, setup: _Setup, slots: _Slots, drain: _Drain) -> None:
+    def _write(self, m: Module, setup: _AttentionSetup, slots: _Slots, drain: _SumDrain) -> None:
         """Addresses of a pass's rows; the last row of the last pass ends the command."""
         m.submodules.write_walk = walk = _RowWalk()
         rows, previous = self.kernel.n_a, slots.previous

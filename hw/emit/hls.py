@@ -1,7 +1,7 @@
 """HLS C++ projects: what every kernel's emission shares.
 
 A kernel's algorithm is a C++ header beside this file, a class template over its design parameters. A
-`Top` says which arguments its top function has; from that follow the declaration, the interface
+`HlsTop` says which arguments its top function has; from that follow the declaration, the interface
 pragmas, the testbench and the Tcl script of a project that Vitis HLS takes as it is.
 
 Here the projects are compiled by an ordinary C++ compiler against the ``ap_int.h`` and ``hls_stream.h``
@@ -83,7 +83,7 @@ class Argument:
 
 
 @dataclass(frozen=True, slots=True)
-class Top:
+class HlsTop:
     """A kernel's top function.
 
     Attributes:
@@ -108,7 +108,7 @@ class Top:
         return f"{self.name}_hls.h"
 
 
-def project(top: Top, part: str = PART, clock_mhz: int = CLOCK_MHZ) -> dict[str, str]:
+def project(top: HlsTop, part: str = PART, clock_mhz: int = CLOCK_MHZ) -> dict[str, str]:
     """A complete HLS project, file name to text.
 
     Args:
@@ -154,12 +154,12 @@ def ap_types_version() -> str:
 # Files of a project ----------------------------------------------------------------
 
 
-def _signature(top: Top) -> str:
+def _signature(top: HlsTop) -> str:
     arguments = ",\n".join(f"    {argument.declaration}" for argument in top.arguments)
     return f"void {top.name}(\n{arguments})"
 
 
-def _declaration(top: Top) -> str:
+def _declaration(top: HlsTop) -> str:
     width = max(len(argument.name) for argument in top.arguments)
     comments = "\n".join(f"//   {a.name.ljust(width)}  {a.comment}" for a in top.arguments)
     return (
@@ -168,13 +168,13 @@ def _declaration(top: Top) -> str:
     )
 
 
-def _definition(top: Top) -> str:
+def _definition(top: HlsTop) -> str:
     pragmas = "\n".join([*(a.pragma for a in top.arguments), "#pragma HLS INTERFACE mode=s_axilite port=return"])
     names = ", ".join(argument.name for argument in top.arguments)
     return f'#include "{top.name}.h"\n\n{_signature(top)} {{\n{pragmas}\n    {top.name}_engine::run({names});\n}}\n'
 
 
-def _testbench(top: Top) -> str:
+def _testbench(top: HlsTop) -> str:
     operands, streams = top.kind("operand"), top.kind("input", "output")
     memories, inputs, outputs = (top.kind(kind) for kind in ("memory", "input", "output"))
     place = {argument.name: len(operands) + i for i, argument in enumerate(streams)}
@@ -203,7 +203,7 @@ def _testbench(top: Top) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _script(top: Top, part: str, clock_mhz: int) -> str:
+def _script(top: HlsTop, part: str, clock_mhz: int) -> str:
     return f"""\
 # Simulates, synthesizes, co-simulates and packages the kernel with Vitis HLS:
 #   vitis-run --mode hls --tcl {_SCRIPT}      (before 2023.2: vitis_hls -f {_SCRIPT})
@@ -225,7 +225,7 @@ exit
 """
 
 
-def _readme(top: Top) -> str:
+def _readme(top: HlsTop) -> str:
     return (
         f"{top.title} `vitis-run --mode hls --tcl {_SCRIPT}` builds it with Vitis HLS; `{top.name}.h` says what"
         f" its arguments are, `{top.header}` how it works. Its bits were compared with the integer reference by a"
@@ -237,7 +237,7 @@ def _readme(top: Top) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class HlsCall:
     """One command: its operands, the words of its input streams, and how many come out of each output.
 
     Attributes:
@@ -251,7 +251,7 @@ class Call:
     outputs: Mapping[str, int]
 
 
-def vectors(top: Top, calls: Sequence[Call], memories: Mapping[str, IntArray]) -> dict[str, str]:
+def vectors(top: HlsTop, calls: Sequence[HlsCall], memories: Mapping[str, IntArray]) -> dict[str, str]:
     """The files of a testbench's folder, file name to text.
 
     Args:
@@ -267,7 +267,7 @@ def vectors(top: Top, calls: Sequence[Call], memories: Mapping[str, IntArray]) -
     return files
 
 
-def _line(top: Top, call: Call) -> str:
+def _line(top: HlsTop, call: HlsCall) -> str:
     operands = [call.operands[a.name] for a in top.kind("operand")]
     counts = [
         len(call.inputs[a.name]) if a.kind == "input" else call.outputs[a.name] for a in top.kind("input", "output")

@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In
 
 from codesign.errors import InputError
 from codesign.hw.primitives.memory import RowMemory, WritePort, address_bits
-from codesign.hw.verilog import Target, generate
+from codesign.hw.verilog import VerilogTarget, generate
 from codesign.target.engines import RING, geometry, memory_map
 from codesign.target.kernel import Kernel, Params, Port
 
@@ -104,4 +104,4 @@ def rig_sources(kernel: Kernel, target: str, others: tuple[str, ...] = ()) -> di
     """
     if target != "rtl":
         raise InputError(f"no {target!r} sources of {kernel.op}; legal: {', '.join(('rtl', *others))}")
-    return dict(generate(make_rig(kernel), TOP, Target(primitives=True)).files)
+    return dict(generate(make_rig(kernel), TOP, VerilogTarget(primitives=True)).files)

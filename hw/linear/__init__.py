@@ -31,10 +31,10 @@ from codesign.target.kernel import (
     Work,
     ceil_div,
     joules,
-    larger,
+    maximum,
+    minimum,
     power_of_two,
     powers_up_to,
-    smaller,
 )
 
 ACC_BITS = 27
@@ -233,7 +233,7 @@ class LinearKernel(Kernel):
         """
         t_in, n_l = params["t_in"], params["n_l"]
         sums, tiles = ceil_div(work["k"], t_in), ceil_div(work["n"], params["t_out"])
-        tile = larger(sums, n_l)
+        tile = maximum(sums, n_l)
         groups = ceil_div(work["rows"], n_l)
         last_rows: Number = work["rows"] - (groups - 1) * n_l
         row = ceil_div(work["k"], params["word_bytes"])
@@ -264,7 +264,7 @@ class LinearKernel(Kernel):
         choices: Number = ACC_BITS * t_out * ceil_div(n_l - 1, 3)
         sums: Number = ACC_BITS * t_out * n_l
         return {
-            "packed_dot": {"dots": dots, "delayed bits": 24 * dots * larger(chain - 3, 0)},
+            "packed_dot": {"dots": dots, "delayed bits": 24 * dots * maximum(chain - 3, 0)},
             "row_lanes": {"sum bits": sums, "tree bits": n_l * t_out * (chains - 1) * (2 * LANE_BITS + chains) // 2},
             "drain_column": {"columns": t_out},
             "requantizer": {"columns": t_out},
@@ -276,7 +276,7 @@ class LinearKernel(Kernel):
         """What flip-flops go into, likewise; the drain holds a whole tile of sums."""
         t_out, n_l, chain, chains, dots = _array(params)
         sums: Number = ACC_BITS * t_out * n_l
-        width = smaller(LANE_BITS + chains - 1, ACC_BITS)
+        width = minimum(LANE_BITS + chains - 1, ACC_BITS)
         return {
             "packed_dot": {"dots": dots, "delayed bits": 24 * dots * ((chain > 1) + 2 * (chain > 2))},
             "row_lanes": {"sum bits": sums, "tree bits": n_l * t_out * (chains > 1) * width},
@@ -311,7 +311,7 @@ class LinearKernel(Kernel):
 def _array(params: Params) -> tuple[Number, Number, Number, Number, Number]:
     """Columns, rows, DSPs of a chain, chains of a column, and chains of the whole array."""
     t_in, t_out, n_l = (params[name] for name in ("t_in", "t_out", "n_l"))
-    chain = smaller(t_in, MAX_CHAIN)
+    chain = minimum(t_in, MAX_CHAIN)
     chains = t_in // chain
     return t_out, n_l, chain, chains, n_l * (t_out // 2) * chains
 
@@ -336,7 +336,7 @@ def _memories(params: Params) -> tuple[Number, Number, Number]:
 
 def array_latency(t_in: Number) -> Number:
     """Cycles from the end of a tile to its complete accumulators, as the hardware has it."""
-    return READ_LATENCY + PackedDot.latency(0) + smaller(t_in, MAX_CHAIN) + (t_in > MAX_CHAIN) + 1
+    return READ_LATENCY + PackedDot.latency(0) + minimum(t_in, MAX_CHAIN) + (t_in > MAX_CHAIN) + 1
 
 
 def _last_start(groups: Number, load: Number, last_load: Number, period: Number) -> Number:
@@ -349,15 +349,15 @@ def _last_start(groups: Number, load: Number, last_load: Number, period: Number)
     covers two groups in ``period + load + 2`` and so pays where the two are within one of each other.
     The last group has ``last_load <= load``: the path ends in its load, or in the array before it.
     """
-    slower = larger(load, period)
-    gain: Number = 2 - larger(load - period, period - load)
-    detour = larger(gain, 0)
+    slower = maximum(load, period)
+    gain: Number = 2 - maximum(load - period, period - load)
+    detour = maximum(gain, 0)
     loaded: Number = (groups - 1) * load
-    detoured = _sum((groups - 1) * slower, (groups - 1) // 2 * detour, -larger(-gain, 0))
-    by_load: Number = larger(loaded, detoured) + last_load + _LOADED
+    detoured = _sum((groups - 1) * slower, (groups - 1) // 2 * detour, -maximum(-gain, 0))
+    by_load: Number = maximum(loaded, detoured) + last_load + _LOADED
     by_array = _sum((groups - 2) * slower, (groups - 2) // 2 * detour, load + _LOADED, period)
     several: Number = (groups > 1) * by_array
-    return larger(by_load, several)
+    return maximum(by_load, several)
 
 
 def _sum(*terms: Number) -> Number:

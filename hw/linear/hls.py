@@ -13,7 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.errors import NothingFits
-from codesign.hw.emit.hls import CLOCK_MHZ, MAX_BITS, PART, Argument, Call, Top, decode, encode, project, vectors, words
+from codesign.hw.emit.hls import (
+    CLOCK_MHZ,
+    MAX_BITS,
+    PART,
+    Argument,
+    HlsCall,
+    HlsTop,
+    decode,
+    encode,
+    project,
+    vectors,
+    words,
+)
 from codesign.hw.linear import ACC_BITS
 from codesign.ir import network
 from codesign.numerics.fixed_point import IntArray, IntLike, integers, limits
@@ -38,7 +50,7 @@ _SIGNED = ("low", "high")
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class HlsProduct:
     """A layer with its arrays.
 
     Attributes:
@@ -60,7 +72,7 @@ class _Block:
     tiles: int
 
 
-def top(kernel: "LinearKernel") -> Top:
+def top(kernel: "LinearKernel") -> HlsTop:
     """The top function of a design.
 
     Raises:
@@ -71,7 +83,7 @@ def top(kernel: "LinearKernel") -> Top:
         raise ValueError(f"t_out {k.t_out}; legal for HLS: at most {MAX_BITS // ACC_BITS}")
     order = (k.t_in, k.t_out, k.n_l, k.kw_max, k.ring_words, k.table_words, k.tables, k.word_bytes)
     bus, wide = 8 * k.word_bytes, 16 * k.t_out
-    return Top(
+    return HlsTop(
         "linear",
         f"Linear<{', '.join(map(str, order))}>",
         f"The linear kernel in HLS C++: {k.t_in} inputs, {k.t_out} outputs and {k.n_l} rows per cycle.",
@@ -91,7 +103,7 @@ def sources(kernel: "LinearKernel", part: str = PART, clock_mhz: int = CLOCK_MHZ
     return project(top(kernel), part, clock_mhz)
 
 
-def job_vectors(kernel: "LinearKernel", jobs: list[Job]) -> dict[str, str]:
+def job_vectors(kernel: "LinearKernel", jobs: list[HlsProduct]) -> dict[str, str]:
     """Files of the testbench's folder for jobs that run one behind the other.
 
     Raises:
@@ -108,12 +120,12 @@ def job_vectors(kernel: "LinearKernel", jobs: list[Job]) -> dict[str, str]:
     return vectors(top(kernel), calls, {"tables": tables})
 
 
-def data(kernel: "LinearKernel", jobs: list[Job]) -> dict[str, str]:
+def data(kernel: "LinearKernel", jobs: list[HlsProduct]) -> dict[str, str]:
     """The folder ``data`` of the project: `job_vectors`, and what must come out, from golden."""
     return job_vectors(kernel, jobs) | {"target.expected.hex": "".join(_expected(kernel, job) for job in jobs)}
 
 
-def targets(kernel: "LinearKernel", jobs: list[Job], text: str) -> list[IntArray]:
+def targets(kernel: "LinearKernel", jobs: list[HlsProduct], text: str) -> list[IntArray]:
     """The target of each job, from the words that the testbench wrote."""
     values = decode(text).reshape(-1).view("<i2").astype(np.int64)
     found, at = [], 0
@@ -127,7 +139,7 @@ def targets(kernel: "LinearKernel", jobs: list[Job], text: str) -> list[IntArray
     return found
 
 
-def _expected(kernel: "LinearKernel", job: Job) -> str:
+def _expected(kernel: "LinearKernel", job: HlsProduct) -> str:
     """A job's target words; columns that only fill a tile go through the same steps."""
     layer, columns = job.layer, _columns(kernel, job.layer)
     spare = columns - layer.n
@@ -178,7 +190,7 @@ def _order(kernel: "LinearKernel", rows: int, block: _Block) -> Iterator[tuple[s
                 yield slice(row, row + 1), slice(tile * kernel.t_out, (tile + 1) * kernel.t_out)
 
 
-def _calls(kernel: "LinearKernel", job: Job, luts: list[bytes]) -> Iterator[Call]:
+def _calls(kernel: "LinearKernel", job: HlsProduct, luts: list[bytes]) -> Iterator[HlsCall]:
     layer = job.layer
     source = _source(kernel, job)
     addend = _addend(kernel, job)
@@ -200,10 +212,10 @@ def _calls(kernel: "LinearKernel", job: Job, luts: list[bytes]) -> Iterator[Call
             ),
             "addends": words(added, 2 * kernel.t_out),
         }
-        yield Call({**fields, "ob": block.tiles}, inputs, {"target": len(order)})
+        yield HlsCall({**fields, "ob": block.tiles}, inputs, {"target": len(order)})
 
 
-def _source(kernel: "LinearKernel", job: Job) -> NDArray[np.uint8]:
+def _source(kernel: "LinearKernel", job: HlsProduct) -> NDArray[np.uint8]:
     layer, x = job.layer, integers("x", job.x, *limits(8))
     if x.ndim != 2 or x.shape[1] != layer.k or len(x) < layer.first_row + layer.rows:
         raise ValueError(f"{layer.name}: x is {x.shape}; legal: [at least {layer.first_row + layer.rows}, {layer.k}]")
@@ -212,7 +224,7 @@ def _source(kernel: "LinearKernel", job: Job) -> NDArray[np.uint8]:
     return words(padded, kernel.word_bytes)
 
 
-def _addend(kernel: "LinearKernel", job: Job) -> NDArray[np.int16]:
+def _addend(kernel: "LinearKernel", job: HlsProduct) -> NDArray[np.int16]:
     layer = job.layer
     padded = np.zeros((layer.rows, _columns(kernel, layer)), np.int16)
     if (job.addend is None) != (layer.addend is None):

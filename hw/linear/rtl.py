@@ -128,7 +128,7 @@ class LinearEngine(wiring.Component):
         m.submodules.slots = slots = memory.Memory(shape=OPERANDS, depth=SLOTS, init=[])
         m.submodules.loader = loader = _Loader(s)
         m.submodules.array = array = _Array(s)
-        m.submodules.drain = drain = _Drain(s)
+        m.submodules.drain = drain = _TileDrain(s)
         self._commands(m, slots, loader)
         array_slot, drain_slot = slots.read_port(domain="comb"), slots.read_port(domain="comb")
         m.d.comb += [
@@ -410,7 +410,7 @@ class _Array(wiring.Component):
 
 
 @dataclass(frozen=True)
-class _Row:
+class _DrainedRow:
     """One row leaving the hold register."""
 
     accs: Value
@@ -420,7 +420,7 @@ class _Row:
     addend: Value
 
 
-class _Drain(wiring.Component):
+class _TileDrain(wiring.Component):
     """Requantizes a complete tile, one row per cycle, and writes it."""
 
     def __init__(self, shape: LinearKernel) -> None:
@@ -457,7 +457,7 @@ class _Drain(wiring.Component):
         self._pipeline(m, row)
         return m
 
-    def _rows(self, m: Module, valid: Value, tile: data.View) -> _Row:
+    def _rows(self, m: Module, valid: Value, tile: data.View) -> _DrainedRow:
         """Steps through the rows of the tile."""
         s, op = self.shape, self.operands
         width = ACC_BITS * s.t_out
@@ -487,7 +487,7 @@ class _Drain(wiring.Component):
             self.freed_words.eq(op.ib),
         ]
         rows = Array(hold.word_select(index, width) for index in range(s.n_l))
-        return _Row(
+        return _DrainedRow(
             accs=rows[lane],
             valid=left != 0,
             last=(left == 1) & current.last,
@@ -495,7 +495,7 @@ class _Drain(wiring.Component):
             addend=(Mux(start, base_add, next_add) + current.column)[:24],
         )
 
-    def _pipeline(self, m: Module, row: _Row) -> None:
+    def _pipeline(self, m: Module, row: _DrainedRow) -> None:
         """Bias, requantizer, table or residual add, write."""
         s, op = self.shape, self.operands
         control = Signal(data.StructLayout({"out": 24, "add": 24, "target": 8, "addend": 8, "use": 1, "table": 8}))

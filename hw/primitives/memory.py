@@ -7,7 +7,7 @@ from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from codesign.hw.verilog import SharedComponent
-from codesign.target.kernel import Number, ceil_div, larger, smaller
+from codesign.target.kernel import Number, ceil_div, maximum, minimum
 
 READ_LATENCY = 2
 """Cycles from an address to its data, for every memory."""
@@ -240,12 +240,12 @@ def _known_row_memory(write_bits: int, read_bits: int, depth: int) -> tuple[Numb
 
 
 def _row_memory(write_bits: Number, read_bits: Number, depth: Number) -> tuple[Number, Number, Number]:
-    arrays, slices = larger(read_bits // write_bits, 1), larger(write_bits // read_bits, 1)
+    arrays, slices = maximum(read_bits // write_bits, 1), maximum(write_bits // read_bits, 1)
     halves, deep = _chosen(write_bits, depth, _ANY)
     enables = arrays * deep
     logic = arrays * lutram(write_bits, depth) + read_bits * _among(slices, deep) + (enables > 1) * enables
     words = (depth <= _LUTRAM_DEPTH) + 1 * (depth == 1)
-    registers = read_bits + log2(slices) + log2(deep) + words * larger(write_bits, read_bits)
+    registers = read_bits + log2(slices) + log2(deep) + words * maximum(write_bits, read_bits)
     return arrays * halves, logic, registers
 
 
@@ -263,12 +263,12 @@ def log2(count: Number) -> Number:
 
 def _choice(inputs: Number) -> Number:
     """LUTs of a multiplexer per bit: four inputs in the first LUT, three more in each; pairs where there are many."""
-    return larger(ceil_div(inputs - 1, 3), inputs // 2 - 1)
+    return maximum(ceil_div(inputs - 1, 3), inputs // 2 - 1)
 
 
 def _among(slices: Number, deep: Number) -> Number:
     """LUTs of the multiplexer of so many slices of so many banks, per bit; odd banks of two slices go two ways."""
-    whole, below = _choice(slices * deep), 1 << larger(log2(deep) - 1, 0)
+    whole, below = _choice(slices * deep), 1 << maximum(log2(deep) - 1, 0)
     split = 2 * (_choice(below) + _choice(deep - below)) + _choice(4)
     odd = 1 * (slices == 2) * (below < deep) * (deep < 2 * below)
     total: Number = whole + odd * (split - whole)
@@ -290,7 +290,7 @@ def _chosen(width_bits: Number, depth: Number, shapes: tuple[_Shape, ...]) -> tu
         byte, rows = min(bits, 9), ceil_div(depth, words)
         blocks = ceil_div(rows * ceil_div(width_bits, byte), bits // byte)
         cost = price * blocks + (rows - 1) * width_bits + (rows > 1) * rows
-        wins, least = 1 * (cost < least), smaller(cost, least)
+        wins, least = 1 * (cost < least), minimum(cost, least)
         halves, deep = halves + wins * (size * blocks - halves), deep + wins * (rows - deep)
     block = 1 * (depth > _LUTRAM_DEPTH)
     return block * halves, 1 + block * (deep - 1)

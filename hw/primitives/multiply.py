@@ -9,7 +9,7 @@ is the low 18 bits, the high lane the next 18 plus the borrow of the low one. A 
 from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Mux, Signal, Value, signed
 from amaranth.lib.wiring import In, Out
 
-from codesign.hw.verilog import SharedComponent, Target
+from codesign.hw.verilog import SharedComponent, VerilogTarget
 
 LANE_BITS = 18
 MAX_CHAIN = 8
@@ -73,7 +73,7 @@ class PackedDot(SharedComponent):
     def build(self, platform: object) -> Module:
         """The DSP cascade, or its behavioural model with the same latency."""
         m = Module()
-        if isinstance(platform, Target) and platform.primitives:
+        if isinstance(platform, VerilogTarget) and platform.primitives:
             total = self._cascade(m)
             low, high = total[:LANE_BITS], total[LANE_BITS : 2 * LANE_BITS]
             m.d.sync += [self.y0.eq(low), self.y1.eq(high.as_signed() + low[-1])]
@@ -186,7 +186,7 @@ class Requantizer(SharedComponent):
 
     def _product(self, m: Module, platform: object) -> Value:
         product = Signal(signed(44))
-        if isinstance(platform, Target) and platform.primitives:
+        if isinstance(platform, VerilogTarget) and platform.primitives:
             wide, _ = _dsp48e2(m, "dsp", self.acc, Const(0, 1), self.multiplier, None)
             m.d.comb += product.eq(wide)
         else:

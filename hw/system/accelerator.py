@@ -15,8 +15,8 @@ from codesign.hw.system import top
 from codesign.hw.system.sequencer import COMMAND_QUEUE, ENGINE_QUEUE, FLIGHT_QUEUE, INDEX_BITS, flight_bits
 from codesign.hw.system.top import Shape, Top
 from codesign.hw.system.transfer import ADDR_BITS, BURST_BYTES, Bus
-from codesign.hw.verilog import Sources, Target, generate, regenerate
-from codesign.target.board import Memory
+from codesign.hw.verilog import Sources, VerilogTarget, generate, regenerate
+from codesign.target.board import BoardMemory
 from codesign.target.design import Design
 from codesign.target.engines import COMMAND_BYTES, RING, engine_names, geometry, kernel_of, memory_map
 from codesign.target.kernel import Kernel, Number, Params, Resources, ceil_div
@@ -53,7 +53,7 @@ class Hardware:
         return {**self.sources.files, **self.models}
 
 
-def bus_of(memory: Memory) -> Bus:
+def bus_of(memory: BoardMemory) -> Bus:
     """The off-chip interface for a board's memory; requests in flight are a power of two.
 
     Raises:
@@ -107,10 +107,10 @@ def _word(engine: str, word_bytes: int) -> dict[str, int]:
 
 def sources(design: Design) -> Hardware:
     """The design as Verilog, for the device and for simulation."""
-    target = Target(primitives=True)
+    target = VerilogTarget(primitives=True)
     found = generate(Top(shape(design)), TOP, target)
     units = [target.modules[name.removesuffix(".v")] for name, text in found.files.items() if _PRIMITIVE in text]
-    return Hardware(found, regenerate(units, Target(primitives=False)))
+    return Hardware(found, regenerate(units, VerilogTarget(primitives=False)))
 
 
 def simulation_sources(design: Design) -> Sources:

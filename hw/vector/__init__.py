@@ -31,13 +31,13 @@ from codesign.target.kernel import (
     Memory,
     Number,
     Params,
-    Place,
+    Placement,
     Port,
     Resources,
     Work,
     ceil_div,
     joules,
-    larger,
+    maximum,
     powers_up_to,
 )
 
@@ -134,7 +134,7 @@ class VectorKernel(CommandKernel):
         return (Constant("affine", AFFINE_BYTES * layer.d, partial(_affine_bytes, layer)),)
 
     @classmethod
-    def operands(cls, layer: Norm, params: Params, place: Place, first: int, rows: int) -> dict[str, int]:
+    def operands(cls, layer: Norm, params: Params, place: Placement, first: int, rows: int) -> dict[str, int]:
         """See `CommandKernel.operands`."""
         return {
             "rows": rows, "d": layer.d, "r_base": place.base(layer.source, layer.first_row + first),
@@ -237,7 +237,7 @@ class VectorKernel(CommandKernel):
         """
         (t_v,), (rows, d) = _values(params, "t_v"), _values(work, "rows", "d")
         words = ceil_div(d, t_v)
-        result: Number = rows * larger(words, _DIGITS + 1) + words + _latency(t_v)
+        result: Number = rows * maximum(words, _DIGITS + 1) + words + _latency(t_v)
         return result
 
     @classmethod
@@ -336,8 +336,8 @@ def _ring_words(words: Any, t_v: Any) -> Any:
     From the write of a word to its read pass the cycles of a row and `_row_latency`, less one. In
     that time come at most as many words, and no more than those of six rows.
     """
-    window = larger(words, _DIGITS + 1) + _row_latency(t_v)
-    return 2 ** _clog2(-larger(-window, -6 * words))
+    window = maximum(words, _DIGITS + 1) + _row_latency(t_v)
+    return 2 ** _clog2(-maximum(-window, -6 * words))
 
 
 def _clog2(x: Any) -> Any:

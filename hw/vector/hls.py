@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from codesign.errors import NothingFits
-from codesign.hw.emit.hls import CLOCK_MHZ, PART, Argument, Call, Top, decode, encode, project, vectors, words
+from codesign.hw.emit.hls import CLOCK_MHZ, PART, Argument, HlsCall, HlsTop, decode, encode, project, vectors, words
 from codesign.hw.vector import RMS, WIDE_RESULT
 from codesign.ir.network import Norm
 from codesign.numerics import nonlinear
@@ -31,7 +31,7 @@ _OPERANDS = {
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class HlsNorm:
     """A norm with its rows.
 
     Attributes:
@@ -43,10 +43,10 @@ class Job:
     r: IntLike
 
 
-def top(kernel: "VectorKernel") -> Top:
+def top(kernel: "VectorKernel") -> HlsTop:
     """The top function of a design."""
     fields, t_v = kernel.fields, kernel.t_v
-    return Top(
+    return HlsTop(
         "vector",
         f"Vector<{t_v}, {kernel.max_d}, {kernel.ring_words}{', 1' if kernel.wide else ''}>",
         f"The vector kernel in HLS C++: layer and RMS norm, {t_v} columns per cycle, rows of up to {kernel.max_d}.",
@@ -69,7 +69,7 @@ def sources(kernel: "VectorKernel", part: str = PART, clock_mhz: int = CLOCK_MHZ
     return project(top(kernel), part, clock_mhz)
 
 
-def job_vectors(kernel: "VectorKernel", jobs: list[Job]) -> dict[str, str]:
+def job_vectors(kernel: "VectorKernel", jobs: list[HlsNorm]) -> dict[str, str]:
     """Files of the testbench's folder for jobs that run one behind the other.
 
     Raises:
@@ -79,12 +79,12 @@ def job_vectors(kernel: "VectorKernel", jobs: list[Job]) -> dict[str, str]:
     return vectors(top(kernel), [_call(kernel, job) for job in jobs], {})
 
 
-def data(kernel: "VectorKernel", jobs: list[Job]) -> dict[str, str]:
+def data(kernel: "VectorKernel", jobs: list[HlsNorm]) -> dict[str, str]:
     """The folder ``data`` of the project: `job_vectors`, and what must come out, from golden."""
     return job_vectors(kernel, jobs) | {"target.expected.hex": "".join(_expected(kernel, job) for job in jobs)}
 
 
-def targets(kernel: "VectorKernel", jobs: list[Job], text: str) -> list[IntArray]:
+def targets(kernel: "VectorKernel", jobs: list[HlsNorm], text: str) -> list[IntArray]:
     """The target of each job, from the words that the testbench wrote."""
     values = decode(text).reshape(-1).view((np.int8, np.int16)[kernel.wide]).astype(np.int64)
     found, at = [], 0
@@ -96,7 +96,7 @@ def targets(kernel: "VectorKernel", jobs: list[Job], text: str) -> list[IntArray
     return found
 
 
-def _expected(kernel: "VectorKernel", job: Job) -> str:
+def _expected(kernel: "VectorKernel", job: HlsNorm) -> str:
     """A job's target words; columns that only fill a word have neither gain nor bias and give zero."""
     layer = job.layer
     rows = integers("r", job.r)[layer.first_row : layer.first_row + layer.rows]
@@ -106,7 +106,7 @@ def _expected(kernel: "VectorKernel", job: Job) -> str:
     return encode(words(np.pad(found, ((0, 0), (0, spare))).astype(kind), _bytes(kernel) * kernel.t_v))
 
 
-def _call(kernel: "VectorKernel", job: Job) -> Call:
+def _call(kernel: "VectorKernel", job: HlsNorm) -> HlsCall:
     layer, r = job.layer, integers("r", job.r, *limits(16))
     if layer.d > kernel.max_d:
         raise NothingFits(f"{layer.name}: {layer.d} columns, max_d is {kernel.max_d}")
@@ -124,4 +124,4 @@ def _call(kernel: "VectorKernel", job: Job) -> Call:
         "flags": RMS * layer.rms + WIDE_RESULT * (layer.bits == 16),
     }  # fmt: skip
     inputs = {"source": words(padded, 2 * kernel.t_v), "affine": words(affine, 8 * kernel.t_v)}
-    return Call(operands, inputs, {"target": layer.rows * row})
+    return HlsCall(operands, inputs, {"target": layer.rows * row})

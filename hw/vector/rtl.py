@@ -16,7 +16,7 @@ from codesign.hw.primitives.fifo import operands
 from codesign.hw.primitives.memory import READ_LATENCY, ReadPort, RowMemory, WritePort, address_bits
 from codesign.hw.primitives.multiply import Requantizer, delay, sum_tree
 from codesign.hw.vector import RMS, WIDE_RESULT, VectorKernel
-from codesign.hw.verilog import SharedComponent, Target
+from codesign.hw.verilog import SharedComponent, VerilogTarget
 from codesign.numerics.nonlinear import NORM_FRACTION_BITS
 
 OPERANDS = operands(**VectorKernel.fields)
@@ -61,7 +61,7 @@ class MultiplyAdd(SharedComponent):
         """The DSP48E2, or its behavioural model with the same latency."""
         m = Module()
         c = delay(m, self.c, 1, "c")
-        if isinstance(platform, Target) and platform.primitives:
+        if isinstance(platform, VerilogTarget) and platform.primitives:
             m.submodules.dsp = self._dsp48e2(c)
             return m
         a, b, late = (delay(m, value, 1, name) for value, name in ((self.a, "a"), (self.b, "b"), (c, "late")))
@@ -179,7 +179,7 @@ class Root(SharedComponent):
         return m
 
 
-class Reciprocal(SharedComponent):
+class NormReciprocal(SharedComponent):
     """``min(2**33 // divisor, 2**17 - 1)`` of a divisor in [2**16, 2**17); timing as `Root`."""
 
     def __init__(self) -> None:
@@ -291,7 +291,7 @@ class NormLane(SharedComponent):
 # Control and row units -----------------------------------------------------------
 
 
-class _Setup(wiring.Component):
+class _NormSetup(wiring.Component):
     """Accepts a command and checks it; takes the same time for all.
 
     Members:
@@ -520,7 +520,7 @@ def _wide_result(command: Any) -> Value:
 
 
 @dataclass(frozen=True)
-class _Row:
+class _NormRow:
     """What normalisation needs of a row from the cycle after ``start`` on."""
 
     start: Value
@@ -567,7 +567,7 @@ class VectorEngine(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Control, sums, the chain of row units, normalisation."""
         m = Module()
-        m.submodules.setup = setup = _Setup(self.kernel, self.depths)
+        m.submodules.setup = setup = _NormSetup(self.kernel, self.depths)
         m.submodules.rows = rows = _Rows(self.kernel)
         wiring.connect(m, wiring.flipped(self.command), setup.command)
         m.d.comb += [
@@ -584,12 +584,12 @@ class VectorEngine(wiring.Component):
         self._normalise(m, setup, row, ring)
         return m
 
-    def _row_units(self, m: Module, setup: _Setup, rows: _Rows) -> _Row:
+    def _row_units(self, m: Module, setup: _NormSetup, rows: _Rows) -> _NormRow:
         """From the end of a row to its reciprocal."""
         m.submodules.sums = sums = _Sums(self.kernel)
         m.submodules.variance = variance = _Variance()
         m.submodules.root = root = Root()
-        m.submodules.reciprocal = reciprocal = Reciprocal()
+        m.submodules.reciprocal = reciprocal = NormReciprocal()
         command = setup.operands
         ready = READ_LATENCY + PRODUCT_LATENCY + self.kernel.t_v.bit_length()
         m.d.comb += [
@@ -615,7 +615,7 @@ class VectorEngine(wiring.Component):
         factor = Signal(DIGITS, reset_less=True)
         with m.If(reciprocal.done):
             m.d.sync += factor.eq(reciprocal.quotient)
-        return _Row(reciprocal.done, facts[:SUM_BITS].as_signed(), facts[SUM_BITS:], factor)
+        return _NormRow(reciprocal.done, facts[:SUM_BITS].as_signed(), facts[SUM_BITS:], factor)
 
     def _ring(self, m: Module, rows: _Rows) -> RowMemory:
         """Every word of r, written as it comes and read again in the same order."""
@@ -631,7 +631,7 @@ class VectorEngine(wiring.Component):
             m.d.sync += place.eq(place + 1)
         return ring
 
-    def _normalise(self, m: Module, setup: _Setup, row: _Row, ring: RowMemory) -> None:
+    def _normalise(self, m: Module, setup: _NormSetup, row: _NormRow, ring: RowMemory) -> None:
         """The words of a row from the ring through the lanes, and their addresses."""
         command = setup.operands
         left, remaining, place = Signal.like(setup.words), Signal(16), Signal(range(self.kernel.ring_words))
@@ -651,7 +651,7 @@ class VectorEngine(wiring.Component):
         ]
         self._addresses(m, setup, row.start, latency)
 
-    def _enable(self, m: Module, setup: _Setup, writing: Value) -> None:
+    def _enable(self, m: Module, setup: _NormSetup, writing: Value) -> None:
         """Writes to the memory of the command's results."""
         if not self.kernel.wide:
             m.d.comb += self.x.en.eq(writing)
@@ -659,7 +659,7 @@ class VectorEngine(wiring.Component):
         wide = _wide_result(setup.operands)
         m.d.comb += [self.x.en.eq(writing & ~wide), self.y.en.eq(writing & wide)]
 
-    def _addresses(self, m: Module, setup: _Setup, start: Value, latency: int) -> None:
+    def _addresses(self, m: Module, setup: _NormSetup, start: Value, latency: int) -> None:
         """Addresses of gains and results count up from the first word of a row."""
         command, row = setup.operands, Signal(POINTER_BITS)
         gain_at, write_at = Signal(POINTER_BITS), Signal(POINTER_BITS)
@@ -674,7 +674,7 @@ class VectorEngine(wiring.Component):
         if self.kernel.wide:
             m.d.comb += self.y.addr.eq(write_at)
 
-    def _lanes(self, m: Module, setup: _Setup, row: _Row, word: Value) -> None:
+    def _lanes(self, m: Module, setup: _NormSetup, row: _NormRow, word: Value) -> None:
         command = setup.operands
         total = delay(m, row.total, READ_LATENCY, "total")
         factor = delay(m, row.factor, READ_LATENCY + PRODUCT_LATENCY, "factor")

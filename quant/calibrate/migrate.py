@@ -17,7 +17,7 @@ import onnx
 from codesign.frontend.operators.call import Ints
 from codesign.frontend.workload import Workload
 from codesign.quant.calibrate.edit import Edit, Reader, readers
-from codesign.quant.calibrate.observe import Sample, Seen, observe
+from codesign.quant.calibrate.observe import Sample, TensorStatistics, observe
 from codesign.quant.lower.lowering import unscaled
 from codesign.quant.match.graph import Product
 from codesign.quant.match.patterns import Patterns
@@ -88,7 +88,9 @@ def migrated(
     return edit.finish()
 
 
-def _move_norm(edit: Edit, patterns: Patterns, name: str, reads: tuple[Reader, ...], seen: Seen, how: How) -> None:
+def _move_norm(
+    edit: Edit, patterns: Patterns, name: str, reads: tuple[Reader, ...], seen: TensorStatistics, how: How
+) -> None:
     """A norm's gain and bias take shift and scale in."""
     width = patterns.workload.shapes[name][-1]
     index = patterns.affine(name).index.reshape(-1, width)
@@ -101,7 +103,9 @@ def _move_norm(edit: Edit, patterns: Patterns, name: str, reads: tuple[Reader, .
     _absorb(edit, channels, shift, factor)
 
 
-def _move_values(edit: Edit, patterns: Patterns, name: str, reads: tuple[Reader, ...], seen: Seen, how: How) -> None:
+def _move_values(
+    edit: Edit, patterns: Patterns, name: str, reads: tuple[Reader, ...], seen: TensorStatistics, how: How
+) -> None:
     """The values of attention take shift and scale in: probabilities add up to 1."""
     view = patterns.affine(name)
     values = patterns.node(view.origin).inputs[1]
@@ -126,7 +130,7 @@ def _move_values(edit: Edit, patterns: Patterns, name: str, reads: tuple[Reader,
     _absorb(edit, channels, shift, factor)
 
 
-def _move_function(edit: Edit, name: str, reads: tuple[Reader, ...], seen: Seen) -> None:
+def _move_function(edit: Edit, name: str, reads: tuple[Reader, ...], seen: TensorStatistics) -> None:
     """A function's table takes the shift of all its values in."""
     shift = middle(seen.low.min(), seen.high.max())
     channels = [(r.product, np.zeros(r.element.shape[1], np.int64)) for r in reads]

@@ -262,7 +262,7 @@ class Bert:
 
     def onnx(self, tokens: int) -> onnx.ModelProto:
         """The layers as an ONNX model, from `INPUT` to `OUTPUT`, for this many tokens."""
-        return _Writer(self, tokens).model()
+        return _EncoderWriter(self, tokens).model()
 
 
 def pooled(hidden: Floats) -> Floats:
@@ -271,7 +271,7 @@ def pooled(hidden: Floats) -> Floats:
     return np.asarray(mean / np.linalg.norm(mean, axis=1, keepdims=True), np.float64)
 
 
-class _Writer:
+class _EncoderWriter:
     """Writes the layers of an encoder, operator by operator."""
 
     def __init__(self, bert: Bert, tokens: int) -> None:

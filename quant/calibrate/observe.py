@@ -21,7 +21,7 @@ _EVERY_S = 5.0
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class TensorStatistics:
     """What samples show of a tensor.
 
     Attributes:
@@ -42,7 +42,7 @@ def watched(name: str, each: Sequence[Sample]) -> Iterator[Sample]:
         yield sample
 
 
-def observe(workload: Workload, each: Sequence[Sample], names: Iterable[str]) -> dict[str, Seen]:
+def observe(workload: Workload, each: Sequence[Sample], names: Iterable[str]) -> dict[str, TensorStatistics]:
     """What the samples show of some tensors."""
     wanted = set(names)
     lows: dict[str, Floats] = {}
@@ -52,7 +52,7 @@ def observe(workload: Workload, each: Sequence[Sample], names: Iterable[str]) ->
             if name in wanted:
                 lows[name] = np.minimum(lows.get(name, value), value)
                 highs[name] = np.maximum(highs.get(name, value), value)
-    return {name: Seen(lows[name], highs[name]) for name in lows}
+    return {name: TensorStatistics(lows[name], highs[name]) for name in lows}
 
 
 def rounded(x: Floats, scale: float) -> Floats:

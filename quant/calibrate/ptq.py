@@ -84,7 +84,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Choice:
+class SettingsChoice:
     """Settings, and what speaks for them on samples that scales were not taken from.
 
     Attributes:
@@ -153,7 +153,7 @@ def choose(
     name: str = "model",
     folder: Path | None = None,
     progress: Progress | None = None,
-) -> Choice:
+) -> SettingsChoice:
     """The settings that `calibrate` takes if none are given; see there for the arguments and errors."""
     check()
     source = _embedded(decoded(model, name), name, folder)
@@ -163,7 +163,7 @@ def choose(
 
 def _chosen(
     model: onnx.ModelProto, workload: Workload, each: Sequence[Sample], name: str, progress: Progress | None
-) -> Choice:
+) -> SettingsChoice:
     """The settings with the smallest error on samples that scales were not taken from."""
     cut = max(1, len(each) * 3 // 4)
     shown, held = each[:cut], each[cut:] or each
@@ -182,7 +182,7 @@ def _chosen(
             progress(tried, 1 + len(others))
     best = min(others, key=errors.__getitem__)
     chosen = best if errors[best] < _WORTH * errors[plain] else plain
-    return Choice(chosen, errors[chosen], errors[plain], len(held))
+    return SettingsChoice(chosen, errors[chosen], errors[plain], len(held))
 
 
 def output_error(workload: Workload, other: Workload, each: Sequence[Sample]) -> float:

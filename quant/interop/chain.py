@@ -41,7 +41,7 @@ def to_qonnx(workload: Workload) -> "onnx.ModelProto":
         InputError: it is not such a chain; the message names the node and what is legal.
     """
     chain = Chain(workload)
-    return _Writer(chain.size, chain.steps, next(iter(workload.inputs)), next(iter(workload.outputs))).model()
+    return _QonnxWriter(chain.size, chain.steps, next(iter(workload.inputs)), next(iter(workload.outputs))).model()
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ class _Grid:
 
 
 @dataclass(frozen=True, eq=False)
-class _Step:
+class _ChainStep:
     """One operation: a product or bias with its constant, a quantizer, or neither for ReLU."""
 
     op: str
@@ -78,7 +78,7 @@ class Chain:
             raise InputError(f"{workload.name}: {ends}; legal: one of each")
         self.workload, self.patterns = workload, Patterns(workload)
         self.size = math.prod(next(iter(workload.inputs.values())))
-        self._found: list[_Step] = []
+        self._found: list[_ChainStep] = []
         name = next(iter(workload.outputs))
         while name not in workload.inputs:
             if name in self.patterns.values:
@@ -105,12 +105,12 @@ class Chain:
         if kind == "quant":
             quantizer = self.patterns.quantizer(name)
             _exponent(self, node, quantizer.scale)
-            self._found.append(_Step("Quant", quantizer=quantizer))
+            self._found.append(_ChainStep("Quant", quantizer=quantizer))
             return self.patterns.quantized(name)
         if kind == "product" and node.op in ("MatMul", "Gemm"):
             return self._product(node)
         if node.op == "Relu":
-            self._found.append(_Step("Relu"))
+            self._found.append(_ChainStep("Relu"))
             return node.inputs[0]
         if node.op == "Add":
             return self._bias(node)
@@ -127,13 +127,13 @@ class Chain:
             raise self.refuse(node, "alpha or beta is not 1; legal: 1")
         if node.op == "Gemm" and len(node.inputs) > 2 and node.inputs[2]:
             self._found.append(
-                _Step("Add", self._constant(node, self.patterns.values[node.inputs[2]], len(found.weights)))
+                _ChainStep("Add", self._constant(node, self.patterns.values[node.inputs[2]], len(found.weights)))
             )
         if found.grid is None:
             raise self.refuse(node, "weights without a quantizer; legal: quantized ones")
         for scale in np.unique(found.grid[1]):
             _exponent(self, node, float(scale))
-        self._found.append(_Step("MatMul", _on_grid(found.weights.T)))
+        self._found.append(_ChainStep("MatMul", _on_grid(found.weights.T)))
         return found.source
 
     def _bias(self, node: Node) -> str:
@@ -144,7 +144,7 @@ class Chain:
         width = math.prod(self.workload.shapes[moving[0]])
         if math.prod(self.workload.shapes[node.outputs[0]]) != width:
             raise self.refuse(node, f"a sum that is larger than its operand; {_LEGAL}")
-        self._found.append(_Step("Add", self._constant(node, self.patterns.values[fixed[0]], width)))
+        self._found.append(_ChainStep("Add", self._constant(node, self.patterns.values[fixed[0]], width)))
         return moving[0]
 
     def _constant(self, node: Node, value: NDArray[Any], width: int) -> _Grid:
@@ -156,7 +156,7 @@ class Chain:
         return _on_grid(np.broadcast_to(value.reshape(-1), (width,)).reshape(1, width))
 
 
-def _without_signs(steps: list[_Step]) -> list[_Step]:
+def _without_signs(steps: list[_ChainStep]) -> list[_ChainStep]:
     """The same steps with unsigned quantizers right behind ReLU, where nothing is negative."""
     found = steps[:1]
     for before, step in itertools.pairwise(steps):
@@ -190,10 +190,10 @@ def _lowest_bit(value: float) -> int:
     return (numerator & -numerator).bit_length() - denominator.bit_length()
 
 
-class _Writer:
+class _QonnxWriter:
     """Writes steps as a QONNX file; readers want every shape spelled out."""
 
-    def __init__(self, size: int, steps: list[_Step], source: str, target: str) -> None:
+    def __init__(self, size: int, steps: list[_ChainStep], source: str, target: str) -> None:
         self.size, self.steps, self.source, self.target = size, steps, source, target
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
@@ -213,7 +213,7 @@ class _Writer:
         imports = [helper.make_opsetid("", 20), helper.make_opsetid(_DOMAIN, 2)]
         return helper.make_model(graph, opset_imports=imports)
 
-    def write(self, step: _Step, source: str, target: str, name: str) -> str:
+    def write(self, step: _ChainStep, source: str, target: str, name: str) -> str:
         """Adds one step; returns its output."""
         from onnx import helper
 

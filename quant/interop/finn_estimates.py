@@ -60,11 +60,11 @@ class Estimate:
     layers: tuple[LayerEstimate, ...]
 
     @property
-    def row(self) -> "Row":
+    def row(self) -> "EstimateRow":
         """All layers together."""
         dsp, bram18, lut = (sum(getattr(layer, name) for layer in self.layers) for name in ("dsp", "bram18", "lut"))
         name = f"FINN, {self.target_cycles} cycles asked"
-        return Row(name, self.interval_cycles, self.latency_cycles, dsp, bram18, lut)
+        return EstimateRow(name, self.interval_cycles, self.latency_cycles, dsp, bram18, lut)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Estimates:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class EstimateRow:
     """One line of `table`; block RAM in halves of 18 Kbit."""
 
     name: str
@@ -189,7 +189,7 @@ def _count(item: dict[str, object], name: str) -> int:
     return value
 
 
-def table(found: Estimates, ours: Sequence[Row] = ()) -> str:
+def table(found: Estimates, ours: Sequence[EstimateRow] = ()) -> str:
     """Our rows and FINN's, the shortest interval first, as text.
 
     Args:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.errors import InputError, ToolError
-from codesign.frontend import zoo as models
+from codesign.frontend import zoo
 from codesign.frontend.workload import Workload
 from codesign.ir.network import run
 from codesign.quant.interop.chain import Chain, to_qonnx
@@ -133,7 +133,7 @@ def load_workload(model: Model) -> Workload:
     Raises:
         InputError: there is none, or it is a matrix product by name, which has no file.
     """
-    loaded = model if isinstance(model, Workload) else models.load(model)
+    loaded = model if isinstance(model, Workload) else zoo.load(model)
     if not isinstance(loaded, Workload):
         raise InputError(f"model {model} is no file; legal: an ONNX file or a model that ships as one")
     return loaded

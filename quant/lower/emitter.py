@@ -25,7 +25,7 @@ class OutOfRange(InputError):
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class TensorSource:
     """Where an integer tensor comes from: element ``index[r, c]`` of a tensor of the file; -1 is none."""
 
     tensor: str
@@ -49,7 +49,7 @@ class Operand:
 
 
 @dataclass(frozen=True, eq=False)
-class Target:
+class LinearTarget:
     """What a linear layer has to produce.
 
     Attributes:
@@ -65,7 +65,7 @@ class Target:
     """
 
     name: str
-    source: Source
+    source: TensorSource
     rows: Ints
     columns: Ints
     factor: Floats
@@ -114,7 +114,7 @@ class Emitter(ABC):
     tensors: dict[str, Tensor] = field(default_factory=dict)
     inputs: list[Input] = field(default_factory=list)
     constants: dict[str, NDArray[np.int16]] = field(default_factory=dict)
-    sources: dict[str, Source] = field(default_factory=dict)
+    sources: dict[str, TensorSource] = field(default_factory=dict)
     ranges: dict[str, tuple[int, int]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -144,7 +144,7 @@ class Emitter(ABC):
         node = self.workload.producers.get(name)
         return self.fail(f"tensor {name}: {text}" if node is None else f"node {node}: {text}")
 
-    def add(self, tensor: Tensor, source: Source, low: int, high: int) -> None:
+    def add(self, tensor: Tensor, source: TensorSource, low: int, high: int) -> None:
         """Record a tensor, what it stands for, and its range."""
         self.tensors[tensor.name] = tensor
         self.sources[tensor.name] = source
@@ -222,20 +222,20 @@ class Emitter(ABC):
         memo = (key, np.concatenate([have, [-1], columns]).tobytes())
         if memo not in self.made:
             self.made[memo] = self.fresh(key)
-            source = Source(key, elements[have])
+            source = TensorSource(key, elements[have])
             self.emit(product, self.finished(self.made[memo], source, have, columns, finish))
         first = int(np.searchsorted(have, rows[0]))
         return Operand(self.made[memo], first, len(rows), np.arange(len(columns)), finish.quantizer.scale)
 
-    def finished(self, name: str, source: Source, rows: Ints, columns: Ints, finish: Finish) -> Target:
+    def finished(self, name: str, source: TensorSource, rows: Ints, columns: Ints, finish: Finish) -> LinearTarget:
         """The target that a `Finish` describes."""
         q, sums = finish.quantizer, finish.accumulator or finish.quantizer
         factor = self.per_column(source.tensor, finish.view.factor, source.index)
         offset = self.per_column(source.tensor, finish.view.offset, source.index)
         limits = sums.scale, sums.low, sums.high
-        return Target(name, source, rows, columns, factor, offset, *limits, q.bits, q.scale, finish.table)
+        return LinearTarget(name, source, rows, columns, factor, offset, *limits, q.bits, q.scale, finish.table)
 
-    def emit(self, product: Product, target: Target) -> None:
+    def emit(self, product: Product, target: LinearTarget) -> None:
         """Append the linear layer that makes a target."""
         demand = np.where((target.rows < 0)[:, None], -1, product.demand[target.rows])
         x = self.operand(product.source, demand)
@@ -262,7 +262,7 @@ class Emitter(ABC):
         tensor = Tensor(target.name, layer.rows, layer.n, target.bits, target.scale_out)
         self.add(tensor, target.source, *target.range)
 
-    def bias(self, product: Product, target: Target, unit: Floats) -> Ints:
+    def bias(self, product: Product, target: LinearTarget, unit: Floats) -> Ints:
         """The bias in units of one product; note where these are coarser than the result."""
         bias = quantize(target.offset / unit, 1.0, 53)
         error = float(np.abs(target.offset - bias * unit).max(initial=0.0))
@@ -270,7 +270,7 @@ class Emitter(ABC):
             self.notes.append(f"the bias of {product.node.name} is off by {error:g}: its products are coarser")
         return bias
 
-    def weights(self, product: Product, target: Target, scale: float) -> tuple[Ints, Floats]:
+    def weights(self, product: Product, target: LinearTarget, scale: float) -> tuple[Ints, Floats]:
         """Integer weights of the target's columns, and the scale of each column."""
         if not np.all(np.isfinite(target.offset)) or not np.all(target.factor):
             raise self.fail(f"node {product.node}: infinite bias or zero gain; legal: finite, not zero")
@@ -301,7 +301,7 @@ def _inverse(index: Ints, size: int) -> Ints:
     return back
 
 
-def _rounded(weights: Floats, target: Target, scale: float) -> tuple[Ints, Floats]:
+def _rounded(weights: Floats, target: LinearTarget, scale: float) -> tuple[Ints, Floats]:
     """Weights without a quantizer: 8 bit per column, coarse enough for the bias to fit too."""
     base = np.abs(target.factor) * scale
     least = np.maximum(np.abs(target.offset) / (base * 2**24), target.scale / (base * 2**30))

@@ -10,7 +10,7 @@ from codesign.frontend.workload import Workload
 from codesign.ir.network import run
 from codesign.numerics.fixed_point import dequantize
 from codesign.quant.lower.lowering import Lowered
-from codesign.quant.match.graph import Graph
+from codesign.quant.match.graph import WorkloadGraph
 
 
 def cosines(workload: Workload, lowered: Lowered, sample: Mapping[str, NDArray[np.generic]]) -> dict[str, float]:
@@ -46,7 +46,7 @@ def local_cosines(workload: Workload, lowered: Lowered, sample: Mapping[str, NDA
     So each figure is about one layer, and what is rounded differently does not add up over the layers before.
     """
     golden, tensors = run(lowered.network, sample), lowered.network.tensors
-    graph, values = Graph(workload), dict(workload.constants)
+    graph, values = WorkloadGraph(workload), dict(workload.constants)
     values.update(islice(workload.tensors(sample), len(workload.inputs)))
     found = {}
     for node in workload.nodes:

@@ -17,7 +17,7 @@ from codesign.frontend.operators.call import Array, Ints
 from codesign.frontend.workload import Workload, sample_shape
 from codesign.ir.network import Linear, Network, Output, Tensor, linears
 from codesign.numerics.fixed_point import accumulator_range, quantize, requantize, saturate_bits, signed_bits
-from codesign.quant.lower.emitter import WIDE, Finish, Operand, OutOfRange, Source, Target
+from codesign.quant.lower.emitter import WIDE, Finish, LinearTarget, Operand, OutOfRange, TensorSource
 from codesign.quant.lower.mixture import Mixtures
 from codesign.quant.match.graph import Product, Quantizer
 from codesign.quant.match.normalize import normalized
@@ -33,7 +33,7 @@ class Lowered:
     """A network, and for each of its tensors the float values that it stands for."""
 
     network: Network
-    sources: Mapping[str, Source]
+    sources: Mapping[str, TensorSource]
 
 
 def lower(workload: Workload, *, calibration: Mapping[str, Array] | None = None) -> Network:
@@ -322,7 +322,7 @@ class _Lowering(Mixtures):
         if origin != name:
             made = self.wide(origin)
             if chain.element.size == self.sources[made].index.size:
-                self.sources[made] = Source(name, self.sources[made].index)
+                self.sources[made] = TensorSource(name, self.sources[made].index)
             return made
         parts = self.patterns.node(origin).inputs
         chains = [self.chain(part) for part in parts]
@@ -372,7 +372,7 @@ class _Lowering(Mixtures):
         scale = self.residual / self.uniform(name, whole, element)
         gather = pick(whole.index, element)
         tensor = Tensor(target, len(gather), gather.shape[1], 16, scale)
-        self.add_input(whole.origin, tensor, gather, Source(name, element), WIDE)
+        self.add_input(whole.origin, tensor, gather, TensorSource(name, element), WIDE)
 
     def steady(self, chain: _Chain) -> bool:
         """Whether a chain is a product with at most a bias per column."""
@@ -403,8 +403,10 @@ class _Lowering(Mixtures):
             bias, table = np.zeros(width), table + offsets
         else:
             table = table + np.where(computed, 0.0, offsets)
-        source, made = Source(name, np.arange(element.size).reshape(-1, width)), self.fresh(name)
-        goal = Target(made, source, rows, columns, factor, bias, self.residual, *WIDE, 16, self.residual, None, addend)
+        source, made = TensorSource(name, np.arange(element.size).reshape(-1, width)), self.fresh(name)
+        goal = LinearTarget(
+            made, source, rows, columns, factor, bias, self.residual, *WIDE, 16, self.residual, None, addend
+        )
         if addend is None and (np.any(table) or not np.all(computed)):
             goal = replace(goal, addend=self.table(name, table))
         self.emit(product, goal)
@@ -433,7 +435,7 @@ class _Lowering(Mixtures):
         self.constants[made] = integers.astype(np.int16)
         return made
 
-    def correct_table(self, goal: Target, computed: NDArray[np.bool_]) -> None:
+    def correct_table(self, goal: LinearTarget, computed: NDArray[np.bool_]) -> None:
         """Take the bias back out of rows that are constants: their products are zero, their bias is not."""
         layer = self.layers[-1]
         if not isinstance(layer, Linear) or goal.addend not in self.constants:

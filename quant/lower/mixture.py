@@ -8,7 +8,7 @@ import numpy as np
 
 from codesign.ir.network import Experts, Linear, Route, Tensor
 from codesign.numerics.moe import GATE_SCALE, MAX_GATE
-from codesign.quant.lower.emitter import WIDE, Source
+from codesign.quant.lower.emitter import WIDE, TensorSource
 from codesign.quant.lower.operands import Operands
 
 _LEGAL = "legal: a linear layer, a function and a linear layer of the tokens that the router reads"
@@ -52,7 +52,7 @@ class Mixtures(Operands):
                 first_row=first.first_row,
             )
         )
-        self.add(Tensor(target, first.rows, last.n, 16, self.residual), Source(name, element), *WIDE)
+        self.add(Tensor(target, first.rows, last.n, 16, self.residual), TensorSource(name, element), *WIDE)
         return target
 
     def route(self, logits: str, gates: str, chosen: int) -> str:
@@ -68,7 +68,7 @@ class Mixtures(Operands):
         layer = self.layer_name(self.workload.producers[gates].name)
         pair = self.requantizer(logits, 128 * found.scale)
         self.layers.append(Route(layer, found.tensor, target, len(element), chosen, *pair))
-        self.add(Tensor(target, *element.shape, 16, GATE_SCALE), Source(gates, element), 0, MAX_GATE)
+        self.add(Tensor(target, *element.shape, 16, GATE_SCALE), TensorSource(gates, element), 0, MAX_GATE)
         return target
 
     def check_gates(self, name: str) -> None:

@@ -12,7 +12,7 @@ from codesign.frontend.workload import sample_shape
 from codesign.ir.network import MASKS, Attention, Input, Norm, Tensor
 from codesign.numerics.fixed_point import dequantize, limits, quantize
 from codesign.numerics.nonlinear import mask_interval, norm_parameters
-from codesign.quant.lower.emitter import Emitter, Finish, Operand, OutOfRange, Source
+from codesign.quant.lower.emitter import Emitter, Finish, Operand, OutOfRange, TensorSource
 from codesign.quant.match.graph import Quantizer
 from codesign.quant.match.views import Affine, Floats, compose, pick
 
@@ -86,10 +86,10 @@ class Operands(Emitter):
         rows, columns = gather.shape
         if memo not in self.made:
             tensor = Tensor(self.fresh(key), rows, columns, 8, scale)
-            self.made[memo] = self.add_input(inner.origin, tensor, gather, Source(key, demand), (q.low, q.high))
+            self.made[memo] = self.add_input(inner.origin, tensor, gather, TensorSource(key, demand), (q.low, q.high))
         return Operand(self.made[memo], 0, rows, np.arange(columns), q.scale)
 
-    def add_input(self, name: str, tensor: Tensor, gather: Ints, source: Source, span: tuple[int, int]) -> str:
+    def add_input(self, name: str, tensor: Tensor, gather: Ints, source: TensorSource, span: tuple[int, int]) -> str:
         """Record a tensor that is gathered from a model input; its name."""
         shape = sample_shape(self.workload.inputs[name])
         self.inputs.append(Input(name, shape, tensor.name, gather, *span))
@@ -186,7 +186,7 @@ class Operands(Emitter):
         name = self.layer_name(self.patterns.node(inner.origin).name)
         first_row += int(rows[0])
         self.layers.append(Norm(name, source, target, len(rows), *parameters, info.rms, first_row, bits))
-        self.add(Tensor(target, len(rows), width, bits, scale), Source(key, elements), *limits(bits))
+        self.add(Tensor(target, len(rows), width, bits, scale), TensorSource(key, elements), *limits(bits))
 
     def placed(self, key: str, inner: Affine, shape: Shape) -> Ints:
         """Which element of a rearranged tensor each element of its origin is; refused if one is missing."""
@@ -244,7 +244,7 @@ class Operands(Emitter):
         except ValueError as error:
             raise self.refuse(inner.origin, " ".join(str(error).split())) from error
         index = self.shown(inner, (rows, shape[-1]))
-        self.add(Tensor(target, rows, shape[-1], 8, x.scale), Source(key, index), -128, 127)
+        self.add(Tensor(target, rows, shape[-1], 8, x.scale), TensorSource(key, index), -128, 127)
 
     # Attention
 
@@ -292,7 +292,7 @@ class Operands(Emitter):
         self.layers.append(layer)
         index = self.placed(key, inner, shape).transpose(1, 0, 2).reshape(shape[1], -1)
         self.full_range(key, q)
-        self.add(Tensor(target, shape[1], shape[0] * shape[2], 8, q.scale), Source(key, index), -128, 127)
+        self.add(Tensor(target, shape[1], shape[0] * shape[2], 8, q.scale), TensorSource(key, index), -128, 127)
 
     def parts(self, scores: Affine, values: str, shape: Shape) -> tuple[Operand, Operand, Operand, int]:
         """Query, key and value matrices, and the number of keys."""

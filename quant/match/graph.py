@@ -77,7 +77,7 @@ class Product:
         return flat.reshape(columns, rows).T if self.by_column else flat.reshape(rows, columns)
 
 
-class Graph:
+class WorkloadGraph:
     """What a workload's nodes compute from constants, and its quantizers and products.
 
     Attributes:

@@ -20,7 +20,7 @@ from codesign.frontend.operators.custom import custom_operators
 from codesign.frontend.operators.elementwise import elementwise
 from codesign.frontend.operators.movement import layout
 from codesign.frontend.workload import Workload
-from codesign.quant.match.graph import Graph
+from codesign.quant.match.graph import WorkloadGraph
 from codesign.quant.match.routes import mixtures
 from codesign.quant.match.views import Affine, Floats, shifted
 
@@ -29,7 +29,7 @@ _FLOAT_TYPES = (1, 10, 11, 16)
 
 
 @dataclass(frozen=True)
-class Norm:
+class NormMatch:
     """A layer or RMS norm over the last axis, before gain and bias."""
 
     source: str
@@ -37,7 +37,7 @@ class Norm:
     rms: bool
 
 
-class Patterns(Graph):
+class Patterns(WorkloadGraph):
     """Recognises structure in a workload.
 
     Attributes:
@@ -52,7 +52,7 @@ class Patterns(Graph):
         self.kinds: dict[str, str] = dict.fromkeys(workload.inputs, "input")
         self._origins: dict[str, str] = {n: n for n in workload.inputs}
         self._bases: dict[str, tuple[str, bool]] = {}
-        self._norms: dict[str, Norm] = {}
+        self._norms: dict[str, NormMatch] = {}
         self._absorbed: set[str] = set()
         for node in workload.nodes:
             self._classify(node)
@@ -249,7 +249,7 @@ class Patterns(Graph):
 
     # Norms
 
-    def norm(self, name: str) -> Norm:
+    def norm(self, name: str) -> NormMatch:
         """The norm that makes a tensor of kind norm."""
         return self._norms[name]
 
@@ -259,10 +259,10 @@ class Patterns(Graph):
         eps = node.attributes.get("epsilon", 1e-5)
         if not fixed or node.attributes.get("axis", -1) not in (-1, rank - 1) or not isinstance(eps, float):
             return "unknown"
-        self._norms[node.outputs[0]] = Norm(node.inputs[0], eps, node.op == "RMSNormalization")
+        self._norms[node.outputs[0]] = NormMatch(node.inputs[0], eps, node.op == "RMSNormalization")
         return "norm"
 
-    def _decomposed_norm(self, node: Node) -> Norm | None:
+    def _decomposed_norm(self, node: Node) -> NormMatch | None:
         """Match ``d / sqrt(mean(d * d) + eps)`` with ``d = x - mean(x)``, or ``d = x``."""
         if node.op not in ("Div", "Mul") or len(node.inputs) != 2:
             return None
@@ -318,13 +318,13 @@ class Patterns(Graph):
             return power.inputs[0] == d and self.scalar(power.inputs[1]) == 2
         return product is not None and set(product.inputs) == {d}
 
-    def _centred(self, d: str, eps: float) -> Norm:
+    def _centred(self, d: str, eps: float) -> NormMatch:
         """A layer norm if d is its source minus its mean, else an RMS norm of d."""
         node = self.maker(d, "Sub")
         if node is not None and self._mean_of(node.inputs[1]) == node.inputs[0]:
             self._absorbed.update((d, node.inputs[1]))
-            return Norm(node.inputs[0], eps, rms=False)
-        return Norm(d, eps, rms=True)
+            return NormMatch(node.inputs[0], eps, rms=False)
+        return NormMatch(d, eps, rms=True)
 
     # Affine views
 

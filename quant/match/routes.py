@@ -28,7 +28,7 @@ _LEGAL = "legal: a softmax over all experts, zero but for the most probable, tim
 
 
 class Constants(Protocol):
-    """What is asked of a graph; `codesign.quant.match.graph.Graph` has it."""
+    """What is asked of a graph; `codesign.quant.match.graph.WorkloadGraph` has it."""
 
     workload: Workload
     values: dict[str, Array]

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from codesign.numerics import moe as routing
-from codesign.numerics import nonlinear
+from codesign.numerics import moe, nonlinear
 from codesign.numerics.fixed_point import requantizer
 
 Requantizer: TypeAlias = tuple[int, int]
@@ -88,15 +87,15 @@ def integer_norm(r: Tensor, gain: Tensor, bias: Tensor, shift: int, eps: int, rm
 
 
 def integer_gates(logits: Tensor, chosen: int, requantize: Requantizer) -> Tensor:
-    """Return `routing.gates` of logits [..., experts]."""
+    """Return `moe.gates` of logits [..., experts]."""
     e, total = integer_softmax_weights(logits, torch.ones_like(logits, dtype=torch.bool), requantize)
     sums = total[..., None]
     places = bit_length(sums) - 1
     quotient = torch.div(torch.full_like(sums, 1 << 16) << places, sums, rounding_mode="floor")
-    shares = round_half_even(e * quotient, places + 16 - routing.GATE_BITS)
+    shares = round_half_even(e * quotient, places + 16 - moe.GATE_BITS)
     first = torch.sort(logits, dim=-1, descending=True, stable=True).indices[..., :chosen]
     kept = torch.zeros_like(logits).scatter(-1, first, 1)
-    return kept * shares.clamp(1, routing.MAX_GATE)
+    return kept * shares.clamp(1, moe.MAX_GATE)
 
 
 # Modules ---------------------------------------------------------------------
@@ -268,7 +267,7 @@ class IntegerGates(nn.Module):
             first = smooth.topk(self.chosen, dim=-1)
             return torch.zeros_like(smooth).scatter(-1, first.indices, first.values)
         exact = integer_gates(to_integers(logits, self.scale), self.chosen, requantizer(128 * self.scale))
-        return straight_through(smooth * (exact > 0), exact, routing.GATE_SCALE)
+        return straight_through(smooth * (exact > 0), exact, moe.GATE_SCALE)
 
 
 class _Smooth(Protocol):

@@ -26,7 +26,7 @@ from codesign.hw.primitives import area
 from codesign.hw.primitives.area import Units
 from codesign.hw.primitives.memory import RowMemory
 from codesign.hw.system import accelerator
-from codesign.hw.verilog import Target, generate
+from codesign.hw.verilog import VerilogTarget, generate
 from codesign.sim.synthesis.synth import FAMILY, Counts, black_box, synthesize, tool_version
 from codesign.target.board import Board
 from codesign.target.design import Design
@@ -137,7 +137,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Subject:
+class FitSubject:
     """Something with formulas: a kernel, the memories, or the shell.
 
     Attributes:
@@ -151,10 +151,10 @@ class Subject:
     sources: Callable[[Mapping[str, int]], tuple[dict[str, str], list[str]]]
 
 
-def subject(name: str) -> Subject:
+def subject(name: str) -> FitSubject:
     """A kernel by its name, ``memories`` or ``shell``."""
     if name == SHELL:
-        return Subject(
+        return FitSubject(
             {
                 "lut": lambda params: accelerator.shell_lut_units(_shell_design(params)),
                 "ff": lambda params: accelerator.shell_ff_units(_shell_design(params)),
@@ -163,14 +163,14 @@ def subject(name: str) -> Subject:
             _shell_sources,
         )
     if name == MEMORIES:
-        return Subject(
+        return FitSubject(
             dict.fromkeys(FITTED, lambda _: {}),
             lambda params: accelerator.resources(memory_design(params))[MEMORIES],
             _memory_sources,
         )
     kernel: Any = kernels()[name]
     units = {"lut": kernel.lut_units, "ff": kernel.ff_units}
-    return Subject(units, kernel.resources, lambda params: engine_sources(kernel(**params)))
+    return FitSubject(units, kernel.resources, lambda params: engine_sources(kernel(**params)))
 
 
 def configurations(name: str) -> list[tuple[dict[str, int], bool]]:
@@ -202,7 +202,7 @@ def _ring(write_bits: int, read_bits: int, words: int) -> dict[str, str]:
 
 
 def _generated(engine: Any, name: str) -> dict[str, str]:
-    return dict(generate(engine, name, Target(primitives=True)).files)
+    return dict(generate(engine, name, VerilogTarget(primitives=True)).files)
 
 
 def _linear(params: Params) -> dict[str, dict[str, int]]:

@@ -8,8 +8,8 @@ import numpy as np
 from cocotb.triggers import ClockCycles, FallingEdge, RisingEdge
 
 from codesign.hw.emit.stimulus import BATCH, Address, Trial
-from codesign.sim.testbench.referee import Referee, Seen
-from codesign.sim.testbench.streams import Monitor, Pace, Source, Stream
+from codesign.sim.testbench.referee import CycleTrace, Referee
+from codesign.sim.testbench.streams import Monitor, Pace, Stream, StreamDriver
 from codesign.target.commands import operand_bits
 
 _QUIET = 200
@@ -39,7 +39,7 @@ class Engine:
         for name in memories:
             getattr(dut, f"load_{name}_en").value = 0
         stream = Stream.of(dut, "command")
-        self.commands = Source(stream, pace)
+        self.commands = StreamDriver(stream, pace)
         Monitor(stream, dut.rst)
         cocotb.start_soon(self._watch(stream))
 
@@ -87,7 +87,7 @@ class Engine:
             done, error, busy = (bool(pin.value) for pin in (dut.done, dut.error, dut.busy))
             used = [number for number, en in enumerate(enables) if bool(en.value)]
             write = self._written(used) if used else None
-            self.referee.look(Seen(stream.moves(), done, error, busy, write))
+            self.referee.look(CycleTrace(stream.moves(), done, error, busy, write))
 
     def _written(self, used: Sequence[int]) -> tuple[Address, int]:
         dut, name = self.dut, self._outputs[used[0]]

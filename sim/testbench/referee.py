@@ -12,7 +12,7 @@ from codesign.numerics.fixed_point import wrap_bits
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class CycleTrace:
     """What an engine shows in a cycle, all signals settled.
 
     Attributes:
@@ -60,7 +60,7 @@ class Referee:
         """Every command has been accepted and has ended."""
         return len(self._accepted) == len(self.trials) and not self._open
 
-    def look(self, seen: Seen) -> None:
+    def look(self, seen: CycleTrace) -> None:
         """Judges one cycle.
 
         Raises:

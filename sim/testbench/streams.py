@@ -91,7 +91,7 @@ async def start(dut: Any, *, period_ns: int = 10, reset_cycles: int = 2) -> None
     dut.rst.value = 0
 
 
-class Source:
+class StreamDriver:
     """Drives a stream into the design; a payload once shown stays until it is taken.
 
     Args:

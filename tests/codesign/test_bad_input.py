@@ -16,7 +16,7 @@ import pytest
 
 from codesign.cli import main
 from codesign.flow import build as assembly
-from codesign.frontend import zoo as models
+from codesign.frontend import zoo
 from codesign.sim.verilator import verilate
 from tests.marks import few_fast
 
@@ -59,7 +59,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, built: Path) -> Place:
         "broken.toml": "name = [", "list.toml": "name = 3\n", "extra.toml": zcu102 + "\n[more]\n",
         "ports.toml": zcu102.replace("ports = 4", "ports = 3"), "file": "x", "foreign/notes.txt": "mine",
     }  # fmt: skip
-    good = models.original("digits-mlp")
+    good = zoo.original("digits-mlp")
     contents = {
         "empty.onnx": b"", "garbage.onnx": bytes(range(256)) * 4, "short.onnx": good[: len(good) // 3],
         "odd.onnx": onnx_file("Tan"), "dynamic.onnx": onnx_file("MatMul", shape=["n", "m"]),

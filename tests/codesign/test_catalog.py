@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from codesign.catalog import Catalog, Source, offered
+from codesign.catalog import Catalog, CatalogSource, offered
 from codesign.errors import InputError, ToolError
 from tests.packages import install
 
@@ -17,11 +17,11 @@ def fail() -> str:
     raise InputError("toy b.txt:\nis empty")
 
 
-def source(name: str, origin: str = "b.txt", load: Callable[[], str] | None = None) -> Source[str]:
-    return Source(name, origin, load or (lambda: f"{name} of {origin}"), shipped=origin == "codesign")
+def source(name: str, origin: str = "b.txt", load: Callable[[], str] | None = None) -> CatalogSource[str]:
+    return CatalogSource(name, origin, load or (lambda: f"{name} of {origin}"), shipped=origin == "codesign")
 
 
-def toys(*sources: Source[str]) -> Catalog[str]:
+def toys(*sources: CatalogSource[str]) -> Catalog[str]:
     return Catalog("toy", sources, also=", or none")
 
 

@@ -28,7 +28,7 @@ from codesign.target.kernel import (
     Memory,
     Number,
     Params,
-    Place,
+    Placement,
     Port,
     Resources,
     Work,
@@ -140,7 +140,7 @@ class Doubler(CommandKernel):
         return ("x", "x"), (layer.target, "y")
 
     @classmethod
-    def operands(cls, layer: Doubling, params: Params, place: Place, first: int, rows: int) -> dict[str, int]:
+    def operands(cls, layer: Doubling, params: Params, place: Placement, first: int, rows: int) -> dict[str, int]:
         bases = {"x_base": place.base("x", first), "y_base": place.base(layer.target, first)}
         return {"rows": rows, "columns": layer.columns, **bases}
 

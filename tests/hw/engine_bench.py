@@ -16,7 +16,7 @@ from amaranth.lib.wiring import In, Out
 from numpy.typing import NDArray
 
 from codesign.hw.primitives.memory import READ_LATENCY, ReadPort, RowMemory, WritePort, address_bits, bram18
-from codesign.hw.verilog import Target, generate
+from codesign.hw.verilog import VerilogTarget, generate
 from codesign.sim.verilator.simulator import Library, Simulator, compile_design
 from codesign.target.kernel import Columns
 
@@ -80,7 +80,7 @@ class EngineBench(wiring.Component):
 
 def build(bench: EngineBench, primitives: bool = False) -> Library:
     """Compiles the bench, or finds it compiled; with device multipliers on a model of them if wanted."""
-    sources = generate(bench, "bench", Target(primitives=primitives))
+    sources = generate(bench, "bench", VerilogTarget(primitives=primitives))
     model = {"dsp48e2.v": Path(__file__).with_name("dsp48e2.v").read_text(encoding="utf-8")} if primitives else {}
     return compile_design({**sources.files, **model}, sources.top)
 
@@ -162,7 +162,7 @@ def encode(layout: data.StructLayout, values: Mapping[str, int]) -> int:
 
 @dataclass(frozen=True)
 class Placed:
-    """A `codesign.target.kernel.Place`: where operands of a command, named after a layer's tensors, say that these lie.
+    """A `codesign.target.kernel.Placement`: where a layer's tensors lie, as the operands of a command say.
 
     Attributes:
         fields: the operands.
@@ -211,7 +211,7 @@ class Hardware:
 
 def hardware(engine: wiring.Component) -> Hardware:
     """Counts the primitives and the shared modules below an engine."""
-    target = Target(primitives=True)
+    target = VerilogTarget(primitives=True)
     files = generate(engine, "counted", target).files
     modules = _instances(files, "counted", list(target.modules))
     dsp = sum(files[f"{name}.v"].count("DSP48E2 #(") * count for name, count in modules.items())

@@ -24,7 +24,7 @@ from cocotb.triggers import FallingEdge, RisingEdge
 
 from codesign.hw.linear import LinearKernel
 from codesign.hw.primitives.memory import READ_LATENCY
-from codesign.sim.testbench.streams import Monitor, Pace, Source, Stream, always, bursts, sometimes, start
+from codesign.sim.testbench.streams import Monitor, Pace, Stream, StreamDriver, always, bursts, sometimes, start
 from tests.hw.linear_bench import Ints, encode, random_job
 
 KERNEL = LinearKernel(t_in=4, t_out=4, n_l=3, kw_max=4, ring_words=32, table_words=8, tables=2, word_bytes=16)
@@ -134,13 +134,13 @@ def _append(memory: dict[int, int], words: Sequence[int]) -> int:
     return base
 
 
-async def _run(dut: Any, count: int, commands: Pace, weights: Pace) -> tuple[Memories, Source, Monitor]:
+async def _run(dut: Any, count: int, commands: Pace, weights: Pace) -> tuple[Memories, StreamDriver, Monitor]:
     """Random commands back to back; returns when all are done and every bit is right."""
     rng = np.random.default_rng(cocotb.RANDOM_SEED)
     around = Memories(dut, rng)
     dut.arrived.value = dut.lut_en.value = 0
     stream = Stream.of(dut, "command")
-    source, monitor = Source(stream, commands), Monitor(stream, dut.rst)
+    source, monitor = StreamDriver(stream, commands), Monitor(stream, dut.rst)
     await start(dut)
     around.begin()
     await around.load_tables()

@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator, SimulatorContext
 
 from codesign.hw.primitives.multiply import PackedDot
-from codesign.hw.verilog import Resettable, SharedComponent, Target, generate
+from codesign.hw.verilog import Resettable, SharedComponent, VerilogTarget, generate
 from codesign.sim.verilator.simulator import compile_design
 
 
@@ -86,7 +86,7 @@ class TestGenerate:
 
     @pytest.mark.parametrize(("primitives", "count"), [(False, 0), (True, 4)])
     def test_the_target_chooses_primitives(self, primitives: bool, count: int) -> None:
-        sources = generate(Two(), "two", Target(primitives=primitives))
+        sources = generate(Two(), "two", VerilogTarget(primitives=primitives))
         assert sources.files["packed_dot_4_s.v"].count("DSP48E2 #(") == count
 
     def test_equal_components_give_equal_text(self) -> None:

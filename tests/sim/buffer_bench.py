@@ -7,13 +7,13 @@ from typing import Any
 import cocotb
 import pytest
 
-from codesign.sim.testbench.streams import Monitor, Sink, Source, Stream, always, bursts, sometimes, start
+from codesign.sim.testbench.streams import Monitor, Sink, Stream, StreamDriver, always, bursts, sometimes, start
 
 
 async def _pass(dut: Any, count: int, source_pace: Any, sink_pace: Any) -> Monitor:
     await start(dut)
     into, out = Stream.of(dut, "i"), Stream.of(dut, "o")
-    source, sink = Source(into, source_pace), Sink(out, sink_pace)
+    source, sink = StreamDriver(into, source_pace), Sink(out, sink_pace)
     Monitor(into, dut.rst)
     monitor = Monitor(out, dut.rst)
     payloads = [random.getrandbits(16) for _ in range(count)]

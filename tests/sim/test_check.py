@@ -11,13 +11,13 @@ from codesign.compiler.program import Program, compile_network, program_traffic
 from codesign.errors import CheckError
 from codesign.flow.build import plan
 from codesign.flow.samples import random_samples
-from codesign.frontend import zoo as models
+from codesign.frontend import zoo
 from codesign.frontend.workload import Workload
 from codesign.hw.system import accelerator
 from codesign.ir.network import Network, run
 from codesign.quant.lower.lowering import lower
 from codesign.sim import check
-from codesign.sim.check import PROBE, SimulatedAccelerator, Subject, compiled, probes
+from codesign.sim.check import PROBE, SimulatedAccelerator, VerifySubject, compiled, probes
 from codesign.sim.verilator.simulator import Library
 from codesign.target.board import Board
 from codesign.target.commands import Command
@@ -28,9 +28,9 @@ ZCU102 = Board.load("zcu102")
 BUDGET = {"dsp": 60}
 
 
-def subject(design: Design, network: Network) -> Subject:
+def subject(design: Design, network: Network) -> VerifySubject:
     program = compile_network(network, design)
-    return Subject(network, design, program, accelerator.formulas(design.engines), accelerator.identity(design))
+    return VerifySubject(network, design, program, accelerator.formulas(design.engines), accelerator.identity(design))
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def library(verilog: Mapping[str, str]) -> Library:
 
 
 def mlp() -> Network:
-    found = models.load("digits-mlp")
+    found = zoo.load("digits-mlp")
     assert isinstance(found, Workload)
     return lower(found)
 
@@ -62,7 +62,7 @@ def commands(program: Program, engine: str) -> list[Command]:
 
 
 def test_traffic_counts_every_transfer(design: Design) -> None:
-    program = compile_network(models.gemm(3, 20, 7), design)
+    program = compile_network(zoo.gemm(3, 20, 7), design)
     reads, writes = program_traffic(program, design.word_bytes)
     matrix = program.inputs["a"].size + program.outputs["c"].size
     fetched = 8 * 8 + 8 * 24  # one tile: eight table entries, 20 inputs padded to 24
@@ -71,7 +71,7 @@ def test_traffic_counts_every_transfer(design: Design) -> None:
 
 @pytest.mark.rtl
 def test_inferences_follow_each_other_without_reset(design: Design, library: Library, rng: np.random.Generator) -> None:
-    network = models.gemm(3, 20, 7)
+    network = zoo.gemm(3, 20, 7)
     program = compile_network(network, design)
     with SimulatedAccelerator(library, image_of(program), accelerator.identity(design)) as simulated:
         cycles = set()
@@ -89,7 +89,7 @@ def test_inferences_follow_each_other_without_reset(design: Design, library: Lib
 
 @pytest.mark.rtl
 def test_another_design_is_refused(design: Design, library: Library) -> None:
-    image = image_of(compile_network(models.gemm(1, 1, 1), design))
+    image = image_of(compile_network(zoo.gemm(1, 1, 1), design))
     with pytest.raises(CheckError, match="the hardware says it is"):
         SimulatedAccelerator(library, image, bytes(32))
 
@@ -97,7 +97,7 @@ def test_another_design_is_refused(design: Design, library: Library) -> None:
 @pytest.mark.rtl
 @pytest.mark.parametrize("name", ["digits-mlp", "gemm:5x30x20"])
 def test_golden_cycle_model_and_hardware_agree(design: Design, library: Library, name: str) -> None:
-    found = models.load(name)
+    found = zoo.load(name)
     mine = subject(design, lower(found) if isinstance(found, Workload) else found)
     result = check.verify(mine, library, random_samples(mine.network, 3, 0))
     assert result.passed, result
@@ -106,7 +106,7 @@ def test_golden_cycle_model_and_hardware_agree(design: Design, library: Library,
 
 @pytest.mark.rtl
 def test_an_illegal_command_is_named(design: Design, library: Library) -> None:
-    program = compile_network(models.gemm(1, 1, 1), design)
+    program = compile_network(zoo.gemm(1, 1, 1), design)
     image, last = image_of(program), len(program.commands) - 1
     broken = bytearray(image.commands)
     broken[COMMAND_BYTES * last + HEADER_BITS // 8 :] = bytes(OPERAND_BITS // 8)  # the last command has no operands
@@ -118,7 +118,7 @@ def test_an_illegal_command_is_named(design: Design, library: Library) -> None:
 
 @pytest.mark.rtl
 def test_a_command_for_an_engine_that_the_design_lacks_is_named(design: Design, library: Library) -> None:
-    program = compile_network(models.gemm(1, 1, 1), design)
+    program = compile_network(zoo.gemm(1, 1, 1), design)
     image = image_of(program)
     broken = bytearray(image.commands)
     broken[COMMAND_BYTES] = len(program.engines)  # the second command
@@ -166,7 +166,7 @@ def test_a_wrong_cycle_model_is_a_failure(design: Design, library: Library) -> N
 
 @pytest.mark.rtl
 def test_waves_are_written(design: Design, verilog: Mapping[str, str], tmp_path: Path) -> None:
-    mine = subject(design, models.gemm(1, 1, 1))
+    mine = subject(design, zoo.gemm(1, 1, 1))
     library = compiled(verilog, ZCU102.memory, waves=True)
     result = check.verify(mine, library, random_samples(mine.network, 1, 0), waves=tmp_path / "w.vcd")
     assert result.waves == tmp_path / "w.vcd"
@@ -175,11 +175,11 @@ def test_waves_are_written(design: Design, verilog: Mapping[str, str], tmp_path:
 
 def test_probes_show_every_element_of_every_layer() -> None:
     """On the golden model: what a cut network shows is what the layer computes."""
-    found = models.load("digits-vit")
+    found = zoo.load("digits-vit")
     assert isinstance(found, Workload)
     network = lower(found)
     design = plan("digits-vit", ZCU102).design
-    arrays, _ = models.heldout("digits-vit")
+    arrays, _ = zoo.heldout("digits-vit")
     sample = {name: array[0] for name, array in arrays.items()}
     golden = run(network, sample)
     for count, layer in enumerate(network.layers, start=1):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from codesign.errors import CheckError, ToolError
-from codesign.frontend import zoo as models
+from codesign.frontend import zoo
 from codesign.frontend.workload import Workload
 from codesign.hw.emit import hls as project
 from codesign.hw.emit.hls import Argument, ap_types, decode, encode, words
@@ -16,7 +16,7 @@ from codesign.hw.linear import LinearKernel
 from codesign.hw.linear import hls as linear_hls
 from codesign.hw.vector import VectorKernel
 from codesign.hw.vector import hls as vector_hls
-from codesign.hw.vector.hls import Job, data, sources
+from codesign.hw.vector.hls import HlsNorm, data, sources
 from codesign.ir.network import Linear, Norm, run
 from codesign.quant.lower.lowering import lower
 from codesign.sim import hls
@@ -32,7 +32,7 @@ def files() -> dict[str, str]:
     """The testbench's folder for two rows of five columns."""
     ones = np.ones(5, np.int64)
     layer = Norm("n", "r", "x", 2, 1000 * ones, ones, 12, 1)
-    return data(KERNEL, [Job(layer, np.arange(10).reshape(2, 5) ** 3)])
+    return data(KERNEL, [HlsNorm(layer, np.arange(10).reshape(2, 5) ** 3)])
 
 
 @pytest.fixture
@@ -133,16 +133,16 @@ def test_commands_that_are_missing_or_broken(program: Path, files: dict[str, str
 @pytest.mark.slow
 def test_every_linear_layer_and_norm_of_a_vision_transformer() -> None:
     """Each layer of digits-vit on what golden gives it for one image, all in one run of each kernel."""
-    workload = models.load("digits-vit")
+    workload = zoo.load("digits-vit")
     assert isinstance(workload, Workload)
-    network, (images, _) = lower(workload), models.heldout("digits-vit")
+    network, (images, _) = lower(workload), zoo.heldout("digits-vit")
     values = run(network, {name: image[7] for name, image in images.items()})
     linears = [layer for layer in network if isinstance(layer, Linear)]
-    jobs = [linear_hls.Job(a, values[a.source], values[a.addend] if a.addend else None) for a in linears]
+    jobs = [linear_hls.HlsProduct(a, values[a.source], values[a.addend] if a.addend else None) for a in linears]
     size = LinearKernel(t_in=8, t_out=8, n_l=4, kw_max=16, ring_words=256, table_words=32, tables=16, word_bytes=16)
     found = {a.target: x for a, x in zip(linears, hls.run_jobs(linear_hls, size, jobs), strict=True)}
     norms = [layer for layer in network if isinstance(layer, Norm)]
-    rows = [Job(layer, values[layer.source]) for layer in norms]
+    rows = [HlsNorm(layer, values[layer.source]) for layer in norms]
     found |= {a.target: x for a, x in zip(norms, hls.run_jobs(vector_hls, KERNEL, rows), strict=True)}
     assert len(linears) > 20
     assert len(norms) == 9

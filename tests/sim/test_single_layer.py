@@ -4,7 +4,7 @@ import pytest
 from codesign.compiler.program import compile_network
 from codesign.flow.build import plan
 from codesign.flow.samples import random_samples
-from codesign.frontend import zoo as models
+from codesign.frontend import zoo
 from codesign.frontend.workload import Workload
 from codesign.ir.network import Attention, Linear, Network, Norm, run
 from codesign.quant.lower.lowering import lower
@@ -18,7 +18,7 @@ ZCU102 = Board.load("zcu102")
 
 @pytest.fixture(scope="module")
 def vit() -> tuple[Network, Design]:
-    found = models.load("digits-vit")
+    found = zoo.load("digits-vit")
     assert isinstance(found, Workload)
     return lower(found), plan("digits-vit", ZCU102).design
 

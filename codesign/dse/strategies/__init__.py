@@ -16,7 +16,7 @@ from functools import partial
 from pkgutil import iter_modules
 from typing import Protocol, runtime_checkable
 
-from codesign.catalog import Catalog, Source, guarded, offered
+from codesign.catalog import Catalog, CatalogSource, guarded, offered
 from codesign.errors import NothingFits
 from codesign.solver.branch import Progress
 from codesign.solver.exact import search as _search
@@ -151,9 +151,11 @@ def searched(
     return found
 
 
-def _of_file(stem: str) -> Source[Strategy]:
+def _of_file(stem: str) -> CatalogSource[Strategy]:
     name, module = stem.replace("_", "-"), f"{__name__}.{stem}"
-    return Source(name, module, partial(guarded, "strategy", name, module, partial(_imported, name, module)), True)
+    return CatalogSource(
+        name, module, partial(guarded, "strategy", name, module, partial(_imported, name, module)), True
+    )
 
 
 def _imported(name: str, module: str) -> Strategy:

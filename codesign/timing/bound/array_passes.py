@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from codesign.target.kernel import Number, ceil_div, larger, smaller
-from codesign.timing.bound.row_groups import among, over
+from codesign.target.kernel import Number, ceil_div, maximum, minimum
+from codesign.timing.bound.row_groups import replace_leading, take_leading
 
 
 class Passes:
@@ -18,16 +18,16 @@ class Passes:
     """
 
     def __init__(self, rows: Number, n_l: Number) -> None:
-        n_l = among(n_l, rows)
+        n_l = take_leading(n_l, rows)
         self.count = ceil_div(rows, n_l)
         self.most = int(np.max(self.count))
-        self.full = smaller(n_l, rows)
+        self.full = minimum(n_l, rows)
         self.last: Number = rows - (self.count - 1) * n_l
 
     @cached_property
     def ends(self) -> tuple["_Turns", "_Turns"]:
         """What the ends of the last pass and of the one before it depend on."""
-        return _turns(larger(self.count, 2)), _turns(larger(self.count - 1, 2))
+        return _turns(maximum(self.count, 2)), _turns(maximum(self.count - 1, 2))
 
 
 class _Turns(NamedTuple):
@@ -71,9 +71,9 @@ class Rows(NamedTuple):
     once: Number
     turn: Number
 
-    def among(self, like: Number) -> "Rows":
+    def take_leading(self, like: Number) -> "Rows":
         """The same of as many designs as something else is said of."""
-        return Rows(*(among(each, like) for each in self))
+        return Rows(*(take_leading(each, like) for each in self))
 
 
 class Array:
@@ -102,21 +102,21 @@ class Array:
 
     def busy(self, until: Number) -> None:
         """The array is not free before a cycle, for the first designs or all."""
-        self.free = over(self.free, larger(among(self.free, until), until))
+        self.free = replace_leading(self.free, maximum(take_leading(self.free, until), until))
 
     def run(self, t: Number, rows: Number, passes: Passes, work: Rows) -> Number:
         """Runs the passes of a command accepted in cycle ``t``; returns when the array is free again."""
-        loader, array, before, behind = (among(each, rows) for each in (self.loader, self.free, *self.ends))
+        loader, array, before, behind = (take_leading(each, rows) for each in (self.loader, self.free, *self.ends))
         full = passes.full * work.kw
-        start = larger(larger(loader, t + 1), before + 1)
-        end = larger(array, start + full + 2) + work.period
+        start = maximum(maximum(loader, t + 1), before + 1)
+        end = maximum(array, start + full + 2) + work.period
         earlier = behind + 1
         if passes.most > 1:
-            end, earlier = self._several(passes, end, larger(start + full, earlier), earlier, work)
-        loader = larger(loader, start + rows * work.kw * work.blocks)
-        array = larger(end, loader + 3)
-        self.loader, self.free = over(self.loader, loader), over(self.free, array)
-        self.ends = over(self.ends[0], earlier - 1), over(self.ends[1], array - 1)
+            end, earlier = self._several(passes, end, maximum(start + full, earlier), earlier, work)
+        loader = maximum(loader, start + rows * work.kw * work.blocks)
+        array = maximum(end, loader + 3)
+        self.loader, self.free = replace_leading(self.loader, loader), replace_leading(self.free, array)
+        self.ends = replace_leading(self.ends[0], earlier - 1), replace_leading(self.ends[1], array - 1)
         return array
 
     @staticmethod
@@ -128,11 +128,11 @@ class Array:
 
         def until(turns: _Turns, short: Any) -> Any:
             """End of the last of some passes, whose rows load so much sooner than those of another."""
-            second = larger(one, then + full - short * turns.two + 2) + period
-            found = larger(second + turns.more * period, then + turns.more * full + full - short + 2 + period)
+            second = maximum(one, then + full - short * turns.two + 2) + period
+            found = maximum(second + turns.more * period, then + turns.more * full + full - short + 2 + period)
             pairs: Any = second + turns.pairs * detour + turns.odd * period - short * turns.four
             others: Any = one + turns.others * detour + turns.even * period - short
-            return larger(found, larger(pairs, others))
+            return maximum(found, maximum(pairs, others))
 
         last, before = passes.ends
         end, earlier_end = until(last, short), until(before, 0)

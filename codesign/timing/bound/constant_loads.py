@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from codesign.compiler.program import LUT_BYTES
 from codesign.ir.network import Layer, Linear, Network
 from codesign.target.engines import LUT
-from codesign.target.kernel import Number, Params, ceil_div, larger, padded, smaller
+from codesign.target.kernel import Number, Params, ceil_div, maximum, minimum, padded
 from codesign.timing.bound.memory import Interfaces
 
 
@@ -91,12 +91,12 @@ class Loads:
     def transfer(self, engine: str, words: Number, *, bytewise: bool = False) -> Number:
         """Cycles of a transfer if nothing else is under way."""
         return self.interfaces.each(
-            self.variant, [words], lambda each, sizes: each.lone(engine, sizes[0], bytewise=bytewise)
+            self.variant, [words], lambda each, sizes: each.isolated_cycles(engine, sizes[0], bytewise=bytewise)
         )
 
     def words(self, rows: int, columns: int, wide: int) -> Number:
         """Bus words of a matrix of ``wide`` bytes per element, its rows padded as they lie on chip."""
-        unit = larger(self.word, wide * self.linear["t_out"])
+        unit = maximum(self.word, wide * self.linear["t_out"])
         return padded(columns * wide, unit) * rows // self.word
 
     def before(self, layer: Layer, there: set[object]) -> Iterator[Load]:
@@ -133,5 +133,5 @@ def first_fetch(
         rings: fewest words that the weight ring and the table ring have.
     """
     (ib, tiles), (ring, table), p = tile, rings, linear
-    fewest: Any = larger(smaller(tiles, smaller(table, ring // ib)), 1)
+    fewest: Any = maximum(minimum(tiles, minimum(table, ring // ib)), 1)
     return 8 * p["t_out"] // word, p["t_in"] * p["t_out"] * ib // word, fewest, tiles

@@ -12,7 +12,7 @@ from codesign.target.board import Board
 from codesign.target.commands import Command, Span
 from codesign.target.design import Design
 from codesign.target.engines import LUT, RING, engine_names
-from codesign.target.kernel import Number, larger
+from codesign.target.kernel import Number, maximum
 from codesign.timing.event_kernel import COMMAND_QUEUE
 from codesign.timing.formulas import Formulas
 from codesign.timing.simulate import BURST_BYTES, Machine
@@ -75,7 +75,7 @@ class Interface:
         fewest = 2 + sum(1 + isinstance(layer, Linear) for layer in self.network)
         return self._run(commands + [Command("idle", {})] * (min(fewest, COMMAND_QUEUE) - len(commands)))
 
-    def lone(self, engine: str, words: int, *, bytewise: bool = False) -> int:
+    def isolated_cycles(self, engine: str, words: int, *, bytewise: bool = False) -> int:
         """Cycles from the accept of a transfer to its end, if nothing else is under way.
 
         Args:
@@ -176,12 +176,12 @@ class Rates:
 
     def granted(self, size: Any) -> Number:
         """Cycles from the first grant on before which so many bytes are not granted; the bucket holds a burst."""
-        found: Number = (larger(size - BURST_BYTES, 0) * self.denominator + self._up) // self.numerator
+        found: Number = (maximum(size - BURST_BYTES, 0) * self.denominator + self._up) // self.numerator
         return found
 
     def come(self, size: Any) -> Number:
         """Cycles from when so many bytes can be asked for before which they are not all there."""
-        return self._there + larger(self.granted(size) + 1, size // self.word)
+        return self._there + maximum(self.granted(size) + 1, size // self.word)
 
     def moved(self, size: Any, bursts: Number, even: Number) -> Number:
         """Cycles behind a request, less the latency, before which so many bytes do not come, whole bursts among them.
@@ -194,7 +194,7 @@ class Rates:
             bursts: how many bursts of full length there are at least.
             even: 1 where the last is one.
         """
-        granted = larger(self.granted(size), self.pace * larger(bursts - 1, 0))
+        granted = maximum(self.granted(size), self.pace * maximum(bursts - 1, 0))
         last = 1 + even * (BURST_BYTES // self.word - 1)
         through = granted + last * (self.ports + 1)
-        return _REQUEST + 1 + larger(through, size // self.word + self.ports)
+        return _REQUEST + 1 + maximum(through, size // self.word + self.ports)

@@ -10,17 +10,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from codesign.target.kernel import Number, ceil_div, smaller
+from codesign.target.kernel import Number, ceil_div, minimum
 
 
-def among(value: Number, like: Number) -> Number:
+def take_leading(value: Number, like: Number) -> Number:
     """What is said of all designs, of as many of them as something else is said of."""
     if isinstance(value, np.ndarray) and isinstance(like, np.ndarray):
         return value[: len(like)]
     return value
 
 
-def over(old: Number, new: Number) -> Number:
+def replace_leading(old: Number, new: Number) -> Number:
     """What is said of all designs, with what is new of the first ones; what is new of a first group is of all."""
     if isinstance(old, np.ndarray) and isinstance(new, np.ndarray) and len(new) < len(old):
         return np.concatenate([new, old[len(new) :]])
@@ -59,7 +59,7 @@ class RowGroups:
         size = self.size
         if number and isinstance(size, np.ndarray):
             size = size[: np.searchsorted(size, (self.rows - 1) // number, side="right")]
-        return Group(number, number * size, smaller(size, self.rows - number * size))
+        return Group(number, number * size, minimum(size, self.rows - number * size))
 
 
 class Done:
@@ -83,21 +83,21 @@ class Done:
     def add(self, end: Number) -> None:
         """The next group is done."""
         self.ends.append(end)
-        self.all = over(self.all, end)
+        self.all = replace_leading(self.all, end)
 
     def of(self, group: Group, first_row: int = 0) -> Number:
         """Cycle in which the rows of a group of a reader are done that is cut alike, its rows from one of these on."""
         if self.groups is None:
-            return among(self.all, group.first)
+            return take_leading(self.all, group.first)
         if first_row == 0:
-            return among(self.ends[group.number], group.first)
+            return take_leading(self.ends[group.number], group.first)
         return self.upto(first_row + group.first + group.rows - 1)
 
     def upto(self, row: Number) -> Number:
         """Cycle in which all rows up to one are done."""
         if self.groups is None:
-            return among(self.all, row)
-        number = row // among(self.groups.size, row)
+            return take_leading(self.all, row)
+        number = row // take_leading(self.groups.size, row)
         if not isinstance(number, np.ndarray):
             return self.ends[number]
         found: Number = self._table[number, np.arange(len(number))]

@@ -17,12 +17,12 @@ from codesign.compiler.program import FETCH_LEAD, block_tiles
 from codesign.ir.network import Layer, Linear, Network
 from codesign.target.board import Board
 from codesign.target.engines import COMMAND_BYTES, LUT, RING, command_kernel, kernel_for
-from codesign.target.kernel import Columns, CommandKernel, Number, Params, ceil_div, larger, padded, smaller
+from codesign.target.kernel import Columns, CommandKernel, Number, Params, ceil_div, maximum, minimum, padded
 from codesign.timing.bound.array_passes import Array, Passes, Rows
 from codesign.timing.bound.constant_loads import Load, Loads, first_fetch
 from codesign.timing.bound.memory import Interfaces, Rates
 from codesign.timing.bound.repeats import Repeat, readers, repeats
-from codesign.timing.bound.row_groups import Done, Group, RowGroups, among, over
+from codesign.timing.bound.row_groups import Done, Group, RowGroups, replace_leading, take_leading
 from codesign.timing.bound.weight_ring import LATEST, Cut, Rings
 from codesign.timing.event_kernel import COMMAND_QUEUE, ENGINE_QUEUE
 from codesign.timing.formulas import Formulas
@@ -61,7 +61,7 @@ class Bound:
         variant: Number = 0,
         *,
         begun: Mapping[tuple[int, int], Number] | None = None,
-        boxed: "Boxed | None" = None,
+        boxed: "EngineMinima | None" = None,
         leaping: bool = False,
     ) -> Number:
         """At most the cycles of `codesign.timing.cycles.exact` for any program of the network.
@@ -151,7 +151,7 @@ class Bound:
         tiles = [shape.tiles(engines, word)[1] for shape in self.shapes]
         found = 0 * engines[RING]["t_out"]
         for last in range(len(tiles)):
-            found = larger(found, sum(tiles[max(0, last - LATEST // 2) : last + 1]))
+            found = maximum(found, sum(tiles[max(0, last - LATEST // 2) : last + 1]))
         return found
 
 
@@ -191,13 +191,13 @@ class _Shape(NamedTuple):
     def tiles(self, engines: Mapping[str, Params], word: Number) -> tuple[Number, Number]:
         """Weight words of a tile, and tiles."""
         linear = engines[RING]
-        unit, columns = larger(linear["t_out"], word), list[Number]()
+        unit, columns = maximum(linear["t_out"], word), list[Number]()
         for plain, padding in ((self.k, self.source), (self.n, self.target)):
             columns.append(plain if padding is None else padding.columns(engines, unit).total)
         return ceil_div(columns[0], linear["t_in"]), ceil_div(columns[1], linear["t_out"])
 
 
-class Boxed(Protocol):
+class EngineMinima(Protocol):
     """The least that any further engines of some sets can take; every method once per layer."""
 
     def columns(self, layer: Layer) -> Number:
@@ -230,7 +230,7 @@ class _Schedule:
         row_group: Number,
         variant: Number,
         known: Mapping[tuple[int, int], Number],
-        boxed: Boxed | None,
+        boxed: EngineMinima | None,
         leaping: bool,
     ) -> None:
         self.bound, self.engines, self.formulas, self.row_group = bound, engines, formulas, row_group
@@ -271,7 +271,7 @@ class _Schedule:
         end: Number = 0
         for output in self.network.outputs:
             ready = self.done[output.source].all + 1
-            end = larger(end, ready + self._stored(output.source) if self.bound.whole else ready)
+            end = maximum(end, ready + self._stored(output.source) if self.bound.whole else ready)
         return end + 1
 
     def _layer(self, layer: Layer) -> None:
@@ -300,8 +300,8 @@ class _Schedule:
         now, more = self._carried(first + length), times - 1
         least: Number = _NEVER
         for then, cycle in zip(before.cycles, now.cycles, strict=False):  # tiles given back may be fewer before
-            least = over(least, smaller(among(least, cycle), cycle - then))
-        late = more * larger(least, 0)
+            least = replace_leading(least, minimum(take_leading(least, cycle), cycle - then))
+        late = more * maximum(least, 0)
         self.array.put_off(late)
         self.free |= {engine: at + late * bool(np.any(at)) for engine, at in self.free.items()}
         tiles, words, bursts, listed = (more * (at - then) for then, at in zip(before.counts, now.counts, strict=True))
@@ -312,7 +312,7 @@ class _Schedule:
         self.seen_linear += more * len(linears)
         for number in range(first, first + length):
             done = self.done[self.network.layers[number].target]
-            ends = [at + among(late, at) for at in done.ends]
+            ends = [at + take_leading(late, at) for at in done.ends]
             self.done[self.network.layers[number + more * length].target] = Done(done.groups, ends)
 
     def _stored(self, name: str) -> Number:
@@ -326,7 +326,7 @@ class _Schedule:
 
     def _padded(self) -> dict[str, Number]:
         """Columns of the matrices that are padded for some engine."""
-        unit, found, known = larger(self.linear["t_out"], self.word), dict[str, Number](), dict[int, Number]()
+        unit, found, known = maximum(self.linear["t_out"], self.word), dict[str, Number](), dict[int, Number]()
         for name, layer in self.bound.padders.items():
             if id(layer) not in known:
                 plain = Padding(layer)
@@ -369,7 +369,7 @@ class _Schedule:
         if self.seen_linear > 1:
             self.loads.behind_first()
         if self.linears - self.seen_linear == FETCH_LEAD:
-            self.ahead = larger(self.listed - COMMAND_QUEUE, 0) * COMMAND_BYTES
+            self.ahead = maximum(self.listed - COMMAND_QUEUE, 0) * COMMAND_BYTES
         constants: Number = 0
         for load in self.loads.before(layer, self.there):
             at = self._load(load, self.seen_linear - 1)
@@ -382,13 +382,13 @@ class _Schedule:
         self.listed = self.listed + cut.blocks * (self._groups(layer.rows).count + 1)
         there = 0 * kw if self.leaping else rings.arrival(self.early if self.bound.whole else ())
         if self.seen_linear == self.linears and self.bound.whole:
-            there = larger(there, self._all_moved(layer, cut))
+            there = maximum(there, self._all_moved(layer, cut))
         once: Number = 0
         if turning := self.bound.whole and rings.known:
             group, passes = self._groups(layer.rows).list[0], self._passes(layer.rows)[0]
             ready = self._ready(layer.source, group, layer.first_row) + passes.full * kw
-            there, once = rings.turned(cut, before, there, larger(self.array.free, ready))
-        once = larger(once, there + 1 + cut.spacing)
+            there, once = rings.turned(cut, before, there, maximum(self.array.free, ready))
+        once = maximum(once, there + 1 + cut.spacing)
         period, turn = cut.all * cut.spacing + cut.blocks, (cut.last if rings.known else 1) * cut.spacing
         self._rows(layer, Rows(constants, kw, period, cut.blocks, once, turn))
         if turning:
@@ -401,17 +401,17 @@ class _Schedule:
         rows_left: Number = 0
         turns: Number = 0
         for group, passes in zip(groups.list, self._passes(layer.rows), strict=True):
-            mine, behind = work.among(group.rows), among(drained, group.rows) + passes.last
-            t = larger(mine.constants, self._ready(layer.source, group, layer.first_row))
-            array = self.array.run(larger(t, self._ready(layer.addend, group)), group.rows, passes, mine)
-            turns = among(turns, group.rows) + passes.count
-            end = larger(array, mine.once + (turns - 1) * mine.turn) - 1 + behind
+            mine, behind = work.take_leading(group.rows), take_leading(drained, group.rows) + passes.last
+            t = maximum(mine.constants, self._ready(layer.source, group, layer.first_row))
+            array = self.array.run(maximum(t, self._ready(layer.addend, group)), group.rows, passes, mine)
+            turns = take_leading(turns, group.rows) + passes.count
+            end = maximum(array, mine.once + (turns - 1) * mine.turn) - 1 + behind
             known = self.known.get((self.seen_linear - 1, group.number))
             if known is not None:
-                end = larger(end, among(known, end))
+                end = maximum(end, take_leading(known, end))
                 self.array.busy((mine.blocks == 1) * (end + 1 - behind))
             done.add(end)
-            rows_left = over(rows_left, behind)
+            rows_left = replace_leading(rows_left, behind)
         self.array.busy(done.all + 1 - rows_left)
 
     def _tiles(self, layer: Linear) -> tuple[Number, Number]:
@@ -422,7 +422,7 @@ class _Schedule:
     def _cut(self, layer: Linear) -> Cut:
         p, groups, (ib, ob) = self.linear, self._groups(layer.rows), self._tiles(layer)
         last = self._last_passes(layer.rows)
-        tiles, spacing = block_tiles(layer.rows, ib, ob, p, self.row_group), larger(ib, p["n_l"])
+        tiles, spacing = block_tiles(layer.rows, ib, ob, p, self.row_group), maximum(ib, p["n_l"])
         blocks: Any = ceil_div(ob, tiles)
         passes = (groups.count - 1) * self._passes(layer.rows)[0].count + last.count
         freed = spacing + self.formulas.array_latency + last.last
@@ -441,8 +441,8 @@ class _Schedule:
         behind = behind + self._last_passes(layer.rows).last
         for each in rest:
             for group in self._groups(each.rows).list:
-                taken = among(behind, group.rows) + self._time(each, group) + 1
-                behind = over(behind, taken)
+                taken = take_leading(behind, group.rows) + self._time(each, group) + 1
+                behind = replace_leading(behind, taken)
         for output in self.network.outputs:
             behind = behind + self._stored(output.source)
         most = BURST_BYTES // self.word
@@ -451,10 +451,10 @@ class _Schedule:
         found: Number = _NEVER
         chains = [sum(self.busy[first:], 0 * cut.spacing) for first in range(len(self.busy))]
         for move in self.loads.moves:
-            late = larger(chains[move.layer] - behind, 0) if move.layer < len(chains) else 0
-            found = smaller(found, rates.moved(size, bursts, rings.even) + late)
+            late = maximum(chains[move.layer] - behind, 0) if move.layer < len(chains) else 0
+            found = minimum(found, rates.moved(size, bursts, rings.even) + late)
             size, bursts = size + move.words * self.word, bursts + move.words // most
-        return rates.begin + 1 + rates.latency + smaller(found, rates.moved(size, bursts, rings.even))
+        return rates.begin + 1 + rates.latency + minimum(found, rates.moved(size, bursts, rings.even))
 
     @cached_property
     def early(self) -> list[tuple[Number, Number]]:
@@ -467,7 +467,7 @@ class _Schedule:
             Bus words and bytes of each.
         """
         found, there, rates = list[tuple[Number, Number]](), set[object](), self.rates
-        service = larger(rates.pace, BURST_BYTES // self.word)
+        service = maximum(rates.pace, BURST_BYTES // self.word)
         turn = rates.latency + _SLACK + rates.outstanding * service
         accepted: Any = rates.begin
         linear: Number = 0 * self.linear["t_out"]
@@ -481,11 +481,11 @@ class _Schedule:
                 break
             constants = self._constants(layer) if not isinstance(layer, Linear) else []
             for words in (*constants, *(load.words for load in self.loads.before(layer, there))):
-                accepted = larger(accepted, rates.begin + (listed > 0) * (1 + listed // COMMAND_QUEUE) * turn)
+                accepted = maximum(accepted, rates.begin + (listed > 0) * (1 + listed // COMMAND_QUEUE) * turn)
                 asked = rates.credit(accepted - rates.begin) + (rates.outstanding + 4) * BURST_BYTES
-                waiting = larger(linear, uses + FETCH_LEAD + 1) - 1
+                waiting = maximum(linear, uses + FETCH_LEAD + 1) - 1
                 for each in others.values():
-                    waiting = larger(waiting, each)
+                    waiting = maximum(waiting, each)
                 full: Any = waiting > ENGINE_QUEUE
                 found.append((sure * (1 - full) * words, (listed > 0) * asked))
                 accepted = accepted + turn + words * self.word // BURST_BYTES * service + words
@@ -494,7 +494,7 @@ class _Schedule:
                 break
             blocks = self._cut(layer).blocks if isinstance(layer, Linear) else 0
             linear, uses = linear + commands * blocks, uses + blocks
-            listed = listed + commands * larger(blocks, 1) + blocks
+            listed = listed + commands * maximum(blocks, 1) + blocks
             if not isinstance(layer, Linear):
                 others[engine_for(layer)] = others.get(engine_for(layer), 0) + commands
         return found
@@ -507,16 +507,16 @@ class _Schedule:
             there = self._load(Load("", words), self.bound.readers[layer.target]) + 1
         for read in layer.reads:
             if read.whole and read.tensor in self.done:
-                there = larger(there, self.done[read.tensor].upto(self.network.tensors[read.tensor].rows - 1) + 1)
+                there = maximum(there, self.done[read.tensor].upto(self.network.tensors[read.tensor].rows - 1) + 1)
         moving = [read for read in layer.reads if not read.whole]
         groups = self._groups(layer.rows)
         done = Done(groups)
         for group in groups.list:
-            t = larger(among(self.free[engine], group.rows), among(there, group.rows))
+            t = maximum(take_leading(self.free[engine], group.rows), take_leading(there, group.rows))
             for read in moving:
-                t = larger(t, self._ready(read.tensor, group, read.first_row))
+                t = maximum(t, self._ready(read.tensor, group, read.first_row))
             end = t + self._time(layer, group)
-            self.free[engine] = over(self.free[engine], end + 1)
+            self.free[engine] = replace_leading(self.free[engine], end + 1)
             done.add(end)
         self.done[layer.target] = done
         self.listed = self.listed + groups.count
@@ -529,15 +529,15 @@ class _Schedule:
                 self.times[key] = self.boxed.time(layer, group.first, group.rows)
             else:
                 kernel = kernel_of_layer(layer)
-                unit = larger(self.linear["t_out"], self.word)
+                unit = maximum(self.linear["t_out"], self.word)
                 columns = kernel.columns(layer, self.engines[kernel.op], unit)
                 work = kernel.work(layer, *self._whole(group), columns)
-                self.times[key] = among(self.formulas.times[kernel.op](work), group.rows)
+                self.times[key] = take_leading(self.formulas.times[kernel.op](work), group.rows)
         return self.times[key]
 
     def _whole(self, group: Group) -> tuple[Number, Number]:
         """First row and rows of a group; something legal for designs without it."""
-        return over(0 * self.row_group, group.first), over(self.row_group, group.rows)
+        return replace_leading(0 * self.row_group, group.first), replace_leading(self.row_group, group.rows)
 
     def _constants(self, layer: Layer) -> list[Number]:
         """Bus words of the constants of a layer."""
@@ -576,7 +576,7 @@ def constant_words(size: int, params: Params, engine: str, memory: str, word: Nu
     """
     bytes_, port = _constant_port(engine, memory)
     lanes = params[port] if port is not None else 1
-    return padded(size, larger(word, bytes_ * lanes)) // word
+    return padded(size, maximum(word, bytes_ * lanes)) // word
 
 
 @cache

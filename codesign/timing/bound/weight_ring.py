@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from codesign.target.kernel import Number, Params, larger
+from codesign.target.kernel import Number, Params, maximum
 from codesign.timing.bound.memory import FREE, Rates
 from codesign.timing.simulate import BURST_BYTES
 
@@ -107,13 +107,13 @@ class Rings:
             early: bus words of loads that are asked for before all that lies so many bytes behind the first weights.
         """
         p, rates = self.linear, self.rates
-        turns = larger((self.words - 1) // p["ring_words"], (self.tiles - 1) // p["table_words"])
+        turns = maximum((self.words - 1) // p["ring_words"], (self.tiles - 1) // p["table_words"])
         size, bursts = self.fetched(), self.bursts
         for words, behind in early:
             late: Any = (self.fetched() > behind) * words * rates.word
             size, bursts = size + late, bursts + late // BURST_BYTES
         moved = rates.moved(size, bursts, self.even)
-        return rates.begin + 1 + rates.latency + larger(moved, turns * rates.latency)
+        return rates.begin + 1 + rates.latency + maximum(moved, turns * rates.latency)
 
     def turned(self, cut: Cut, before: Freed, there: Number, start: Number) -> tuple[Number, Number]:
         """What the rings hold back in a layer that the array cannot begin before a cycle.
@@ -131,16 +131,16 @@ class Rings:
         whole, last, spacing = cut.tiles * cut.ib, cut.last * cut.ib, cut.spacing
         asked = self._asked(before.tile + cut.tiles)
         begin = self._held_back(asked, before.word + whole, whole)
-        begin = larger(begin, self.came + self._flow(whole))
-        start = larger(start, self._held_back(asked, before.word + cut.ib, cut.ib) + 1)
-        first = larger(start + cut.tiles * spacing, begin + 1 + spacing)
+        begin = maximum(begin, self.came + self._flow(whole))
+        start = maximum(start, self._held_back(asked, before.word + cut.ib, cut.ib) + 1)
+        first = maximum(start + cut.tiles * spacing, begin + 1 + spacing)
         between = (cut.passes - 2) * cut.tiles * spacing
         again: Any = (cut.passes > 1) * 1
         self.freed.append(before._replace(at=again * (first + between) + (1 - again) * start + cut.freed))
-        there = larger(there, self._held_back(self._asked(self.tiles), self.words, last))
-        self.came = there = larger(there, begin + self._flow(self.words - before.word - whole))
-        step = larger(2 * cut.tiles * spacing, self._back(cut, cut.tiles) + spacing)
-        end = larger((cut.tiles + cut.last) * spacing, self._back(cut, cut.last) + spacing)
+        there = maximum(there, self._held_back(self._asked(self.tiles), self.words, last))
+        self.came = there = maximum(there, begin + self._flow(self.words - before.word - whole))
+        step = maximum(2 * cut.tiles * spacing, self._back(cut, cut.tiles) + spacing)
+        end = maximum((cut.tiles + cut.last) * spacing, self._back(cut, cut.last) + spacing)
         several: Any = (cut.blocks > 1) * 1
         chain = first + several * ((cut.blocks - 1) * between + (cut.blocks - 2) * step + end)
         found: Number = again * chain + (1 - again) * self._once(cut, start)
@@ -157,19 +157,19 @@ class Rings:
         if bool(np.max(cut.blocks) > 1):
             self.freed.append(Freed(self.tiles - cut.last, self.words - words, begun))
         else:
-            self.freed[-1] = first._replace(at=larger(first.at, begun))
+            self.freed[-1] = first._replace(at=maximum(first.at, begun))
         self.freed.append(Freed(self.tiles - 1, self.words - cut.ib, end - cut.spacing + cut.freed))
 
     def _once(self, cut: Cut, start: Number) -> Number:
         """Cycle before which the array has not gone over a layer of one pass, where every tile gives back its room."""
         ring: Any = self.linear["ring_words"]
-        fit = larger(ring // cut.ib, 1)
+        fit = maximum(ring // cut.ib, 1)
         late = (fit + 1) * cut.ib - ring
         found = (cut.all - 1) // fit * (late > 0) * (cut.freed + self._brought(late))
         several, more = (cut.blocks > 1) * 1, (cut.blocks > 2) * 1
         inner = self._turn(cut, cut.tiles) + (cut.blocks - 3) * self._turn(cut, cut.tiles, asked=True)
         turns = more * (inner + self._turn(cut, cut.last, asked=True)) + (several - more) * self._turn(cut, cut.last)
-        return start + cut.spacing + larger(found, turns + several * (cut.last - 1) * cut.spacing)
+        return start + cut.spacing + maximum(found, turns + several * (cut.last - 1) * cut.spacing)
 
     def _turn(self, cut: Cut, tiles: Number, *, asked: bool = False) -> Number:
         """Cycles from the first tile of a block of one pass to that of the next, of so many tiles.
@@ -180,7 +180,7 @@ class Rings:
         late: Any = tiles - (self.linear["table_words"] - cut.tiles)
         one_by_one = cut.freed + (late - 1) * cut.spacing + self._brought(cut.ib)
         weights = cut.freed + self._brought(late * cut.ib) if asked else 0
-        found: Number = (late > 0) * larger(one_by_one, weights)
+        found: Number = (late > 0) * maximum(one_by_one, weights)
         return found
 
     def _back(self, cut: Cut, tiles: Number) -> Number:
@@ -189,7 +189,7 @@ class Rings:
         late: Any = tiles - (p["table_words"] - cut.tiles)
         found = (late > 0) * (cut.freed + (late - 1) * cut.spacing + self._brought(tiles * cut.ib))
         words: Any = (tiles + cut.tiles) * cut.ib - p["ring_words"]
-        return larger(found, (words > 0) * (cut.freed + self._brought(words)))
+        return maximum(found, (words > 0) * (cut.freed + self._brought(words)))
 
     def _asked(self, tiles: Any) -> Number:
         """Cycle before which the weights of a fetch are not asked for, whose table is the last of so many tiles of all.
@@ -199,7 +199,7 @@ class Rings:
         """
         asked: Number = 0
         for tile, _, at in self.freed[-LATEST:]:
-            asked = larger(asked, (tiles - self.linear["table_words"] > tile) * at)
+            asked = maximum(asked, (tiles - self.linear["table_words"] > tile) * at)
         return asked
 
     def _held_back(self, asked: Any, words: Any, own: Number) -> Number:
@@ -214,7 +214,7 @@ class Rings:
         free = words - self.linear["ring_words"]
         for _, word, at in self.freed[-LATEST:]:
             late = free - word
-            found = larger(found, (late > 0) * (at + self._brought(late)))
+            found = maximum(found, (late > 0) * (at + self._brought(late)))
         return found
 
     def _brought(self, words: Any) -> Number:
@@ -224,12 +224,12 @@ class Rings:
     def _flow(self, words: Any) -> Number:
         """Cycles in which so many weight words come at least, behind others."""
         size = words * self._bytes
-        return larger(self.rates.granted(size), larger(size - BURST_BYTES, 0) // self.rates.word)
+        return maximum(self.rates.granted(size), maximum(size - BURST_BYTES, 0) // self.rates.word)
 
     def _whole_bursts(self, tiles: Number, ib: Number) -> Number:
         """Bursts of full length of a block's fetch, tables and weights one behind the other from a page on."""
         p = self.linear
         table, weights = 8 * p["t_out"] * tiles, p["t_in"] * p["t_out"] * ib * tiles
-        rest: Any = larger(weights - -table % BURST_BYTES, 0)
+        rest: Any = maximum(weights - -table % BURST_BYTES, 0)
         found: Number = table // BURST_BYTES + rest // BURST_BYTES
         return found

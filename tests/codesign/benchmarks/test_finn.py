@@ -8,7 +8,7 @@ import pytest
 
 from codesign.benchmarks.finn import finn_rows, hls_cycles, hls_dsp
 from codesign.flow.build import plan
-from codesign.frontend import zoo as models
+from codesign.frontend import zoo
 from codesign.hw.system import accelerator
 from codesign.quant.interop.finn_estimates import TARGETS, recorded
 from codesign.target.board import Board
@@ -49,7 +49,7 @@ def test_every_folding_of_finn_has_our_figures_beside_it() -> None:
     ],
 )
 def test_the_hls_kernel_s_least_cycles(sizes: tuple[int, int, int], changes: dict[str, int], cycles: int) -> None:
-    assert hls_cycles(models.gemm(*sizes), PARAMETERS | changes) == cycles
+    assert hls_cycles(zoo.gemm(*sizes), PARAMETERS | changes) == cycles
 
 
 def test_the_hls_kernel_packs_no_products() -> None:

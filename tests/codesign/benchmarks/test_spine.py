@@ -13,7 +13,7 @@ from codesign.benchmarks.spine import Bench
 from codesign.dse.planner import plain
 from codesign.errors import InputError
 from codesign.flow.build import plan, tools
-from codesign.frontend import zoo as models
+from codesign.frontend import zoo
 from codesign.target.board import Board
 
 ROW = Row("a@b", "mac_utilization", "1", 0.96, "simulated", 0.95, "goal of the project")
@@ -84,7 +84,7 @@ def test_a_bench_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.rtl
 def test_a_product_s_rows_are_those_that_scripts_read() -> None:
     """The rows of the spine bench, on the smallest array."""
-    design = plain(models.gemm(40, 70, 90), Board.load("zcu102"), tools(), budget={"dsp": 60})
+    design = plain(zoo.gemm(40, 70, 90), Board.load("zcu102"), tools(), budget={"dsp": 60})
     rows = benches._product(benches._library(design), design, (40, 70, 90), 0.1)
     assert {row.case for row in rows} == {"gemm:40x70x90:int8@zcu102"}
     found = {row.metric: row for row in rows}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from codesign.bundle import files as bundle
-from codesign.bundle.files import Bundle, check_target, read_bundle, write_bundle
+from codesign.bundle.files import StoredBundle, check_target, read_bundle, write_bundle
 from codesign.errors import BundleError, InputError
 
 FILES = {"design.json": b'{"a": 1}', "rtl/top.v": b"module top; endmodule\n", "weights.bin": bytes(range(256))}
@@ -30,7 +30,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_what_is_written_is_read(path: Path) -> None:
-    assert read_bundle(path) == Bundle(path, FILES)
+    assert read_bundle(path) == StoredBundle(path, FILES)
     assert read_bundle(path).data("rtl/top.v") == FILES["rtl/top.v"]
     assert read_bundle(path).json("design.json") == {"a": 1}
 

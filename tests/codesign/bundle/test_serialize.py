@@ -17,7 +17,7 @@ from codesign.bundle.serialize import (
 from codesign.compiler.program import compile_network
 from codesign.errors import BundleError
 from codesign.flow.samples import random_samples
-from codesign.frontend import zoo as models
+from codesign.frontend import zoo
 from codesign.frontend.workload import Workload
 from codesign.ir.network import Network, run
 from codesign.quant.lower.lowering import lower
@@ -32,7 +32,7 @@ ENGINES = {
 
 
 def network(name: str) -> Network:
-    found = models.load(name)
+    found = zoo.load(name)
     return lower(found) if isinstance(found, Workload) else found
 
 
@@ -59,7 +59,7 @@ def test_every_field_of_every_layer_survives() -> None:
 
 
 def damaged() -> list[bytes]:
-    good = write_network(models.gemm(2, 3, 4))
+    good = write_network(zoo.gemm(2, 3, 4))
     with np.load(io.BytesIO(good)) as file:
         arrays = {name: file[name] for name in file.files}
     document = json.loads(arrays["network"].tobytes())
@@ -119,7 +119,7 @@ def test_a_damaged_design_is_refused(change: dict[str, object]) -> None:
 
 
 def test_places_are_read_as_they_were_written() -> None:
-    program = compile_network(models.gemm(3, 20, 7), design())
+    program = compile_network(zoo.gemm(3, 20, 7), design())
     document = json.loads(json_bytes(program_document(program)))
     assert read_places(document["inputs"]) == dict(program.inputs)
     assert read_places(document["outputs"]) == dict(program.outputs)
@@ -128,7 +128,7 @@ def test_places_are_read_as_they_were_written() -> None:
 
 @pytest.mark.parametrize("change", [{"bits": 12}, {"pitch": 2}, {"address": -64}, {"rows": "3"}])
 def test_an_illegal_place_is_refused(change: dict[str, object]) -> None:
-    program = compile_network(models.gemm(3, 20, 7), design())
+    program = compile_network(zoo.gemm(3, 20, 7), design())
     document = json.loads(json_bytes(program_document(program)))
     place = {**document["inputs"]["a"], **change}
     with pytest.raises(BundleError, match="damaged"):
@@ -136,6 +136,6 @@ def test_an_illegal_place_is_refused(change: dict[str, object]) -> None:
 
 
 def test_equal_values_give_equal_bytes() -> None:
-    one, other = models.gemm(2, 3, 4), models.gemm(2, 3, 4)
+    one, other = zoo.gemm(2, 3, 4), zoo.gemm(2, 3, 4)
     assert write_network(one) == write_network(other)
     assert write_network(one) != write_network(replace(one, name="other"))

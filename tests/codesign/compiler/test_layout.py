@@ -84,7 +84,7 @@ def _network(case: int) -> Network:
 def test_tensors_that_live_at_the_same_time_lie_apart(case: int) -> None:
     network = _network(case)
     found, body = whole_layout(network, _bare()), analysis(network, tuple(_bare().engines))
-    born = {name: step for step, name in reversed(body.births)}
+    born = {name: step for step, name in reversed(body.definitions)}
     for one, two in combinations(found.regions, 2):
         a, b = found.regions[one], found.regions[two]
         both = max(born[one], born[two]) <= min(body.last[one], body.last[two])

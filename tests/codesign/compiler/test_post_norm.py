@@ -308,7 +308,7 @@ def test_verification_passes_and_names_the_wide_norm_that_is_wrong() -> None:
     network = post_norm(BOTH_INPUTS)
     design = plain(network, Board.load("zcu102"), tools())
     design = replace(design, memories={name: 4 * size for name, size in design.memories.items()})
-    subject = check.Subject(
+    subject = check.VerifySubject(
         network, design, compile_network(network, design), formulas(design.engines), shape(design).identity
     )
     verilog = dict(simulation_sources(design).files)

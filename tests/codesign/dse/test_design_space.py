@@ -17,7 +17,7 @@ from codesign.flow.build import tools
 from codesign.frontend.zoo import gemm
 from codesign.hw.system import accelerator
 from codesign.ir.network import Linear, Network
-from codesign.solver.exact import Refine, check_front
+from codesign.solver.exact import ExactScorer, check_front
 from codesign.solver.front import Front, Proof, nondominated
 from codesign.solver.problem import check_directions
 from codesign.target.board import Board
@@ -135,7 +135,7 @@ def test_designs_that_differ_in_what_no_run_needs_have_one_score() -> None:
     scorer = _Scorer(space)
     fixed = {name: space.axes[name][-1:] for name in space.axes if name not in ("ring_words", "table_words", "n_l")}
     for point in _drawn(space, 5, 60, **fixed):
-        found, fresh = scorer.recall(point), _Scorer(space).score(point)
+        found, fresh = scorer.cached_score(point), _Scorer(space).score(point)
         assert found in (None, fresh)
         answers += found is not None
         scorer.score(point)
@@ -148,7 +148,7 @@ def test_what_one_run_tells_fits_no_other_design() -> None:
     fixed = {"t_in": (8,), "t_out": (8,), "n_l": (3,), "row_group": (17,), "ring_words": (512,), "table_words": (64,)}
     scorer, drawn = _Scorer(space), _drawn(space, 6, 30, **fixed)
     scores = [scorer.score(point) for point in drawn]
-    lifted = scorer.lift({name: np.array([point[name] for point in drawn]) for name in space.axes})[:, 0]
+    lifted = scorer.tight_bound({name: np.array([point[name] for point in drawn]) for name in space.axes})[:, 0]
     assert all(bound <= score[0] for bound, score in zip(lifted, scores, strict=True) if score is not None)
 
 
@@ -184,10 +184,10 @@ def test_a_run_tells_how_others_begin() -> None:
         scorer, fixed = _Scorer(space), {name: (v,) for name, v in _drawn(space, seed, 1)[0].items() if name != "n_a"}
         drawn = _drawn(space, seed, 6, **fixed)
         columns = {name: np.array([point[name] for point in drawn]) for name in space.axes}
-        before = scorer.lift(columns)[:, 0]
+        before = scorer.tight_bound(columns)[:, 0]
         if scorer.score(drawn[0]) is None:
             continue
-        after = scorer.lift(columns)[:, 0]
+        after = scorer.tight_bound(columns)[:, 0]
         scores = [_Scorer(space).score(point) for point in drawn]
         assert (after >= before).all()
         assert all(bound <= score[0] for bound, score in zip(after, scores, strict=True) if score is not None)
@@ -208,7 +208,7 @@ def test_no_bound_is_above_the_score_of_any_ring(seed: int) -> None:
         drawn = {axis: rng.choice(np.array(short.get(axis, values)), 20) for axis, values in space.axes.items()}
         names = ["least_cycles", "free_cycles", "held_cycles", "cycles"]
         bounds = {name: cycles * 1e6 / drawn["clock_hz"] for name, cycles in problem.compute(drawn, names).items()}
-        bounds |= {"glance": scorer.glance(drawn)[:, 0], "lift": scorer.lift(drawn)[:, 0]}
+        bounds |= {"cheap_bound": scorer.cheap_bound(drawn)[:, 0], "tight_bound": scorer.tight_bound(drawn)[:, 0]}
         for i in range(20):
             score = scorer.score({axis: int(values[i]) for axis, values in drawn.items()})
             for name, bound in bounds.items():
@@ -234,7 +234,7 @@ def test_designs_lifted_together_stay_below_their_scores() -> None:
     scorer, few = _Scorer(space), {"ring_words": (64, 128)}
     drawn = [{name: int(rng.choice(few.get(name, v))) for name, v in space.axes.items()} for _ in range(60)]
     columns = {name: np.array([point[name] for point in drawn]) for name in space.axes}
-    lifted, gaps = scorer.lift(columns)[:, 0], []
+    lifted, gaps = scorer.tight_bound(columns)[:, 0], []
     weaker = space.problem(("latency_us", "dsp")).compute(columns, ["latency_us"])["latency_us"]
     assert (lifted >= weaker).all()
     assert (lifted > weaker).any()
@@ -282,7 +282,7 @@ def test_energy_beside_latency_is_searched_exactly() -> None:
 def test_brute_force_finds_no_better_design() -> None:
     space = _space(random_network(2)[0], _Few)
     front, scorer = space.search(("latency_us", "dsp")), _Scorer(space)
-    refine = Refine(("latency_us",), scorer.score)
+    refine = ExactScorer(("latency_us",), scorer.score)
     found = check_front(space.problem(("latency_us", "dsp")), front, seed=3, refine=refine)
     assert found.points >= prod(map(len, _FEW.values()))
 

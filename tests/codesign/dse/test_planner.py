@@ -4,10 +4,10 @@ from itertools import product
 import pytest
 
 from codesign.compiler.program import compile_network
-from codesign.dse.planner import RESOURCES, Choice, Planner, Tools, available, parse_budget, plain
+from codesign.dse.planner import RESOURCES, DesignChoice, HardwareQueries, Planner, available, parse_budget, plain
 from codesign.errors import InputError, NothingFits
 from codesign.flow.build import tools
-from codesign.frontend import zoo as models
+from codesign.frontend import zoo
 from codesign.frontend.workload import Workload
 from codesign.hw.linear import LinearKernel
 from codesign.hw.system import accelerator
@@ -24,7 +24,7 @@ ZCU102 = Board.load("zcu102")
 
 
 def network(name: str) -> Network:
-    found = models.load(name)
+    found = zoo.load(name)
     return lower(found) if isinstance(found, Workload) else found
 
 
@@ -86,7 +86,7 @@ def test_a_layer_without_a_kernel_is_named() -> None:
             return f"{getattr(layer, 'name', '')}: too odd"
 
     mine: dict[str, type[Kernel]] = {**kernels(), "linear": Picky}
-    picky = Tools(mine, accelerator.resources, accelerator.formulas)
+    picky = HardwareQueries(mine, accelerator.resources, accelerator.formulas)
     with pytest.raises(NothingFits, match="no kernel runs 1 of its layers: gemm: too odd"):
         plain(network("gemm:2x2x2"), ZCU102, picky)
 
@@ -120,5 +120,5 @@ def test_a_design_does_not_depend_on_what_was_asked_before(name: str) -> None:
     axes = ((4, 8), (8, 32), (8, 16), (4, 32), (5, 40), (2, 4), (False, True))
     for t_in, t_out, t_a, t_v, rows, ports, generous in product(*axes):
         others = {"t_a": t_a, "t_v": t_v}
-        choice = Choice(t_in, t_out, row_group=rows, ports=ports, generous=generous).with_others(others)
+        choice = DesignChoice(t_in, t_out, row_group=rows, ports=ports, generous=generous).with_others(others)
         assert one.design(choice) == Planner(net, ZCU102, tools(), limit).design(choice)

@@ -4,13 +4,13 @@ import numpy as np
 import onnx
 import pytest
 
-from codesign.bundle import serialize as archive
+from codesign.bundle import serialize
 from codesign.bundle.files import read_bundle, write_bundle
 from codesign.errors import InputError
 from codesign.flow.build import files, integers, peak_macs, plan, quantized
 from codesign.flow.open import contents, model_faults
 from codesign.flow.samples import random_samples
-from codesign.frontend import zoo as models
+from codesign.frontend import zoo
 from codesign.quant.lower.lowering import lower
 from codesign.target.board import Board
 
@@ -25,7 +25,7 @@ def test_a_bundle_holds_what_it_must(built: Path, mlp: Path) -> None:
     }  # fmt: skip
     assert "model.onnx" not in names
     stored = read_bundle(mlp).data("model.onnx")
-    assert stored == models.original("digits-mlp")
+    assert stored == zoo.original("digits-mlp")
     assert "rtl/top.v" in names
     assert {name.replace("sim/", "rtl/") for name in names if name.startswith("sim/")} < names
 
@@ -92,7 +92,7 @@ def test_a_float_model_is_quantized_with_samples(tmp_path: Path) -> None:
     made = plan(path, ZCU102, calibration=CALIBRATION)
     assert not made.calibrated
     assert made.calibration is not None
-    assert archive.write_network(lower(made.calibration.workload)) == archive.write_network(made.network)
+    assert serialize.write_network(lower(made.calibration.workload)) == serialize.write_network(made.network)
     assert made.report().calibration == made.calibration.to_json()
     write_bundle(tmp_path / "b", files(made))
     bundle = read_bundle(tmp_path / "b")
@@ -110,8 +110,8 @@ def test_build_and_quantize_give_the_same_integers(tmp_path: Path) -> None:
     network, found = quantized(path, CALIBRATION)
     assert made.calibration is not None
     assert found.data == made.calibration.data
-    assert archive.write_network(network) == archive.write_network(made.network)
-    assert archive.write_network(integers(path, CALIBRATION)) == archive.write_network(made.network)
+    assert serialize.write_network(network) == serialize.write_network(made.network)
+    assert serialize.write_network(integers(path, CALIBRATION)) == serialize.write_network(made.network)
 
 
 @pytest.mark.rtl

@@ -5,9 +5,9 @@ import onnx
 import pytest
 
 from codesign.flow.calibrate import Calibration, calibrated, described, is_float
-from codesign.frontend import zoo as models
+from codesign.frontend import zoo
 from codesign.frontend.workload import from_proto
-from codesign.quant.calibrate.ptq import Choice, Settings, calibrate, choices
+from codesign.quant.calibrate.ptq import Settings, SettingsChoice, calibrate, choices
 from tests.quant.vits import Recipe, build, samples
 
 FLOAT = Recipe(form="float")
@@ -49,7 +49,7 @@ def test_it_tells_what_was_chosen_and_why(found: Calibration) -> None:
 
 def test_settings_in_words() -> None:
     def words(settings: Settings) -> str:
-        return described(Choice(settings, 0.1, 0.2, 3))
+        return described(SettingsChoice(settings, 0.1, 0.2, 3))
 
     assert words(Settings("max", migrate=None, centre=False, correct=False)) == "scales from the largest magnitude"
     assert words(Settings("percentile", migrate=0.7, centre=True, correct=True)) == (
@@ -69,13 +69,13 @@ def test_progress_is_logged_for_every_way(caplog: pytest.LogCaptureFixture) -> N
 def test_a_model_with_one_quantizer_is_no_float_model() -> None:
     assert is_float(from_proto(build(FLOAT)))
     for name in ("digits-mlp", "digits-vit"):
-        assert not is_float(from_proto(onnx.load_model_from_string(models.original(name))))
-    assert is_float(from_proto(onnx.load_model_from_string(models.original("digits-vit-float"))))
+        assert not is_float(from_proto(onnx.load_model_from_string(zoo.original(name))))
+    assert is_float(from_proto(onnx.load_model_from_string(zoo.original("digits-vit-float"))))
 
 
 def test_the_float_model_that_ships_is_the_other_without_rounding() -> None:
-    images, _ = models.heldout("digits-vit")
-    rounded, floating = (models.load(name) for name in ("digits-vit", "digits-vit-float"))
+    images, _ = zoo.heldout("digits-vit")
+    rounded, floating = (zoo.load(name) for name in ("digits-vit", "digits-vit-float"))
     for image in images["image"][:3]:
         one, other = (m.evaluate({"image": image})["logits"] for m in (rounded, floating))  # type: ignore[union-attr]
         assert 0 < np.abs(one - other).max() < 0.5

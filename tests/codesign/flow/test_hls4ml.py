@@ -14,7 +14,7 @@ from codesign.errors import CheckError, InputError, ToolError
 from codesign.flow import hls4ml as module
 from codesign.flow.build import integers
 from codesign.flow.hls4ml import crosscheck
-from codesign.frontend import zoo as models
+from codesign.frontend import zoo
 from codesign.frontend.workload import Workload
 from codesign.quant.interop.hls4ml_backend import Comparison
 from codesign.target.board import Board
@@ -53,7 +53,7 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> Backend:
 
 @pytest.fixture(scope="module")
 def mlp_workload() -> Workload:
-    found = models.load("digits-mlp")
+    found = zoo.load("digits-mlp")
     assert isinstance(found, Workload)
     return found
 
@@ -61,7 +61,7 @@ def mlp_workload() -> Workload:
 def test_a_shipped_model_is_compared_on_all_its_samples(backend: Backend, mlp_workload: Workload) -> None:
     found = crosscheck("digits-mlp", mlp_workload, integers("digits-mlp"), KV260)
     assert (found.samples, found.values, found.version) == (400, 4000, "1.3.0")
-    np.testing.assert_array_equal(backend.asked["inputs"]["image"], models.heldout("digits-mlp")[0]["image"])
+    np.testing.assert_array_equal(backend.asked["inputs"]["image"], zoo.heldout("digits-mlp")[0]["image"])
     assert backend.asked["workload"] is mlp_workload
     assert (backend.asked["part"], backend.asked["clock_mhz"]) == (KV260.part, KV260.clock_hz / 1e6)
     assert found.to_json() == {
@@ -142,7 +142,7 @@ def test_without_a_compiler_the_line_says_so(monkeypatch: pytest.MonkeyPatch, ml
 
 
 def test_a_model_that_is_no_chain_is_refused() -> None:
-    workload = models.load("digits-vit")
+    workload = zoo.load("digits-vit")
     assert isinstance(workload, Workload)
     with pytest.raises(InputError, match="legal: a chain"):
         crosscheck("digits-vit", workload, integers("digits-vit"), KV260)

@@ -9,7 +9,7 @@ from codesign.api import load
 from codesign.errors import InputError, ToolError
 from codesign.flow import minilm as encoder
 from codesign.flow.minilm import encoder_file, encoder_inputs
-from codesign.frontend import zoo as models
+from codesign.frontend import zoo
 from codesign.frontend.workload import Workload, from_proto
 from codesign.ir.network import Network
 from codesign.quant.calibrate import minilm
@@ -78,7 +78,7 @@ def test_the_encoder_is_a_model_by_name(tmp_path: Path, monkeypatch: pytest.Monk
     assert isinstance(workload, Workload)
     assert workload.name == "minilm"
     assert workload.inputs == {"embedded": (1, 32, 24)}
-    assert "minilm" in {model.name for model in models.models()}
+    assert "minilm" in {model.name for model in zoo.models()}
 
 
 def test_without_the_extra_loading_is_a_missing_tool(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,11 +88,11 @@ def test_without_the_extra_loading_is_a_missing_tool(monkeypatch: pytest.MonkeyP
 
 
 def test_the_package_holds_no_file_of_the_encoder(tmp_path: Path) -> None:
-    for refused in (models.load, models.original, models.heldout):
+    for refused in (zoo.load, zoo.original, zoo.heldout):
         with pytest.raises(InputError, match="model minilm is no file of this package"):
             refused("minilm")
     with pytest.raises(InputError, match="model minilm is no file of this package"):
-        models.export("minilm", tmp_path / "new")
+        zoo.export("minilm", tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 

@@ -9,7 +9,7 @@ from codesign.bundle.serialize import json_bytes
 from codesign.errors import BundleError, InputError
 from codesign.flow.open import QUANTIZED, contents, fidelity, model_faults
 from codesign.flow.samples import random_samples, samples_of
-from codesign.frontend import zoo as models
+from codesign.frontend import zoo
 
 Change = Callable[[dict[str, bytes]], None]
 
@@ -56,12 +56,12 @@ def test_a_bundle_with_parts_of_another_is_refused(built: Path, tmp_path: Path, 
 def test_a_shipped_model_has_no_faults(mlp: Path) -> None:
     bundle = read_bundle(mlp)
     held = contents(bundle)
-    arrays, _ = models.heldout("digits-mlp")
+    arrays, _ = zoo.heldout("digits-mlp")
     assert model_faults(bundle, held, samples_of(held.network, arrays)[:3]) == []
 
 
 def test_another_model_file_is_a_fault(mlp: Path, tmp_path: Path) -> None:
-    inside = {**read_bundle(mlp).files, "model.onnx": models.original("digits-vit")}
+    inside = {**read_bundle(mlp).files, "model.onnx": zoo.original("digits-vit")}
     write_bundle(tmp_path / "b", inside)
     bundle = read_bundle(tmp_path / "b")
     held = contents(bundle)
@@ -76,7 +76,7 @@ def test_a_product_has_no_model_file_to_compare_with(built: Path) -> None:
 
 
 def test_the_file_that_calibration_made_is_what_the_network_is_compared_with(mlp: Path, tmp_path: Path) -> None:
-    write_bundle(tmp_path / "b", {**read_bundle(mlp).files, QUANTIZED: models.original("digits-vit")})
+    write_bundle(tmp_path / "b", {**read_bundle(mlp).files, QUANTIZED: zoo.original("digits-vit")})
     bundle = read_bundle(tmp_path / "b")
     held = contents(bundle)
     faults = model_faults(bundle, held, random_samples(held.network, 1, 0))
@@ -87,7 +87,7 @@ def test_the_file_that_calibration_made_is_what_the_network_is_compared_with(mlp
 def test_fidelity_is_the_smallest_cosine_of_each_layer(mlp: Path) -> None:
     bundle = read_bundle(mlp)
     held = contents(bundle)
-    arrays, _ = models.heldout("digits-mlp")
+    arrays, _ = zoo.heldout("digits-mlp")
     samples = samples_of(held.network, arrays)[:4]
     each = [fidelity(bundle, held, [sample]) for sample in samples]
     found = fidelity(bundle, held, samples)

@@ -5,9 +5,9 @@ import pytest
 
 from codesign import api as flow
 from codesign.errors import InputError
-from codesign.flow.run import EVIDENCE, TARGETS, Ran, ran
+from codesign.flow.run import EVIDENCE, TARGETS, RunResult, ran
 from codesign.flow.samples import samples_of
-from codesign.frontend import zoo as models
+from codesign.frontend import zoo
 from codesign.ir.network import outputs, run
 
 
@@ -17,7 +17,7 @@ def never() -> object:
 
 def test_the_golden_model_computes_every_sample(mlp: Path) -> None:
     bundle = flow.open(mlp)
-    arrays, _ = models.heldout("digits-mlp")
+    arrays, _ = zoo.heldout("digits-mlp")
     samples = samples_of(bundle.network, {"image": arrays["image"][:5]})
     found = ran(bundle.network, bundle.report, samples, "golden", never)  # type: ignore[arg-type]
     expected = [outputs(bundle.network, run(bundle.network, sample))["logits"] for sample in samples]
@@ -37,7 +37,7 @@ def test_every_target_has_its_evidence() -> None:
 
 def test_accuracy_is_the_share_of_right_predictions(mlp: Path) -> None:
     logits = np.array([[0.0, 2.0], [3.0, 1.0], [0.0, 0.5], [9.0, 8.0]])
-    found = Ran("sim", {"logits": logits}, (7,) * 4, np.array([1, 0, 0, 0]), flow.report(mlp))
+    found = RunResult("sim", {"logits": logits}, (7,) * 4, np.array([1, 0, 0, 0]), flow.report(mlp))
     assert found.predictions.tolist() == [1, 0, 1, 0]
     assert found.accuracy == 0.75
     assert found.evidence == "simulated"

@@ -5,9 +5,9 @@ import pytest
 
 from codesign.errors import InputError
 from codesign.flow.samples import load_arrays, random_samples, samples_of
-from codesign.frontend import zoo as models
+from codesign.frontend import zoo
 
-NETWORK = models.gemm(2, 3, 4)
+NETWORK = zoo.gemm(2, 3, 4)
 
 
 def test_npy_and_npz(tmp_path: Path) -> None:
@@ -57,8 +57,8 @@ def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
 
 
 def test_random_samples_use_the_whole_range_and_repeat() -> None:
-    found = random_samples(models.gemm(64, 64, 1), 3, 7)
-    again = random_samples(models.gemm(64, 64, 1), 3, 7)
+    found = random_samples(zoo.gemm(64, 64, 1), 3, 7)
+    again = random_samples(zoo.gemm(64, 64, 1), 3, 7)
     for one, other in zip(found, again, strict=True):
         np.testing.assert_array_equal(one["a"], other["a"])
     assert found[0]["a"].min() == -128

@@ -8,8 +8,8 @@ import pytest
 from codesign import api as flow
 from codesign.cli import main
 from codesign.errors import InputError, ToolError
-from codesign.flow.verify import Checked, Request, checked, chosen
-from codesign.frontend import zoo as models
+from codesign.flow.verify import VerifyRequest, VerifyResult, checked, chosen
+from codesign.frontend import zoo
 from codesign.sim.synthesis import synth
 from codesign.sim.synthesis.synth import Counts, Synthesis
 
@@ -47,27 +47,27 @@ def yosys(monkeypatch: pytest.MonkeyPatch) -> FakeYosys:
 
 def test_what_is_asked_is_checked_first() -> None:
     with pytest.raises(InputError, match="--images 0; legal: at least 1"):
-        Request("b", images=0)
+        VerifyRequest("b", images=0)
     with pytest.raises(InputError, match="--synth 'all'; legal: none, engines, top"):
-        Request("b", synth="all")
+        VerifyRequest("b", synth="all")
 
 
 def test_the_call_that_does_it_again_has_waves() -> None:
-    assert Request("b", seed=4, images=2).rerun == "codesign verify b --waves --seed 4 --images 2"
-    assert Request("b", kernel="linear").rerun == "codesign verify b --kernel linear --waves --seed 0 --images 3"
+    assert VerifyRequest("b", seed=4, images=2).rerun == "codesign verify b --waves --seed 4 --images 2"
+    assert VerifyRequest("b", kernel="linear").rerun == "codesign verify b --kernel linear --waves --seed 0 --images 3"
 
 
 @pytest.mark.usefixtures("yosys")
 def test_an_unknown_kernel_is_refused_before_any_work(own: Path, yosys: FakeYosys) -> None:
     held = flow.open(own)
     with pytest.raises(InputError, match="--kernel 'attention'; legal: linear, the kernels of"):
-        checked(held.stored, held.contents, Request("b", kernel="attention", synth="top"))
+        checked(held.stored, held.contents, VerifyRequest("b", kernel="attention", synth="top"))
     assert yosys.asked == []
 
 
 def test_samples_of_a_shipped_model_are_held_out_and_follow_the_seed(mlp: Path) -> None:
     inside = flow.open(mlp).contents
-    arrays, _ = models.heldout("digits-mlp")
+    arrays, _ = zoo.heldout("digits-mlp")
     first = chosen(inside, 2, 0)
     assert all((sample["image"] == arrays["image"][i]).all() for i, sample in enumerate(first))
     with pytest.raises(InputError, match="--images 401; legal: 1 to 400"):
@@ -75,7 +75,7 @@ def test_samples_of_a_shipped_model_are_held_out_and_follow_the_seed(mlp: Path) 
 
 
 def test_nothing_run_is_nothing_passed(own: Path) -> None:
-    found = Checked(own, flow.report(own), {}, "linear", ("layer",))
+    found = VerifyResult(own, flow.report(own), {}, "linear", ("layer",))
     assert not found.passed
     assert found.problems == ["no room to run alone: layer"]
 

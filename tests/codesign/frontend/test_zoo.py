@@ -7,17 +7,17 @@ import onnx
 import pytest
 
 from codesign.errors import InputError
-from codesign.frontend import zoo as models
+from codesign.frontend import zoo
 from codesign.frontend.workload import Workload, load_onnx
 from codesign.ir.network import Linear, Network, run
 from tests.quant.vits import Recipe, build
 
 
-@pytest.mark.parametrize("name", [m.name for m in models.models() if m.heldout])
+@pytest.mark.parametrize("name", [m.name for m in zoo.models() if m.heldout])
 def test_shipped_models_load_and_have_heldout_samples(name: str) -> None:
-    workload = models.load(name)
+    workload = zoo.load(name)
     assert isinstance(workload, Workload)
-    inputs, labels = models.heldout(name)
+    inputs, labels = zoo.heldout(name)
     assert set(inputs) == set(workload.inputs)
     for array in inputs.values():
         assert array.dtype == np.float32
@@ -29,13 +29,13 @@ def test_shipped_models_load_and_have_heldout_samples(name: str) -> None:
 def test_a_path_is_read(tmp_path: Path) -> None:
     path = tmp_path / "small.onnx"
     onnx.save(build(Recipe()), path)
-    loaded = models.load(path)
+    loaded = zoo.load(path)
     assert isinstance(loaded, Workload)
     assert loaded.name == "small"
 
 
 def test_export_writes_the_model_and_its_samples(tmp_path: Path) -> None:
-    paths = models.export("digits-mlp", tmp_path / "new" / "folder")
+    paths = zoo.export("digits-mlp", tmp_path / "new" / "folder")
     assert [p.name for p in paths] == ["digits-mlp.onnx", "inputs.npy", "labels.npy"]
     assert load_onnx(paths[0]).macs == 64 * 32 + 32 * 32 + 32 * 10
     assert len(np.load(paths[1])) == len(np.load(paths[2]))
@@ -44,12 +44,12 @@ def test_export_writes_the_model_and_its_samples(tmp_path: Path) -> None:
 def test_export_into_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("x")
     with pytest.raises(InputError, match="cannot be written"):
-        models.export("digits-mlp", tmp_path / "taken")
+        zoo.export("digits-mlp", tmp_path / "taken")
 
 
 @pytest.mark.parametrize("name", ["gemm:3x17x5", "gemm:3x17x5:int8"])
 def test_a_matrix_product_is_a_network(name: str) -> None:
-    network = models.load(name)
+    network = zoo.load(name)
     assert isinstance(network, Network)
     assert network.macs == 3 * 17 * 5
     (layer,) = network.layers
@@ -58,7 +58,7 @@ def test_a_matrix_product_is_a_network(name: str) -> None:
 
 
 def test_a_matrix_product_uses_the_range_of_its_weights_and_of_its_output() -> None:
-    network = models.gemm(128, 96, 64)
+    network = zoo.gemm(128, 96, 64)
     (layer,) = network.layers
     assert isinstance(layer, Linear)
     assert (int(layer.weights.min()), int(layer.weights.max())) == (-127, 127)
@@ -66,7 +66,7 @@ def test_a_matrix_product_uses_the_range_of_its_weights_and_of_its_output() -> N
     c = run(network, {"a": a})["c"]
     assert 28 < c.std() < 36
     assert np.mean(np.abs(c) >= 127) < 0.001
-    assert np.array_equal(c, run(models.gemm(128, 96, 64), {"a": a})["c"])
+    assert np.array_equal(c, run(zoo.gemm(128, 96, 64), {"a": a})["c"])
 
 
 @pytest.mark.parametrize(
@@ -80,16 +80,16 @@ def test_a_matrix_product_uses_the_range_of_its_weights_and_of_its_output() -> N
 )  # fmt: skip
 def test_what_is_no_model_is_refused_in_one_line(name: str) -> None:
     with pytest.raises(InputError) as caught:
-        models.load(name)
+        zoo.load(name)
     assert "legal" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_unknown_names_have_no_samples(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="digits-vit"):
-        models.heldout("nothing")
+        zoo.heldout("nothing")
     with pytest.raises(InputError, match="digits-vit"):
-        models.export("nothing", tmp_path)
+        zoo.export("nothing", tmp_path)
 
 
 def test_importing_models_does_not_import_onnx() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from codesign import cli
 from codesign.dse.design_space import parse_design
-from codesign.report import search_section as pareto
+from codesign.report import search_section
 from codesign.report.search_section import base_command, build_commands, explorer, neighbours, sections
 
 SEARCH: Mapping[str, Any] = {
@@ -28,8 +28,8 @@ SEARCH: Mapping[str, Any] = {
 
 
 def test_the_plot_shows_what_is_asked_for() -> None:
-    assert "4 designs: dsp against latency_us" in pareto.plot(SEARCH).svg
-    assert "4 designs: dsp against n_l" in pareto.plot(SEARCH, "n_l", "dsp").svg
+    assert "4 designs: dsp against latency_us" in search_section.plot(SEARCH).svg
+    assert "4 designs: dsp against n_l" in search_section.plot(SEARCH, "n_l", "dsp").svg
 
 
 def test_every_design_has_a_command_that_build_takes() -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from codesign.benchmarks.reference_problem import hypervolume_ratio, known_front, reference_problem
 from codesign.errors import CheckError
 from codesign.solver.branch import Branching
-from codesign.solver.exact import Refine, check_front, search
+from codesign.solver.exact import ExactScorer, check_front, search
 from codesign.solver.front import Archive, Front, Proof, Values, nondominated
 from codesign.solver.interval_bounds import Bounder, Tree
 from codesign.solver.problem import Inputs, Problem, Term, check_directions, monotone, peak, total
@@ -170,7 +170,7 @@ def test_a_space_of_one_point() -> None:
     problem = Problem({"x": (4,)}, (Term("y", ("x",), lambda p: 2 * p["x"]),), {"x": 5}, ("y",))
     assert search(problem).rows == [{"x": 4, "y": 8}]
     assert len(search(replace(problem, limits={"x": 3}))) == 0
-    assert search(problem, refine=Refine(("y",), lambda design: [9.5])).rows == [{"x": 4, "y": 9.5}]
+    assert search(problem, refine=ExactScorer(("y",), lambda design: [9.5])).rows == [{"x": 4, "y": 9.5}]
 
 
 def test_a_floor_bounds_a_term_without_direction() -> None:
@@ -307,16 +307,16 @@ def test_a_floor_is_tabulated_where_something_is_feasible() -> None:
 # Exact scores.
 
 
-def _scorer(problem: Problem, exact: Values) -> Refine:
+def _scorer(problem: Problem, exact: Values) -> ExactScorer:
     def score(design: Mapping[str, int]) -> list[float] | None:
         place = tuple(values.index(design[name]) for name, values in problem.axes.items())
         found = float(exact[np.ravel_multi_index(place, problem.shape)])
         return None if np.isnan(found) else [found]
 
-    return Refine((problem.objectives[0],), score)
+    return ExactScorer((problem.objectives[0],), score)
 
 
-def _exact_case(seed: int, objectives: int) -> tuple[Problem, Refine, Values]:
+def _exact_case(seed: int, objectives: int) -> tuple[Problem, ExactScorer, Values]:
     """A problem, a scorer a little above its first objective, and the true front of scores."""
     problem, random = _problem(seed, objectives), np.random.default_rng(seed)
     found = problem.evaluate(_all_points(problem))
@@ -352,17 +352,17 @@ def test_tighter_bounds_save_scores(seed: int) -> None:
     problem, refine, true = _exact_case(seed, 2)
     score = refine.score
 
-    def lift(inputs: Inputs) -> Values:
+    def tight_bound(inputs: Inputs) -> Values:
         designs = [dict(zip(inputs, row, strict=True)) for row in np.stack([*inputs.values()], axis=1).tolist()]
         return np.array([[0 if found is None else found[0] - 1] for found in map(score, designs)], np.float64)
 
-    plain, tight = (search(problem, refine=r) for r in (refine, replace(refine, lift=lift)))
+    plain, tight = (search(problem, refine=r) for r in (refine, replace(refine, tight_bound=tight_bound)))
     assert np.array_equal(tight.values, true)
     assert tight.proof.scored < plain.proof.scored
     check_front(problem, tight, seed=seed, refine=refine)
 
 
-def _recalling(problem: Problem, apart: int = 0) -> Refine:
+def _recalling(problem: Problem, apart: int = 0) -> ExactScorer:
     """A scorer that knows its designs from those that differ in the last axis alone; its values are so far apart."""
     extra, known = np.random.default_rng(5).integers(0, 9, 1000), dict[tuple[int, ...], list[float]]()
 
@@ -374,14 +374,19 @@ def _recalling(problem: Problem, apart: int = 0) -> Refine:
         found = problem.compute({axis: np.array(value) for axis, value in design.items()}, ["cost"])["cost"]
         return [known.setdefault((a, b, c), [float(found + extra[31 * a + 7 * b + c])])[0] + apart * design["e"]]
 
-    return Refine(("cost",), score, recall=lambda design: score(design) if key(design) in known else None, spare=("e",))
+    return ExactScorer(
+        ("cost",), score, cached_score=lambda design: score(design) if key(design) in known else None, spare=("e",)
+    )
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_of_equal_scores_the_one_that_spares_most_is_returned(seed: int) -> None:
     problem = _lazy_problem(seed)
     refine = _recalling(problem)
-    front, plain = search(problem, refine=refine), search(problem, refine=replace(_recalling(problem), recall=None))
+    front, plain = (
+        search(problem, refine=refine),
+        search(problem, refine=replace(_recalling(problem), cached_score=None)),
+    )
     assert np.array_equal(front.values, plain.values)
     assert front.proof.recalled
     assert front.proof.scored < plain.proof.scored + plain.proof.recalled
@@ -431,7 +436,7 @@ def test_a_score_below_its_bound_is_an_error() -> None:
 
 def test_refined_objectives_must_be_objectives() -> None:
     with pytest.raises(ValueError, match="refined objectives"):
-        search(_problem(0, 2), refine=Refine(("ab",), lambda design: None))
+        search(_problem(0, 2), refine=ExactScorer(("ab",), lambda design: None))
 
 
 # What is wrong with a problem.

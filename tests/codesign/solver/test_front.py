@@ -3,7 +3,17 @@ from itertools import product
 import numpy as np
 import pytest
 
-from codesign.solver.front import Archive, Cover, Front, Mask, Proof, Values, hypervolume, layers, nondominated
+from codesign.solver.front import (
+    Archive,
+    DominatedRegion,
+    Front,
+    Mask,
+    Proof,
+    Values,
+    hypervolume,
+    layers,
+    nondominated,
+)
 
 
 def _reached(members: Values, queries: Values) -> Mask:
@@ -16,7 +26,7 @@ def test_cover_is_comparison_of_every_pair(width: int, values: int) -> None:
     random = np.random.default_rng(width * values)
     members, queries = (random.integers(0, values, (n, width)).astype(float) for n in (900, 1500))
     members[:, 0] += values // 3
-    cover = Cover(members)
+    cover = DominatedRegion(members)
     assert np.array_equal(cover.reaches(queries), _reached(members, queries))
     assert cover.reaches(members).all()
     fast = cover.reaches(queries, fast=True)
@@ -24,8 +34,8 @@ def test_cover_is_comparison_of_every_pair(width: int, values: int) -> None:
 
 
 def test_cover_of_nothing_reaches_nothing() -> None:
-    assert not Cover(np.zeros((0, 3))).reaches(np.ones((4, 3))).any()
-    assert len(Cover(np.ones((2, 3))).reaches(np.zeros((0, 3)))) == 0
+    assert not DominatedRegion(np.zeros((0, 3))).reaches(np.ones((4, 3))).any()
+    assert len(DominatedRegion(np.ones((2, 3))).reaches(np.zeros((0, 3)))) == 0
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 4])

@@ -33,12 +33,12 @@ from codesign.solver.front import nondominated
 from codesign.sweeps import sweep as sweeps
 from codesign.sweeps.grid import Grid, ThinnedSpace
 from codesign.sweeps.shards import Shards
-from codesign.sweeps.sweep import KEYS, Request, Sweep, sweep, swept_parameters
+from codesign.sweeps.sweep import KEYS, Sweep, SweepRequest, sweep, swept_parameters
 from codesign.target.board import Board
 from codesign.timing.cycles import exact
 
 PARAMETERS = swept_parameters()
-REQUEST = Request(
+REQUEST = SweepRequest(
     ("gemm:8x16x16", "gemm:9x70x33"), ("zcu102", "kv260"), (200.0, 300.0), ("all", "dsp=300"), 100, True, 16
 )
 KILLS = 20
@@ -135,16 +135,16 @@ def test_the_summary_is_of_each_combination(swept: Sweep, rows: pl.DataFrame) ->
 
 
 def test_without_exact_scores_there_are_bounds_only(tmp_path: Path) -> None:
-    found = sweep(Request(("gemm:8x16x16",), ("zcu102",), limit=50), tmp_path / "s")
+    found = sweep(SweepRequest(("gemm:8x16x16",), ("zcu102",), limit=50), tmp_path / "s")
     assert set(found.scan().collect()["evidence"]) == {"bound"}
     assert found.summary()[0]["evidence"] == "bound"
-    nothing = sweep(Request(("gemm:8x16x16",), ("zcu102",), (), ("dsp=1",), limit=50), tmp_path / "t")
+    nothing = sweep(SweepRequest(("gemm:8x16x16",), ("zcu102",), (), ("dsp=1",), limit=50), tmp_path / "t")
     assert (nothing.summary()[0]["feasible"], nothing.summary()[0]["best_latency_us"]) == (0, None)
     assert set(nothing.scan().collect()["binding"]) == {"dsp"}
 
 
 def test_a_transformer_has_all_parameters(tmp_path: Path) -> None:
-    found = sweep(Request(("digits-vit",), ("zcu102",), limit=300), tmp_path / "s").scan().collect()
+    found = sweep(SweepRequest(("digits-vit",), ("zcu102",), limit=300), tmp_path / "s").scan().collect()
     assert not any(found[name].null_count() for name in PARAMETERS)
 
 
@@ -173,8 +173,8 @@ def test_the_documented_lines_of_duckdb_run(swept: Sweep, rows: pl.DataFrame) ->
 
 
 def test_an_axis_may_be_cut_to_some_values(tmp_path: Path) -> None:
-    whole = sweep(Request(("gemm:8x16x16",), ("zcu102",), limit=10**6), tmp_path / "whole").scan().collect()
-    request = Request(("gemm:8x16x16",), ("zcu102",), limit=10**6, axes=("n_l=4,1, 2", "t_in=8"))
+    whole = sweep(SweepRequest(("gemm:8x16x16",), ("zcu102",), limit=10**6), tmp_path / "whole").scan().collect()
+    request = SweepRequest(("gemm:8x16x16",), ("zcu102",), limit=10**6, axes=("n_l=4,1, 2", "t_in=8"))
     assert request.axes == ("n_l=1,2,4", "t_in=8")
     part = sweep(request, tmp_path / "part").scan().collect()
     expected = whole.filter(pl.col("n_l").is_in([1, 2, 4]), pl.col("t_in") == 8)
@@ -183,7 +183,7 @@ def test_an_axis_may_be_cut_to_some_values(tmp_path: Path) -> None:
 
 
 def test_the_front_of_a_part_is_the_part_s(tmp_path: Path) -> None:
-    request = Request(("gemm:8x16x16",), ("zcu102",), exact=True, axes=("n_l=1", "t_out=8"))
+    request = SweepRequest(("gemm:8x16x16",), ("zcu102",), exact=True, axes=("n_l=1", "t_out=8"))
     front = sweep(request, tmp_path / "s").scan().filter(evidence="modelled").collect()
     assert len(front) > 0
     assert front.select("n_l", "t_out").unique().rows() == [(1, 8)]
@@ -273,12 +273,12 @@ def test_a_complete_sweep_is_left_as_it_is(swept: Sweep) -> None:
 SERVER = """
 import json, os, sys
 from pathlib import Path
-from codesign.sweeps.sweep import Request, sweep
+from codesign.sweeps.sweep import SweepRequest, sweep
 fields = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(sys.argv[1]).items()}
 for _ in sys.stdin:
     pid = os.fork()
     if pid == 0:
-        sweep(Request(**fields), Path(sys.argv[2]), resume=True)
+        sweep(SweepRequest(**fields), Path(sys.argv[2]), resume=True)
         os._exit(0)
     print(pid, flush=True)
     status = os.waitpid(pid, 0)[1]
@@ -344,7 +344,7 @@ def test_after_twenty_kills_it_is_the_same(server: subprocess.Popen[str], swept:
 
 
 def test_resuming_nothing_begins(tmp_path: Path) -> None:
-    request = Request(("gemm:8x16x16",), ("zcu102",), limit=20)
+    request = SweepRequest(("gemm:8x16x16",), ("zcu102",), limit=20)
     assert sweep(request, tmp_path / "s", resume=True).resumed == 0
 
 
@@ -375,7 +375,7 @@ def test_an_interrupt_leaves_what_can_be_resumed(
 
 
 def test_other_formulas_are_not_mixed_in(tmp_path: Path) -> None:
-    request = Request(("gemm:8x16x16",), ("zcu102",), limit=20, shard_rows=8)
+    request = SweepRequest(("gemm:8x16x16",), ("zcu102",), limit=20, shard_rows=8)
     sweep(request, tmp_path / "s")
     path = tmp_path / "s" / "manifest.json"
     document = json.loads(path.read_text())
@@ -408,7 +408,7 @@ def test_another_request_is_not_resumed(swept: Sweep, changes: dict[str, Any], p
 def test_a_changed_board_file_is_another_board(tmp_path: Path) -> None:
     text = (resources.files("codesign.boards") / "zcu102.toml").read_text()
     (tmp_path / "b.toml").write_text(text)
-    request = Request(("gemm:8x16x16",), (str(tmp_path / "b.toml"),), limit=20)
+    request = SweepRequest(("gemm:8x16x16",), (str(tmp_path / "b.toml"),), limit=20)
     assert sweep(request, tmp_path / "s").scan().collect()["board"][0] == str(tmp_path / "b.toml")
     (tmp_path / "b.toml").write_text(text.replace("300_000_000", "250_000_000"))
     with pytest.raises(InputError, match="boards"):
@@ -419,7 +419,7 @@ def test_a_board_of_the_user_goes_by_its_name_wherever_its_file_lies(tmp_path: P
     (tmp_path / "boards").mkdir()
     text = (resources.files("codesign.boards") / "zcu102.toml").read_text()
     (tmp_path / "boards" / "mine.toml").write_text(text.replace('name = "zcu102"', 'name = "mine"'))
-    request = Request(("gemm:8x16x16",), ("mine",), limit=20, folders=(tmp_path / "boards",))
+    request = SweepRequest(("gemm:8x16x16",), ("mine",), limit=20, folders=(tmp_path / "boards",))
     assert sweep(request, tmp_path / "s").scan().collect()["board"][0] == "mine"
     (tmp_path / "boards").rename(tmp_path / "moved")
     again = sweep(replace(request, folders=(tmp_path / "moved",)), tmp_path / "s", resume=True)
@@ -449,7 +449,7 @@ def test_progress_is_said_once_per_second(caplog: pytest.LogCaptureFixture, monk
     monkeypatch.setattr(sweeps, "monotonic", lambda: now[0])
     monkeypatch.setattr(logging.getLogger("codesign"), "handlers", [])
     caplog.set_level("INFO", logger="codesign.sweeps.sweep")
-    progress = sweeps._Progress(1000, 200)
+    progress = sweeps._SweepProgress(1000, 200)
     for _ in range(8):
         now[0] += 0.5
         progress.step(100)
@@ -482,9 +482,9 @@ def test_the_python_face_takes_sequences(tmp_path: Path) -> None:
 
 
 def test_the_same_budget_may_be_written_in_many_ways() -> None:
-    request = Request(("a",), ("b",), budgets=("lut=5, dsp=3", " all "))
+    request = SweepRequest(("a",), ("b",), budgets=("lut=5, dsp=3", " all "))
     assert request.budgets == ("dsp=3,lut=5", "all")
-    assert Request(("a",), ("b",), budgets=()).budgets == ("all",)
+    assert SweepRequest(("a",), ("b",), budgets=()).budgets == ("all",)
 
 
 BAD: dict[str, tuple[list[str], int, str]] = {
@@ -592,9 +592,9 @@ def test_without_polars_it_says_how_to_get_it(
 def test_many_rows_take_the_memory_of_a_shard(tmp_path: Path) -> None:
     """The peak of a process with many shards is that of one with few."""
     code = (
-        "import resource, sys; from pathlib import Path; from codesign.sweeps.sweep import Request, sweep;"
+        "import resource, sys; from pathlib import Path; from codesign.sweeps.sweep import SweepRequest, sweep;"
         "budgets = tuple(f'dsp={n}' for n in range(100, 100 + int(sys.argv[1])));"
-        "r = Request(('gemm:64x64x64',), ('zcu102',), (), budgets);"
+        "r = SweepRequest(('gemm:64x64x64',), ('zcu102',), (), budgets);"
         "sweep(r, Path(sys.argv[2])); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
     peaks = []

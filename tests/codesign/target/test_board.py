@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from codesign.errors import InputError
-from codesign.target.board import Available, Board, Energy, Key, Memory, boards, file_format
+from codesign.target.board import Available, Board, BoardMemory, Energy, Key, boards, file_format
 
 TEXT = """
 name = "toy"
@@ -68,7 +68,7 @@ def test_a_file_is_loaded_as_it_stands(tmp_path: Path) -> None:
         family="ultrascale+",
         clock_hz=100_000_000,
         resources=Available(dsp=10, bram36=20, uram=0, lut=3000, ff=6000),
-        memory=Memory(100_000_000, 2, 64, 1_500_000_000, 256, 30, 10, 4),
+        memory=BoardMemory(100_000_000, 2, 64, 1_500_000_000, 256, 30, 10, 4),
         sources={"resources": "https://example.org/parts"},
         assumptions={"memory.read_latency": "not measured"},
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from codesign.timing import event_kernel as rules
+from codesign.timing import event_kernel as ev
 from codesign.timing.jit import compiled_run, ready_run
 
 _ASK = """
@@ -64,16 +64,16 @@ def test_machine_code_is_made_of_the_text_of_the_rules() -> None:
     """On the same memory both do the same, value for value, tables included."""
     run = compiled_run()
     assert run is not None
-    memory = [0] * rules.FIXED
-    memory[rules.NEXT], memory[rules.BURSTS] = rules.END, 1
-    memory[rules.ISSUE_AT] = memory[rules.GRANT_AT] = rules.NEVER
-    memory[rules.HEADS : rules.HEAD_WORDS] = [rules.NEVER] * (rules.HEAD_WORDS - rules.HEADS)
-    memory[rules.TOUCHED] = 1
+    memory = [0] * ev.FIXED
+    memory[ev.NEXT], memory[ev.BURSTS] = ev.END, 1
+    memory[ev.ISSUE_AT] = memory[ev.GRANT_AT] = ev.NEVER
+    memory[ev.HEADS : ev.HEAD_WORDS] = [ev.NEVER] * (ev.HEAD_WORDS - ev.HEADS)
+    memory[ev.TOUCHED] = 1
     array = np.array(memory, np.int64)
     run(array)
-    rules.run(memory)
+    ev.run(memory)
     assert array.tolist() == memory
-    assert memory[rules.TOUCHED] == 0
+    assert memory[ev.TOUCHED] == 0
 
 
 @pytest.mark.slow

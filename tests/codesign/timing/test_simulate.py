@@ -14,7 +14,7 @@ from codesign.target.board import Board
 from codesign.target.commands import Command, Span
 from codesign.target.design import Design
 from codesign.target.engines import LUT, engine_names
-from codesign.timing import event_kernel as rules
+from codesign.timing import event_kernel as ev
 from codesign.timing.cycles import exact
 from codesign.timing.formulas import Formulas
 from codesign.timing.jit import compiled_run
@@ -129,7 +129,7 @@ def test_machine_code_changes_no_cycle(case: Callable[[int], tuple[Program, Desi
 @pytest.mark.rtl
 def test_every_table_holds_all_that_goes_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is written behind the end of any."""
-    table, run = _Layout._table, rules.run
+    table, run = _Layout._table, ev.run
     ends: list[int] = []
     memories: list[list[int]] = []
 
@@ -142,7 +142,7 @@ def test_every_table_holds_all_that_goes_in(monkeypatch: pytest.MonkeyPatch) -> 
         memories.append(memory)
 
     monkeypatch.setattr(_Layout, "_table", longer)
-    monkeypatch.setattr(rules, "run", kept)
+    monkeypatch.setattr(ev, "run", kept)
     for program, design in (case(seed) for seed in range(40) for case in (_random_program, _weights)):
         ends.clear()
         _run(program, design, compiled=False)

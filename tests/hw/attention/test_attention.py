@@ -9,7 +9,7 @@ from amaranth.sim import SimulatorContext
 from numpy.typing import NDArray
 
 from codesign.hw.attention import MAX_KEYS, AttentionKernel
-from codesign.hw.attention.rtl import DIVIDER_LATENCY, OPERANDS, AttentionEngine, Reciprocal
+from codesign.hw.attention.rtl import DIVIDER_LATENCY, OPERANDS, AttentionEngine, SoftmaxReciprocal
 from codesign.ir.network import MASKS, Attention
 from codesign.numerics.fixed_point import IntArray
 from codesign.numerics.nonlinear import mask_interval
@@ -398,7 +398,7 @@ class TestReciprocal:
 
 def divide(total_bits: int, totals: list[int], multiplier: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """One total per cycle through the divider."""
-    unit, seen = Reciprocal(total_bits), []
+    unit, seen = SoftmaxReciprocal(total_bits), []
 
     async def drive(ctx: SimulatorContext) -> None:
         ctx.set(unit.multiplier, multiplier)

@@ -10,7 +10,7 @@ import pytest
 from codesign.errors import CheckError, NothingFits
 from codesign.hw.linear import ACC_BITS, LinearKernel
 from codesign.hw.linear import hls as emitter
-from codesign.hw.linear.hls import Job, data, job_vectors, sources, targets, top
+from codesign.hw.linear.hls import HlsProduct, data, job_vectors, sources, targets, top
 from codesign.ir.network import Linear as Layer
 from codesign.numerics import nonlinear
 from codesign.sim import hls
@@ -53,12 +53,12 @@ def layer(rng: np.random.Generator, rows: int, n: int, k: int, kind: str = "plai
     )
 
 
-def job(rng: np.random.Generator, made: Layer) -> Job:
+def job(rng: np.random.Generator, made: Layer) -> HlsProduct:
     """A layer with data over the whole range, every other time only its ends."""
     shape = made.first_row + made.rows, made.k
     x = rng.integers(-128, 128, shape) if rng.random() < 0.7 else rng.choice([-128, 127], shape)
     addend = rng.integers(-32768, 32768, (made.rows, made.n)) if made.addend else None
-    return Job(made, x, addend)
+    return HlsProduct(made, x, addend)
 
 
 def most(kernel: LinearKernel) -> tuple[int, int]:
@@ -66,7 +66,7 @@ def most(kernel: LinearKernel) -> tuple[int, int]:
     return min(kernel.kw_max * kernel.word_bytes, kernel.ring_words * kernel.t_in), kernel.table_words * kernel.t_out
 
 
-def random_jobs(rng: np.random.Generator, kernel: LinearKernel, count: int) -> list[Job]:
+def random_jobs(rng: np.random.Generator, kernel: LinearKernel, count: int) -> list[HlsProduct]:
     """Ragged sizes and all kinds of output; no more different tables than the design has."""
     tables = rng.integers(-128, 128, (kernel.tables, 256)).astype(np.int8)
     k_most, n_most = most(kernel)
@@ -82,7 +82,7 @@ def random_jobs(rng: np.random.Generator, kernel: LinearKernel, count: int) -> l
     return found
 
 
-def assert_golden(kernel: LinearKernel, jobs: list[Job]) -> None:
+def assert_golden(kernel: LinearKernel, jobs: list[HlsProduct]) -> None:
     for made, got in zip(jobs, hls.run_jobs(emitter, kernel, jobs), strict=True):
         assert LinearKernel.supports(made.layer) is None
         assert got.tolist() == LinearKernel.golden(made.layer, made.x, made.addend).tolist()
@@ -115,7 +115,7 @@ def test_every_entry_of_a_gelu_table() -> None:
     ones, same = np.ones(1, np.int64), np.ones((1, 1), np.int8)
     made = Layer("g", "x", "y", 256, same, 0 * ones, ones << 16, 16 * ones, table=table)
     x = np.arange(-128, 128).reshape(-1, 1)
-    (got,) = hls.run_jobs(emitter, WIDE, [Job(made, x)])
+    (got,) = hls.run_jobs(emitter, WIDE, [HlsProduct(made, x)])
     assert got.tolist() == nonlinear.lookup(table, x).tolist()
 
 
@@ -129,14 +129,14 @@ def test_accumulators_at_both_ends_of_their_range() -> None:
     for multiplier, shift in ((0x1FFFF, 0), (0x1FFFF, 35), (1 << 16, 26), (1 << 16, 42), (0x1FFFF, 44), (0x1FFFF, 63)):
         factors = np.full(4, multiplier), np.full(4, shift)
         made = Layer("ends", "x", "y", 3, weights, bias, *factors, low=-32768, high=32767)
-        assert_golden(WIDE, [Job(made, x)])
+        assert_golden(WIDE, [HlsProduct(made, x)])
 
 
-def ties() -> Job:
+def ties() -> HlsProduct:
     """Sums that lie half way between two results, below and above zero."""
     x, weights = np.arange(-128, 128).reshape(-1, 1), np.ones((4, 1), np.int8)
     bias, multiplier, shift = np.array([0, 1, 2, 3]), np.full(4, 1 << 16), np.array([17, 18, 19, 20])
-    return Job(Layer("ties", "x", "y", 256, weights, bias, multiplier, shift), x)
+    return HlsProduct(Layer("ties", "x", "y", 256, weights, bias, multiplier, shift), x)
 
 
 @compiled
@@ -155,7 +155,7 @@ def test_residual_add_saturates_at_both_ends() -> None:
     made = Layer(
         "r", "x", "y", 2, np.array([[127], [-127]], np.int8), 0 * ones, ones << 16, ones, -32768, 32767, addend="r"
     )
-    jobs = [Job(made, x, np.full((2, 2), value)) for value in (-32768, -1, 0, 1, 32767)]
+    jobs = [HlsProduct(made, x, np.full((2, 2), value)) for value in (-32768, -1, 0, 1, 32767)]
     assert_golden(WIDE, jobs)
     assert set(np.ravel(hls.run_jobs(emitter, WIDE, jobs)).tolist()) == {-32768, -32767, -1, 32766, 32767}
 
@@ -279,11 +279,11 @@ def test_layers_that_do_not_fit(rng: np.random.Generator) -> None:
 def test_wrong_arrays_are_refused(rng: np.random.Generator) -> None:
     made, added = layer(rng, 2, 3, 4), layer(rng, 2, 3, 4, "add")
     with pytest.raises(ValueError, match=r"x is \(1, 4\); legal: \[at least 2, 4\]"):
-        job_vectors(WIDE, [Job(made, np.zeros((1, 4), int))])
+        job_vectors(WIDE, [HlsProduct(made, np.zeros((1, 4), int))])
     with pytest.raises(ValueError, match="addend is False; legal: True"):
-        job_vectors(WIDE, [Job(added, np.zeros((2, 4), int))])
+        job_vectors(WIDE, [HlsProduct(added, np.zeros((2, 4), int))])
     with pytest.raises(ValueError, match=r"addend is \(2, 2\); legal: \(2, 3\)"):
-        job_vectors(WIDE, [Job(added, np.zeros((2, 4), int), np.zeros((2, 2), int))])
+        job_vectors(WIDE, [HlsProduct(added, np.zeros((2, 4), int), np.zeros((2, 2), int))])
 
 
 def test_expected_words_are_those_of_golden(rng: np.random.Generator) -> None:

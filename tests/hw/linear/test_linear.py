@@ -7,7 +7,7 @@ from codesign.hw import linear
 from codesign.hw.linear import ACC_BITS, DRAIN_LATENCY, LinearKernel, _last_start
 from codesign.hw.linear.rtl import LinearEngine, array_latency
 from codesign.hw.primitives.memory import RowMemory, bram18, bram36
-from codesign.hw.verilog import Target, generate
+from codesign.hw.verilog import VerilogTarget, generate
 from codesign.ir import network
 from codesign.numerics.fixed_point import requantize
 from tests.hw.engine_bench import _instances
@@ -158,7 +158,7 @@ class TestResources:
     @pytest.mark.rtl
     @pytest.mark.parametrize("kernel", [SMALL, LinearKernel(16, 4, 2, 64, 512, 64, 4, 16)])
     def test_multipliers_and_memories_are_those_of_the_netlist(self, kernel: LinearKernel) -> None:
-        target = Target(primitives=True)
+        target = VerilogTarget(primitives=True)
         files = generate(LinearEngine(kernel), "counted", target).files
         modules = _instances(files, "counted", list(target.modules))
         multipliers = sum(files[f"{name}.v"].count("DSP48E2 #(") * count for name, count in modules.items())

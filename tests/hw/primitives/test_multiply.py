@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 from numpy.typing import NDArray
 
 from codesign.hw.primitives.multiply import LANE_BITS, MAX_CHAIN, PackedDot, Requantizer
-from codesign.hw.verilog import Target, generate
+from codesign.hw.verilog import VerilogTarget, generate
 from codesign.numerics.fixed_point import requantize
 from codesign.sim.verilator.simulator import Library, Simulator, compile_design
 from tests.hw.engine_bench import refuses
@@ -56,7 +56,7 @@ class Bench(wiring.Component):
 
 
 def build(primitives: bool) -> Library:
-    sources = generate(Bench(), "bench", Target(primitives=primitives))
+    sources = generate(Bench(), "bench", VerilogTarget(primitives=primitives))
     files = dict(sources.files)
     if primitives:
         files["dsp48e2.v"] = Path(__file__).parents[1].joinpath("dsp48e2.v").read_text(encoding="utf-8")

@@ -7,7 +7,7 @@ import pytest
 from codesign.compiler.program import compile_network
 from codesign.dse.planner import plain
 from codesign.flow.build import tools
-from codesign.frontend import zoo as models
+from codesign.frontend import zoo
 from codesign.frontend.workload import Workload
 from codesign.hw.primitives.memory import bram18, bram36
 from codesign.hw.system import accelerator
@@ -24,7 +24,7 @@ ARRAY = re.compile(r'\(\* r[ao]m_style = "block" \*\)\s+reg \[(\d+):0\] \w+ \[(\
 
 
 def chosen(name: str, budget: Mapping[str, int]) -> Design:
-    found = models.load(name)
+    found = zoo.load(name)
     network = lower(found) if isinstance(found, Workload) else found
     assert isinstance(network, Network)
     return plain(network, ZCU102, tools(), budget=budget)
@@ -131,7 +131,7 @@ def test_registers_have_places_of_their_own() -> None:
 
 def test_durations_are_those_of_the_kernels() -> None:
     design = chosen("digits-vit", {})
-    found = models.load("digits-vit")
+    found = zoo.load("digits-vit")
     assert isinstance(found, Workload)
     program = compile_network(lower(found), design)
     timing = exact(program, design, accelerator.formulas(design.engines))

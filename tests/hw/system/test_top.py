@@ -93,8 +93,8 @@ def test_a_command_refused_late_is_named_and_the_next_run_is_correct(engine: str
         for attempt, error in ((broken, refused), (program, 0), (broken, refused), (program, 0)):
             memory.load(simulator.dram, memory.image_of(attempt))
             for name, place in attempt.inputs.items():
-                memory.put(simulator.dram, place, golden[name])
+                memory.write_matrix(simulator.dram, place, golden[name])
             start(simulator, attempt)
             simulator.run_until_irq(100_000)
             assert simulator.axil_read(hw.ERROR) == error
-        assert all(np.array_equal(memory.take(simulator.dram, p), golden[n]) for n, p in program.outputs.items())
+        assert all(np.array_equal(memory.read_matrix(simulator.dram, p), golden[n]) for n, p in program.outputs.items())

@@ -10,7 +10,7 @@ import pytest
 from codesign.errors import CheckError, NothingFits
 from codesign.hw.vector import VectorKernel
 from codesign.hw.vector import hls as emitter
-from codesign.hw.vector.hls import Job, data, job_vectors, sources, targets, top
+from codesign.hw.vector.hls import HlsNorm, data, job_vectors, sources, targets, top
 from codesign.ir.network import Norm
 from codesign.numerics.nonlinear import norm_parameters
 from codesign.sim import hls
@@ -26,30 +26,30 @@ MORE_SIXTEEN = (VectorKernel(t_v=1, max_d=33, wide=1), VectorKernel(t_v=32, max_
 WIDTHS = (2, 3, 5, 7, 31, 32, 64, 76, 77, 127, 384, 1023, 1024)
 
 
-def job(rng: np.random.Generator, r: object, shift: int = 24, eps: int = 0, rms: bool = False) -> Job:
+def job(rng: np.random.Generator, r: object, shift: int = 24, eps: int = 0, rms: bool = False) -> HlsNorm:
     """Rows with full-range gains and biases."""
     rows = np.asarray(r)
     width = (rows.shape[1],)
     gain = rng.integers(-(1 << 15), 1 << 15, width)
     bias = rng.integers(-(1 << 31), 1 << 31, width)
-    return Job(Norm("n", "r", "x", len(rows), gain, bias, shift, eps, rms), rows)
+    return HlsNorm(Norm("n", "r", "x", len(rows), gain, bias, shift, eps, rms), rows)
 
 
-def real_job(rng: np.random.Generator, rows: int, d: int, rms: bool) -> Job:
+def real_job(rng: np.random.Generator, rows: int, d: int, rms: bool) -> HlsNorm:
     """Rows and parameters as a trained model has them."""
     gain, bias, shift, eps = norm_parameters(rng.uniform(0.2, 3, d), rng.normal(0, 1, d), 1e-6, 2.0**-9, 0.04, d)
     r = np.clip(np.rint(rng.normal(rng.normal(0, 400), 10 ** rng.uniform(0, 3.5), (rows, d))), -32768, 32767)
-    return Job(Norm("n", "r", "x", rows, gain, bias, shift, eps, rms), r.astype(np.int64))
+    return HlsNorm(Norm("n", "r", "x", rows, gain, bias, shift, eps, rms), r.astype(np.int64))
 
 
-def random_jobs(rng: np.random.Generator, kernel: VectorKernel, count: int) -> list[Job]:
+def random_jobs(rng: np.random.Generator, kernel: VectorKernel, count: int) -> list[HlsNorm]:
     """Everything at random: sizes, ranges of the rows, shifts, eps; on a wide design half with 16 bits."""
     found = _random_jobs(rng, kernel, count)
     wide = rng.integers(2, size=count) * kernel.wide
-    return [Job(replace(made.layer, bits=8 << int(w)), made.r) for made, w in zip(found, wide, strict=True)]
+    return [HlsNorm(replace(made.layer, bits=8 << int(w)), made.r) for made, w in zip(found, wide, strict=True)]
 
 
-def _random_jobs(rng: np.random.Generator, kernel: VectorKernel, count: int) -> list[Job]:
+def _random_jobs(rng: np.random.Generator, kernel: VectorKernel, count: int) -> list[HlsNorm]:
     widths = [d for d in WIDTHS if d <= kernel.max_d] + [kernel.max_d]
     found = []
     for index in range(count):
@@ -64,7 +64,7 @@ def _random_jobs(rng: np.random.Generator, kernel: VectorKernel, count: int) -> 
     return found
 
 
-def assert_golden(kernel: VectorKernel, jobs: list[Job]) -> None:
+def assert_golden(kernel: VectorKernel, jobs: list[HlsNorm]) -> None:
     for made, got in zip(jobs, hls.run_jobs(emitter, kernel, jobs), strict=True):
         layer = made.layer
         rows = np.asarray(made.r)[layer.first_row : layer.first_row + layer.rows]
@@ -98,14 +98,14 @@ def test_every_length_of_the_variance(rng: np.random.Generator, rms: bool, bits:
     one = np.zeros((2, 1024), int)
     one[0, 0], one[1, 1023] = 32767, -32768
     jobs += [job(rng, one, shift, 0, rms) for shift in (0, 20, 31)]
-    assert_golden(SIXTEEN if bits == 16 else WIDE, [Job(replace(j.layer, bits=bits), j.r) for j in jobs])
+    assert_golden(SIXTEEN if bits == 16 else WIDE, [HlsNorm(replace(j.layer, bits=bits), j.r) for j in jobs])
 
 
-def power(n: int, offset: int) -> Job:
+def power(n: int, offset: int) -> HlsNorm:
     """A row whose variance is ``4**n + offset``: at 0 the reciprocal just does not fit and saturates."""
     gain, bias = np.full(3, 1 << 10), np.zeros(3, np.int64)
     eps = 4 ** (n - 1) + offset
-    return Job(Norm("p", "r", "x", 1, gain, bias, 14, eps, rms=True), np.array([[1 << (n - 1), 0, 0]]))
+    return HlsNorm(Norm("p", "r", "x", 1, gain, bias, 14, eps, rms=True), np.array([[1 << (n - 1), 0, 0]]))
 
 
 @compiled
@@ -119,7 +119,7 @@ def test_roots_at_the_ends_of_the_reciprocal() -> None:
 def test_rows_start_where_the_layer_says(rng: np.random.Generator) -> None:
     made = job(rng, rng.integers(-32768, 32768, (3, 5)))
     later = Norm("n", "r", "x", 2, made.layer.gain, made.layer.bias, 24, 0, first_row=1)
-    assert_golden(WIDE, [Job(later, made.r), made])
+    assert_golden(WIDE, [HlsNorm(later, made.r), made])
 
 
 @compiled
@@ -158,7 +158,7 @@ def test_a_wrong_line_is_noticed(rng: np.random.Generator, right: str, wrong: st
         hls.simulate(program, vectors)
 
 
-def _filled(words: str, jobs: list[Job]) -> str:
+def _filled(words: str, jobs: list[HlsNorm]) -> str:
     """The source words with ones in the columns that only fill a row's last word."""
     lines, at = words.split(), 0
     for made in jobs:
@@ -197,9 +197,9 @@ def test_rows_that_do_not_fit(rng: np.random.Generator) -> None:
         job_vectors(SERIAL, [job(rng, np.zeros((1, 78), int))])
     made = job(rng, np.zeros((2, 8), int))
     with pytest.raises(NothingFits, match="results of 16 bits, wide is 0"):
-        job_vectors(SERIAL, [Job(replace(made.layer, bits=16), made.r)])
+        job_vectors(SERIAL, [HlsNorm(replace(made.layer, bits=16), made.r)])
     with pytest.raises(ValueError, match=r"r is \(1, 8\); legal: \[at least 2, 8\]"):
-        job_vectors(SERIAL, [Job(made.layer, np.zeros((1, 8), int))])
+        job_vectors(SERIAL, [HlsNorm(made.layer, np.zeros((1, 8), int))])
 
 
 @pytest.mark.parametrize("kernel", [WIDE, SIXTEEN], ids=str)

@@ -17,7 +17,7 @@ from codesign.hw.vector.rtl import (
     PRODUCT_LATENCY,
     ROUND_LATENCY,
     MultiplyAdd,
-    Reciprocal,
+    NormReciprocal,
     Root,
     RoundShift,
     VectorEngine,
@@ -487,4 +487,4 @@ class TestParts:
     def test_reciprocal(self, rng: np.random.Generator) -> None:
         values = [1 << 16, (1 << 16) + 1, (1 << 17) - 1, *(int(x) for x in rng.integers(1 << 16, 1 << 17, 40))]
         expected = [min((1 << 33) // value, (1 << 17) - 1) for value in values]
-        assert digits(Reciprocal(), "divisor", "quotient", values) == expected
+        assert digits(NormReciprocal(), "divisor", "quotient", values) == expected

@@ -14,7 +14,7 @@ from codesign.frontend.workload import parse_onnx
 from codesign.hw.system.accelerator import formulas, identity, simulation_sources
 from codesign.ir.network import counts, run
 from codesign.quant.lower.lowering import lower
-from codesign.sim.check import Subject, compiled, verify
+from codesign.sim.check import VerifySubject, compiled, verify
 from codesign.sim.synthesis import fit
 from codesign.sim.testbench.benches import run_kernel_bench
 from codesign.target.board import Board
@@ -106,7 +106,7 @@ def test_a_design_at_the_limit_equals_the_rtl() -> None:
     program, times = compile_network(network, design), formulas(design.engines)
     samples = list(random_samples(network, 3, 0))
     library = compiled(dict(simulation_sources(design).files), design.board.memory)
-    result = verify(Subject(network, design, program, times, identity(design)), library, samples)
+    result = verify(VerifySubject(network, design, program, times, identity(design)), library, samples)
     assert result.passed, result
     assumed = exact(program, design, times).total
     assert assumed >= max(result.cycles)

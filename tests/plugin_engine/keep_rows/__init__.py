@@ -21,7 +21,7 @@ from codesign.target.kernel import (
     Memory,
     Number,
     Params,
-    Place,
+    Placement,
     Port,
     Resources,
     Work,
@@ -126,7 +126,7 @@ class KeepRowsKernel(CommandKernel):
         return (layer.source, "x"), (layer.target, "y")
 
     @classmethod
-    def operands(cls, layer: KeepRows, params: Params, place: Place, first: int, rows: int) -> dict[str, int]:
+    def operands(cls, layer: KeepRows, params: Params, place: Placement, first: int, rows: int) -> dict[str, int]:
         """See `CommandKernel.operands`."""
         return {
             "rows": rows, "columns": layer.columns, "threshold": layer.threshold,

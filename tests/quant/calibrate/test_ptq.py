@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from codesign.errors import InputError
-from codesign.frontend import zoo as models
+from codesign.frontend import zoo
 from codesign.frontend.workload import Workload, from_proto
 from codesign.ir.network import Linear, Norm, outputs, run
 from codesign.quant.calibrate import ptq
@@ -84,7 +84,7 @@ def _with_outliers(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _stripped(name: str) -> onnx.ModelProto:
     """A model that ships, without its quantizers: a trained float model."""
-    model = _parsed(models.original(name))
+    model = _parsed(zoo.original(name))
     for node in model.graph.node:
         if node.op_type == "Quant":
             node.CopyFrom(helper.make_node("Identity", node.input[:1], node.output, node.name))
@@ -321,7 +321,7 @@ def test_migration_helps_in_either_order(order: str) -> None:
 )
 def test_trained_float_models_keep_their_accuracy(name: str, least: float) -> None:
     model = _stripped(name)
-    inputs, labels = models.heldout(name)
+    inputs, labels = zoo.heldout(name)
     made = calibrate(model.SerializeToString(), {"image": inputs["image"][:32]}, settings=Settings(migrate=0.5))
     onnx.checker.check_model(_parsed(made))
     workload, network = from_proto(model), lower(from_proto(_parsed(made)))

@@ -5,7 +5,7 @@ import onnx
 import pytest
 
 from codesign.errors import InputError
-from codesign.frontend import zoo as models
+from codesign.frontend import zoo
 from codesign.frontend.workload import Workload, from_proto
 from codesign.quant.interop.chain import to_qonnx
 from tests.quant.chains import ChainBuilder, random_chain
@@ -13,10 +13,10 @@ from tests.quant.chains import ChainBuilder, random_chain
 
 def test_the_written_file_computes_the_same() -> None:
     """Our own reader and evaluator see no difference between the model and what is written."""
-    workload = models.load("digits-mlp")
+    workload = zoo.load("digits-mlp")
     assert isinstance(workload, Workload)
     again = from_proto(to_qonnx(workload), "again")
-    images, _ = models.heldout("digits-mlp")
+    images, _ = zoo.heldout("digits-mlp")
     assert {node.op for node in again.nodes} == {"Quant", "MatMul", "Relu"}
     for image in images["image"][:20]:
         expected = workload.evaluate({"image": image})["logits"]
@@ -68,6 +68,6 @@ def test_weights_and_biases_that_are_refused(rng: np.random.Generator) -> None:
 
 
 def _loaded(name: str) -> Workload:
-    found = models.load(name)
+    found = zoo.load(name)
     assert isinstance(found, Workload)
     return found

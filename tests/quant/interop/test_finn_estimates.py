@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from codesign.errors import InputError, ToolError
-from codesign.frontend import zoo as models
+from codesign.frontend import zoo
 from codesign.frontend.workload import Workload, load_onnx
 from codesign.quant.interop.finn_estimates import (
     TARGETS,
-    Row,
+    EstimateRow,
     computed,
     read_estimates,
     recorded,
@@ -39,7 +39,7 @@ def test_a_request_holds_model_script_and_targets(tmp_path: Path) -> None:
     assert sorted(path.name for path in script.parent.iterdir()) == ["estimate.py", "model.onnx", "request.json"]
     request = json.loads((script.parent / "request.json").read_text(encoding="utf-8"))
     assert request == {"part": "xck26-sfvc784-2lv-c", "target_cycles": list(TARGETS)}
-    original, sent = models.load("digits-mlp"), load_onnx(script.parent / "model.onnx")
+    original, sent = zoo.load("digits-mlp"), load_onnx(script.parent / "model.onnx")
     assert isinstance(original, Workload)
     assert sent.macs == original.macs
     assert "import codesign" not in script.read_text(encoding="utf-8")
@@ -70,7 +70,7 @@ def test_the_recorded_answer(folder: Path) -> None:
 
 
 def test_the_table_has_ours_beside_theirs(folder: Path) -> None:
-    ours = Row("ours, simulated", 150, 150, 64, 8, 5000)
+    ours = EstimateRow("ours, simulated", 150, 150, 64, 8, 5000)
     lines = table(read_estimates(folder), [ours]).splitlines()
     assert lines[0].split() == ["design", "interval", "latency", "DSP", "BRAM18", "LUT"]
     assert [int(line.rsplit(maxsplit=5)[1]) for line in lines[1:-1]] == [40, 80, 150, 160, 320, 1024]

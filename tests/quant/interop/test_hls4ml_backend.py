@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from codesign.errors import InputError, ToolError
-from codesign.frontend import zoo as models
+from codesign.frontend import zoo
 from codesign.quant.interop import hls4ml_backend as backend
 from codesign.quant.interop.hls4ml_backend import compare, run_hls4ml
 from tests.quant.chains import random_chain
@@ -23,7 +23,7 @@ DATA = Path(__file__).parents[3] / "codesign" / "data"
 @pytest.mark.slow
 @pytest.mark.parametrize("file", ["digits-mlp.onnx", "digits-mlp-qcdq.onnx"])
 def test_the_shipped_network_on_every_held_out_image(file: str) -> None:
-    images, labels = models.heldout("digits-mlp")
+    images, labels = zoo.heldout("digits-mlp")
     expected = np.load(DATA / "digits-logits.npz")["mlp"]
     (got,) = run_hls4ml(DATA / file, images).values()
     assert got.tolist() == expected.tolist()

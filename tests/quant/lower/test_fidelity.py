@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from codesign.frontend import zoo as models
+from codesign.frontend import zoo
 from codesign.frontend.workload import Workload
 from codesign.ir.network import Linear
 from codesign.quant.lower.fidelity import cosine, cosines, local_cosines
@@ -14,10 +14,10 @@ from tests.quant.vits import Recipe, lowered, recipe, samples
 
 @pytest.mark.parametrize("name", ["digits-vit", "digits-mlp"])
 def test_every_layer_of_a_trained_model_is_close_to_float(name: str) -> None:
-    workload = models.load(name)
+    workload = zoo.load(name)
     assert isinstance(workload, Workload)
     made = lower_traced(workload)
-    images, _ = models.heldout(name)
+    images, _ = zoo.heldout(name)
     for index in (0, 7):
         found = cosines(workload, made, {key: array[index] for key, array in images.items()})
         assert set(found) == {layer.name for layer in made.network}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from codesign.errors import InputError
-from codesign.frontend import zoo as models
+from codesign.frontend import zoo
 from codesign.frontend.workload import Workload, from_proto, load_onnx, supported
 from codesign.ir.network import Attention, Linear, Network, Norm, outputs, run
 from codesign.numerics.fixed_point import quantize
@@ -70,9 +70,9 @@ def _on_grid(x: Floats, scale: float) -> bool:
 
 
 def _shipped(name: str) -> tuple[Workload, Lowered, NDArray[np.float32]]:
-    workload = models.load(name)
+    workload = zoo.load(name)
     assert isinstance(workload, Workload)
-    return workload, lower_traced(workload), models.heldout(name)[0]["image"]
+    return workload, lower_traced(workload), zoo.heldout(name)[0]["image"]
 
 
 def _reference(name: str) -> NDArray[np.int64]:
@@ -127,14 +127,14 @@ def test_digits_vit_equals_the_trained_integers_on_every_image() -> None:
     _, made, images = _shipped("digits-vit")
     got = np.array([_logits(made.network, x) for x in images])
     assert np.array_equal(got, _reference("vit"))
-    assert np.mean(got.argmax(axis=1) == models.heldout("digits-vit")[1]) >= 0.965
+    assert np.mean(got.argmax(axis=1) == zoo.heldout("digits-vit")[1]) >= 0.965
 
 
 @pytest.mark.parametrize("file", few_fast(["digits-mlp.onnx", "digits-mlp-qcdq.onnx"], 1))
 def test_digits_mlp_equals_the_file_and_the_trained_integers_on_every_image(file: str) -> None:
     with resources.as_file(resources.files("codesign") / "data" / file) as path:
         workload = load_onnx(path)
-    network, images = lower(workload), models.heldout("digits-mlp")[0]["image"]
+    network, images = lower(workload), zoo.heldout("digits-mlp")[0]["image"]
     assert [type(x) for x in network] == [Linear] * 3
     assert [x.low for x in network if isinstance(x, Linear)] == [0, 0, -128]
     assert network.macs == workload.macs

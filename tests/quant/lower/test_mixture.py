@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from codesign.errors import InputError
-from codesign.frontend import zoo as models
+from codesign.frontend import zoo
 from codesign.frontend.workload import Workload, from_proto
 from codesign.ir.network import Attention, Experts, Linear, Network, Norm, Route, outputs, run, tokens_per_expert
 from codesign.numerics.fixed_point import round_half_even, saturate_bits
@@ -24,7 +24,7 @@ NAME = "digits-moe-vit"
 
 @pytest.fixture(scope="module")
 def shipped() -> tuple[Workload, Lowered]:
-    workload = models.load(NAME)
+    workload = zoo.load(NAME)
     assert isinstance(workload, Workload)
     return workload, lower_traced(workload)
 
@@ -34,7 +34,7 @@ def _hits(network: Network, count: int) -> int:
     file = resources.files("codesign") / "data" / "digits-logits.npz"
     with np.load(io.BytesIO(file.read_bytes())) as arrays:
         expected = arrays["moe-vit"][:count]
-    images, labels = models.heldout(NAME)
+    images, labels = zoo.heldout(NAME)
     got = np.array([run(network, {"image": x})[network.outputs[0].source][0] for x in images["image"][:count]])
     assert np.array_equal(got, expected)
     return int(np.sum(got.argmax(axis=1) == labels[:count]))
@@ -69,7 +69,7 @@ def test_every_second_block_has_a_router_and_experts(shipped: tuple[Workload, Lo
 def test_every_tensor_is_close_to_float(shipped: tuple[Workload, Lowered]) -> None:
     """Gates less so than the rest: where two experts are equally probable, a rounding upstream decides."""
     routes = {layer.name for layer in shipped[1].network if isinstance(layer, Route)}
-    for image in models.heldout(NAME)[0]["image"][:4]:
+    for image in zoo.heldout(NAME)[0]["image"][:4]:
         found = cosines(*shipped, {"image": image})
         assert min(found[name] for name in routes) >= 0.97
         assert min(value for name, value in found.items() if name not in routes) >= 0.99
@@ -87,7 +87,7 @@ def test_multiplications_are_those_of_the_chosen_experts(shipped: tuple[Workload
 def test_tokens_per_expert_are_counted(shipped: tuple[Workload, Lowered]) -> None:
     network = shipped[1].network
     counts = []
-    for image in models.heldout(NAME)[0]["image"][:10]:
+    for image in zoo.heldout(NAME)[0]["image"][:10]:
         found = tokens_per_expert(network, run(network, {"image": image}))
         assert [*found] == [layer.name for layer in network if isinstance(layer, Experts)]
         assert [int(x.sum()) for x in found.values()] == [34, 34]

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from codesign.frontend import zoo as models
+from codesign.frontend import zoo
 from codesign.frontend.workload import Workload, from_proto, load_onnx
 from codesign.ir.network import Linear, Network, outputs, run
 from codesign.quant.lower.lowering import lower
@@ -195,9 +195,9 @@ def _equal_networks(workload: Workload, calibration: Any, sample: Any) -> None:
 
 @pytest.mark.parametrize("name", ["digits-mlp", "digits-vit"])
 def test_shipped_models_keep_their_integers(name: str) -> None:
-    workload = models.load(name)
+    workload = zoo.load(name)
     assert isinstance(workload, Workload)
-    _equal_networks(workload, None, {"image": models.heldout(name)[0]["image"][0]})
+    _equal_networks(workload, None, {"image": zoo.heldout(name)[0]["image"][0]})
 
 
 @pytest.mark.parametrize("seed", few_fast(range(12), 4))

@@ -7,8 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from codesign.numerics import fixed_point as number
-from codesign.numerics import moe as routing
-from codesign.numerics import nonlinear
+from codesign.numerics import moe, nonlinear
 
 torch: Any = pytest.importorskip("torch", reason="needs torch: pip install codesign[quant]")
 qat: Any = pytest.importorskip("codesign.quant.train.qat")
@@ -145,8 +144,8 @@ def test_gates_equal_routing(seed: int) -> None:
     logits = _int8(rng, (3, 40, experts), seed % 3)
     module = qat.IntegerGates(chosen)
     module.freeze(scale)
-    got = module(torch.as_tensor(logits * scale, dtype=torch.float32)) / routing.GATE_SCALE
-    expected = [routing.gates(x, chosen, *number.requantizer(128 * scale)) for x in logits]
+    got = module(torch.as_tensor(logits * scale, dtype=torch.float32)) / moe.GATE_SCALE
+    expected = [moe.gates(x, chosen, *number.requantizer(128 * scale)) for x in logits]
     assert got.to(torch.int64).tolist() == np.array(expected).tolist()
     assert torch.equal(got, torch.round(got))
 

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 
-from codesign.frontend import zoo as models
+from codesign.frontend import zoo
 from codesign.frontend.workload import Workload, load_onnx
 from codesign.ir.network import Experts, Network, run
 from codesign.quant.lower.lowering import lower
@@ -165,8 +165,8 @@ def _restored(path: Path, config: Any) -> Any:
 @pytest.mark.parametrize("name", ["digits-vit", "digits-moe-vit"])
 def test_what_was_trained_is_what_runs_on_every_image(name: str) -> None:
     config = train_digits.MIXTURE if "moe" in name else vit.VitConfig()
-    file = Path(models.__file__).parents[1] / "data" / models.model(name).file
-    model, workload, images = _restored(file, config), models.load(name), models.heldout(name)[0]["image"]
+    file = Path(zoo.__file__).parents[1] / "data" / zoo.model(name).file
+    model, workload, images = _restored(file, config), zoo.load(name), zoo.heldout(name)[0]["image"]
     assert isinstance(workload, Workload)
     assert train_digits.integer_logits(model, torch.as_tensor(images)).tolist() == _golden(lower(workload), images)
 

@@ -8,7 +8,7 @@ import pytest
 from codesign.errors import ToolError
 from codesign.hw.primitives.memory import RowMemory, row_memory
 from codesign.hw.primitives.multiply import PackedDot
-from codesign.hw.verilog import Target, generate
+from codesign.hw.verilog import VerilogTarget, generate
 from codesign.sim.synthesis import synth
 from codesign.sim.synthesis.synth import Counts, Synthesis, black_box, counted, synthesize, synthesize_engines
 
@@ -67,7 +67,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeYosys:
 def memory(write_bits: int, read_bits: int, depth: int) -> tuple[str, str]:
     """Name and text of a memory with one reader."""
     ram = RowMemory(bits=max(write_bits, read_bits) * depth, write_bits=write_bits, read_bits=(read_bits,))
-    return ram.module_name, generate(ram, "around", Target()).files[f"{ram.module_name}.v"]
+    return ram.module_name, generate(ram, "around", VerilogTarget()).files[f"{ram.module_name}.v"]
 
 
 class TestCounting:
@@ -204,7 +204,7 @@ class TestYosys:
         assert not list(tmp_path.glob("synthesis-*"))
 
     def test_delay_lines_are_shift_registers(self, tmp_path: Path) -> None:
-        files = generate(PackedDot(8), "dot", Target(primitives=True)).files
+        files = generate(PackedDot(8), "dot", VerilogTarget(primitives=True)).files
         found = synthesize(files, "dot", cache=tmp_path)
         late = 24 * 5  # bits of the operands that come three or more cycles late; the others take flip-flops
         assert found.modules["packed_dot_8_s"] == Counts(dsp=8, lut=late + 1, ff=24 * (1 + 2) + 2 * 18)

@@ -5,20 +5,20 @@ import pytest
 
 from codesign.errors import CheckError
 from codesign.hw.emit.stimulus import Trial, Word, cut, pack
-from codesign.sim.testbench.referee import Referee, Seen
+from codesign.sim.testbench.referee import CycleTrace, Referee
 
 ROW = np.array([[5, -6, 7, 100, -128]])
 RESULT = {(0, 8 + at): word for _, at, word in cut(ROW, 2, 5)}
 WRITES = [((0, 8), 0xFA05), ((0, 9), 0x6407), ((0, 10), 0x5580)]
 LEGAL = Trial({"rows": 1}, cycles=6, expected=RESULT)
 ILLEGAL = LEGAL.illegal({"rows": 0})
-ACCEPT, IDLE, WORK = Seen(accepted=True), Seen(), Seen(busy=True)
-DONE, REFUSED = Seen(done=True, busy=True), Seen(error=True, busy=True)
-WRITING = [Seen(busy=True, write=write) for write in WRITES]
+ACCEPT, IDLE, WORK = CycleTrace(accepted=True), CycleTrace(), CycleTrace(busy=True)
+DONE, REFUSED = CycleTrace(done=True, busy=True), CycleTrace(error=True, busy=True)
+WRITING = [CycleTrace(busy=True, write=write) for write in WRITES]
 COMMAND = [ACCEPT, WORK, WORK, *WRITING, DONE]
 
 
-def judge(trials: Sequence[Trial], cycles: Sequence[Seen], exact: bool = True) -> Referee:
+def judge(trials: Sequence[Trial], cycles: Sequence[CycleTrace], exact: bool = True) -> Referee:
     referee = Referee(8, exact=exact)
     referee.expect(trials)
     for seen in cycles:
@@ -34,16 +34,16 @@ class TestRight:
         referee.overdue(1)
 
     def test_commands_in_flight_and_a_refusal_at_once_beside_a_done(self) -> None:
-        refused = Seen(accepted=True, error=True, busy=True)
-        ends = Seen(accepted=True, error=True, done=True, busy=True)
-        cycles = [ACCEPT, refused, Seen(accepted=True, busy=True), *WRITING, DONE, *WRITING, ends, IDLE]
+        refused = CycleTrace(accepted=True, error=True, busy=True)
+        ends = CycleTrace(accepted=True, error=True, done=True, busy=True)
+        cycles = [ACCEPT, refused, CycleTrace(accepted=True, busy=True), *WRITING, DONE, *WRITING, ends, IDLE]
         referee = judge([LEGAL, ILLEGAL, LEGAL, ILLEGAL], cycles, exact=False)
         assert referee.finished
         assert referee.cycles == {0: 6, 2: 8}
 
     def test_the_next_command_writes_in_the_cycle_of_done(self) -> None:
-        both = Seen(done=True, busy=True, write=WRITES[0])
-        cycles = [ACCEPT, Seen(accepted=True, busy=True), WORK, *WRITING, both, *WRITING[1:], DONE]
+        both = CycleTrace(done=True, busy=True, write=WRITES[0])
+        cycles = [ACCEPT, CycleTrace(accepted=True, busy=True), WORK, *WRITING, both, *WRITING[1:], DONE]
         assert judge([LEGAL, LEGAL], cycles, exact=False).finished
 
 
@@ -52,26 +52,26 @@ class TestWrong:
         ("cycles", "why"),
         [
             ([DONE], "cycle 0: busy is 1 while 0 commands run"),
-            ([Seen(done=True)], "cycle 0: done without a command"),
-            ([Seen(error=True)], "cycle 0: error without a command"),
+            ([CycleTrace(done=True)], "cycle 0: done without a command"),
+            ([CycleTrace(error=True)], "cycle 0: error without a command"),
             ([ACCEPT, IDLE], "cycle 1: busy is 0 while 1 commands run"),
-            ([*COMMAND, Seen(done=True)], "cycle 7: done without a command"),
-            ([*COMMAND[:-1], Seen(done=True, error=True, busy=True)], "command 0: error, expected done"),
+            ([*COMMAND, CycleTrace(done=True)], "cycle 7: done without a command"),
+            ([*COMMAND[:-1], CycleTrace(done=True, error=True, busy=True)], "command 0: error, expected done"),
             ([ACCEPT, REFUSED], "cycle 1, command 0: error, expected done: the command is legal; operands rows=1"),
             ([*COMMAND, ACCEPT], "a command too many is accepted"),
             ([*COMMAND[:-1], WORK, DONE], r"cycle 7, command 0: expected 6 cycles, got 7"),
             ([ACCEPT, WORK, *WRITING, DONE], r"expected 6 cycles, got 5"),
             ([*COMMAND[:5], WORK, DONE], r"element \[0, 4\]: expected -128 at \(0, 10\), got no write"),
             ([ACCEPT, WRITING[0], WRITING[0]], r"write to \(0, 8\), which is not the command's or is written already"),
-            ([ACCEPT, Seen(busy=True, write=((1, 8), 0))], r"write to \(1, 8\), which is not the command's"),
-            ([Seen(write=((0, 3), 0))], r"cycle 0: write to \(0, 3\) without a command"),
+            ([ACCEPT, CycleTrace(busy=True, write=((1, 8), 0))], r"write to \(1, 8\), which is not the command's"),
+            ([CycleTrace(write=((0, 3), 0))], r"cycle 0: write to \(0, 3\) without a command"),
             (
-                [ACCEPT, WRITING[0], Seen(busy=True, write=((0, 9), 0x6507))],
+                [ACCEPT, WRITING[0], CycleTrace(busy=True, write=((0, 9), 0x6507))],
                 r"cycle 2, command 0: element \[0, 3\]: expected 100, got 101; operands rows=1",
             ),
         ],
     )
-    def test_each_rule(self, cycles: list[Seen], why: str) -> None:
+    def test_each_rule(self, cycles: list[CycleTrace], why: str) -> None:
         with pytest.raises(CheckError, match=why):
             judge([LEGAL], cycles)
 

@@ -5,7 +5,7 @@ import pytest
 
 from codesign.errors import ToolError
 from codesign.sim.verilator.binding import EVENT, DramConfig, empty, load, pack, unpack
-from codesign.sim.verilator.verilate import Port
+from codesign.sim.verilator.verilate import VerilogPort
 
 
 def test_structures_have_the_sizes_of_the_harness() -> None:
@@ -24,13 +24,13 @@ def test_a_library_that_does_not_load(tmp_path: Path, content: bytes) -> None:
 @pytest.mark.parametrize("width", [1, 7, 8, 9, 16, 31, 33, 64])
 def test_packed_integers_keep_the_low_bits(width: int) -> None:
     values = np.array([-1, 0, (1 << (width - 1)) - 1, -(1 << (width - 1))])
-    packed = pack("p", Port(width, "i"), values)
+    packed = pack("p", VerilogPort(width, "i"), values)
     assert [int(v) for v in packed] == [int(v) % (1 << width) for v in values]
-    assert packed.itemsize == Port(width, "i").storage
+    assert packed.itemsize == VerilogPort(width, "i").storage
 
 
 def test_wide_values_lose_only_padding() -> None:
-    port = Port(100, "o")
+    port = VerilogPort(100, "o")
     rows = np.arange(26, dtype=np.uint8).reshape(2, 13)
     rows[:, 12] &= 15
     packed = pack("p", port, rows)

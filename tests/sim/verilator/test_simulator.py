@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from codesign.errors import CheckError
 from codesign.sim.verilator.simulator import CHANNELS, Library, MemoryPorts, Simulator, compile_design
-from codesign.sim.verilator.verilate import Port
+from codesign.sim.verilator.verilate import VerilogPort
 from tests.sim import masters as designs
 from tests.sim.dram_twin import DramTwin
 from tests.sim.masters import PAGE_BITS, random_masters
@@ -99,14 +99,16 @@ def bus(wires: Library) -> Iterator[Simulator]:
 class TestPorts:
     def test_names_widths_and_directions(self, plain: Library) -> None:
         assert plain.ports == {
-            "clk": Port(1, "i"), "rst": Port(1, "i"), "small__part": Port(8, "i"), "wide": Port(100, "i"),
-            "middle": Port(40, "i"), "sum": Port(100, "o"), "count": Port(64, "o"), "low": Port(1, "o"),
+            "clk": VerilogPort(1, "i"), "rst": VerilogPort(1, "i"), "small__part": VerilogPort(8, "i"),
+            "wide": VerilogPort(100, "i"),
+            "middle": VerilogPort(40, "i"), "sum": VerilogPort(100, "o"), "count": VerilogPort(64, "o"),
+            "low": VerilogPort(1, "o"),
         }  # fmt: skip
 
     def test_expected_ports_are_compared(self, plain: Library) -> None:
         compile_design({"plain.v": PLAIN}, "plain", ports=plain.ports)
         with pytest.raises(ValueError, match="wide"):
-            compile_design({"plain.v": PLAIN}, "plain", ports={**plain.ports, "wide": Port(99, "i")})
+            compile_design({"plain.v": PLAIN}, "plain", ports={**plain.ports, "wide": VerilogPort(99, "i")})
 
     def test_values_settle_in_the_cycle_and_registers_at_its_end(self, sim: Simulator) -> None:
         sim.set("small__part", 7)

@@ -5,7 +5,7 @@ import pytest
 
 from codesign.errors import ToolError
 from codesign.sim.verilator import verilate
-from codesign.sim.verilator.verilate import Port, Tools, build, find_compiler, find_tools, parse_ports, run
+from codesign.sim.verilator.verilate import Toolchain, VerilogPort, build, find_compiler, find_tools, parse_ports, run
 from tests.sim.verilator.test_simulator import PLAIN
 
 TOGGLE = "module toggle(input clk, output reg q); always @(posedge clk) q <= ~q; endmodule"
@@ -14,10 +14,10 @@ TOGGLE = "module toggle(input clk, output reg q); always @(posedge clk) q <= ~q;
 def test_ports_of_a_translated_header() -> None:
     header = "VL_IN8(&clk,0,0);\n VL_INW(&a___05Fb,511,0,16);\n VL_OUT64(&q__02e,39,0); VL_OUT(&w,35,4);"
     assert parse_ports(header) == [
-        ("clk", "clk", Port(1, "i")),
-        ("a__b", "a___05Fb", Port(512, "i")),
-        ("q.", "q__02e", Port(40, "o")),
-        ("w", "w", Port(32, "o")),
+        ("clk", "clk", VerilogPort(1, "i")),
+        ("a__b", "a___05Fb", VerilogPort(512, "i")),
+        ("q.", "q__02e", VerilogPort(40, "o")),
+        ("w", "w", VerilogPort(32, "o")),
     ]
     with pytest.raises(ToolError, match="port pad is bidirectional"):
         parse_ports("VL_INOUT8(&pad,0,0);")
@@ -25,13 +25,13 @@ def test_ports_of_a_translated_header() -> None:
 
 @pytest.mark.parametrize(("width", "storage"), [(1, 1), (8, 1), (9, 2), (17, 4), (33, 8), (64, 8), (65, 12), (512, 64)])
 def test_storage(width: int, storage: int) -> None:
-    assert Port(width, "i").storage == storage
+    assert VerilogPort(width, "i").storage == storage
 
 
 @pytest.mark.parametrize(("width", "direction", "why"), [(0, "i", "width 0"), (1, "x", "direction 'x'")])
 def test_illegal_ports(width: int, direction: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
-        Port(width, direction)
+        VerilogPort(width, direction)
 
 
 def test_a_missing_compiler_is_one_line_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +79,7 @@ def test_failures_of_a_program_show_command_folder_and_log(tmp_path: Path) -> No
     ],
 )
 def test_illegal_arguments(tmp_path: Path, sources: dict[str, str], top: str, optimize: str, why: str) -> None:
-    tools = Tools(tmp_path, ("false",), "none")
+    tools = Toolchain(tmp_path, ("false",), "none")
     with pytest.raises(ValueError, match=why):
         build(sources, top, tools=tools, optimize=optimize, cache=tmp_path)
 
@@ -119,5 +119,5 @@ class TestBuild:
     def test_large_designs_are_compiled_in_two_units(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(verilate, "_SMALL", 0)
         two = build({"t.v": TOGGLE + "// two"}, "toggle", tools=find_tools(), optimize="-O0")
-        assert two.ports == {"clk": Port(1, "i"), "q": Port(1, "o")}
+        assert two.ports == {"clk": VerilogPort(1, "i"), "q": VerilogPort(1, "o")}
         assert two.path.is_file()

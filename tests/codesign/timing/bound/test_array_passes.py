@@ -52,7 +52,7 @@ def test_many_designs_together(n_l: list[int]) -> None:
     together, work = Array(rows_at_once), Rows(0, kw, period, 1, 0, 0)
     sizes = [np.array([7, 8, 9, 9]), np.array([4, 2])]
     for rows in sizes:
-        together.run(0, rows, Passes(rows, rows_at_once), work.among(rows))
+        together.run(0, rows, Passes(rows, rows_at_once), work.take_leading(rows))
     together.busy(np.array([0, 10**6]))
     together.put_off(5)
     for number, most in enumerate(n_l):

@@ -20,11 +20,11 @@ def test_many_memories_are_asked_as_each_alone() -> None:
     found, rng = _interfaces(), np.random.default_rng(1)
     number, words = rng.integers(3, size=40), rng.integers(1, 300, 40)
 
-    def lone(interface: Interface, sizes: tuple[int, ...]) -> int:
-        return interface.lone("load", sizes[0])
+    def isolated_cycles(interface: Interface, sizes: tuple[int, ...]) -> int:
+        return interface.isolated_cycles("load", sizes[0])
 
-    together = np.asarray(found.each(number, [words], lone)).tolist()
-    assert together == [found.each(int(n), [int(size)], lone) for n, size in zip(number, words, strict=True)]
+    together = np.asarray(found.each(number, [words], isolated_cycles)).tolist()
+    assert together == [found.each(int(n), [int(size)], isolated_cycles) for n, size in zip(number, words, strict=True)]
     assert np.asarray(found.of(number, lambda each: each.word)).tolist() == [found.all[n].word for n in number]
 
 
@@ -34,7 +34,7 @@ def test_transfers_take_no_less_than_their_bytes() -> None:
         memory, ports = interface.memory, interface.memory.ports
         for words in (1, 16, 300):
             moved = (words * interface.word - 256) * memory.bytes_denominator / memory.bytes_numerator
-            assert interface.lone("load", words) >= max(moved, words) + memory.read_latency + ports
+            assert interface.isolated_cycles("load", words) >= max(moved, words) + memory.read_latency + ports
 
 
 def test_what_may_come_at_best_is_below_what_does() -> None:
@@ -44,8 +44,8 @@ def test_what_may_come_at_best_is_below_what_does() -> None:
         for words in (1, 5, 16, 64, 300):
             size = words * interface.word
             best: Number = rates.come(size)
-            assert best <= rates.latency + rates.moved(size, size // 256, 0) <= interface.lone("load", words)
-            assert interface.lone("load", words) - best < 30 + (size // 256) * (interface.pace + 1)
+            assert best <= rates.latency + rates.moved(size, size // 256, 0) <= interface.isolated_cycles("load", words)
+            assert interface.isolated_cycles("load", words) - best < 30 + (size // 256) * (interface.pace + 1)
 
 
 def test_bytes_granted_and_the_cycles_for_them() -> None:
@@ -60,7 +60,7 @@ def test_the_first_loads_share_the_memory_with_the_first_fetch() -> None:
     interface = _interfaces([_BOARDS[1]]).all[0]
     word = interface.word
     alone = interface.prologue((False,), (40, 128 // word, 512 // word, 1, 1))
-    assert alone >= interface.begin + interface.lone("load", 40) - 1
+    assert alone >= interface.begin + interface.isolated_cycles("load", 40) - 1
     behind = interface.prologue((False, False), (40, 20, 128 // word, 512 // word, 1, 1))
     assert behind > alone
     more = interface.prologue((False, False), (40, 20, 128 // word, 512 // word, 6, 6))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from codesign.timing.bound.row_groups import Done, RowGroups, among, over
+from codesign.timing.bound.row_groups import Done, RowGroups, replace_leading, take_leading
 
 _SIZES = np.array([1, 2, 3, 3, 5, 7, 16, 20])
 
@@ -27,11 +27,11 @@ def test_groups_cover_every_row_once() -> None:
 
 def test_what_is_new_of_the_first_designs_leaves_the_others() -> None:
     old = np.array([5, 6, 7])
-    assert np.asarray(over(old, np.array([1, 2]))).tolist() == [1, 2, 7]
-    assert np.asarray(over(0, np.array([1, 2]))).tolist() == [1, 2]
-    assert over(3, 4) == 4
-    assert np.asarray(among(old, np.array([0]))).tolist() == [5]
-    assert among(9, np.array([0])) == 9
+    assert np.asarray(replace_leading(old, np.array([1, 2]))).tolist() == [1, 2, 7]
+    assert np.asarray(replace_leading(0, np.array([1, 2]))).tolist() == [1, 2]
+    assert replace_leading(3, 4) == 4
+    assert np.asarray(take_leading(old, np.array([0]))).tolist() == [5]
+    assert take_leading(9, np.array([0])) == 9
 
 
 def test_rows_are_done_with_the_last_group_that_holds_any_of_them() -> None:

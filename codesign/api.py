@@ -38,7 +38,7 @@ from codesign.target.board import Board, Key, file_format
 from codesign.target.board_catalog import board_catalog, board_folders, load_board
 
 if TYPE_CHECKING:
-    from codesign.benchmarks.spine import Bench
+    from codesign.benchmarks.bench import Bench
     from codesign.sweeps.sweep import Sweep
 
 _LOG = logging.getLogger(__name__)
@@ -362,7 +362,7 @@ def bench(name: str, strategy: str | None = None, finn: str | Path | None = None
     """Runs a bench: figures that this project promises, beside their goals.
 
     Args:
-        name: spine, search or finn.
+        name: of a file in `codesign.benchmarks.benches`.
         strategy: the one that bench search sets beside the exact front, or ``exact`` for none; all if not given.
         finn: the Python of an environment with finn-plus, which bench finn asks instead of showing what it said once.
 
@@ -371,9 +371,10 @@ def bench(name: str, strategy: str | None = None, finn: str | Path | None = None
         CheckError: golden, cycle model and hardware disagree.
         ToolError: a tool is missing or fails.
     """
-    from codesign.benchmarks import spine as benches
+    from codesign.benchmarks import bench as benches
+    from codesign.benchmarks.benches import Options
 
-    return benches.bench(name, benches.Options(strategy, Path(finn) if finn is not None else None))
+    return benches.bench(name, Options(strategy, Path(finn) if finn is not None else None))
 
 
 # Steps ----------------------------------------------------------------------------------

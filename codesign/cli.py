@@ -27,7 +27,7 @@ from codesign.report.report import Report
 from codesign.target.board import Board, Key
 
 if TYPE_CHECKING:
-    from codesign.benchmarks.spine import Bench
+    from codesign.benchmarks.bench import Bench
     from codesign.sweeps.sweep import Sweep
 
 _INTERRUPTED = 130  # as a shell reports SIGINT
@@ -264,6 +264,12 @@ def _searching() -> str:
     return f"of the objective's search (default {strategies.DEFAULT}): {', '.join(strategies.names())}"
 
 
+def _benches() -> str:
+    from codesign.benchmarks import bench
+
+    return ", ".join(bench.names())
+
+
 def _compared() -> str:
     return f"of bench search, one alone: {', '.join(strategies.names())}"
 
@@ -360,7 +366,7 @@ VERBS = (
         flow.bench,
         _show_bench,
         (
-            Option("name", "spine, search or finn", {"metavar": "NAME"}),
+            Option("name", _benches, {"metavar": "NAME"}),
             Option("--strategy", _compared, {"metavar": "STRATEGY"}),
             Option("--finn", "of bench finn: ask the finn-plus of this Python", {"metavar": "PYTHON"}),
         ),

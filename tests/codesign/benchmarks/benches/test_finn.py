@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from codesign.benchmarks.finn import finn_rows, hls_cycles, hls_dsp
+from codesign.benchmarks.benches import Options, finn
+from codesign.benchmarks.benches.finn import hls_cycles, hls_dsp
 from codesign.flow.build import plan
 from codesign.frontend import zoo
 from codesign.hw.system import accelerator
@@ -17,7 +18,7 @@ PARAMETERS = {"t_in": 8, "t_out": 8, "n_l": 2, "word_bytes": 16}
 
 
 def test_every_folding_of_finn_has_our_figures_beside_it() -> None:
-    rows = finn_rows()
+    rows = finn.rows(Options())
     made = plan("digits-mlp", Board.load("zcu102"))
     need = accelerator.total(accelerator.resources(made.design))
     ours = {
@@ -63,4 +64,4 @@ def test_an_environment_is_asked_instead_of_the_record(tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\ncp {tmp_path}/answer.json "$(dirname "$1")/result.json"\n')
     python.chmod(0o755)
-    assert finn_rows(python)[0].source.startswith("finn-plus 9.9, ")
+    assert finn.rows(Options(finn=python))[0].source.startswith("finn-plus 9.9, ")

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from codesign.benchmarks.benches import Options
 from codesign.benchmarks.designs import Exact, chosen, heuristic_rows, reference_rows
 from codesign.benchmarks.minilm import minilm_rows
 from codesign.benchmarks.reference_problem import hypervolume_ratio, known_front, reference_problem
 from codesign.benchmarks.row import GOAL, Row
+from codesign.dse import strategies
 from codesign.dse.design_space import choose
 from codesign.flow.build import integers, plan
 from codesign.hw.system.accelerator import resources, total
@@ -33,17 +35,20 @@ _COMPARED, _BOARDS = "digits-vit", ("kv260", "zcu104", "u280")
 """The model whose exact front is set beside heuristics, and the boards on which it is beside the first."""
 
 
-def search_rows(strategy: str | None = None) -> list[Row]:
-    """All rows; those of an extra that is not installed are left out, and the log says so.
+OPTIONS = ("strategy",)
 
-    Args:
-        strategy: the one heuristic to set beside the exact front, or ``exact`` for none; None for all.
+
+def rows(options: Options) -> list[Row]:
+    """All rows; those of an extra that is not installed are left out, and the log says so.
 
     Raises:
         CheckError: a heuristic found what an exact front excludes.
+        InputError: an unknown strategy.
         ToolError: the heuristic's library is missing, or fails.
     """
-    heuristics = chosen(strategy)
+    if options.strategy is not None:
+        strategies.find(options.strategy)
+    heuristics = chosen(options.strategy)
     models = [_COMPARED, *([minilm.NAME] if not minilm.missing() else [])]
     designs = [row for model in models for row in _designs(model, heuristics)]
     others = [row for board in _BOARDS for row in _elsewhere(board, heuristics)] if heuristics else []

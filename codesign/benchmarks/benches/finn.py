@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from codesign.benchmarks.benches import Options
 from codesign.benchmarks.row import Row
 from codesign.flow.build import plan
 from codesign.hw.system.accelerator import resources, total
@@ -26,18 +27,17 @@ _REQUANT_BYTES = 8
 _TABLE_ENTRIES = 256
 
 
-def finn_rows(python: Path | None = None) -> list[Row]:
-    """Our accelerator and our HLS kernel, each beside every folding of FINN's.
+OPTIONS = ("finn",)
 
-    Args:
-        python: the interpreter of an environment that has finn-plus, which is asked then; else its recorded
-            estimates are taken.
+
+def rows(options: Options) -> list[Row]:
+    """Our accelerator and our HLS kernel, each beside every folding of FINN's.
 
     Raises:
         InputError: no such interpreter.
         ToolError: finn-plus is missing there or fails.
     """
-    found = _estimates(python)
+    found = _estimates(options.finn)
     made = plan(MODEL, Board.load(_BOARD))
     need = total(resources(made.design))
     cycles, block_rams = made.timing.total, 2 * int(need.bram36)

@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
-from codesign.benchmarks import search as bench_search
+from codesign.benchmarks.benches import Options
+from codesign.benchmarks.benches import search as bench_search
+from codesign.benchmarks.benches.search import output_stationary
 from codesign.benchmarks.row import Row
-from codesign.benchmarks.search import output_stationary, search_rows
 from codesign.flow.build import plan
 from codesign.hw.system import accelerator
 from codesign.quant.calibrate import minilm
@@ -78,12 +79,12 @@ def test_what_is_run_for_which_strategy(monkeypatch: pytest.MonkeyPatch) -> None
     for name in ("_reference", "_scale_sim", "_designs", "_elsewhere", "_resources", "minilm_rows"):
         monkeypatch.setattr(bench_search, name, noted(name))
     monkeypatch.setattr(minilm, "missing", lambda: ("tokenizers",))
-    assert search_rows("exact") == []
+    assert bench_search.rows(Options("exact")) == []
     assert ("_designs", ("digits-vit", "()")) in asked
     assert not any(what == "_elsewhere" for what, _ in asked)
     asked.clear()
     monkeypatch.setattr(minilm, "missing", lambda: ())
-    search_rows("nsga2")
+    bench_search.rows(Options("nsga2"))
     assert [given[0] for what, given in asked if what == "_designs"] == ["digits-vit", "minilm"]
     assert {given for what, given in asked if what == "_elsewhere"} == {
         (board, "('nsga2',)") for board in ("kv260", "zcu104", "u280")

@@ -1,23 +1,20 @@
-"""Benches: figures that this project promises, computed in the run and shown beside their goals."""
+"""The bench of the spine: models and matrix products on simulated hardware, and times to build and to model."""
 
 import logging
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
 from tempfile import TemporaryDirectory
 
-from codesign.benchmarks.finn import finn_rows
+from codesign.benchmarks.benches import Options
 from codesign.benchmarks.row import GOAL, Row
-from codesign.benchmarks.search import search_rows
 from codesign.compiler.host import image_of
 from codesign.compiler.program import Program, compile_network
-from codesign.dse import strategies
 from codesign.dse.planner import plain
-from codesign.errors import CheckError, InputError, ToolError
+from codesign.errors import CheckError, ToolError
 from codesign.flow.build import plan, tools
 from codesign.flow.samples import random_samples, samples_of
 from codesign.frontend import zoo
@@ -36,69 +33,12 @@ _TIMED = 200
 """Runs of the cycle model of which the fastest counts."""
 
 
-@dataclass(frozen=True)
-class Bench:
-    """A bench that has run.
-
-    Attributes:
-        name: what the user typed.
-        rows: its figures.
-        seconds: how long it took.
-    """
-
-    name: str
-    rows: tuple[Row, ...]
-    seconds: float
+OPTIONS: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Options:
-    """What some benches may be told.
-
-    Attributes:
-        strategy: the one heuristic that bench search sets beside the exact front, or ``exact`` for none; None for all.
-        finn: the Python of an environment with finn-plus, which bench finn asks then.
-    """
-
-    strategy: str | None = None
-    finn: Path | None = None
-
-
-def bench(name: str, options: Options | None = None) -> Bench:
-    """Runs a bench.
-
-    Raises:
-        InputError: an unknown name, or an option of another bench.
-        CheckError: golden, cycle model and hardware disagree, so that no figure would mean anything.
-        ToolError: a tool is missing or fails.
-    """
-    if name not in BENCHES:
-        raise InputError(f"bench {name!r} is not known; legal: {', '.join(BENCHES)}")
-    told = options or Options()
-    for option, value, owner in (("strategy", told.strategy, "search"), ("finn", told.finn, "finn")):
-        if value is not None and name != owner:
-            raise InputError(f"--{option} {value}: bench {name} has no such option; legal: with bench {owner}")
-    start = time.monotonic()
-    rows = BENCHES[name](told)
-    return Bench(name, tuple(rows), time.monotonic() - start)
-
-
-def _spine(_: Options) -> list[Row]:
+def rows(_: Options) -> list[Row]:
+    """The vision transformer, then three matrix products."""
     return [*_transformer(), *_products()]
-
-
-def _search(options: Options) -> list[Row]:
-    if options.strategy is not None:
-        strategies.find(options.strategy)
-    return search_rows(options.strategy)
-
-
-def _finn(options: Options) -> list[Row]:
-    return finn_rows(options.finn)
-
-
-BENCHES: Mapping[str, Callable[[Options], Sequence[Row]]] = {"spine": _spine, "search": _search, "finn": _finn}
-"""Benches by name."""
 
 
 # The vision transformer ------------------------------------------------------------------
@@ -145,12 +85,12 @@ def _products() -> list[Row]:
     hardware = accelerator.sources(design)
     library = compiled(hardware.simulated, board.memory)
     per_dsp = design.multipliers / accelerator.multipliers(hardware.sources.files)
-    rows = _product(library, design, (1024, 1024, 1024), 0.95)
-    rows.insert(1, Row(rows[0].case, "macs_per_cycle_per_dsp", "1", per_dsp, "modelled", 1.9, GOAL))
-    rows.append(_half_bandwidth(library, design))
+    found = _product(library, design, (1024, 1024, 1024), 0.95)
+    found.insert(1, Row(found[0].case, "macs_per_cycle_per_dsp", "1", per_dsp, "modelled", 1.9, GOAL))
+    found.append(_half_bandwidth(library, design))
     for sizes in ((1000, 1000, 1000), (197, 192, 768)):
-        rows += _product(library, design, sizes, None)[:1]
-    return rows
+        found += _product(library, design, sizes, None)[:1]
+    return found
 
 
 def _product(library: Library, design: Design, sizes: tuple[int, int, int], goal: float | None) -> list[Row]:

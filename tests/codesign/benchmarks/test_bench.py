@@ -1,20 +1,17 @@
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from codesign import api as flow
 from codesign import cli
-from codesign.benchmarks import spine as benches
+from codesign.benchmarks import benches
+from codesign.benchmarks.bench import Bench
+from codesign.benchmarks.benches import finn, spine
 from codesign.benchmarks.row import Row
-from codesign.benchmarks.spine import Bench
-from codesign.dse.planner import plain
 from codesign.errors import InputError
-from codesign.flow.build import plan, tools
-from codesign.frontend import zoo
-from codesign.target.board import Board
 
 ROW = Row("a@b", "mac_utilization", "1", 0.96, "simulated", 0.95, "goal of the project")
 
@@ -30,7 +27,7 @@ def test_others_figures_are_no_goals(monkeypatch: pytest.MonkeyPatch, capsys: py
     row = replace(ROW, wanted=False)
     assert [replace(row, ours=ours).state for ours in (0.94, 0.95, 0.96)] == ["worse", "equal", "better"]
     assert replace(row, at_least=False).state == "worse"
-    monkeypatch.setattr(benches, "BENCHES", {"finn": lambda options: [replace(row, ours=0.1)]})
+    monkeypatch.setattr(finn, "rows", lambda options: [replace(row, ours=0.1)])
     assert cli.main(["bench", "finn"]) == 0
     cells = capsys.readouterr().out.splitlines()[1].split()
     assert cells == ["a@b", "mac_utilization", "0.1", "0.95", "worse", "simulated"]
@@ -43,7 +40,7 @@ def test_others_figures_are_no_goals(monkeypatch: pytest.MonkeyPatch, capsys: py
         (["search", "--finn", "python"], "legal: with bench finn"),
         (["search", "--strategy", "hill"], "legal: age-moea2, exact, nsga2"),
         (["finn", "--finn", "/none/python"], "/none/python is not a file"),
-        (["none"], "legal: spine, search, finn"),
+        (["none"], "legal: finn, search, spine"),
     ],
 )
 def test_options_of_another_bench_are_one_line(argv: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,12 +51,12 @@ def test_options_of_another_bench_are_one_line(argv: list[str], part: str, capsy
 
 
 def test_an_unknown_bench_is_refused() -> None:
-    with pytest.raises(InputError, match="legal: spine, search, finn"):
+    with pytest.raises(InputError, match="legal: finn, search, spine"):
         flow.bench("none")
 
 
 def test_scripts_read_names_and_figures(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(benches, "BENCHES", {"spine": lambda options: [ROW, replace(ROW, metric="other", ours=0.5)]})
+    monkeypatch.setattr(spine, "rows", lambda options: [ROW, replace(ROW, metric="other", ours=0.5)])
     assert cli.main(["bench", "spine", "--json"]) == 1  # a goal is missed
     document = json.loads(capsys.readouterr().out)
     assert document["bench"] == "spine"
@@ -75,34 +72,23 @@ def test_scripts_read_names_and_figures(monkeypatch: pytest.MonkeyPatch, capsys:
 
 
 def test_a_bench_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benches, "BENCHES", {"spine": lambda options: [ROW]})
+    monkeypatch.setattr(spine, "rows", lambda options: [ROW])
     found = flow.bench("spine")
     assert isinstance(found, Bench)
     assert found.rows == (ROW,)
 
 
-@pytest.mark.rtl
-def test_a_product_s_rows_are_those_that_scripts_read() -> None:
-    """The rows of the spine bench, on the smallest array."""
-    design = plain(zoo.gemm(40, 70, 90), Board.load("zcu102"), tools(), budget={"dsp": 60})
-    rows = benches._product(benches._library(design), design, (40, 70, 90), 0.1)
-    assert {row.case for row in rows} == {"gemm:40x70x90:int8@zcu102"}
-    found = {row.metric: row for row in rows}
-    assert found.keys() >= {"mac_utilization", "model_speedup_ratio", "cycles", "cycles_per_s"}
-    cycles = plan("gemm:40x70x90", Board.load("zcu102"), budget={"dsp": 60}).timing.total
-    assert found["cycles"].ours == cycles
-    assert found["mac_utilization"].ours == 40 * 70 * 90 / design.multipliers / cycles
-    assert found["mac_utilization"].state == "reached"
-
-
-@pytest.mark.parametrize(
-    ("count", "least"),
-    [pytest.param(20, 0.9, marks=pytest.mark.rtl), pytest.param(400, 0.965, marks=pytest.mark.slow)],
-)
-def test_the_transformer_classifies_heldout_images_on_rtl(tmp_path: Path, count: int, least: float) -> None:
-    bundle = flow.build("digits-vit", "zcu102", out=tmp_path / "b")
-    images, labels = flow.heldout("digits-vit")
-    on_hardware, golden = (bundle.run(images["image"][:count], target=target) for target in ("sim", "golden"))
-    np.testing.assert_array_equal(on_hardware.outputs["logits"], golden.outputs["logits"])
-    assert set(on_hardware.cycles) == {bundle.report.cycles["modelled"]}
-    assert (on_hardware.predictions == labels[:count]).mean() >= least
+def test_a_bench_is_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = "from codesign.benchmarks.row import Row\nOPTIONS = ()\nROWS = [Row('a@b', 'more', '1', 2.0, 'modelled')]\n"
+    (tmp_path / "mine.py").write_text(code + "def rows(options):\n    return ROWS\n")
+    monkeypatch.setattr(benches, "__path__", [*benches.__path__, str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "codesign.benchmarks.benches.mine", raising=False)
+    assert cli.main(["bench", "mine"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split() == ["a@b", "more", "2", "modelled"]
+    assert cli.main(["bench", "mine", "--strategy", "exact"]) == 2
+    assert "bench mine has no such option; legal: with bench search" in capsys.readouterr().err
+    assert cli.main(["bench", "--help"]) == 0
+    assert "finn, mine, search, spine" in capsys.readouterr().out
+    sys.modules.pop("codesign.benchmarks.benches.mine")

@@ -23,6 +23,7 @@ from codesign.heuristics import ALGORITHMS, Attempt, evolve, searched
 from codesign.problem import Problem, Term
 from codesign.reference_problem import hypervolume_ratio, reference_problem
 from codesign.search import search
+from tests.marks import few_fast
 
 pytest.importorskip("pymoo", reason="needs the extra heuristics")
 numba = pytest.importorskip("numba", reason="needs the extra heuristics")
@@ -190,7 +191,7 @@ def space() -> DesignSpace:
     return DesignSpace(integers("gemm:4x16x16"), Board.load("zcu102"), tools())
 
 
-@pytest.mark.parametrize("strategy", ALGORITHMS)
+@pytest.mark.parametrize("strategy", few_fast(ALGORITHMS, 1))
 def test_designs_are_scored_exactly(space: DesignSpace, strategy: str) -> None:
     objectives = ("latency_us", "dsp", "lut")
     found = searched(space, strategy, objectives, evaluations=40)

@@ -29,6 +29,7 @@ class Place:
 
     path: Path
     built: Path
+    files: tuple[dict[str, bytes], dict[str, bytes]]
 
     def __truediv__(self, name: str) -> str:
         return str(self.path / name)
@@ -83,7 +84,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, built: Path) -> Place:
     for name in ("flipped", "cut", "older", "linked"):
         shutil.copytree(built, tmp_path / name)
     _damage(tmp_path)
-    return Place(tmp_path, built)
+    return Place(tmp_path, built, (tree(tmp_path), tree(built)))
 
 
 def _damage(path: Path) -> None:
@@ -229,10 +230,8 @@ def failed(argv: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> st
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.rtl) if n in LATE else n for n in CASES])
 def test_bad_input_is_one_line(name: str, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     arguments, code, part = CASES[name]
-    before, bundle_before = tree(place.path), tree(place.built)
     assert part in failed(arguments(place), code, capsys)
-    assert tree(place.path) == before
-    assert tree(place.built) == bundle_before
+    assert (tree(place.path), tree(place.built)) == place.files
     assert not (place.path / "out").exists()
 
 

@@ -27,12 +27,14 @@ def test_the_file_is_that_of_the_chosen_settings(found: Calibration) -> None:
     assert not is_float(found.workload)
 
 
+@pytest.mark.rtl
 def test_the_choice_is_measured_on_samples_that_are_held_back(found: Calibration) -> None:
     assert (found.samples, found.choice.held) == (8, 2)
     assert found.choice.settings in choices()
     assert 0 < found.choice.error <= found.choice.plain_error
 
 
+@pytest.mark.rtl
 def test_it_tells_what_was_chosen_and_why(found: Calibration) -> None:
     document = found.to_json()
     assert document["text"] == found.text

@@ -53,6 +53,7 @@ def test_the_real_float_model_is_bert() -> None:
     assert np.abs(workload.evaluate({INPUT: embedded})[OUTPUT][0] - last).max() < 1e-6
 
 
+@pytest.mark.rtl
 @needs_weights
 def test_similar_texts_have_similar_embeddings() -> None:
     read = minilm.load()

@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 
 from codesign.quant.match.patterns import Patterns
+from tests.marks import few_fast
 from tests.quant.mixtures import CHOSEN, EXPERTS, GATES, SUMS, Mixture
 
 
 @pytest.mark.parametrize("quantized", [True, False])
 @pytest.mark.parametrize("how", SUMS)
-@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("gate", few_fast(GATES, 2))
 def test_every_spelling_is_found(gate: str, how: str, quantized: bool) -> None:
     workload = Mixture(gate, how, quantized).workload()
     patterns = Patterns(workload)

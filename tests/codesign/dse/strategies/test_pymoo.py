@@ -23,6 +23,7 @@ from codesign.solver.exact import search
 from codesign.solver.front import Attempt, Front, nondominated
 from codesign.solver.problem import Problem, Term
 from codesign.target.board import Board
+from tests.marks import few_fast
 
 pytest.importorskip("pymoo", reason="needs the extra heuristics")
 numba = pytest.importorskip("numba", reason="needs the extra heuristics")
@@ -197,7 +198,7 @@ def space() -> DesignSpace:
     return DesignSpace(integers("gemm:4x16x16"), Board.load("zcu102"), tools())
 
 
-@pytest.mark.parametrize("strategy", ALGORITHMS)
+@pytest.mark.parametrize("strategy", few_fast(ALGORITHMS, 1))
 def test_designs_are_scored_exactly(space: DesignSpace, strategy: str) -> None:
     objectives = ("latency_us", "dsp", "lut")
     found = searched(space, strategy, objectives, evaluations=40)

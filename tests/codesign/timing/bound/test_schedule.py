@@ -147,7 +147,7 @@ def test_only_loads_that_stand_behind_few_commands_are_early() -> None:
     assert [int(words) for words, _ in many[1:]] == [0] * (len(many) - 1)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", few_fast(range(4), 2))
 def test_a_leap_over_layers_that_repeat_is_a_little_lower(seed: int) -> None:
     rng, shares = np.random.default_rng([seed, 11]), []
     for _ in range(12):

@@ -10,10 +10,10 @@ import logging
 import pkgutil
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import NamedTuple
 
-from codesign.catalog import offered
+from codesign.catalog import guarded, offered
 from codesign.errors import ToolError
 from codesign.ir.network import Layer
 from codesign.target.kernel import CONTRACT, CommandKernel, Kernel, Memory, Params, Port
@@ -79,7 +79,8 @@ def found() -> Discovered:
     for source in sorted(offered("engine", GROUP, _kernel), key=lambda each: (each.name, each.origin)):
         try:
             kernel = source.load()
-            if (fault := fault_of(kernel, kernels)) is not None:
+            fault = guarded("engine", source.name, source.origin, partial(fault_of, kernel, kernels))
+            if fault is not None:
                 raise ToolError(f"engine {source.name!r} of {source.origin} cannot be used: {fault}")
             kernels[source.name] = kernel
         except ToolError as error:

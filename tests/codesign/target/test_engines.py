@@ -196,6 +196,14 @@ class Linear(Doubler):
     op = "linear"
 
 
+class Careless(Doubler):
+    op = "careless"
+
+    @classmethod
+    def memories(cls, params):
+        return {}["deep"]
+
+
 seven = 7
 """
 
@@ -218,20 +226,21 @@ def test_what_cannot_be_used_is_told_once_and_the_rest_works(
 ) -> None:
     _offer(
         monkeypatch, tmp_path, broken="toyengine:nothing", other="toyengine:Doubler", linear="toyengine:Linear",
-        seven="toyengine:seven", doubler="toyengine:Doubler",
+        seven="toyengine:seven", careless="toyengine:Careless", doubler="toyengine:Doubler",
     )  # fmt: skip
     caplog.set_level(logging.WARNING)
     assert list(found().kernels)[-1] == "doubler"
     told = found().refused
-    assert set(told) == {"broken", "other", "linear", "seven"}
+    assert set(told) == {"broken", "careless", "other", "linear", "seven"}
     kernels(), found()
-    assert len(caplog.records) == 4
+    assert len(caplog.records) == 5
     for name, line in told.items():
         assert line.startswith(f"engine {name!r} of toyengine 1.5 (pip uninstall toyengine removes it) cannot be ")
         assert "\n" not in line
     assert "has no attribute 'nothing'" in told["broken"]
     assert "its class says that it is 'doubler'" in told["other"]
     assert "there is an engine 'linear' already" in told["linear"]
+    assert told["careless"].endswith("loaded: KeyError: 'deep'")
     assert "7; legal: a subclass of codesign.target.kernel.CommandKernel" in told["seven"]
 
 

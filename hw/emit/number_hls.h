@@ -1,4 +1,4 @@
-// Rounding and saturation of codesign.number for HLS: half to even, then clamped. Nothing else rounds.
+// Rounding and saturation of codesign.numerics.fixed_point for HLS: half to even, then clamped. Nothing else rounds.
 #pragma once
 
 #ifndef AP_INT_MAX_W

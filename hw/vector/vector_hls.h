@@ -8,7 +8,7 @@
 //   root        the variance, scaled to 33 or 34 bits, and its square root, one digit per cycle
 //   invert      the reciprocal of the root, one digit per cycle
 //   normalise   takes the row from the queue and applies mean, reciprocal, gain and bias
-// Ranges and formula: codesign.nonlinear.norm.
+// Ranges and formula: codesign.numerics.nonlinear.norm.
 #pragma once
 
 #include "number_hls.h"

@@ -1,6 +1,5 @@
 """The space of designs says of every point what the design says of itself, and its search misses none."""
 
-import importlib
 from dataclasses import replace
 from itertools import product
 from math import prod
@@ -17,6 +16,7 @@ from codesign.flow.build import tools
 from codesign.frontend.zoo import gemm
 from codesign.hw.system import accelerator
 from codesign.ir.network import Linear, Network
+from codesign.solver import exact as exact_search
 from codesign.solver.exact import ExactScorer, check_front
 from codesign.solver.front import Front, Proof, nondominated
 from codesign.solver.problem import check_directions
@@ -224,7 +224,7 @@ def test_the_first_designs_decide_nothing(seed: int, monkeypatch: pytest.MonkeyP
     network = chain(rng, 40, rng.integers(40, 400, 5).tolist())
     space = DesignSpace(network, replace(Board.load("zcu102"), memory=slow), tools())
     front = space.search()
-    monkeypatch.setattr(importlib.import_module("codesign.search"), "_DIVE", 30)
+    monkeypatch.setattr(exact_search, "_DIVE", 30)
     assert np.array_equal(space.search().values, front.values)
     assert front.proof.exact
 

@@ -1,4 +1,3 @@
-import sys
 import tracemalloc
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from codesign.benchmarks.reference_problem import hypervolume_ratio, known_front, reference_problem
 from codesign.errors import CheckError
+from codesign.solver import exact
 from codesign.solver.branch import Branching
 from codesign.solver.exact import ExactScorer, check_front, search
 from codesign.solver.front import Archive, Front, Proof, Values, nondominated
@@ -18,7 +18,6 @@ from codesign.solver.interval_bounds import Bounder, Tree
 from codesign.solver.problem import Inputs, Problem, Term, check_directions, monotone, peak, total
 from tests.marks import few_fast
 
-_MODULE = sys.modules[search.__module__]  # the package has a function of the same name
 AXES = {"a": (1, 2, 3, 5, 8, 9, 11, 12, 16), "b": (1, 2, 4), "c": tuple(range(2, 24, 2)), "d": (7,), "e": (0, 1)}
 
 
@@ -125,7 +124,7 @@ def test_the_front_is_that_of_enumeration(seed: int, objectives: int) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_without_a_first_try_the_front_is_the_same(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_MODULE, "_STARTS", 0)
+    monkeypatch.setattr(exact, "_STARTS", 0)
     problem = _problem(seed, 3)
     corners = problem.evaluate(np.array([[0] * 5, [n - 1 for n in problem.shape]]))
     bare = replace(problem, limits={**problem.limits, "sum": 24.0})
@@ -243,7 +242,7 @@ def _lazy_problem(seed: int, asked: Callable[[int], None] = lambda count: None) 
 @pytest.mark.parametrize("most", [1, 5, 1000])
 @pytest.mark.parametrize("seed", range(4))
 def test_an_expensive_term_changes_no_front(seed: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_MODULE, "_DIVE", most)
+    monkeypatch.setattr(exact, "_DIVE", most)
     problem = _lazy_problem(seed)
     front = search(problem)
     assert np.array_equal(front.values, _true_front(problem))
@@ -251,7 +250,7 @@ def test_an_expensive_term_changes_no_front(seed: int, most: int, monkeypatch: p
 
 
 def test_an_expensive_term_is_not_asked_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_MODULE, "_DIVE", 5)
+    monkeypatch.setattr(exact, "_DIVE", 5)
     sizes: list[int] = []
     search(_lazy_problem(1, sizes.append))
     boxes = len(AXES["a"]) * len(AXES["b"]) * len(Tree(len(AXES["c"])).size)
@@ -408,7 +407,7 @@ def test_a_sparing_point_of_another_score_is_not_taken(seed: int) -> None:
 
 
 def test_a_pool_that_overflows_is_settled_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_MODULE, "_POOL", 4)
+    monkeypatch.setattr(exact, "_POOL", 4)
     problem, refine, true = _exact_case(2, 3)
     assert np.array_equal(search(problem, refine=refine, block=8).values, true)
 

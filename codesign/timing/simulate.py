@@ -179,9 +179,9 @@ def _bytewise(load: Command) -> bool:
     return any(span.memory == LUT for span in load.writes)
 
 
-def _given(commands: Sequence[Command], numbers: Mapping[str, int]) -> list[int]:
+def _given(commands: Sequence[Command], numbers: Mapping[str, int]) -> NDArray[np.int64]:
     """All tokens that there ever are between every taker and giver, by their numbers."""
-    found = [0] * MOST_ENGINES**2
+    found = np.zeros(MOST_ENGINES**2, np.int64)
     for command in commands:
         for taker, count in command.posts.items():
             found[numbers[taker] * MOST_ENGINES + numbers[command.engine]] += count
@@ -240,17 +240,9 @@ class _Layout:
         if memory.ports > ev.MOST_PORTS:
             raise ValueError(f"{memory.ports} ports; legal: 1 to {ev.MOST_PORTS}")
         full, gain = BURST_BYTES * memory.bytes_denominator, memory.bytes_numerator
-        m[ev.PORTS], m[ev.OUTSTANDING], m[ev.MOST] = (
-            memory.ports,
-            memory.outstanding,
-            BURST_BYTES // self.word,
-        )
+        m[ev.PORTS], m[ev.OUTSTANDING], m[ev.MOST] = memory.ports, memory.outstanding, BURST_BYTES // self.word
         m[ev.READ_LATENCY], m[ev.WRITE_LATENCY] = memory.read_latency, memory.write_latency
-        m[ev.GAIN], m[ev.COST], m[ev.FULL] = (
-            gain,
-            memory.bytes_denominator * self.word,
-            full,
-        )
+        m[ev.GAIN], m[ev.COST], m[ev.FULL] = gain, memory.bytes_denominator * self.word, full
         m[ev.CREDIT], m[ev.REFILL], m[ev.WORD] = full, ceil_div(full, gain), self.word
         m[ev.GRANT_AT] = m[ev.ISSUE_AT] = m[ev.RIVAL] = ev.NEVER
         m[ev.TOUCHED] = m[ev.STALE] = 1
@@ -264,11 +256,7 @@ class _Layout:
     def _set_linear(self, design: Design, formulas: Formulas) -> None:
         m, p = self.memory, design.linear
         ratio, table_ratio = p["t_in"] * p["t_out"] // self.word, 8 * p["t_out"] // self.word
-        m[ev.N_L], m[ev.LATENCY], m[ev.DRAIN] = (
-            p["n_l"],
-            int(formulas.array_latency),
-            formulas.drain_latency,
-        )
+        m[ev.N_L], m[ev.LATENCY], m[ev.DRAIN] = p["n_l"], int(formulas.array_latency), formulas.drain_latency
         m[ev.RATIO], m[ev.TABLE_RATIO] = ratio, table_ratio
         m[ev.WEIGHTS + ev.SPACE] = p["ring_words"] * ratio
         m[ev.TABLES + ev.SPACE] = p["table_words"] * table_ratio
@@ -285,9 +273,8 @@ class _Layout:
     def _set_room(self, records: _Records) -> None:
         """Gives all that comes a place: tokens by taker and giver, room of the readers, then arrivals."""
         m, (commands, bursts, tiles) = self.memory, records.room
-        for pair, count in enumerate(records.given):
-            place = ev.TOKENS + 2 * pair
-            m[place] = m[place + 1] = self._table(count)
+        ends = self._table(int(records.given.sum())) + np.cumsum(records.given)
+        m[ev.TOKENS : ev.TOKENS + 2 * len(ends)] = np.repeat(ends - records.given, 2)
         counts = commands, bursts, tiles, tiles
         for client, count in zip(range(ev.CLIENT, ev.CLIENTS_END, ev.CLIENT_SIZE), counts, strict=True):
             place = self._table(2 * count)

@@ -236,7 +236,7 @@ def _along(search: Search) -> list[str]:
 
 
 def _nearest(rows: Sequence[Row], chosen: int, name: str, side: int, parameters: Sequence[str]) -> Row | None:
-    """Index-nearest design with a smaller (side -1) or larger (1) value of a parameter and fewest other changes."""
+    """Design with a smaller (-1) or larger (1) value of a parameter and the fewest other changes; ties: nearest row."""
     here = rows[chosen]
     there = [i for i, row in enumerate(rows) if (row[name] - here[name]) * side > 0]
     return min(

@@ -9,7 +9,7 @@ from codesign.timing.stalls import Wait
 PLAIN: Mapping[str, Any] = {
     "strategy": "plain", "points": None, "evaluated": None, "proven": None, "seconds": None, "front": []
 }  # fmt: skip
-"""Value of ``search`` in a report's JSON if the design was not searched for."""
+"""Defaults of ``search`` in a report's JSON: a design that was not searched for."""
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def export_encoder(folder: str | Path, cache: Path | None = None) -> tuple[Path,
 
 
 def encoder_inputs(count: int, seed: int = 0) -> NDArray[np.float64]:
-    """Device inputs of ``count`` test texts, samples on axis 0, in a seeded random order.
+    """Device inputs of ``count`` test texts, samples on axis 0, in an order given by the seed; 0 keeps theirs.
 
     Raises:
         ToolError: the extra is not installed.

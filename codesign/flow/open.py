@@ -168,7 +168,7 @@ def _workloads(bundle: StoredBundle, held: Contents) -> dict[str, Workload]:
 
 
 def _work_faults(workload: Workload, network: Network) -> list[str]:
-    """Mismatch between multiply-accumulates of the network and of the model's graph; empty if none."""
+    """Fault if the network and the model's graph differ in multiply-accumulates; empty if they agree."""
     zero = {put.target: int((put.gather < 0).all(axis=1).sum()) for put in network.inputs}
     added = sum(zero.get(layer.source, 0) * layer.n * layer.k for layer in network if isinstance(layer, Linear))
     done = sum(layer.dense_macs for layer in network)

@@ -205,7 +205,7 @@ def _synthesized(bundle: StoredBundle, what: str) -> dict[str, Mapping[str, floa
 
 
 def chosen(inside: "Contents", count: int, seed: int) -> "list[Sample]":
-    """Held-out samples of a built-in model in a seeded random order; random samples for other models.
+    """Held-out samples of a built-in model, shuffled unless the seed is 0; random samples for other models.
 
     Raises:
         InputError: more samples than available.

@@ -77,7 +77,7 @@ def _layer(layer: Layer, path: str, arrays: Arrays) -> dict[str, object]:
 
 
 class _Kinds(dict[str, type[Layer]]):
-    """Layer types by their names in files; kernels are imported only for types not defined in `codesign.ir`."""
+    """Layer types by their names in files; kernels are imported only for names not in the initial set."""
 
     def __init__(self) -> None:
         ours = (_ir.Linear, _ir.Attention, _ir.Norm)

@@ -85,7 +85,7 @@ class Layer(ABC):
     @property
     @abstractmethod
     def shape(self) -> tuple[object, ...]:
-        """Everything except ``rows`` that determines the work; equal for layers that differ only in values."""
+        """Everything except ``rows`` that determines execution time; equal for layers that differ only in values."""
 
     @property
     def macs(self) -> int:

@@ -279,7 +279,7 @@ def _stair(corners: Sequence[tuple[float, float]], x: Axis, y: Axis) -> str:
 
 
 def roofline(points: Sequence[Point], intensity: float, *, peak: float, bandwidth: float) -> Picture:
-    """Roofline plot: work per cycle against work per off-chip byte.
+    """Roofline plot: work per cycle against work per off-chip byte, under the compute and memory roofs.
 
     Args:
         points: rates of one design.

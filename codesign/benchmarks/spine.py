@@ -1,4 +1,4 @@
-"""Benches: figures that this project promises, computed in the run and shown beside their goals."""
+"""Bench runner and the spine bench: figures computed in the run and compared with the project's goals."""
 
 import logging
 import os
@@ -33,17 +33,17 @@ BOARD = "zcu102"
 
 _LOG = logging.getLogger(__name__)
 _TIMED = 200
-"""Runs of the cycle model of which the fastest counts."""
+"""Runs of the cycle model; the fastest is reported."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """A bench that has run.
+    """Result of a bench.
 
     Attributes:
-        name: what the user typed.
+        name: name of the bench.
         rows: its figures.
-        seconds: how long it took.
+        seconds: duration of the run.
     """
 
     name: str
@@ -53,11 +53,11 @@ class Bench:
 
 @dataclass(frozen=True)
 class Options:
-    """What some benches may be told.
+    """Options of individual benches.
 
     Attributes:
-        strategy: the one heuristic that bench search sets beside the exact front, or ``exact`` for none; None for all.
-        finn: the Python of an environment with finn-plus, which bench finn asks then.
+        strategy: for search: heuristic to compare with the exact front, ``exact`` for none, None for all.
+        finn: for finn: Python interpreter of an environment with finn-plus; None uses recorded estimates.
     """
 
     strategy: str | None = None
@@ -69,7 +69,7 @@ def bench(name: str, options: Options | None = None) -> Bench:
 
     Raises:
         InputError: an unknown name, or an option of another bench.
-        CheckError: golden, cycle model and hardware disagree, so that no figure would mean anything.
+        CheckError: golden, cycle model and hardware disagree, which invalidates all figures.
         ToolError: a tool is missing or fails.
     """
     if name not in BENCHES:
@@ -105,7 +105,7 @@ BENCHES: Mapping[str, Callable[[Options], Sequence[Row]]] = {"spine": _spine, "s
 
 
 def _transformer() -> list[Row]:
-    """digits-vit on all held-out images: predictions, speed of simulation, cycles, time to build."""
+    """Figures of digits-vit on all held-out images: predictions, simulation speed, cycles, build time."""
     case, made = f"digits-vit@{BOARD}", plan("digits-vit", Board.load(BOARD))
     arrays, labels = zoo.heldout("digits-vit")
     samples = samples_of(made.network, arrays)
@@ -124,7 +124,7 @@ def _transformer() -> list[Row]:
 
 
 def _build_seconds(model: str) -> float:
-    """CPU seconds of one build in a process of its own, all its children included."""
+    """CPU seconds of one build in a new process, including its children."""
     before = os.times()
     with TemporaryDirectory() as folder:
         command = (sys.executable, "-m", "codesign", "build", model, "--board", BOARD, "--out", f"{folder}/bundle")
@@ -139,7 +139,7 @@ def _build_seconds(model: str) -> float:
 
 
 def _products() -> list[Row]:
-    """Three matrix products on one accelerator, whose array is chosen for the first."""
+    """Figures of three matrix products on one accelerator, whose array is chosen for the first."""
     board = Board.load(BOARD)
     design = plain(zoo.gemm(1024, 1024, 1024), board, tools())
     hardware = accelerator.sources(design)
@@ -174,7 +174,7 @@ def _product(library: Library, design: Design, sizes: tuple[int, int, int], goal
 
 
 def _half_bandwidth(library: Library, design: Design) -> Row:
-    """The largest product again, with half the memory's bytes per second."""
+    """The largest product with half the memory bandwidth."""
     memory = design.board.memory
     board = design.board.with_overrides([f"memory.bytes_per_second={memory.bytes_per_second // 2}"])
     slower, network = replace(design, board=board), zoo.gemm(1024, 1024, 1024)
@@ -186,7 +186,7 @@ def _half_bandwidth(library: Library, design: Design) -> Row:
 
 
 def _modelled(program: Program, design: Design) -> tuple[int, float]:
-    """Modelled cycles, and the seconds that the model takes at best."""
+    """Modelled cycles, and the best run time of the model in seconds."""
     formulas, seconds, cycles = accelerator.formulas(design.engines), [], 0
     for _ in range(_TIMED):
         start = time.perf_counter()
@@ -202,7 +202,7 @@ def _library(design: Design) -> Library:
 def _simulated(
     library: Library, network: Network, program: Program, design: Design, samples: Sequence[Sample]
 ) -> tuple[list[Inference], float]:
-    """Every sample on the hardware, checked bit for bit, and the seconds that the simulation alone took."""
+    """Simulates every sample, checks it bit-exactly, and returns the results and the seconds of simulation alone."""
     runs, seconds = [], 0.0
     with SimulatedAccelerator(library, image_of(program), accelerator.identity(design)) as simulated:
         for number, sample in enumerate(samples, start=1):

@@ -424,12 +424,12 @@ class _Reader:
 
 
 def _custom(node: "onnx.NodeProto") -> str:
-    """Operator name with its domain, as third-party operators are named in `codesign.operators`."""
+    """Operator name with its domain, as third-party operators are named in `codesign.frontend.operators`."""
     return f"{node.domain}.{node.op_type}"
 
 
 def _op(node: "onnx.NodeProto") -> str:
-    """Operator name as in `codesign.operators`."""
+    """Operator name as in `codesign.frontend.operators`."""
     return node.op_type if node.domain in ("", "ai.onnx", *QUANT_DOMAINS) else _custom(node)
 
 

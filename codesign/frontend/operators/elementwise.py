@@ -136,7 +136,7 @@ def _to_float(x: Array, code: int) -> Array:
 
 
 def _to_integer(x: Array, low: int, high: int) -> Array:
-    """Values as integers: fractions are truncated, overflow wraps around."""
+    """Values as integers: fractions are truncated, overflow of types below 64 bits wraps around."""
     if x.dtype.kind == "f":
         x = np.clip(np.trunc(np.where(np.isfinite(x), x, 0.0)), -_WHOLE, _WHOLE)
     wide = x.astype(np.int64)

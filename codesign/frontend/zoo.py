@@ -238,7 +238,7 @@ def _parsed_gemm(text: str) -> Network:
 def gemm(m: int, k: int, n: int, seed: int = 0) -> Network:
     """One int8 matrix product ``[m, k] x [k, n]`` with full-range random weights.
 
-    For inputs drawn uniformly from int8, the output's standard deviation is a quarter of its range.
+    For inputs drawn uniformly from int8, the output's standard deviation is 32, a quarter of full scale.
 
     Args:
         m: rows of the input; each size is 1 to `MAX_GEMM_SIZE`.

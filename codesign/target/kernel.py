@@ -308,7 +308,11 @@ class Kernel(ABC):
     @classmethod
     @abstractmethod
     def space(cls, layer: object, board: Board) -> ParameterSpace:
-        """Designs that can run the layer on a board, none larger than the layer can use; axes are all parameters."""
+        """Designs on a board that can run the layer, none larger than it can use; the axes are all parameters.
+
+        Raises:
+            TypeError: the layer is not supported.
+        """
 
     @classmethod
     @abstractmethod

@@ -382,8 +382,8 @@ class Kernel(ABC):
     def component(self, depths: Mapping[str, int]) -> Any:
         """The engine as an Amaranth component.
 
-        Its members: the input stream ``command`` of operands; the outputs ``busy``, ``done`` (pulse at the end of a
-        command) and ``error`` (pulse instead, illegal command); and ``ports``, see `codesign.hw.primitives.memory`.
+        Its members: the input stream ``command`` of operands; the outputs ``busy``, ``done`` (pulse after the last
+        write) and ``error`` (pulse instead, illegal command); and its ports, see `codesign.hw.primitives.memory`.
 
         Args:
             depths: words of the memory behind each port.

@@ -96,7 +96,7 @@ def reference_problem() -> Problem:
 
 
 def known_front() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Enumerated front: objective vectors ``[602, 3]`` (single precision) and axis indices ``[602, 9]`` of the points."""
+    """Enumerated front: objective vectors ``[602, 3]`` (single precision) and axis indices ``[602, 9]``."""
     path = resources.files("codesign") / "data" / "reference-front.npz"
     with path.open("rb") as file, np.load(file) as data:
         return data["values"].astype(np.float64), data["points"].astype(np.int64)

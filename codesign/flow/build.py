@@ -241,7 +241,7 @@ def integers(model: str | Path, calibration: Arrays | None = None) -> Network:
 def _lowered(
     model: str | Path, found: Network | Workload, data: bytes | None, calibration: Arrays | None
 ) -> tuple[Network, Calibration | None]:
-    """Integer network of a loaded model; a model without quantizers is calibrated first."""
+    """Integer network of a loaded model; one without quantizers is first calibrated with the samples, if given."""
     if isinstance(found, Network):
         return found, None
     if calibration is None or data is None or not is_float(found):

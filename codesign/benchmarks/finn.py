@@ -71,8 +71,8 @@ def _beside(ours: finn_estimates.EstimateRow, estimate: Estimate, version: str) 
 def hls_cycles(network: Network, params: Mapping[str, int]) -> int:
     """Lower bound on the HLS kernel's cycles for a network, with an initiation interval of 1 in all loops.
 
-    Per layer, the longest sequential chain in `codesign/hw/linear/linear_hls.h`: fetching weights; loading, then multiplying
-    rows; reading tables, then writing results. Pipeline fill and memory transfers are not included.
+    Per layer, the longest sequential chain in `codesign/hw/linear/linear_hls.h`: fetching weights; loading, then
+    multiplying rows; reading tables, then writing results. Pipeline fill and memory transfers are not included.
     """
     return sum(_layer_cycles(layer, params) for layer in network if isinstance(layer, Linear))
 

@@ -1,7 +1,7 @@
-"""What the command line and the Python face do: one function per verb, same name, same options.
+"""Python API behind the command line: one function per verb, with the same name and options.
 
-Importing this module needs numpy alone; hardware, simulator and model files are imported when a verb
-needs them.
+Importing this module requires only numpy; hardware, simulator and model readers are imported on
+use.
 """
 
 import io
@@ -49,24 +49,24 @@ _NAME = re.compile(r"[^A-Za-z0-9_.+-]+")
 
 
 def boards(format: bool = False) -> tuple[Board, ...] | tuple[Key, ...]:
-    """Every board that can be named, sorted; the log has a line for each that is broken.
+    """Every usable board, sorted by name; broken ones are logged.
 
     Args:
-        format: the keys of a board file instead.
+        format: return the keys of a board file instead.
     """
     return file_format() if format else tuple(board_catalog(_folders()).loaded().values())
 
 
 def doctor() -> Doctor:
-    """The tools of this machine: what is there, what is missing and how to get it."""
+    """External tools found on this machine, missing ones, and how to install them."""
     return examine()
 
 
 def load(model: str | Path) -> Workload | Network:
-    """A model by name, by path or as ``gemm:MxKxN``; a matrix product is a network from the start.
+    """Loads a model by name, by path or as ``gemm:MxKxN``; the latter is returned as an integer `Network`.
 
     Raises:
-        InputError: nothing of this name, or a file that cannot be used.
+        InputError: unknown name, or an unusable file.
         ToolError: the model needs an extra that is not installed.
     """
     if Path(model).suffix == ".pt2" or str(model) in {found.name for found in _models.models() if not found.file}:
@@ -77,7 +77,7 @@ def load(model: str | Path) -> Workload | Network:
 
 
 def heldout(model: str) -> tuple[Mapping[str, NDArray[np.float32]], NDArray[np.int64]]:
-    """Samples of a model that ships, which training never saw: an array per input, and the right classes.
+    """Held-out samples of a built-in model: an array per input, and the labels.
 
     Raises:
         InputError: an unknown name.
@@ -86,7 +86,7 @@ def heldout(model: str) -> tuple[Mapping[str, NDArray[np.float32]], NDArray[np.i
 
 
 def models(name: str | None = None, export: str | Path | None = None) -> tuple[_models.Model, ...]:
-    """The models by name, or one of them; with a folder its file and held-out samples are written there.
+    """Built-in models, or one of them; ``export`` is a folder to write its file and held-out samples to.
 
     Raises:
         InputError: an unknown name, no name for an export, or a folder that cannot be written.
@@ -109,7 +109,7 @@ def _export_encoder(folder: str | Path) -> tuple[Path, ...]:
 
 
 def kernels(name: str | None = None) -> Mapping[str, type]:
-    """Kernel classes by name, or one of them.
+    """Kernel classes by name, optionally only one.
 
     Raises:
         InputError: an unknown name.
@@ -143,22 +143,22 @@ def build(
         model: a name, a path to an ONNX or torch ``.pt2`` file, or ``gemm:MxKxN``.
         board: a name or a path to a ``.toml``.
         out: the bundle's folder, ``build/MODEL-BOARD`` if not given; a bundle there is replaced.
-        clock_mhz: instead of the board's clock; marked as assumed.
-        budget: ``dsp=N,bram36=N,...``, less than the board has.
-        set: ``KEY=VALUE`` figures of the board; marked as assumed.
+        clock_mhz: replaces the board's clock; marked as assumed.
+        budget: ``dsp=N,bram36=N,...``, limits below the board's resources.
+        set: ``KEY=VALUE`` figures of the board to replace; marked as assumed.
         calibrate: ``.npz`` of samples for models without quantizers.
-        objective: ``latency``, ``area`` or ``energy``: an exact search of all designs, the fewest DSPs within 2 %
-            of the shortest latency, the fewest DSPs of all, or the shortest latency within 2 % of the least energy,
-            which takes far longer; without it a plain choice.
-        backend: ``hls4ml`` adds hls4ml's project, whose C++ is compiled and compared with the golden model; ``rtl``
-            is the Verilog alone.
-        strategy: how the objective is searched for, one of `codesign.dse.strategies.names`: ``exact`` if not given;
-            those that prove nothing look at 1000 designs.
-        design: ``t_in=16,t_out=32,...`` or a mapping, the very design to build, as a front names it.
+        objective: search all designs for ``latency`` (fewest DSPs within 2 % of the shortest latency), ``area``
+            (fewest DSPs) or ``energy`` (shortest latency within 2 % of the least energy; takes far longer). Without
+            it, a design is chosen without a search.
+        backend: ``rtl`` for Verilog alone; ``hls4ml`` adds hls4ml's project, whose C++ is compiled and compared with
+            the golden model.
+        strategy: search strategy, one of `codesign.dse.strategies.names`, by default ``exact``; strategies without
+            a proof evaluate 1000 designs.
+        design: exact design to build, ``t_in=16,t_out=32,...`` or a mapping, as listed in a front.
 
     Raises:
         InputError: a model, board, option or folder that cannot be used.
-        NothingFits: no design fits; the message says what binds.
+        NothingFits: no design fits; the message names the binding resource.
         ToolError: a tool that writes Verilog failed, or the backend is missing or fails.
         CheckError: the backend's integers differ.
     """
@@ -192,21 +192,21 @@ def search(
     calibrate: str | Path | None = None,
     strategy: str = _strategies.DEFAULT,
 ) -> Front:
-    """All designs for a model of which none is better in every objective, proven by bounds.
+    """Pareto front of all designs for a model, proven complete by lower bounds.
 
     Args:
-        model: see `build`, like all that follow.
-        board: where it shall run.
+        model: see `build`, also for the arguments below.
+        board: target board.
         objectives: one to three of latency_us, energy_uj, dsp, bram36, uram, lut and ff; all are minimised.
-        clock_mhz: instead of the board's clock.
-        budget: less than the board has.
-        set: figures of the board.
+        clock_mhz: replaces the board's clock.
+        budget: limits below the board's resources.
+        set: figures of the board to replace.
         calibrate: samples for a model without quantizers.
-        strategy: one of `codesign.dse.strategies.names`; those that prove nothing give the best of 1000 designs.
+        strategy: one of `codesign.dse.strategies.names`; those without a proof return the best of 1000 designs.
 
     Raises:
         InputError: a model, board or option that cannot be used.
-        NothingFits: a layer for which there is no kernel, or a strategy without a proof met no design that fits.
+        NothingFits: a layer without a kernel, or a strategy without a proof found no design that fits.
         ToolError: the strategy, or a library that it needs, is missing or fails.
     """
     if not 0 < len({*objectives}) == len(objectives) <= 3 or not {*objectives} <= {*OBJECTIVES}:
@@ -232,18 +232,18 @@ def sweep(
     exact: bool = False,
     resume: bool = False,
 ) -> "Sweep":
-    """All designs of models on boards at clocks within budgets as rows of Parquet files; see `codesign.sweeps.sweep`.
+    """Writes all designs of models, boards, clocks and budgets as Parquet files; see `codesign.sweeps.sweep`.
 
     Args:
-        model: names, paths or ``gemm:MxKxN``: several as a sequence, or in one text with commas between.
-        board: names or paths, likewise.
-        out: the folder of the files, new or empty.
-        clock_mhz: instead of the boards' own, likewise.
+        model: names, paths or ``gemm:MxKxN``, as a sequence or a comma-separated text.
+        board: names or paths, as a sequence or a comma-separated text.
+        out: output folder, new or empty.
+        clock_mhz: replaces the boards' clocks; a number, a sequence or a comma-separated text.
         budget: ``dsp=N,bram36=N,...`` or ``all``; several as a sequence.
-        axis: ``n_l=1,2,4``: designs with these values of a parameter alone; several as a sequence.
-        limit: designs per combination at most, 262144 if not given; axes are thinned.
-        exact: score the front of latency and DSPs of every combination exactly.
-        resume: keep the finished files of a sweep of the same arguments.
+        axis: ``n_l=1,2,4``, restricts a parameter to these values; several as a sequence.
+        limit: maximum designs per combination, by default 262144; axes are thinned to it.
+        exact: score the latency-DSP front of every combination exactly.
+        resume: keep the finished files of a sweep with the same arguments.
 
     Raises:
         InputError: a model, board, option or folder that cannot be used.
@@ -282,7 +282,7 @@ def quantize(model: str | Path, calibrate: str | Path, out: str | Path) -> Quant
 
 
 def open(dir: str | Path) -> Bundle:
-    """A bundle that `build` wrote.
+    """Opens a bundle that `build` wrote.
 
     Raises:
         BundleError: missing, damaged or of another version.
@@ -297,17 +297,16 @@ def verify(
 
     Args:
         dir: the bundle.
-        kernel: run the layers of this kernel alone, one after the other, with random data; the report stays.
-        waves: write the waves of the whole run, or of the kernel's first layer, to a ``.vcd`` file beside the
+        kernel: run only this kernel's layers, one by one, with random data; the report is left unchanged.
+        waves: write the waves of the whole run, or of the kernel's first layer, to a ``.vcd`` file next to the
             bundle's folder.
-        seed: of the samples; those of a model that ships are held-out ones, others are random.
-        images: samples, run back to back without reset.
-        synth: what open synthesis counts beside: ``engines``, the whole ``top``, or ``none``; minutes, unless it is in
-            the cache.
+        seed: seed of the samples, which are held-out ones of a built-in model and random for others.
+        images: number of samples, run back to back without reset.
+        synth: also run open synthesis on ``engines``, the whole ``top``, or ``none``; takes minutes unless cached.
 
     Raises:
-        BundleError: not a bundle, or its parts do not belong together.
-        InputError: an unknown kernel, or more samples than there are.
+        BundleError: not a bundle, or its parts are inconsistent.
+        InputError: an unknown kernel, or more samples than available.
         CheckError: the hardware reports an error or breaks a protocol.
         ToolError: the simulator or the compiler is missing or fails.
     """
@@ -327,13 +326,13 @@ def run(
 
     Args:
         dir: the bundle.
-        input: ``.npy`` for a model of one input, or ``.npz`` with an array per input name; samples first.
-        labels: ``.npy`` with the right class of each sample.
+        input: ``.npy`` for a model with one input, or ``.npz`` with an array per input name; samples on axis 0.
+        labels: ``.npy`` with the label of each sample.
         target: one of `codesign.flow.run.TARGETS`.
         output: ``.npy`` to write the first output to.
 
     Raises:
-        BundleError: not a bundle, or its parts do not belong together.
+        BundleError: not a bundle, or its parts are inconsistent.
         InputError: arrays that do not fit the model, or a file that cannot be written.
     """
     held = open(dir)
@@ -359,12 +358,12 @@ def report(dir: str | Path) -> Report:
 
 
 def bench(name: str, strategy: str | None = None, finn: str | Path | None = None) -> "Bench":
-    """Runs a bench: figures that this project promises, beside their goals.
+    """Runs a benchmark and compares its figures with the project's goals.
 
     Args:
         name: of a file in `codesign.benchmarks.benches`.
-        strategy: the one that bench search sets beside the exact front, or ``exact`` for none; all if not given.
-        finn: the Python of an environment with finn-plus, which bench finn asks instead of showing what it said once.
+        strategy: heuristic that bench search compares with the exact front, ``exact`` for none; by default all.
+        finn: Python interpreter of an environment with finn-plus for bench finn; by default recorded estimates.
 
     Raises:
         InputError: an unknown name, or an option of another bench.
@@ -381,7 +380,7 @@ def bench(name: str, strategy: str | None = None, finn: str | Path | None = None
 
 
 def _folders() -> tuple[Path, ...]:
-    """Where this user's boards may lie."""
+    """Folders searched for user boards."""
     return board_folders(os.environ)
 
 
@@ -410,7 +409,7 @@ def _call(
     calibrate: str | Path | None,
     backend: str,
 ) -> str:
-    """The command that builds the same, but for objective and budget."""
+    """Command line that builds the same, without objective and budget."""
     words = ["codesign", "build", str(model), "--board", str(board)]
     words += ["--clock-mhz", f"{clock_mhz:.10g}"] if clock_mhz is not None else []
     words += [word for figure in figures for word in ("--set", figure)]
@@ -419,14 +418,14 @@ def _call(
 
 
 def _short(model: str | Path) -> str:
-    """A model's name as part of a folder's name."""
+    """Model name made safe as part of a folder name."""
     text = str(model)
     stem = text.replace(":", "-") if text.startswith("gemm:") else Path(text).stem
     return _NAME.sub("-", stem).strip("-.") or "model"
 
 
 def _graded(held: Bundle, found: RunResult) -> RunResult:
-    """The same with its accuracy in the report, in the bundle's folder too."""
+    """The run result with its accuracy added to the report, also in the bundle's folder."""
 
     def noted(report: Report) -> Report:
         return report.with_accuracy(found.accuracy or 0.0, found.samples, found.evidence)
@@ -443,14 +442,14 @@ def _labels(path: str | Path, count: int) -> NDArray[np.int64]:
 
 
 def _save(path: Path, array: NDArray[np.float64]) -> None:
-    """Writes an array whole or not at all."""
+    """Writes an array atomically."""
     file = io.BytesIO()
     np.save(file, array, allow_pickle=False)
     _written(path, file.getvalue())
 
 
 def _written(path: Path, data: bytes) -> None:
-    """Writes a file whole or not at all."""
+    """Writes a file atomically."""
     part = path.with_name(f".{path.name}.part")
     try:
         part.write_bytes(data)

@@ -1,6 +1,6 @@
-"""A folder of finished results, each under a name made from all that went into it.
+"""Cache folder of finished results, each named by a hash of all its inputs.
 
-Results appear whole or not at all, and are made by one process at a time.
+Results are published atomically, and each is made by one process at a time.
 """
 
 import fcntl
@@ -16,14 +16,14 @@ from codesign.errors import ToolError
 
 
 def default_cache() -> Path:
-    """The folder for compiled designs where the caller names none: the user's cache folder."""
+    """Default cache folder: ``codesign`` in the user's cache folder."""
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "codesign"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "codesign"
 
 
 def digest(*parts: str) -> str:
-    """Hash of a sequence of texts: equal only for the same texts in the same order.
+    """Hash of a sequence of texts, 32 hex digits; sensitive to order and boundaries.
 
     >>> digest("ab", "c") == digest("a", "bc")
     False
@@ -33,12 +33,12 @@ def digest(*parts: str) -> str:
 
 
 def publish(cache: Path, name: str, make: Callable[[Path], None]) -> Path:
-    """Folder ``name`` of the cache; if it is not there, ``make`` fills it.
+    """Path of result ``name`` in the cache; if it is missing, ``make`` creates it first.
 
     Args:
-        cache: made if it is missing.
-        name: of the result, with a `digest` in it.
-        make: called with an empty folder, which it fills; other processes that want the name wait.
+        cache: cache folder; created if missing.
+        name: name of the result, containing a `digest`.
+        make: fills the empty folder passed to it; other processes requesting the name wait.
 
     Raises:
         ToolError: the cache folder cannot be written.
@@ -59,7 +59,7 @@ def publish(cache: Path, name: str, make: Callable[[Path], None]) -> Path:
 
 @contextmanager
 def _locked(cache: Path, name: str) -> Iterator[None]:
-    """Holds the lock of one name among all processes that use the cache.
+    """Holds the inter-process lock of one name.
 
     Raises:
         ToolError: the cache folder cannot be written.

@@ -1,7 +1,7 @@
-"""Things by name from several places: those that ship, files of the user, objects of other packages.
+"""Catalog of named objects from several sources: built in, user files, and entry points of other packages.
 
-Each is loaded only when it is asked for, so what is broken breaks itself alone. What cannot be used has one line that
-names it and its origin, and says why.
+Each object is loaded only on request, so a broken one does not affect the others. Errors are one line with the name,
+the origin and the reason.
 """
 
 import logging
@@ -20,13 +20,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class CatalogSource(Generic[T]):
-    """Where one thing comes from.
+    """Source of one named object.
 
     Attributes:
-        name: how users ask for it.
+        name: name by which users request it.
         origin: its file, or its package with the command that removes it.
-        load: makes it, or raises a `CodesignError` of one line.
-        shipped: whether it is part of codesign; such a name can be taken by nobody else.
+        load: returns the object or raises a one-line `CodesignError`.
+        shipped: whether it is part of codesign; its name then takes precedence.
     """
 
     name: str
@@ -37,12 +37,12 @@ class CatalogSource(Generic[T]):
 
 @dataclass(frozen=True)
 class Catalog(Generic[T]):
-    """Everything of one kind that can be asked for by name.
+    """All named objects of one kind.
 
     Attributes:
-        kind: what messages call it.
-        sources: all of them, those that ship first.
-        also: what else may be asked for, as the end of a sentence.
+        kind: kind as named in messages.
+        sources: all sources, built-in ones first.
+        also: further legal requests, appended to the error message for an unknown name.
     """
 
     kind: str
@@ -51,20 +51,20 @@ class Catalog(Generic[T]):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What can be asked for, sorted; a name is no promise that loading works."""
+        """Usable names, sorted; loading one may still fail."""
         return tuple(sorted(self._usable()))
 
     @property
     def clashes(self) -> dict[str, str]:
-        """One line for each name that more than one source has."""
+        """One-line description of the conflict for each name with several sources."""
         return {name: self._clash(found) for name, found in self._by_name().items() if len(found) > 1}
 
     def load(self, name: str) -> T:
-        """The thing of that name.
+        """Loads the object of that name.
 
         Raises:
-            InputError: there is none, or several have the name and none of them ships.
-            CodesignError: it is broken.
+            InputError: unknown name, or several sources of it and none built in.
+            CodesignError: loading fails.
         """
         usable, clash = self._usable(), self.clashes.get(name)
         if clash is not None and name not in usable:
@@ -76,7 +76,7 @@ class Catalog(Generic[T]):
         return usable[name].load()
 
     def loaded(self) -> dict[str, T]:
-        """All that can be loaded, by name; the log has one line for each other."""
+        """All loadable objects by name; failures and conflicts are logged in one line each."""
         found: dict[str, T] = {}
         for line in self.clashes.values():
             _LOG.warning("%s", line)
@@ -94,7 +94,7 @@ class Catalog(Generic[T]):
         return found
 
     def _usable(self) -> dict[str, CatalogSource[T]]:
-        """Of each name the source that ships, or else the only one."""
+        """For each name its built-in source, or else its only one; ambiguous names are omitted."""
         return {name: found[0] for name, found in self._by_name().items() if found[0].shipped or len(found) == 1}
 
     def _clash(self, found: list[CatalogSource[T]]) -> str:
@@ -109,12 +109,12 @@ def _listed(sources: list[CatalogSource[T]]) -> str:
 
 
 def offered(kind: str, group: str, check: Callable[[str, object], T]) -> Iterator[CatalogSource[T]]:
-    """Sources of all that installed packages offer through an entry point group.
+    """Sources for all entry points of a group in installed packages.
 
     Args:
-        kind: what messages call it.
-        group: of the entry points.
-        check: returns the loaded object if it is of the kind and has the name, else raises a `TypeError`.
+        kind: kind as named in messages.
+        group: entry point group.
+        check: takes the name and the loaded object; returns it or raises `TypeError`.
     """
     for entry in entry_points(group=group):
         origin = _origin(entry)
@@ -133,10 +133,10 @@ def _checked(entry: EntryPoint, check: Callable[[str, object], T]) -> T:
 
 
 def guarded(kind: str, name: str, origin: str, make: Callable[[], T]) -> T:
-    """The result of code that nobody here vouches for.
+    """Calls untrusted code and returns its result.
 
     Raises:
-        ToolError: whatever it raises, as one line.
+        ToolError: any exception of that code, as one line.
     """
     try:
         return make()

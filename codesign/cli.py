@@ -1,8 +1,8 @@
-"""The command line: each verb is a thin call of the function of that name in ``codesign.api``.
+"""Command line: each verb calls the function of the same name in ``codesign.api``.
 
-A verb is an entry of ``VERBS``: its options, the function, and how its result is shown. With
-``--json`` exactly one object goes to stdout; logs and errors go to stderr. A failure that a user can
-act on is one line, ``codesign: error: ...``, and sets the exit code (see ``codesign.errors``).
+An entry of ``VERBS`` defines a verb's options, function and output. With ``--json`` exactly one
+object goes to stdout; logs and errors go to stderr. An error that the user can act on is one
+line, ``codesign: error: ...``, and sets the exit code (see ``codesign.errors``).
 """
 
 import argparse
@@ -35,12 +35,12 @@ _INTERRUPTED = 130  # as a shell reports SIGINT
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One argument of a verb; the function gets it by its long name.
+    """One argument of a verb, passed to the function as a keyword of its long name.
 
     Attributes:
         flag: ``name`` of a positional or ``--long-name`` of an option.
-        help: one line, or what makes it.
-        settings: what else ``argparse`` takes: type, choices, default, nargs, metavar.
+        help: one line, or a function that returns it.
+        settings: further ``argparse`` arguments: type, choices, default, nargs, metavar.
     """
 
     flag: str
@@ -50,11 +50,11 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a verb has to say.
+    """Output of a verb.
 
     Attributes:
-        data: the object that ``--json`` prints.
-        text: what is printed otherwise.
+        data: object printed with ``--json``.
+        text: text printed otherwise.
         exit_code: 0, or 1 if a check failed.
     """
 
@@ -68,11 +68,11 @@ class Verb:
     """One sub-command.
 
     Attributes:
-        name: what the user types.
+        name: name on the command line.
         help: one line.
         call: the function; its keyword arguments are the options.
-        show: what its result says.
-        options: the verb's own options; ``--json`` and ``--quiet`` come by themselves.
+        show: converts its result to an `Answer`.
+        options: the verb's own options; ``--json`` and ``--quiet`` are added to every verb.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Verb:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports wrong usage as an ``InputError``, so in one line."""
+    """Argument parser that raises usage errors as one-line ``InputError``."""
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see {self.prog} --help")
@@ -174,7 +174,7 @@ def _show_checked(found: VerifyResult) -> Answer:
 
 
 def _counted(found: VerifyResult) -> list[str]:
-    """What synthesis counted beside what the formulas say, by part."""
+    """Table of synthesized against modelled resources by part; empty if nothing was synthesized."""
     if found.synthesized is None:
         return []
     rows = [["part", "resource", "synthesized", "modelled"]]
@@ -449,15 +449,15 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _print(text: str) -> None:
-    """Prints an answer, as far as whoever reads it wants to read."""
+    """Prints an answer; a reader that closes the pipe early is no error."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else flushing at exit fails
 
 
 def _log_to_stderr(level: int) -> None:
-    """Sends what the library logs, its progress included, to stderr without decoration."""
+    """Sends the library's log messages, progress included, to stderr as plain text."""
     logger = logging.getLogger("codesign")
     logger.handlers = [logging.StreamHandler(sys.stderr)]
     logger.setLevel(level)

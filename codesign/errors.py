@@ -1,4 +1,4 @@
-"""Domain failures: one family, each child with the exit code the command line ends with.
+"""Exceptions for failures that a user can act on, each with the exit code of the command line.
 
 ::
 
@@ -10,8 +10,8 @@
     └── ToolError           3   an external tool is missing or failed
 
 Misuse of a function by its caller (a wrong type, a value outside the documented range) is a
-``TypeError`` or ``ValueError`` and not part of this family. Every message says what was wrong, the
-value, and what would be legal.
+``TypeError`` or ``ValueError`` and not part of this family. Every message gives the problem, the
+value, and the legal values.
 """
 
 from pathlib import Path
@@ -21,43 +21,43 @@ _LOG_LINES = 20
 
 
 class CodesignError(Exception):
-    """Root of the family; catch this to catch every failure that a user can act on.
+    """Base class of every failure that a user can act on.
 
     Attributes:
-        exit_code: what the command line returns for this failure.
+        exit_code: exit code of the command line.
     """
 
     exit_code: ClassVar[int] = 1
 
 
 class InputError(CodesignError):
-    """What the user gave is not usable: a model, board, array, option or path."""
+    """Unusable user input: a model, board, array, option or path."""
 
     exit_code: ClassVar[int] = 2
 
 
 class BundleError(CodesignError):
-    """A bundle on disk is damaged, incomplete, foreign or of another format version."""
+    """Bundle on disk that is damaged, incomplete, foreign or of another format version."""
 
     exit_code: ClassVar[int] = 2
 
 
 class CheckError(CodesignError):
-    """Two things that must be equal are not, or a proof does not hold."""
+    """Mismatch between results that must be equal, or a proof that does not hold."""
 
 
 class NothingFits(CodesignError):
-    """No design fits; the message names the binding resource, the need and what there is."""
+    """No design fits; the message names the binding resource, the amount needed and the amount available."""
 
 
 class ToolError(CodesignError):
-    """An external tool is missing, failed or ran out of time.
+    """External tool that is missing, failed or timed out.
 
     Args:
-        message: what failed, in one line.
-        command: the argument list as run; empty where the tool was not found.
-        directory: where it ran.
-        log: what it printed; the last 20 lines are kept.
+        message: the failure, in one line.
+        command: the argument list as run; empty if the tool was not found.
+        directory: working directory of the tool.
+        log: output of the tool; the last 20 lines are kept.
     """
 
     exit_code: ClassVar[int] = 3
@@ -75,7 +75,7 @@ class ToolError(CodesignError):
         self.log_tail = "\n".join(log.splitlines()[-_LOG_LINES:])
 
     def details(self) -> str:
-        """Command, directory and the end of the log, one below the other; empty if none is known."""
+        """Command, directory and end of the log on separate lines; unknown ones are omitted."""
         lines = [f"command: {' '.join(self.command)}"] if self.command else []
         if self.directory is not None:
             lines.append(f"directory: {self.directory}")

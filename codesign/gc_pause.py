@@ -1,4 +1,4 @@
-"""Python's collector of cycles, and when it had better wait."""
+"""Pausing Python's cyclic garbage collector."""
 
 import gc
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Without cyclic garbage collection, for work that makes millions of objects that all stay alive.
+    """Disables cyclic garbage collection in its block, for work that creates millions of long-lived objects.
 
     >>> with uncollected():
     ...     gc.isenabled()

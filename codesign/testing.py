@@ -1,11 +1,11 @@
-"""Contract suites: what every kernel and every board must keep, for ours and for anybody's.
+"""Contract test suites that every kernel and every board must pass, built-in or third-party.
 
-Subclass one under a name that the test runner collects and say which kernel or board it is::
+Subclass one under a name that the test runner collects and set the kernel or board::
 
     class TestMyKernel(KernelContract):
         kernel = MyKernel
 
-Every test is a plain method without arguments that raises `AssertionError`, so any runner will do.
+Every test is a plain method without arguments that raises `AssertionError`, so any runner works.
 Kernels and boards of other packages are found through the entry points ``codesign.kernels`` (the
 class) and ``codesign.boards`` (the `Board`).
 """
@@ -37,11 +37,11 @@ Points = Mapping[str, IntArray]
 
 
 def boards() -> dict[str, Board]:
-    """Every board by name: those that ship and those of installed packages.
+    """Every board by name, built-in and from installed packages.
 
     Raises:
-        InputError: two of one name.
-        ToolError: a package that fails.
+        InputError: two boards of one name.
+        ToolError: a package fails to load.
     """
     catalog = board_catalog()
     for line in catalog.clashes.values():
@@ -58,7 +58,7 @@ def _require(truth: object, message: str) -> None:
 
 
 class _Anywhere:
-    """A place for the matrices of a layer: every one begins at word 0."""
+    """`Placement` in which every matrix begins at word 0 and a row is one word."""
 
     def __init__(self, kernel: type[CommandKernel], case: Case) -> None:
         self._kernel, self._layer = kernel, case.layer
@@ -78,14 +78,14 @@ class _Anywhere:
 
 
 class KernelContract:
-    """What every kernel keeps; set ``kernel``.
+    """Contract tests of a kernel; subclasses set ``kernel``.
 
     Attributes:
         kernel: the class under test.
-        points: how many designs the formulas are compared on, at least 1000.
-        growing: resources that never fall while one parameter grows and the others stay.
-        streams: whether every command moves bytes off chip by itself.
-        seed: of all random choices.
+        points: number of designs to evaluate the formulas on, at least 1000.
+        growing: resources that must be nondecreasing in each parameter.
+        streams: whether every command itself moves off-chip bytes.
+        seed: seed of all random choices.
     """
 
     kernel: ClassVar[type[Kernel]]
@@ -99,17 +99,17 @@ class KernelContract:
         return Board.load("zcu102")
 
     def cases(self) -> Sequence[Case]:
-        """Layers that the kernel supports, at least one."""
+        """Sample layers that the kernel supports, at least one."""
         return list(self.kernel.cases(np.random.default_rng(self.seed)))
 
     def unsupported(self) -> Sequence[object]:
-        """Things that the kernel does not support."""
+        """Objects that the kernel does not support."""
         return (object(), None)
 
     # Parameters
 
     def test_supports_its_layers_and_says_why_not_others(self) -> None:
-        """None for a layer; a reason in one line for anything else, of which there is no space either."""
+        """``supports`` is None for sample layers, else a one-line reason; ``space`` refuses what is unsupported."""
         _require(self.cases(), f"{self._name} supports none of the sample layers; legal: cases() of its own")
         for case in self.cases():
             reason = self.kernel.supports(case.layer)
@@ -121,7 +121,7 @@ class KernelContract:
             self._refused(partial(self.kernel.space, thing, self.board()), (TypeError, ValueError))
 
     def test_space_names_every_parameter_and_holds_legal_designs(self) -> None:
-        """Every legal point makes a kernel with these parameters, which can be hashed and copied."""
+        """Every legal point constructs a kernel with these parameters that can be hashed and copied."""
         for case in self.cases():
             space = self.kernel.space(case.layer, self.board())
             for point in _rows(self._legal(space, 40)):
@@ -136,7 +136,7 @@ class KernelContract:
             raise AssertionError(f"the space of {self._name} holds {point}, but: {error}") from error
 
     def test_illegal_parameters_are_refused(self) -> None:
-        """Constructor and ``legal`` agree on every parameter's neighbours and extremes; refusals say what is legal."""
+        """Constructor and ``legal`` agree on neighbouring and extreme parameters; errors name the legal values."""
         rng, found = np.random.default_rng(self.seed), list[Point]()
         for case in self.cases():
             for point in _rows(self._legal(self.kernel.space(case.layer, self.board()), 10)):
@@ -149,7 +149,7 @@ class KernelContract:
         _require(alike, f"legal of {self._name} says one thing of numbers and another of arrays")
 
     def _agrees(self, point: Point) -> bool:
-        """Whether both refuse the parameters; an error if only one does."""
+        """Whether both refuse the parameters; AssertionError if only one does."""
         legal = bool(self.kernel.legal(point))
         try:
             self.kernel(**point)
@@ -163,7 +163,7 @@ class KernelContract:
     # Formulas
 
     def test_formulas_are_one_expression_for_numbers_and_arrays(self) -> None:
-        """Element by element equal, over parameters and work together."""
+        """Formulas give equal results for arrays and for each element alone."""
         params, work = self._drawn()
         together, board = dict(self._formulas(params, work, self.board())), self.board()
         for index, (point, job) in enumerate(zip(_rows(params), _rows(work), strict=True)):
@@ -174,7 +174,7 @@ class KernelContract:
                 _require(value == among, f"{name} of {point}, {job} is {value} alone and {among} in an array")
 
     def test_formulas_say_something(self) -> None:
-        """Integers of 64 bits or joules; cycles, logic and energy positive, nothing negative."""
+        """Results are integers, or joules as floats; cycles, logic and energy are positive, others nonnegative."""
         params, work = self._drawn()
         for name, value in self._formulas(params, work, self.board()):
             kind = np.floating if name == "energy" else np.integer
@@ -185,7 +185,7 @@ class KernelContract:
             _require(fine.all(), f"{name} is as low as {found.min()}; legal: {'positive' if positive else 'from 0'}")
 
     def test_resources_grow_with_every_parameter(self) -> None:
-        """Those in ``growing`` never fall where one parameter grows and the others stay."""
+        """Resources in ``growing`` never fall when a single parameter grows."""
         rng = np.random.default_rng(self.seed)
         for case in self.cases():
             space = self.kernel.space(case.layer, self.board())
@@ -203,7 +203,7 @@ class KernelContract:
             _require(not where, f"{resource} falls where {name} grows: {where}")
 
     def test_energy_follows_the_coefficients(self) -> None:
-        """Twice the coefficients, twice the joules; a board without any is refused."""
+        """Energy is linear in the board's coefficients; a board without any is refused."""
         board, case = self.board(), self.cases()[0]
         point = _rows(self._legal(self.kernel.space(case.layer, board), 1))[0]
         names = ("mac_fj", "ram_byte_fj", "lut_cycle_fj", "ff_cycle_fj")
@@ -217,7 +217,7 @@ class KernelContract:
     # Golden and hardware
 
     def test_golden_is_integer_and_deterministic(self) -> None:
-        """The same integers from the same inputs, which it leaves alone; counts of what depends on data by row."""
+        """Golden returns equal integers for equal inputs and leaves them unchanged; counts are per row."""
         for case in self.cases():
             values, kept = (case.values(np.random.default_rng(self.seed)) for _ in range(2))
             first, second = (case.layer.golden(values) for _ in range(2))
@@ -236,7 +236,7 @@ class KernelContract:
         return self.kernel.assumes if issubclass(self.kernel, CommandKernel) else ""
 
     def test_commands_have_the_operands_and_the_work_that_are_declared(self) -> None:
-        """Every operand a field that holds it; the work the same as the case says."""
+        """Operands are declared fields, the work equals the case's, and ``reaches`` names exactly the tensors used."""
         if not issubclass(self.kernel, CommandKernel):
             return
         for case in self.cases():
@@ -252,7 +252,7 @@ class KernelContract:
             _require(reached == needed, f"reaches {sorted(reached)}; legal: {sorted(needed)}")
 
     def test_sources_are_files_and_unknown_targets_are_refused(self) -> None:
-        """Verilog for the smallest design; the refusal names the targets that there are."""
+        """The smallest design has Verilog; an unknown target is refused with the legal ones named."""
         case = self.cases()[0]
         found = self._legal(self.kernel.space(case.layer, self.board()), 20)
         small = self.kernel(**min(_rows(found), key=lambda point: cast(int, self.kernel.resources(point).lut)))
@@ -275,7 +275,7 @@ class KernelContract:
         raise AssertionError(f"{self._name} does what it should refuse; legal: {errors}")
 
     def _legal(self, space: ParameterSpace, count: int) -> Points:
-        """That many legal points at random, with repetition."""
+        """Random legal points, ``count`` of them, possibly repeated."""
         names = {field.name for field in fields(cast(Any, self.kernel))}
         _require(set(space.axes) == names, f"space has axes {sorted(space.axes)}; legal: {sorted(names)}")
         rng, parts, left = np.random.default_rng(self.seed), list[Points](), count
@@ -289,7 +289,7 @@ class KernelContract:
         raise AssertionError(f"{self._name}: {count - left} of {4 * count * _ROUNDS} points of the space are legal")
 
     def _drawn(self) -> tuple[Points, Points]:
-        """Legal points and the work of the layer whose space they are of, at least ``points`` of them."""
+        """At least ``points`` legal points, each with the work of the layer whose space it is from."""
         _require(self.points >= 1000, f"points is {self.points}; legal: at least 1000")
         cases = self.cases()
         share = -(-self.points // len(cases))
@@ -308,7 +308,7 @@ class KernelContract:
 
 
 def _rows(points: Points) -> list[Point]:
-    """The points one by one, as Python integers."""
+    """Points as a list of mappings to Python integers."""
     columns = [np.asarray(values).tolist() for values in points.values()]
     return [dict(zip(points, row, strict=True)) for row in zip(*columns, strict=True)]
 
@@ -321,14 +321,14 @@ def _where(points: Points, chosen: Any) -> Points:
 
 
 class BoardContract:
-    """What every board keeps; give `board`."""
+    """Contract tests of a board; subclasses define `board`."""
 
     def board(self) -> Board:
         """The board under test."""
         raise NotImplementedError("a subclass gives the board")
 
     def test_every_figure_has_a_source_or_a_reason(self) -> None:
-        """Of its own or of its table; the part has a source, the clock is an assumption."""
+        """Each figure or its table has a source or assumption; the part has a source, the clock is assumed."""
         board = self.board()
         for key in board.figures():
             known = {key, key.partition(".")[0]} & set(board.sources) or key in board.assumptions
@@ -337,14 +337,14 @@ class BoardContract:
         _require("clock_hz" in board.assumptions, f"{board.name}: nobody has timed the clock, so it is an assumption")
 
     def test_resources_are_those_of_a_device(self) -> None:
-        """All positive, UltraRAM alone may be missing; every look-up table has a flip-flop beside it."""
+        """Resources are positive (UltraRAM may be 0), with at least as many flip-flops as look-up tables."""
         board, found = self.board(), asdict(self.board().resources)
         low = {name: value for name, value in found.items() if value < (name != "uram")}
         _require(not low, f"{board.name}: {low}; legal: positive")
         _require(found["ff"] >= found["lut"], f"{board.name}: fewer flip-flops than look-up tables")
 
     def test_memory_is_consistent(self) -> None:
-        """Its ports carry its bandwidth, a burst is whole beats, and the generated hardware has such a bus."""
+        """Ports carry the bandwidth, a burst is whole beats, and the generated hardware has such a bus."""
         board, memory = self.board(), self.board().memory
         word = memory.ports * memory.port_bits // 8
         _require(memory.port_bits & (memory.port_bits - 1) == 0, f"{board.name}: ports of {memory.port_bits} bits")
@@ -354,7 +354,7 @@ class BoardContract:
         _require(bus_of(memory).word_bytes == word, f"{board.name}: the hardware has another bus")
 
     def test_energy_is_plausible(self) -> None:
-        """Where there are coefficients: farther away costs more, and the band is stated."""
+        """Coefficients, if any, rise from flip-flop to off-chip byte, and the error band is stated."""
         board = self.board()
         if board.energy is None:
             return
@@ -364,7 +364,7 @@ class BoardContract:
         _require(0 < e.error_percent < 100, f"{board.name}: error of {e.error_percent} %")
 
     def test_round_trips(self) -> None:
-        """Overrides with its own figures, a copy, and a design's file all give the same board."""
+        """Overriding with its own figures, copying, and a design file all preserve the board."""
         board = self.board()
         same = board.with_overrides([f"{key}={value}" for key, value in board.figures().items()])
         _require(same.figures() == board.figures(), f"{board.name}: figures change when set to themselves")

@@ -1,1 +1,1 @@
-"""One file per bench of `codesign bench`: figures that are promised beside those of today."""
+"""Benchmarks of `codesign bench`: computed figures compared with the project's goals and with other tools."""

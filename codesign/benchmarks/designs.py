@@ -1,7 +1,7 @@
-"""Fronts of designs for the bench of the search: exact ones, and what heuristics reach beside them.
+"""Design fronts for the search bench: exact fronts, and heuristics compared with them.
 
-An exact search runs in a process of its own, so that its peak of memory is its own; that of the process includes
-the interpreter, the libraries and the model.
+Each exact search runs in its own process to measure its peak memory, which includes the interpreter, the libraries
+and the model.
 """
 
 import logging
@@ -29,23 +29,23 @@ from codesign.target.board import Board
 
 OBJECTIVES = ("latency_us", "dsp")
 EVALUATIONS = 400
-"""Designs that a heuristic looks at; each is timed exactly, which takes most of its time."""
+"""Designs evaluated by a heuristic; most of its time is exact timing."""
 REFERENCE_EVALUATIONS, _WARM_EVALUATIONS = 10_000, 500
-"""Points of the reference problem that a heuristic looks at, and before that, so that it is compiled."""
+"""Points of the reference problem evaluated by a heuristic, and by its warm-up run for compilation."""
 
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class Exact:
-    """A front, proven unless a limit was set.
+    """A proven front.
 
     Attributes:
         case: ``MODEL@BOARD``.
-        network: the model in integers.
-        board: where it shall run.
-        front: latency against DSPs.
-        peak_mb: most memory of the process that searched, in 1e6 bytes.
+        network: the integer network.
+        board: target board.
+        front: Pareto front of latency and DSPs.
+        peak_mb: peak memory of the search process in 1e6 bytes.
     """
 
     case: str
@@ -56,7 +56,7 @@ class Exact:
 
     @classmethod
     def of(cls, case: str, network: Network, board: Board) -> "Exact":
-        """Searches.
+        """Searches for the front in a new process.
 
         Raises:
             CheckError: the front is not proven.
@@ -70,16 +70,16 @@ class Exact:
 
 
 def _searched(network: Network, board: Board) -> tuple[Front, float]:
-    """The front, and the peak of this process in 1e6 bytes."""
+    """The front, and the peak memory of this process in 1e6 bytes."""
     front = DesignSpace(network, board, tools()).search(OBJECTIVES)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return front, peak * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
 def chosen(strategy: str | None) -> tuple[str, ...]:
-    """The strategies to set beside the exact one: one, none for ``exact``, all for None that can run here.
+    """Strategies to compare with the exact one: the given one, none for ``exact``, all installed ones for None.
 
-    For each other a line of the log says what it lacks.
+    Strategies that cannot run here are logged with the missing requirement.
     """
     if strategy is not None:
         return () if strategy == DEFAULT else (strategy,)
@@ -91,10 +91,10 @@ def chosen(strategy: str | None) -> tuple[str, ...]:
 
 
 def heuristic_rows(exact: Exact, names: Sequence[str]) -> list[Row]:
-    """What heuristics reach in the space of a proven front.
+    """Comparison of heuristics with a proven front of the same space.
 
     Raises:
-        CheckError: one reached what the front excludes, so that the front is wrong.
+        CheckError: a heuristic found a point that the front excludes, so the front is wrong.
     """
     rows = []
     for strategy in names:
@@ -105,7 +105,7 @@ def heuristic_rows(exact: Exact, names: Sequence[str]) -> list[Row]:
 
 
 def reference_rows(problem: Problem, front: Front, names: Sequence[str]) -> list[Row]:
-    """Likewise on a problem whose objectives are its terms; compiling comes before the clock starts."""
+    """Comparison of heuristics with the exact front of a `Problem`; compilation is not timed."""
     rows = []
     for strategy in names:
         space, objectives = ProblemSpace(problem), problem.objectives
@@ -116,7 +116,7 @@ def reference_rows(problem: Problem, front: Front, names: Sequence[str]) -> list
 
 
 def _compared(case: str, found: Front, exact: Front) -> list[Row]:
-    """A heuristic's front beside the exact one, which must lie below or at all of it."""
+    """Figures of a heuristic's front against the exact one, which must cover it."""
     _LOG.info("%s: %s", case, found.proof)
     beaten = dominated(exact.values, found.values)
     _check(case, found, exact, int(beaten.sum()))
@@ -132,10 +132,10 @@ def _compared(case: str, found: Front, exact: Front) -> list[Row]:
 
 
 def _check(case: str, found: Front, exact: Front, beaten: int) -> None:
-    """The exact front must have a point at least as good as each that was found, and none that is worse than one.
+    """Checks that the exact front covers every found point and that no found point dominates one of its points.
 
     Raises:
-        CheckError: it has not.
+        CheckError: it does not.
     """
     missed = ~covered(found.values, exact.values)
     if beaten or missed.any():
@@ -145,7 +145,7 @@ def _check(case: str, found: Front, exact: Front, beaten: int) -> None:
 
 
 def dominated(values: Values, others: Values) -> NDArray[np.bool_]:
-    """Truth of each vector being dominated by one of the others: nowhere smaller and somewhere larger than it.
+    """Whether each vector is dominated by one of the others, which is nowhere larger and somewhere smaller.
 
     >>> dominated(np.array([[1.0, 3.0], [2.0, 2.0]]), np.array([[1.0, 3.0], [2.0, 1.0]])).tolist()
     [False, True]
@@ -154,7 +154,7 @@ def dominated(values: Values, others: Values) -> NDArray[np.bool_]:
 
 
 def covered(values: Values, others: Values) -> NDArray[np.bool_]:
-    """Truth of each vector being nowhere smaller than some one of the others."""
+    """Whether each vector is nowhere smaller than at least one of the others."""
     return np.array([bool((others <= own).all(axis=1).any()) for own in values])
 
 

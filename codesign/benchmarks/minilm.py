@@ -1,4 +1,4 @@
-"""The bench of the sentence encoder: how close its integers come to its floats."""
+"""Sentence encoder bench: agreement of its integers with its floats."""
 
 import logging
 
@@ -17,9 +17,9 @@ _LOG = logging.getLogger(__name__)
 
 
 def minilm_rows() -> list[Row]:
-    """Sentence embeddings of the golden model against those in floats, on texts that calibration never saw.
+    """Comparison of the golden model's sentence embeddings with the float model's, on texts not used in calibration.
 
-    No rows without the extra; a line of the log then says how to get it.
+    Without the extra there are no rows, and the log says how to install it.
 
     Raises:
         InputError: the extra's files are damaged.
@@ -41,7 +41,7 @@ def minilm_rows() -> list[Row]:
 
 
 def embeddings() -> tuple[FloatArray, FloatArray]:
-    """Sentence embeddings of all test texts, ``[texts, width]``: in floats, and from the network's integers."""
+    """Sentence embeddings ``[texts, width]`` of all test texts: from floats, and from the network's integers."""
     encoder = minilm.load()
     _, texts = minilm.texts(encoder)
     floats = from_proto(encoder.bert.onnx(minilm.TOKENS), minilm.NAME)
@@ -56,15 +56,15 @@ def embeddings() -> tuple[FloatArray, FloatArray]:
 
 
 def agreement(exact: FloatArray, ours: FloatArray) -> dict[str, float]:
-    """How far two sets of sentence embeddings agree.
+    """Agreement of two sets of sentence embeddings.
 
     Args:
-        exact: ``[texts, width]``, rows of length 1.
-        ours: likewise, of the same texts.
+        exact: ``[texts, width]``, rows of unit norm.
+        ours: embeddings of the same texts, same shape and norm.
 
     Returns:
-        ``cosine_mean`` and ``cosine_min`` between the two of each text, ``spearman``, the rank correlation of the
-        cosines of all pairs of texts, and ``top1_agreement``, the share of texts with the same nearest neighbour.
+        ``cosine_mean`` and ``cosine_min`` over texts between both embeddings, ``spearman``, the rank correlation of
+        the cosines of all text pairs, and ``top1_agreement``, the share of texts with equal nearest neighbours.
     """
     cosines = (exact * ours).sum(axis=1)
     pairs = [x @ x.T for x in (exact, ours)]
@@ -82,7 +82,7 @@ def agreement(exact: FloatArray, ours: FloatArray) -> dict[str, float]:
 
 
 def _correlation(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:
-    """Pearson's correlation of two sequences; 1 where neither varies."""
+    """Pearson correlation of two sequences; 1 if neither varies."""
     x, y = a - a.mean(), b - b.mean()
     length = float(np.sqrt((x @ x) * (y @ y)))
     return float(x @ y) / length if length else 1.0

@@ -1,10 +1,10 @@
-"""A made-up FPGA accelerator for a matrix product: nine parameters, 1.2e9 designs, three objectives.
+"""Synthetic search problem with a known front: an FPGA accelerator for a matrix product.
 
-A yardstick for searches, because its front is known.
+It has nine parameters, 1.2e9 designs and three objectives.
 
 The array has R x C elements, each with u multipliers. The product of 1024 x 1024 x 1024 is cut into tiles of
-tm x tn x tk; o is the operand that stays (output, weight, input), d the number of buffers, b the bytes per
-cycle to memory. Its front was found once by plain enumeration of all designs, and lies in ``codesign/data``.
+tm x tn x tk; o is the stationary operand (output, weight, input), d the number of buffers, b the bytes per
+cycle to memory. Its front, found by enumerating all designs, is stored in ``codesign/data``.
 """
 
 from importlib import resources
@@ -31,7 +31,7 @@ AXES = {
 
 
 def _bytes(x: Inputs) -> Array:
-    """Bytes to and from memory."""
+    """Bytes transferred to and from memory."""
     left, right = np.where(x["o"] == 2, 1, x["nn"]), np.where(x["o"] == 1, 1, x["nm"])
     return np.asarray(M * K * left + K * N * right + M * N * np.where(x["o"] == 0, 1, 4 * (2 * x["nk"] - 1)))
 
@@ -47,7 +47,7 @@ def _lut(x: Inputs) -> Array:
 
 
 def _buffer(x: Inputs, words: Array, lanes: Array, depth: int) -> Array:
-    """Block RAMs of `lanes` banks that hold `words`."""
+    """Block RAMs of a buffer of `words` words in `lanes` banks."""
     return np.asarray(lanes * ceil_div(words, lanes * depth))
 
 
@@ -91,23 +91,23 @@ _TERMS = (
 
 
 def reference_problem() -> Problem:
-    """The problem: latency in cycles, energy in arbitrary units, the largest share of a resource."""
+    """The problem; its objectives are latency in cycles, energy in arbitrary units and the largest resource share."""
     return Problem(AXES, _TERMS, {"share": 1.0}, ("latency", "energy", "share"))
 
 
 def known_front() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Objective vectors (single precision) and positions of the 602 points that enumeration found."""
+    """Enumerated front: objective vectors ``[602, 3]`` (single precision) and axis indices ``[602, 9]``."""
     path = resources.files("codesign") / "data" / "reference-front.npz"
     with path.open("rb") as file, np.load(file) as data:
         return data["values"].astype(np.float64), data["points"].astype(np.int64)
 
 
 def hypervolume_ratio(values: NDArray[np.float64], true: NDArray[np.float64] | None = None) -> float:
-    """Hypervolume of a front over that of the true one: logarithms, scaled to the true front's range, below 1.1.
+    """Hypervolume of a front over the true front's, of log objectives scaled to the true range, reference point 1.1.
 
     Args:
-        values: objective vectors above zero, one per row.
-        true: the true front; that of the reference problem if not given.
+        values: positive objective vectors, one per row.
+        true: the true front; by default that of the reference problem.
     """
     known = known_front()[0] if true is None else true
     low, high = np.log(known.min(axis=0)), np.log(known.max(axis=0))

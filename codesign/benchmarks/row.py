@@ -1,25 +1,25 @@
-"""A figure beside what it is compared with."""
+"""A benchmark figure with its reference."""
 
 from dataclasses import dataclass
 
 GOAL = "goal of the project"
-"""Source of a reference that this project has set itself."""
+"""Source of references that are the project's own goals."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One figure.
+    """One figure with its reference.
 
     Attributes:
         case: ``MODEL@BOARD``.
-        metric: snake case, the unit last.
-        unit: of both figures.
-        ours: as this run computed it.
+        metric: name in snake case, ending in the unit.
+        unit: unit of both figures.
+        ours: value computed in this run.
         evidence: modelled or simulated, or measured for times on this machine.
-        reference: what it is compared with; None if with nothing.
-        source: where the reference comes from.
-        at_least: whether more is better.
-        wanted: whether the reference is to be reached, and not only to be seen beside.
+        reference: value to compare with; None for no comparison.
+        source: source of the reference.
+        at_least: whether larger is better.
+        wanted: whether the reference is a goal rather than for information.
     """
 
     case: str
@@ -34,7 +34,7 @@ class Row:
 
     @property
     def state(self) -> str:
-        """``reached`` or ``missed``, of others' figures ``better``, ``worse`` or ``equal``; nothing without one."""
+        """``reached`` or ``missed`` for goals, else ``better``, ``worse`` or ``equal``; empty without a reference."""
         if self.reference is None:
             return ""
         ahead = self.ours - self.reference if self.at_least else self.reference - self.ours

@@ -1,1 +1,1 @@
-"""The folder that a build leaves on disk: its files, and values as files."""
+"""Bundle folder on disk, and serialization of networks, designs and programs."""

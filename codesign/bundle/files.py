@@ -1,10 +1,10 @@
-"""The folder that a build leaves behind: any files, and ``bundle.json`` with the hash of each.
+"""Bundle folder: arbitrary files, and ``bundle.json`` with the size and hash of each.
 
-A bundle is written whole or not at all, and read only after every hash has been checked. Nothing
-but the standard library is needed, so a board with numpy alone can read one.
+A bundle is written atomically, and every hash is checked when it is read. Only the standard
+library is used, so a board with numpy alone can read one.
 
-``bundle.json`` holds ``{"files": {NAME: {"bytes": N, "sha256": HEX}}, "format": 1}`` with sorted keys:
-the same files give the same bytes.
+``bundle.json`` holds ``{"files": {NAME: {"bytes": N, "sha256": HEX}}, "format": 1}`` with sorted keys;
+equal files give equal bytes.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ from codesign.errors import BundleError, InputError
 
 FORMAT = 1
 MANIFEST = "bundle.json"
-LIMIT_BYTES = 1 << 32  # of all files together; a larger bundle is refused before anything is read
+LIMIT_BYTES = 1 << 32  # of all files; a larger bundle is refused before reading them
 
 _MANIFEST_LIMIT = 1 << 22
 _FILES_LIMIT = 10_000
@@ -33,11 +33,11 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class StoredBundle:
-    """A bundle whose every file has been checked against its hash.
+    """A bundle read from disk, with every file checked against its hash.
 
     Attributes:
-        path: the folder it was read from.
-        files: contents by name, in sorted order, without ``bundle.json``.
+        path: the folder.
+        files: contents by name, sorted, without ``bundle.json``.
     """
 
     path: Path
@@ -54,7 +54,7 @@ class StoredBundle:
         return self.files[name]
 
     def json(self, name: str) -> object:
-        """One file, parsed as JSON.
+        """One file parsed as JSON.
 
         Raises:
             BundleError: no such file, or not JSON.
@@ -63,11 +63,11 @@ class StoredBundle:
 
 
 def write_bundle(path: Path, files: Mapping[str, bytes]) -> None:
-    """Writes a bundle atomically; a bundle that is already there is replaced as a whole.
+    """Writes a bundle atomically, replacing an existing one as a whole.
 
     Args:
-        path: the folder; missing parents are made.
-        files: contents by name; names are relative, with ``/`` between parts.
+        path: the folder; missing parents are created.
+        files: contents by name; names are relative paths separated by ``/``.
 
     Raises:
         ValueError: a name that is not a plain relative path, or that is reserved.
@@ -90,7 +90,7 @@ def read_bundle(path: Path, limit_bytes: int = LIMIT_BYTES) -> StoredBundle:
 
     Args:
         path: the folder.
-        limit_bytes: what all files together may hold.
+        limit_bytes: maximum bytes of all files together.
 
     Raises:
         BundleError: missing, damaged, too large, of another format, or a name that leaves the folder.
@@ -103,7 +103,7 @@ def read_bundle(path: Path, limit_bytes: int = LIMIT_BYTES) -> StoredBundle:
 
 
 def check_target(path: Path) -> None:
-    """Refuses a place where a bundle must not be written; call it before long work.
+    """Checks that a bundle may be written to a path; call it before long work.
 
     Raises:
         InputError: ``path`` is a file, or a non-empty folder that is not a bundle.
@@ -138,7 +138,7 @@ def _manifest(files: Mapping[str, bytes]) -> bytes:
 
 @contextmanager
 def _sibling(path: Path) -> Iterator[Path]:
-    """A new folder beside ``path``, gone at the end unless it was renamed."""
+    """A new folder next to ``path``, removed at the end unless it was renamed."""
     folder = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
     folder.mkdir()
     try:
@@ -168,7 +168,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _publish(new: Path, path: Path) -> None:
-    """Puts ``new`` in the place of ``path``; what was there ends up at ``new`` or is gone."""
+    """Moves ``new`` to ``path``; a previous folder ends up at ``new`` or is removed."""
     if not path.exists() or not any(path.iterdir()):
         new.rename(path)
     elif not _exchange(new, path):
@@ -177,14 +177,14 @@ def _publish(new: Path, path: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchanges two folders in one step where the system can (Linux); False if it cannot."""
+    """Exchanges two folders atomically; False where the system cannot (only Linux can)."""
     call = getattr(ctypes.CDLL(None), "renameat2", None)
     here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE of Linux
     return call is not None and call(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
 def _swap(new: Path, path: Path) -> None:
-    """Exchanges two folders in two renames; puts the old one back if the second fails."""
+    """Replaces a folder with two renames; restores the old one if the second fails."""
     old = new.with_suffix(".old")
     path.rename(old)
     try:
@@ -196,7 +196,7 @@ def _swap(new: Path, path: Path) -> None:
 
 
 def _entries(path: Path, limit_bytes: int | None) -> dict[str, tuple[int, str]]:
-    """Size and hash by name as ``bundle.json`` states them, all legal."""
+    """Checked size and hash of each file, from ``bundle.json``."""
     origin = f"{path}/{MANIFEST}"
     with (path / MANIFEST).open("rb") as file:
         data = file.read(_MANIFEST_LIMIT + 1)

@@ -1,6 +1,6 @@
-"""Networks and designs as files: arrays in an npz without pickle, everything else as JSON.
+"""Serialization of networks and designs: arrays in an npz without pickle, everything else as JSON.
 
-What is read back equals what was written, and the same value gives the same bytes.
+Values round-trip exactly, and equal values give equal bytes.
 """
 
 import io
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 def json_bytes(document: object) -> bytes:
-    """JSON as it lies in a bundle: one space per level, a line feed at the end."""
+    """JSON as stored in a bundle: indented by one space per level, with a final line feed."""
     return (json.dumps(document, indent=1) + "\n").encode()
 
 
@@ -60,10 +60,10 @@ def write_network(network: Network) -> bytes:
 
 
 def read_network(data: bytes) -> Network:
-    """The network of an npz file that nobody vouches for.
+    """The network in an untrusted npz file.
 
     Raises:
-        BundleError: not such a file, or a value that no network may have.
+        BundleError: not such a file, or an illegal value.
     """
     return _guarded("network.npz", lambda: _network(_arrays(data)))
 
@@ -77,7 +77,7 @@ def _layer(layer: Layer, path: str, arrays: Arrays) -> dict[str, object]:
 
 
 class _Kinds(dict[str, type[Layer]]):
-    """Types of layers by the names that files use; engines are only looked for where a file has a layer of theirs."""
+    """Layer types by their names in files; kernels are imported only for names not in the initial set."""
 
     def __init__(self) -> None:
         ours = (_ir.Linear, _ir.Attention, _ir.Norm)
@@ -93,7 +93,7 @@ def _unknown(name: str) -> type[Layer]:
 
 
 def _plain(value: Any, path: str, arrays: Arrays) -> dict[str, object]:
-    """A flat dataclass as JSON; its arrays go to ``arrays``."""
+    """A flat dataclass as JSON; its arrays are added to ``arrays``."""
     return {f.name: _stored(getattr(value, f.name), f"{path}.{f.name}", arrays) for f in fields(value)}
 
 
@@ -139,7 +139,7 @@ def _restored(value: Any, arrays: Arrays) -> Any:
 
 
 def design_document(design: Design) -> dict[str, object]:
-    """The design with its whole board as JSON values."""
+    """JSON of a design, its complete board included."""
     return {
         "board": asdict(design.board),
         "engines": {name: dict(params) for name, params in design.engines.items()},
@@ -149,7 +149,7 @@ def design_document(design: Design) -> dict[str, object]:
 
 
 def read_design(document: Any) -> Design:
-    """The design of a document that nobody vouches for.
+    """The design in an untrusted JSON document.
 
     Raises:
         BundleError: a missing or illegal value.
@@ -183,7 +183,7 @@ def _whole(values: Mapping[str, Any]) -> dict[str, int]:
 
 
 def program_document(program: Program) -> dict[str, object]:
-    """Where a program's parts and its matrices lie in DRAM, as JSON values."""
+    """JSON of the DRAM addresses of a program's parts and matrices."""
     return {
         "list_at": program.list_at,
         "commands": len(program.commands),
@@ -195,7 +195,7 @@ def program_document(program: Program) -> dict[str, object]:
 
 
 def read_places(document: Any) -> dict[str, DramMatrix]:
-    """Places by tensor name.
+    """DRAM placement by tensor name, from JSON.
 
     Raises:
         BundleError: a missing or illegal value.
@@ -212,7 +212,7 @@ def _place(document: Mapping[str, Any]) -> DramMatrix:
 
 
 def _guarded(origin: str, read: Callable[[], T]) -> T:
-    """What ``read`` returns; whatever it stumbles over in a foreign file becomes a BundleError."""
+    """Calls ``read`` and returns its result; errors caused by a malformed file become BundleError."""
     try:
         return read()
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, MemoryError, OSError, EOFError) as error:

@@ -1,1 +1,1 @@
-"""The steps behind the verbs: build, open, verify, run."""
+"""Implementation of the verbs: build, open, verify, run and their helpers."""

@@ -1,7 +1,7 @@
-"""From a model to the files of a bundle.
+"""Building a bundle's files from a model.
 
-Everything that a bundle needs to be verified and run lies in it: the integer network, the design,
-the program and the Verilog; `codesign.flow.open` reads it back.
+A bundle is self-contained: it holds the integer network, the design, the program and the Verilog;
+`codesign.flow.open` reads it back.
 """
 
 import logging
@@ -48,14 +48,14 @@ from codesign.timing.stalls import busy
 _LOG = logging.getLogger(__name__)
 _MEGA = 1_000_000
 _EVERY_S = 5.0
-"""Between two lines of progress."""
+"""Seconds between progress lines."""
 
 Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, eq=False)
 class SearchResult:
-    """A front, the point of it that was chosen for an objective, and what the designs around that one are worth."""
+    """Pareto front, the point chosen for an objective, and the scores of that point's neighbours."""
 
     front: Front
     objective: str
@@ -64,7 +64,7 @@ class SearchResult:
     strategy: str = strategies.DEFAULT
 
     def to_json(self) -> dict[str, object]:
-        """As `report.json` has it; the same input and seed give the same bytes, so no time is in it."""
+        """JSON for ``report.json``, without times so that equal input and seed give equal bytes."""
         proof = self.front.proof
         return {
             "strategy": self.strategy, "objective": self.objective, "objectives": list(self.front.objectives),
@@ -79,18 +79,18 @@ class Plan:
     """A model mapped to a board, before any hardware is generated.
 
     Attributes:
-        model: what the user named.
-        network: the model in integers.
+        model: model as named by the user.
+        network: the integer network.
         design: parameters and board.
         program: commands and memory plan.
         limit: resources that the design may use.
         macs: multiply-accumulates of one inference, counted from the model itself.
         original: bytes of the model's file; None for a model without one.
-        calibrated: whether lowering took scales from calibration data, for operands without a quantizer in the file.
-        found: the search that chose the design; None for the plain choice.
-        calibration: how a float model got its quantizers; None for another.
-        crosschecked: hls4ml's project of the model; None if it was not asked for.
-        command: the call that asked for it, without objective and budget; None if it was no command.
+        calibrated: whether lowering took scales from calibration data for operands without a quantizer in the file.
+        found: search that chose the design; None without a search.
+        calibration: how a float model was quantized; None for other models.
+        crosschecked: hls4ml's project of the model; None if not requested.
+        command: command line without objective and budget; None if not called from one.
     """
 
     model: str
@@ -112,7 +112,7 @@ class Plan:
         return exact(self.program, self.design, accelerator.formulas(self.design.engines))
 
     def report(self) -> Report:
-        """What is known before simulation."""
+        """Report of the plan, before simulation."""
         moved = sum(program_traffic(self.program, self.design.word_bytes))
         found = report(
             self.model,
@@ -136,7 +136,7 @@ class Plan:
         )
 
     def _energy(self, moved: int) -> dict[str, object] | None:
-        """Modelled energy of one inference; None for a board without coefficients."""
+        """Modelled energy of one inference as JSON; None for a board without coefficients."""
         if self.design.board.energy is None:
             return None
         found = run_energy(
@@ -157,7 +157,7 @@ def peak_macs(design: Design) -> int:
 
 
 def tools() -> HardwareQueries:
-    """What the choice of a design asks the hardware."""
+    """Hardware queries used in choosing a design."""
     return HardwareQueries(kernels(), accelerator.resources, accelerator.formulas, engine_joules)
 
 
@@ -176,19 +176,19 @@ def plan(
 
     Args:
         model: see `codesign.frontend.zoo.load`.
-        board: where it shall run.
+        board: target board.
         budget: limits by resource name.
         calibration: samples for a model without quantizers.
-        objective: searched for, one of `codesign.dse.design_space.CHOICES`; None for the plain choice.
+        objective: one of `codesign.dse.design_space.CHOICES`; None to choose without a search.
         backend: one of `codesign.flow.hls4ml.BACKENDS`.
-        strategy: how an objective is searched for, one of `codesign.dse.strategies.names`.
-        parameters: of the design, instead of a choice; see `codesign.dse.design_space.DesignSpace.named`.
+        strategy: search strategy, one of `codesign.dse.strategies.names`.
+        parameters: parameters of a given design; see `codesign.dse.design_space.DesignSpace.named`.
 
     Raises:
         InputError: a model, a board or parameters that cannot be used.
         NothingFits: no design fits the budget.
         ToolError: the backend is missing or fails.
-        CheckError: its integers differ.
+        CheckError: the backend's integers differ.
     """
     if backend not in BACKENDS:
         raise InputError(f"--backend {backend!r}; legal: {', '.join(BACKENDS)}")
@@ -212,7 +212,7 @@ def plan(
 
 
 def read_model(model: str | Path) -> Workload | Network:
-    """As `codesign.frontend.zoo.load`; a torch ``.pt2`` file and the sentence encoder too, if their extras are there.
+    """Like `codesign.frontend.zoo.load`, plus torch ``.pt2`` files and the sentence encoder if installed.
 
     Raises:
         InputError: a model that cannot be used.
@@ -222,7 +222,7 @@ def read_model(model: str | Path) -> Workload | Network:
 
 
 def _read(model: str | Path) -> tuple[Workload | Network, bytes | None]:
-    """A model, and its ONNX file; None for a product of matrices, which has none."""
+    """A model and the bytes of its ONNX file; None for a matrix product, which has no file."""
     if Path(model).suffix == ".pt2":
         data = read_pt2(model)
         return parse_onnx(data, Path(model).stem), data
@@ -234,14 +234,14 @@ def _read(model: str | Path) -> tuple[Workload | Network, bytes | None]:
 
 
 def integers(model: str | Path, calibration: Arrays | None = None) -> Network:
-    """The model in integers; see `plan`."""
+    """Integer network of a model; see `plan`."""
     return _lowered(model, *_read(model), calibration)[0]
 
 
 def _lowered(
     model: str | Path, found: Network | Workload, data: bytes | None, calibration: Arrays | None
 ) -> tuple[Network, Calibration | None]:
-    """A model in integers; one without any quantizer gets its own first."""
+    """Integer network of a loaded model; one without quantizers is first calibrated with the samples, if given."""
     if isinstance(found, Network):
         return found, None
     if calibration is None or data is None or not is_float(found):
@@ -251,7 +251,7 @@ def _lowered(
 
 
 def quantized(model: str | Path, calibration: Arrays) -> tuple[Network, Calibration]:
-    """A float model in integers, and the file that has its quantizers; those that it has already stay.
+    """Integer network of a model, and the calibration that added missing quantizers; existing ones are kept.
 
     Raises:
         InputError: a model or samples that cannot be used.
@@ -265,7 +265,7 @@ def quantized(model: str | Path, calibration: Arrays) -> tuple[Network, Calibrat
 
 
 def _folder(model: str | Path) -> Path | None:
-    """Where external data may lie."""
+    """Folder of external data; None if there is no file."""
     return Path(model).parent if Path(model).suffix == ".onnx" else None
 
 
@@ -290,7 +290,7 @@ def _searched(space: DesignSpace, objective: str, strategy: str) -> tuple[Design
 
 
 class _SearchProgress:
-    """Logs how far a search is, every few seconds."""
+    """Logs the progress of a search every few seconds."""
 
     def __init__(self) -> None:
         self.last = time.monotonic()
@@ -301,7 +301,7 @@ class _SearchProgress:
             _LOG.info("search: %.1f %% of %d points settled, %d on the front", 100 * settled / points, points, front)
 
     def timed(self, designs: int) -> None:
-        """So many designs are timed exactly."""
+        """Logs the number of exactly timed designs."""
         if time.monotonic() - self.last > _EVERY_S:
             self.last = time.monotonic()
             _LOG.info("search: timed %d designs", designs)
@@ -315,7 +315,7 @@ def _check_board(board: Board) -> None:
 
 
 def files(made: Plan) -> dict[str, bytes]:
-    """Contents of the bundle's files by name."""
+    """Contents of a plan's bundle by file name."""
     _LOG.info("generating Verilog for %d multipliers", made.design.multipliers)
     hardware = accelerator.sources(made.design)
     value = made.report()
@@ -388,7 +388,7 @@ def _readme(made: Plan) -> str:
 
 
 def _standing_alone(data: bytes, found: Workload | Network) -> bytes | None:
-    """A model's file; None if it needs other files beside it."""
+    """The model file's bytes; None if the model also needs other files."""
     try:
         alone = parse_onnx(data)
     except InputError:

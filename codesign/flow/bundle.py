@@ -1,4 +1,4 @@
-"""A bundle as a user holds it: its report, its network, what else it holds, and what can be done with it."""
+"""The user's view of a bundle: report, network and contents, with verify, run and fidelity."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Fidelity:
-    """How close integers are to the float values that they stand for.
+    """Agreement of a network's integers with the float model's values.
 
     Attributes:
-        cosines: by layer in execution order, the smallest over the samples; 1 is equal.
-        samples: how many there were.
+        cosines: smallest cosine similarity over the samples, by layer in execution order.
+        samples: number of samples.
     """
 
     cosines: Mapping[str, float]
@@ -40,7 +40,7 @@ class Fidelity:
         return min(self.cosines, key=self.cosines.__getitem__)
 
     def plot(self) -> Picture:
-        """By layer what is missing from a cosine of 1."""
+        """Bar plot of 1 - cosine by layer."""
         return lengths([(name, 1 - cosine) for name, cosine in self.cosines.items()], "1 - cosine")
 
     def _repr_svg_(self) -> str:
@@ -49,7 +49,7 @@ class Fidelity:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A built accelerator: the folder that `build` leaves behind, checked against its hashes.
+    """A built accelerator: the folder written by `build`, checked against its hashes.
 
     Attributes:
         stored: its files.
@@ -64,12 +64,12 @@ class Bundle:
 
     @cached_property
     def report(self) -> Report:
-        """Figures of the design and how each came about."""
+        """Figures of the design with their evidence."""
         return Report.from_json(self.stored.json("report.json"))
 
     @cached_property
     def network(self) -> Network:
-        """The model in integers."""
+        """The integer network."""
         return read_network(self.stored.data("network.npz"))
 
     @cached_property
@@ -87,14 +87,14 @@ class Bundle:
         return checked(self.stored, self.contents, request)
 
     def run(self, x: NDArray[Any] | Mapping[str, NDArray[Any]], *, target: str = "golden") -> RunResult:
-        """Runs samples: an array for a model of one input, else one per input name; samples first."""
+        """Runs samples: an array for a model with one input, else an array per input name; samples on axis 0."""
         return ran(self.network, self.report, self._samples(x), target, lambda: self.contents)
 
     def fidelity(self, x: NDArray[Any] | Mapping[str, NDArray[Any]]) -> Fidelity:
-        """How close each layer's integers are to the float values that they stand for; ``x`` as for `run`.
+        """Agreement of each layer's integers with the float model's values; ``x`` as in `run`.
 
         Raises:
-            InputError: samples that do not fit, or a model without a file with quantizers.
+            InputError: samples that do not fit, or no model file with quantizers in the bundle.
         """
         from codesign.flow.open import fidelity
 
@@ -110,13 +110,13 @@ class Bundle:
 
 @dataclass(frozen=True)
 class Quantized:
-    """A float model that was quantized.
+    """Result of quantizing a float model.
 
     Attributes:
-        path: the file.
-        layers: layers in integers.
+        path: the written file.
+        layers: number of integer layers.
         macs: multiply-accumulates of one inference.
-        text: how it was quantized, and why so.
+        text: the quantization settings and the reason for them.
     """
 
     path: Path

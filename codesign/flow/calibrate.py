@@ -1,4 +1,4 @@
-"""A float model quantized with samples, and what speaks for the way that was chosen."""
+"""Post-training quantization of a float model with samples, and the reason for the chosen settings."""
 
 import logging
 from collections.abc import Mapping
@@ -21,13 +21,13 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """A float model with quantizers, found with samples.
+    """A float model with quantizers added by calibration.
 
     Attributes:
-        data: an ONNX file that needs no calibration.
+        data: ONNX file with the quantizers.
         workload: the same, parsed.
-        choice: how its quantizers were chosen.
-        samples: how many there were.
+        choice: chosen quantization settings.
+        samples: number of calibration samples.
     """
 
     data: bytes
@@ -37,7 +37,7 @@ class Calibration:
 
     @property
     def text(self) -> str:
-        """What was chosen and why, in one sentence."""
+        """The chosen settings and the reason for them, in one sentence."""
         return (
             f"quantized with {self.samples} samples: {described(self.choice)}; squared error of the outputs on"
             f" {self.choice.held} samples held back {self.choice.error:.2g} of their squares,"
@@ -45,7 +45,7 @@ class Calibration:
         )
 
     def to_json(self) -> dict[str, object]:
-        """As a report has it."""
+        """JSON for a report."""
         return {
             "text": self.text, "settings": dict(vars(self.choice.settings)), "samples": self.samples,
             "held": self.choice.held, "error": self.choice.error, "plain_error": self.choice.plain_error,
@@ -67,18 +67,18 @@ def described(choice: SettingsChoice) -> str:
 
 
 def is_float(workload: Workload) -> bool:
-    """Whether a model has no quantizer at all."""
+    """Whether a model has no quantizer."""
     return not any(node.op in QUANTIZERS for node in workload.nodes)
 
 
 def calibrated(data: bytes, name: str, samples: Mapping[str, NDArray[Any]], folder: Path | None = None) -> Calibration:
-    """Quantizes a float model in the way that is best on samples that are held back.
+    """Quantizes a float model with the settings that score best on a held-out part of the samples.
 
     Args:
         data: its ONNX file.
-        name: of the model.
-        samples: an array per model input, samples first; 32 to 256 typical ones.
-        folder: where external data may lie.
+        name: name of the model.
+        samples: 32 to 256 typical samples, an array per model input, samples on axis 0.
+        folder: folder of external data; None allows none.
 
     Raises:
         InputError: a model or samples that cannot be used.

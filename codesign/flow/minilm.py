@@ -1,4 +1,4 @@
-"""The sentence encoder ``minilm`` of the extra: quantized once, kept in the user's cache folder."""
+"""The sentence encoder ``minilm`` from an optional package: quantized once and cached."""
 
 import logging
 from pathlib import Path
@@ -16,10 +16,10 @@ _FILE = f"{minilm.NAME}.onnx"
 
 
 def encoder_file(cache: Path | None = None) -> bytes:
-    """The encoder's device model with quantizers, as an ONNX file; the first time takes about a minute.
+    """ONNX file of the encoder's device part with quantizers; the first call takes about a minute.
 
     Args:
-        cache: folder for the result; None takes the user's.
+        cache: cache folder; None for the user's.
 
     Raises:
         ToolError: the extra is not installed, or the cache folder cannot be written.
@@ -36,7 +36,7 @@ def encoder_file(cache: Path | None = None) -> bytes:
 
 
 def export_encoder(folder: str | Path, cache: Path | None = None) -> tuple[Path, ...]:
-    """Write ``minilm.onnx`` and ``inputs.npy``, what the device gets for all test texts, into a folder.
+    """Writes ``minilm.onnx`` and ``inputs.npy``, the device inputs of all test texts, into a folder.
 
     Raises:
         ToolError: the extra is not installed, or the cache folder cannot be written.
@@ -48,11 +48,11 @@ def export_encoder(folder: str | Path, cache: Path | None = None) -> tuple[Path,
 
 
 def encoder_inputs(count: int, seed: int = 0) -> NDArray[np.float64]:
-    """What the device gets for some of the test texts, samples first, in an order that the seed gives.
+    """Device inputs of ``count`` test texts, samples on axis 0, in an order given by the seed; 0 keeps theirs.
 
     Raises:
         ToolError: the extra is not installed.
-        InputError: more texts than there are, or the extra's files are damaged.
+        InputError: more texts than available, or the extra's files are damaged.
     """
     encoder = minilm.load()
     _, texts = minilm.texts(encoder)

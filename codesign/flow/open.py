@@ -1,7 +1,6 @@
-"""From a bundle back to what it holds.
+"""Reading a bundle's contents and checking them against each other.
 
-Reading one compiles the program again and refuses a bundle whose bytes are not those of its own network
-and design.
+The program is compiled again from the bundle's network and design, and must equal the stored bytes.
 """
 
 import logging
@@ -23,32 +22,32 @@ from codesign.sim.verilator.simulator import Library
 from codesign.target.design import Design
 
 VERSION = 2
-"""Of what lies in a bundle, beside the format of the bundle itself."""
+"""Version of a bundle's contents, independent of the bundle format."""
 
 ORIGINAL, QUANTIZED = "model.onnx", "quantized.onnx"
-"""The model as given, and with the quantizers that calibration gave it."""
+"""Names of the original model file and of the one with quantizers from calibration."""
 
 COMPARED_TO_FLOAT = 3
-"""Images on which a verification compares with the float model."""
+"""Samples that verification compares with the float model."""
 
 LEAST_COSINE = 0.99
-"""Between a layer's integers and the float values that they stand for."""
+"""Smallest accepted cosine between a layer's integers and its float values."""
 
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class Contents:
-    """What a bundle holds, checked against itself.
+    """Contents of a bundle, checked for consistency.
 
     Attributes:
-        model: what the user named.
-        network: the model in integers.
+        model: model as named by the user.
+        network: the integer network.
         design: parameters and board.
         program: commands and memory plan.
-        calibrated: whether scales came from calibration data.
-        report: the report as it lies in the bundle.
-        verilog: files that a simulator takes.
+        calibrated: whether lowering took scales from calibration data.
+        report: the stored report.
+        verilog: simulation sources by file name.
     """
 
     model: str
@@ -61,14 +60,14 @@ class Contents:
 
     @property
     def subject(self) -> VerifySubject:
-        """What `codesign.sim.check.verify` takes."""
+        """The argument of `codesign.sim.check.verify`."""
         identity = accelerator.identity(self.design)
         return VerifySubject(
             self.network, self.design, self.program, accelerator.formulas(self.design.engines), identity
         )
 
     def library(self, waves: bool = False) -> Library:
-        """The Verilog, compiled for simulation or from the cache.
+        """The Verilog compiled for simulation, cached.
 
         Raises:
             ToolError: the simulator or the compiler is missing or fails.
@@ -78,10 +77,10 @@ class Contents:
 
 
 def contents(bundle: StoredBundle) -> Contents:
-    """Reads a bundle back.
+    """Reads and checks the contents of a bundle.
 
     Raises:
-        BundleError: a file is missing or damaged, or program and network do not belong together.
+        BundleError: a file is missing or damaged, or program and network are inconsistent.
     """
     document = bundle.json("design.json")
     found = document.get("version") if isinstance(document, dict) else None
@@ -101,7 +100,7 @@ def contents(bundle: StoredBundle) -> Contents:
 
 
 def _program(bundle: StoredBundle, network: Network, design: Design) -> Program:
-    """The program compiled again; its bytes must be the bundle's."""
+    """The program, compiled again and compared with the stored bytes."""
     try:
         program = compile_network(network, design)
         equal = program.encode() == bundle.data("program.bin") and program.constants == bundle.data("weights.bin")
@@ -126,11 +125,11 @@ def _verilog(bundle: StoredBundle) -> dict[str, str]:
 
 
 def model_faults(bundle: StoredBundle, held: Contents, images: Sequence[Sample]) -> list[str]:
-    """What is wrong between the bundle's model file and its network: integers, work, closeness to float.
+    """Mismatches between a bundle's model file and its network: integers, work, agreement with float.
 
-    The model is read and lowered again, from the file with quantizers if calibration made one;
-    multiply-accumulates are counted from its own graph. Nothing is checked for a model without a file, and
-    only the work where lowering took scales from calibration data.
+    The model is read and lowered again, from the file with quantizers if there is one; multiply-accumulates
+    are counted from its graph. Models without a file are not checked; if lowering took scales from
+    calibration data, only the work is.
     """
     loaded = _workloads(bundle, held)
     faults = [fault for workload in loaded.values() for fault in _work_faults(workload, held.network)]
@@ -148,10 +147,10 @@ def model_faults(bundle: StoredBundle, held: Contents, images: Sequence[Sample])
 
 
 def fidelity(bundle: StoredBundle, held: Contents, samples: Sequence[Sample]) -> dict[str, float]:
-    """By layer the smallest cosine, over samples, between its integers and the float values that they stand for.
+    """Smallest cosine over samples between a layer's integers and its float values, by layer.
 
     Raises:
-        InputError: the bundle has no model file with quantizers to compare with.
+        InputError: the bundle has no model file with quantizers.
     """
     loaded = _workloads(bundle, held)
     if held.calibrated or not loaded:
@@ -163,13 +162,13 @@ def fidelity(bundle: StoredBundle, held: Contents, samples: Sequence[Sample]) ->
 
 
 def _workloads(bundle: StoredBundle, held: Contents) -> dict[str, Workload]:
-    """The bundle's model files by name, the one that the network was made from last."""
+    """The bundle's model files by name; the last is the source of the network."""
     names = [name for name in (ORIGINAL, QUANTIZED) if name in bundle.files]
     return {name: replace(load_onnx(bundle.path / name), name=held.network.name) for name in names}
 
 
 def _work_faults(workload: Workload, network: Network) -> list[str]:
-    """Multiply-accumulates of the network against those of the model's own graph."""
+    """Fault if the network and the model's graph differ in multiply-accumulates; empty if they agree."""
     zero = {put.target: int((put.gather < 0).all(axis=1).sum()) for put in network.inputs}
     added = sum(zero.get(layer.source, 0) * layer.n * layer.k for layer in network if isinstance(layer, Linear))
     done = sum(layer.dense_macs for layer in network)

@@ -1,4 +1,4 @@
-"""What becomes known of a bundle after its build, written into its report."""
+"""Updates of a bundle's report after its build."""
 
 import logging
 from collections.abc import Callable
@@ -9,25 +9,25 @@ from codesign.errors import BundleError, InputError
 from codesign.report.report import Report
 
 REPORT = ("report.json", "report.html")
-"""The files of a report."""
+"""File names of a report."""
 
 _LOG = logging.getLogger(__name__)
 
 
 def report_files(value: Report) -> dict[str, bytes]:
-    """The report as the bundle's two files."""
+    """Contents of the report's files by name."""
     return dict(zip(REPORT, (json_bytes(value.to_json()), value.html().encode()), strict=True))
 
 
 def recorded(bundle: StoredBundle, change: Callable[[Report], Report]) -> Report:
-    """The changed report of a bundle; written into its folder if that can be written.
+    """Changes a bundle's report, writes it to the folder if writable, and returns it.
 
     Args:
-        bundle: as it was read; its report is read again, so that nothing is lost that was noted in between.
-        change: adds what is known now.
+        bundle: the bundle as read; its report is read again to keep updates made since.
+        change: returns the changed report.
 
     Raises:
-        BundleError: the folder holds another bundle by now, or none.
+        BundleError: the folder no longer holds this bundle.
     """
     here = read_bundle(bundle.path)
     if _built(here) != _built(bundle):
@@ -41,5 +41,5 @@ def recorded(bundle: StoredBundle, change: Callable[[Report], Report]) -> Report
 
 
 def _built(bundle: StoredBundle) -> dict[str, bytes]:
-    """The files that never change after a build."""
+    """The files that do not change after a build."""
     return {name: data for name, data in bundle.files.items() if name not in REPORT}

@@ -1,4 +1,4 @@
-"""Samples through a bundle, in the golden model or in the simulated Verilog."""
+"""Running samples on a bundle, in the golden model or in the simulated Verilog."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from codesign.sim.check import Sample
 
 TARGETS = ("golden", "sim")
-"""Where samples are computed: the golden model in numpy, or the simulated Verilog."""
+"""Execution targets: the golden model in numpy, or the simulated Verilog."""
 
 EVIDENCE: Mapping[str, str] = {"golden": "modelled", "sim": "simulated"}
-"""How figures of a target come about."""
+"""Evidence label of each target's figures."""
 
 _EVERY = 20
-"""Samples between two lines of progress."""
+"""Samples between progress lines."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -33,11 +33,11 @@ class RunResult:
     """The result of running samples.
 
     Attributes:
-        target: where it was computed.
-        outputs: floats by output name, samples first.
-        cycles: per sample, simulated; empty for the golden model.
-        labels: the right class per sample; None if unknown.
-        report: of the bundle.
+        target: one of `TARGETS`.
+        outputs: floats by output name, samples on axis 0.
+        cycles: simulated cycles per sample; empty for the golden model.
+        labels: label per sample; None if unknown.
+        report: the bundle's report.
     """
 
     target: str
@@ -48,7 +48,7 @@ class RunResult:
 
     @property
     def samples(self) -> int:
-        """How many samples were run."""
+        """Number of samples."""
         return len(next(iter(self.outputs.values())))
 
     @property
@@ -59,12 +59,12 @@ class RunResult:
 
     @property
     def accuracy(self) -> float | None:
-        """Share of samples whose prediction is the label; None without labels."""
+        """Share of correct predictions; None without labels."""
         return None if self.labels is None else float((self.predictions == self.labels).mean())
 
     @property
     def evidence(self) -> str:
-        """How the outputs came about."""
+        """Evidence label of the outputs."""
         return EVIDENCE[self.target]
 
 
@@ -74,14 +74,14 @@ def ran(
     """Runs samples.
 
     Args:
-        network: the model in integers.
-        report: of the bundle.
-        samples: an array per model input each.
+        network: the integer network.
+        report: the bundle's report.
+        samples: one mapping from input name to array per sample.
         target: one of `TARGETS`.
-        contents: gives what the simulation needs beside; not called for the golden model.
+        contents: returns the bundle's contents for simulation; not called for the golden model.
 
     Raises:
-        InputError: another target.
+        InputError: unknown target.
     """
     if target not in TARGETS:
         raise InputError(f"--target {target!r}; legal: {', '.join(TARGETS)}")

@@ -1,4 +1,4 @@
-"""Samples for a network: from files, from models that ship, or random."""
+"""Samples for a network: read from files, or random."""
 
 import zipfile
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ Array = NDArray[np.generic]
 
 
 def load_arrays(path: str | Path) -> dict[str, Array]:
-    """Arrays of an ``.npy`` (one, named "") or ``.npz`` file that nobody vouches for.
+    """Arrays of an untrusted ``.npy`` (one array, named "") or ``.npz`` file.
 
     Raises:
         InputError: missing, too large, damaged, with pickled objects, or not numbers.
@@ -47,9 +47,9 @@ def samples_of(network: Network, arrays: Mapping[str, Array]) -> list[dict[str, 
     """One dictionary per sample, checked against the network's inputs.
 
     Args:
-        network: says which inputs there are and their shapes.
-        arrays: an array per input, samples first; a lone one may be named "". A single sample may come
-            without the sample axis.
+        network: defines the inputs and their shapes.
+        arrays: an array per input, samples on axis 0; a single array may be named "". The sample axis may be
+            omitted for a single sample.
 
     Raises:
         InputError: missing or unknown inputs, a wrong shape, unequal counts or no sample.
@@ -67,7 +67,7 @@ def samples_of(network: Network, arrays: Mapping[str, Array]) -> list[dict[str, 
 
 
 def _stacked(item: Input, array: Array) -> Array:
-    """The array with the sample axis first."""
+    """The array with the sample axis added if it was omitted."""
     if array.dtype.kind not in "fiub":
         raise InputError(f"input {item.name} is {array.dtype}; legal: numbers")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -80,10 +80,10 @@ def _stacked(item: Input, array: Array) -> Array:
 
 
 def random_samples(network: Network, count: int, seed: int) -> list[dict[str, Array]]:
-    """Samples that use the whole range of every input's integers.
+    """Random samples that cover each input's whole integer range.
 
     Args:
-        network: says which inputs there are, their ranges and scales.
+        network: defines the inputs, their ranges and scales.
         count: at least 1.
         seed: the same seed gives the same samples.
     """

@@ -1,4 +1,4 @@
-"""Verification of a bundle: golden model, cycle model and simulated Verilog against each other, and synthesis."""
+"""Verification of a bundle: comparison of golden model, cycle model and simulated Verilog, and synthesis."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from codesign.sim.check import Sample, Verification
 
 SYNTHESES = ("none", "engines", "top")
-"""What may be synthesized."""
+"""Choices of what to synthesize."""
 
 Results: TypeAlias = "Mapping[str, Verification | None]"
 
@@ -30,14 +30,14 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class VerifyRequest:
-    """What shall be verified.
+    """Options of a verification.
 
     Attributes:
         name: the bundle's folder as the user wrote it.
-        kernel: run the layers of this kernel alone, with random data; None runs the whole model.
-        waves: write the waves to a file beside the bundle's folder.
-        seed: of the samples.
-        images: samples, run back to back.
+        kernel: run only this kernel's layers, with random data; None runs the whole model.
+        waves: write the waves to a file next to the bundle's folder.
+        seed: seed of the samples.
+        images: number of samples, run back to back.
         synth: one of `SYNTHESES`.
     """
 
@@ -56,7 +56,7 @@ class VerifyRequest:
 
     @property
     def rerun(self) -> str:
-        """The call that does it again, with waves."""
+        """Command line that repeats the verification with waves."""
         kernel = "" if self.kernel is None else f" --kernel {self.kernel}"
         return f"codesign verify {self.name}{kernel} --waves --seed {self.seed} --images {self.images}"
 
@@ -67,11 +67,11 @@ class VerifyResult:
 
     Attributes:
         path: the bundle's folder.
-        report: the report, with the result in it if the whole model was verified.
-        results: what was compared, by layer if a kernel was verified, else one named after the model.
-        kernel: its name if only its layers were run.
-        skipped: layers that the design has no room to run alone.
-        synthesized: what open synthesis counted, by part and resource; None if it was not asked.
+        report: the report, updated with the result if the whole model was verified.
+        results: comparisons, by layer if a kernel was verified, else a single one named after the model.
+        kernel: the kernel's name if only its layers were run.
+        skipped: layers that do not fit the design when run alone.
+        synthesized: resources counted by open synthesis, by part and resource; None if not requested.
     """
 
     path: Path
@@ -83,17 +83,17 @@ class VerifyResult:
 
     @property
     def result(self) -> "Verification":
-        """What was compared first."""
+        """The first comparison."""
         return next(iter(self.results.values()))
 
     @property
     def passed(self) -> bool:
-        """Whether something was run and everything agreed."""
+        """Whether something was run and everything agrees."""
         return bool(self.results) and all(result.passed for result in self.results.values())
 
     @property
     def problems(self) -> list[str]:
-        """What did not agree, one sentence each."""
+        """Mismatches, one sentence each."""
         found = [f"no room to run alone: {name}" for name in self.skipped]
         for name, result in self.results.items():
             found += [*map(str, result.mismatches), *result.faults]
@@ -104,11 +104,11 @@ class VerifyResult:
         return found
 
     def waveform(self, signals: Sequence[str], first: int = 0, cycles: int = 24, column: int = 34) -> Picture:
-        """A timing diagram from the waves of `verify`; ``column`` pixels per cycle, from cycle ``first`` on.
+        """Timing diagram from the recorded waves, ``column`` pixels per cycle, from cycle ``first`` on.
 
         Raises:
-            InputError: it was verified without waves.
-            ValueError: no such signal.
+            InputError: verified without waves.
+            ValueError: unknown signal.
         """
         from codesign.sim.waves import draw, read
 
@@ -121,15 +121,15 @@ class VerifyResult:
 
 
 def checked(bundle: StoredBundle, inside: "Contents", request: VerifyRequest) -> VerifyResult:
-    """Verifies a bundle and writes what was found into its report.
+    """Verifies a bundle and writes the result into its report.
 
     Args:
-        bundle: its files.
-        inside: what they hold.
-        request: what shall be verified.
+        bundle: the stored bundle.
+        inside: its contents.
+        request: options of the verification.
 
     Raises:
-        InputError: an unknown kernel, or more samples than there are.
+        InputError: an unknown kernel, or more samples than available.
         CheckError: the hardware reports an error or breaks a protocol.
         ToolError: the simulator, the compiler or Yosys is missing or fails.
     """
@@ -161,7 +161,7 @@ def _verified(report: Report, result: "Verification") -> Report:
 
 
 def _model(bundle: StoredBundle, inside: "Contents", request: VerifyRequest, waves: Path | None) -> Results:
-    """The whole model on the whole accelerator."""
+    """Verifies the whole model on the whole accelerator."""
     from codesign.flow.open import model_faults
     from codesign.sim import check
 
@@ -173,7 +173,7 @@ def _model(bundle: StoredBundle, inside: "Contents", request: VerifyRequest, wav
 
 
 def _kernel(bundle: StoredBundle, inside: "Contents", request: VerifyRequest, waves: Path | None) -> Results:
-    """Every layer of a kernel alone on the whole accelerator; None for a layer that it has no room to run alone."""
+    """Verifies each layer of a kernel alone on the whole accelerator; None for layers that do not fit."""
     from codesign.compiler.program import compile_network
     from codesign.sim import check
     from codesign.sim.single_layer import isolated
@@ -192,7 +192,7 @@ def _kernel(bundle: StoredBundle, inside: "Contents", request: VerifyRequest, wa
 
 
 def _synthesized(bundle: StoredBundle, what: str) -> dict[str, Mapping[str, float]]:
-    """Resources that open synthesis counts in the bundle's Verilog, by part."""
+    """Resources by part, counted by open synthesis of the bundle's Verilog."""
     from codesign.hw.system.accelerator import TOP
     from codesign.sim.synthesis.synth import synthesize, synthesize_engines
 
@@ -205,10 +205,10 @@ def _synthesized(bundle: StoredBundle, what: str) -> dict[str, Mapping[str, floa
 
 
 def chosen(inside: "Contents", count: int, seed: int) -> "list[Sample]":
-    """Held-out samples of a model that ships, in an order that the seed gives; random ones of any other.
+    """Held-out samples of a built-in model, shuffled unless the seed is 0; random samples for other models.
 
     Raises:
-        InputError: more than there are.
+        InputError: more samples than available.
     """
     from codesign.flow.minilm import encoder_inputs
     from codesign.quant.calibrate import minilm

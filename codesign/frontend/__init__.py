@@ -1,1 +1,1 @@
-"""Model files: reading them, what their operators compute in floats, and the models that ship."""
+"""Model files: readers, float reference operators, and the built-in models."""

@@ -1,8 +1,8 @@
-"""Reads an ONNX file that nobody vouches for into plain values.
+"""Reader of untrusted ONNX files into plain values.
 
-Every size is checked against the bytes that are there before anything is allocated, external
-data is read from the model's own folder only, and whatever is wrong ends as one `InputError` of
-one line. No operator is evaluated here. ``onnx`` is imported on use.
+Every size is checked against the available bytes before allocation, external data is read only
+from the model's own folder, and every error is a one-line `InputError`. No operator is evaluated
+here. ``onnx`` is imported on use.
 """
 
 import importlib
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     import onnx
 
 MAX_FILE_BYTES = 1 << 31
-"""Protocol buffers end here; larger models keep their weights in external data."""
+"""Size limit of protocol buffers; larger models keep their weights in external data."""
 
 OLDEST_OPSET = 13
-"""From here on the operators mean what `codesign.operators` computes; so do older ones that did not change."""
+"""Oldest opset implemented; older files are accepted if their operators have not changed since."""
 
 QUANT_DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
-"""Where ``Quant`` nodes live."""
+"""Domains of ``Quant`` nodes."""
 
 _DTYPES: Mapping[int, str] = {
     1: "<f4", 2: "u1", 3: "i1", 4: "<u2", 5: "<i2", 6: "<i4", 7: "<i8", 9: "?", 10: "<f2", 11: "<f8",
@@ -47,7 +47,7 @@ _INF_CONSUMERS = frozenset((*_ADDED, *_MOVED))
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """One operator application; a left-out input is an empty name."""
+    """One operator application; an omitted input has an empty name."""
 
     op: str
     name: str
@@ -74,7 +74,7 @@ def read_graph(path: Path) -> Graph:
     """Read a file.
 
     Raises:
-        InputError: it cannot be read, is not ONNX, or holds something that has no meaning here.
+        InputError: it cannot be read, is not ONNX, or contains something unsupported.
     """
     return graph_of(_parse(path), path.name, path.parent)
 
@@ -83,9 +83,9 @@ def graph_of(model: "onnx.ModelProto", name: str, folder: Path | None = None) ->
     """Turn a parsed model into a `Graph`.
 
     Args:
-        model: the protocol buffer; it is not changed.
-        name: what the model is called in messages.
-        folder: where external data may lie; None allows none.
+        model: the protocol buffer; not modified.
+        name: name of the model in messages.
+        folder: folder of external data; None allows none.
 
     Raises:
         InputError: see `read_graph`.
@@ -102,7 +102,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _is_printable(name: object) -> bool:
-    """Also False for bytes, which is how protocol buffers return text that is not UTF-8."""
+    """Whether a name is printable text; False for bytes, which protocol buffers return for invalid UTF-8."""
     return isinstance(name, str) and name.isprintable()
 
 
@@ -111,10 +111,10 @@ def _printable(name: object) -> str:
 
 
 def decoded(data: bytes, name: str) -> "onnx.ModelProto":
-    """The protocol buffer that the bytes of a file are.
+    """Parses the bytes of an ONNX file.
 
     Raises:
-        InputError: they are none.
+        InputError: not a valid file.
     """
     import onnx
 
@@ -164,7 +164,7 @@ class _Reader:
         return Graph(self.name.removesuffix(".onnx"), ordered, constants, inputs, outputs)
 
     def check_printable(self) -> None:
-        """Names end up in messages and on terminals."""
+        """Refuses unprintable names, which would reach messages and terminals."""
         graph = self.graph
         names = [v.name for v in (*graph.input, *graph.output, *graph.initializer, *graph.node)]
         names += [n for node in graph.node for n in (node.op_type, *node.input, *node.output)]
@@ -187,7 +187,7 @@ class _Reader:
             raise self.fail("sparse weights; legal: dense ones")
 
     def unchanged_since(self, version: int) -> bool:
-        """Whether every operator was defined by then as it still was in `OLDEST_OPSET`."""
+        """Whether the definition of every operator is unchanged from ``version`` to `OLDEST_OPSET`."""
         from onnx.defs import SchemaError, get_schema
 
         kinds = {n.op_type for n in self.graph.node if n.domain in ("", "ai.onnx")}
@@ -292,7 +292,7 @@ class _Reader:
         return self.widened(name, np.array(values, dtype), kind, count)
 
     def widened(self, name: str, x: Array, kind: int, count: int) -> Array:
-        """float64, int64 or bool from the file's element type."""
+        """Converts the file's element type to float64, int64 or bool."""
         if kind in _PACKED:
             return _unpacked(x, kind, count)
         if kind == _BFLOAT16:
@@ -304,7 +304,7 @@ class _Reader:
         return x.astype(np.float64 if kind in FLOATS else np.int64)
 
     def external(self, name: str, tensor: "onnx.TensorProto") -> bytes:
-        """Bytes of a tensor that lies in another file of the model's folder."""
+        """Bytes of a tensor stored in another file of the model's folder."""
         entries = {e.key: e.value for e in tensor.external_data}
         path = self.inside(name, entries.get("location", ""))
         offset, length = entries.get("offset", "0"), entries.get("length")
@@ -358,7 +358,7 @@ class _Reader:
     # Whole graph
 
     def typed_nodes(self, nodes: Iterable[Node]) -> tuple[Node, ...]:
-        """Add what nodes take from the element types of their inputs, which constants no longer have."""
+        """Add attributes derived from the inputs' element types, which widened constants no longer have."""
         types = {t.name: t.data_type for t in self.graph.initializer}
         types.update((v.name, v.type.tensor_type.elem_type) for v in self.graph.input if v.name not in types)
         for proto in self.graph.node:
@@ -367,7 +367,7 @@ class _Reader:
         return tuple(self.typed(n, types) for n in nodes)
 
     def typed(self, node: Node, types: Mapping[str, int]) -> Node:
-        """The integer range of a quantizer, from its zero point; the type that CastLike casts to."""
+        """Add a quantizer's integer range, from its zero point's type, or CastLike's target type."""
         if node.op == "CastLike" and node.inputs[1:] and node.inputs[1] in types:
             return replace(node, attributes={**node.attributes, "to": types[node.inputs[1]]})
         if node.op not in _ZERO_POINTS:
@@ -381,7 +381,7 @@ class _Reader:
         return replace(node, attributes={**node.attributes, "range": ends})
 
     def check_infinite(self, nodes: Iterable[Node], constants: Mapping[str, Array]) -> None:
-        """Infinity is legal in a mask that is added or selected, nowhere else."""
+        """Refuse infinite constants except in masks that are added or selected."""
         infinite = {n for n, a in constants.items() if a.dtype.kind == "f" and not np.isfinite(a).all()}
         for node in nodes:
             bad = infinite.intersection(node.inputs)
@@ -389,7 +389,7 @@ class _Reader:
                 raise self.fail(f"tensor {min(bad)}, used by {node}, holds infinity; legal: finite weights")
 
     def ordered(self, nodes: tuple[Node, ...], known: set[str], outputs: tuple[str, ...]) -> tuple[Node, ...]:
-        """Nodes in an order in which every input is there before it is used."""
+        """Nodes in topological order."""
         self.check_names(nodes, known, outputs)
         users: dict[str, list[int]] = {}
         waiting = [0] * len(nodes)
@@ -424,17 +424,17 @@ class _Reader:
 
 
 def _custom(node: "onnx.NodeProto") -> str:
-    """Name of an operator with its domain, as `codesign.operators` has those of other packages."""
+    """Operator name with its domain, as third-party operators are named in `codesign.frontend.operators`."""
     return f"{node.domain}.{node.op_type}"
 
 
 def _op(node: "onnx.NodeProto") -> str:
-    """Name of an operator as `codesign.operators` has it."""
+    """Operator name as in `codesign.frontend.operators`."""
     return node.op_type if node.domain in ("", "ai.onnx", *QUANT_DOMAINS) else _custom(node)
 
 
 def _typed_field(tensor: "onnx.TensorProto") -> list[float] | list[int]:
-    """The values of a tensor that is not stored as raw bytes."""
+    """Values of a tensor that is not stored as raw bytes."""
     kind = tensor.data_type
     if kind in _NARROW or kind in _PACKED:
         return list(tensor.int32_data)
@@ -446,12 +446,12 @@ def _typed_field(tensor: "onnx.TensorProto") -> list[float] | list[int]:
 
 
 def _stored(kind: int, count: int) -> int:
-    """How many values hold this many elements: types narrower than a byte share one."""
+    """Number of stored values for a number of elements; types narrower than a byte share one."""
     return -(-count * _PACKED[kind] // 8) if kind in _PACKED else count
 
 
 def _unpacked(x: Array, kind: int, count: int) -> Array:
-    """Elements that share bytes, the first in the lowest bits, as int64."""
+    """Unpack elements that share bytes, the first in the lowest bits, as int64."""
     bits, ends = _PACKED[kind], integer_range(kind)
     parts = x.astype(np.int64)[:, None] >> np.arange(0, 8, bits) & ((1 << bits) - 1)
     values = parts.reshape(-1)[:count]

@@ -1,7 +1,7 @@
-"""A model file, parsed: the float graph with its quantizers, shapes and a reference evaluator.
+"""Parsed model: the float graph with its quantizers, shapes and a reference evaluator.
 
-`load_onnx` reads float, QDQ, QCDQ and QONNX files. What depends on constants alone is computed
-while reading; quantizers are kept, because their scales are what the integer network is made of.
+`load_onnx` reads float, QDQ, QCDQ and QONNX files. Constants are folded while reading; quantizers
+are kept, because their scales define the integer network.
 """
 
 import html
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     import onnx
 
 MAX_FOLDED_MACS = 1 << 32
-"""Largest product of constants that is computed while a file is read."""
+"""Multiply-accumulate limit of one folded product of constants."""
 
 QUANTIZERS = ("Quant", "QuantizeLinear", "DequantizeLinear")
 PRODUCTS: Mapping[str, int] = {"MatMul": 1, "Gemm": 1, "Conv": 1, "MatMulInteger": 1, "QLinearMatMul": 3}
-"""Operators that multiply matrices, and the input that holds the second one."""
+"""Operators that multiply matrices, and the index of the second operand among their inputs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,10 +38,10 @@ class Workload:
 
     Attributes:
         name: the file's name without its suffix.
-        nodes: in execution order; nodes of constants and unused nodes are gone.
+        nodes: nodes in execution order, without folded and unused ones.
         constants: initializers and folded values, float64, int64 or bool.
         inputs: shape per model input, batch axis included.
-        outputs: likewise.
+        outputs: shape per model output, batch axis included.
         shapes: shape of every tensor.
     """
 
@@ -54,14 +54,14 @@ class Workload:
 
     @cached_property
     def producers(self) -> Mapping[str, Node]:
-        """The node that makes each tensor; inputs and constants have none."""
+        """The node that computes each tensor; inputs and constants are not included."""
         return {name: node for node in self.nodes for name in node.outputs if name}
 
     def evaluate(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Return the model's outputs for one sample.
 
         Args:
-            inputs: an array per model input, of the input's shape (a batch axis of 1 may be left out).
+            inputs: an array per model input, of the input's shape (a batch axis of 1 may be omitted).
 
         Raises:
             InputError: a missing or unknown name, a wrong shape, or values that are not finite numbers.
@@ -87,7 +87,7 @@ class Workload:
 
     @cached_property
     def _last_uses(self) -> Mapping[int, list[str]]:
-        """Tensors that nothing needs after the node of this index."""
+        """Tensors used for the last time by the node of this index."""
         last = {name: i for i, node in enumerate(self.nodes) for name in node.inputs if name}
         found: dict[int, list[str]] = {}
         for name, i in last.items():
@@ -112,16 +112,16 @@ class Workload:
     def macs(self) -> int:
         """Multiply-accumulates of every matrix product and convolution, counted from shapes.
 
-        A file that computes every expert of a mixture for every token counts them all, unlike `Network.macs`.
+        All experts of a mixture count if the file computes them for every token, unlike in `Network.macs`.
         """
         return sum(self.node_macs(node) for node in self.nodes)
 
     def node_macs(self, node: Node) -> int:
-        """Multiply-accumulates of one node, 0 if it is no product."""
+        """Multiply-accumulates of one node, 0 if it is not a product."""
         return _macs(node, self.shapes)
 
     def summary(self) -> str:
-        """A table of the nodes: operator, name, output shape, multiply-accumulates."""
+        """Table of the nodes as text: operator, name, output shape, multiply-accumulates."""
         rows = [("operator", "name", "shape", "macs"), *self._rows()]
         widths = [max(len(row[i]) for row in rows) for i in range(3)]
         lines = ["  ".join([*(c.ljust(w) for c, w in zip(r[:3], widths, strict=True)), r[3]]).rstrip() for r in rows]
@@ -155,26 +155,26 @@ def sample_shape(shape: Shape) -> Shape:
 
 
 def load_onnx(path: str | Path) -> Workload:
-    """Read a model file that nobody vouches for.
+    """Read an untrusted model file.
 
     Args:
-        path: float, QDQ, QCDQ or QONNX; external data must lie in the same folder. A symbolic batch
+        path: float, QDQ, QCDQ or QONNX; external data must be in the same folder. A symbolic batch
             axis becomes 1.
 
     Raises:
-        InputError: one line that says what is wrong, the value, and what is legal. Operators that are
-            not supported are listed all at once, with their nodes.
+        InputError: one line with the problem, the value, and the legal values. All unsupported
+            operators are listed, with their nodes.
     """
     return _folded(read_graph(Path(path)))
 
 
 def parse_onnx(data: bytes, name: str = "model", folder: Path | None = None) -> Workload:
-    """Like `load_onnx` for the bytes of a file; external data may lie in the folder, if one is given."""
+    """Like `load_onnx` for the bytes of a file; external data is allowed only in ``folder``, if given."""
     return from_proto(decoded(data, name), name, folder)
 
 
 def from_proto(model: "onnx.ModelProto", name: str = "model", folder: Path | None = None) -> Workload:
-    """Like `load_onnx` for a model in memory; external data may lie in the folder, if one is given."""
+    """Like `load_onnx` for a model in memory; external data is allowed only in ``folder``, if given."""
     return _folded(graph_of(model, name, folder))
 
 
@@ -182,7 +182,7 @@ def from_proto(model: "onnx.ModelProto", name: str = "model", folder: Path | Non
 
 
 def _apply(model: str, node: Node, arguments: list[Array | None]) -> tuple[Array, ...]:
-    """Evaluate a node; whatever its operator objects to becomes an InputError with the node's name."""
+    """Evaluate a node; errors of its operator become an InputError with the node's name."""
     try:
         return evaluate(node.op, Call(node.attributes, arguments, len(node.outputs)))
     except (ValueError, TypeError, IndexError, ArithmeticError, MemoryError) as error:
@@ -194,7 +194,7 @@ def _refused(model: str, node: Node, error: Exception) -> InputError:
 
 
 class _Folder:
-    """Computes what is constant and the shape of the rest, node by node."""
+    """Folds constants and infers the other shapes, node by node."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -213,7 +213,7 @@ class _Folder:
                 self.keep(node)
 
     def arguments(self, node: Node) -> list[Array | None]:
-        """Constants as they are, everything else as zeros that take no memory."""
+        """The node's inputs: constants as they are, others as zeros broadcast without using memory."""
         return [self.argument(name) if name else None for name in node.inputs]
 
     def argument(self, name: str) -> Array:
@@ -300,7 +300,7 @@ def _folded(graph: Graph) -> Workload:
 
 
 def live_nodes(nodes: list[Node], outputs: tuple[str, ...]) -> tuple[Node, ...]:
-    """The nodes that some outputs need, in the same order."""
+    """The nodes needed for some outputs, in the same order."""
     needed, live = set(outputs), []
     for node in reversed(nodes):
         if needed.intersection(node.outputs):

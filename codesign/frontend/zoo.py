@@ -1,6 +1,6 @@
-"""Models by name: the small trained ones that ship with the package, and matrix products.
+"""Models by name: small trained built-in models, and matrix products.
 
-``import codesign.frontend.zoo`` needs numpy alone; reading an ONNX file imports onnx.
+``import codesign.frontend.zoo`` requires only numpy; reading an ONNX file imports onnx.
 """
 
 import re
@@ -22,21 +22,21 @@ MAX_GEMM_SIZE = 1 << 16
 """Largest M, K or N of a ``gemm:`` model."""
 
 MAX_GEMM_WORDS = 1 << 28
-"""Largest matrix of a ``gemm:`` model."""
+"""Maximum elements of a matrix of a ``gemm:`` model."""
 
 _GEMM = re.compile(r"gemm:(-?\d{1,18})x(-?\d{1,18})x(-?\d{1,18})(?::(\w+))?", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model that ships with the package.
+    """A built-in model.
 
     Attributes:
-        name: what ``load`` takes.
+        name: name accepted by `load`.
         description: one line.
-        file: in ``codesign/data``; empty for a model whose weights are an extra.
-        heldout: arrays in ``codesign/data`` that training never saw; empty without labelled samples.
-        bare: whether the file's quantizers are left out, so that it is a float model.
+        file: file in ``codesign/data``; empty if the weights are in an optional package.
+        heldout: file of held-out labelled samples in ``codesign/data``; empty if there are none.
+        bare: whether the file's quantizers are removed to give a float model.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Model:
 
 
 def models() -> tuple[Model, ...]:
-    """The models that ship with the package, by name."""
+    """All built-in models, by name."""
     return (
         Model(
             "digits-mlp",
@@ -105,10 +105,10 @@ def load(name: str | Path) -> Workload | Network:
         name: a name of `models`, ``gemm:MxKxN`` or ``gemm:MxKxN:int8``, or a path to an ONNX file.
 
     Returns:
-        A `Network` for matrix products, which are integers from the start, else a `Workload`.
+        A `Network` for matrix products, else a `Workload`.
 
     Raises:
-        InputError: nothing of this name, a file that cannot be used, or a model whose weights are an extra.
+        InputError: unknown name, unusable file, or a model whose weights are in an optional package.
     """
     text = str(name)
     if text.startswith("gemm:"):
@@ -137,7 +137,7 @@ def _with_file(name: str) -> Model:
 
 
 def _content(found: Model) -> bytes:
-    """The bytes of a shipped model's file."""
+    """Bytes of a built-in model's file."""
     data = _data(found.file).read_bytes()
     if not found.bare:
         return data
@@ -151,7 +151,7 @@ def _content(found: Model) -> bytes:
 
 
 def original(name: str | Path) -> bytes:
-    """The bytes of the ONNX file of a model that `load` read from one.
+    """Bytes of the ONNX file from which `load` reads a model.
 
     Raises:
         InputError: the file cannot be read.
@@ -176,10 +176,10 @@ def _data(file: str) -> resources.abc.Traversable:
 
 
 def heldout(name: str) -> tuple[Mapping[str, NDArray[np.float32]], NDArray[np.int64]]:
-    """Samples that training never saw.
+    """Held-out samples of a built-in model.
 
     Returns:
-        An array per model input, samples first, and the right class of each sample.
+        An array per model input, samples on axis 0, and the label of each sample.
 
     Raises:
         InputError: an unknown name, or a model without labelled samples.
@@ -192,7 +192,7 @@ def heldout(name: str) -> tuple[Mapping[str, NDArray[np.float32]], NDArray[np.in
 
 
 def export(name: str, folder: str | Path) -> tuple[Path, ...]:
-    """Write a shipped model and its held-out samples into a folder.
+    """Write a built-in model and its held-out samples into a folder.
 
     Returns:
         The files: ``NAME.onnx``, ``inputs.npy``, ``labels.npy``.
@@ -238,14 +238,13 @@ def _parsed_gemm(text: str) -> Network:
 def gemm(m: int, k: int, n: int, seed: int = 0) -> Network:
     """One int8 matrix product ``[m, k] x [k, n]`` with full-range random weights.
 
-    Inputs drawn evenly from all of int8 use the output's range: its standard deviation is a quarter
-    of it.
+    For inputs drawn uniformly from int8, the output's standard deviation is 32, a quarter of full scale.
 
     Args:
-        m: rows of the input, 1 to `MAX_GEMM_SIZE`, as the other sizes.
+        m: rows of the input; each size is 1 to `MAX_GEMM_SIZE`.
         k: columns of the input.
-        n: columns of the output; no matrix has more than `MAX_GEMM_WORDS` elements.
-        seed: of the weights.
+        n: columns of the output; no matrix may have more than `MAX_GEMM_WORDS` elements.
+        seed: seed of the weights.
 
     Raises:
         InputError: a size that is not legal.

@@ -1,1 +1,1 @@
-"""The integer network: layers between matrices, without a board and without a design."""
+"""Integer network: layers over matrices, independent of board and design."""

@@ -1,8 +1,8 @@
-"""The integer network: what is left of a model when every number is an integer.
+"""Integer network: the intermediate representation of a quantized model.
 
-A `Network` is a straight list of layers over named integer matrices of shape
-``[rows, columns]``. Each layer carries its weights, its requantization and nothing
-that depends on a board or on a design; mapping pads and places it later.
+A `Network` is a sequence of layers over named integer matrices of shape
+``[rows, columns]``. Layers hold weights and requantization but nothing that
+depends on a board or a design; the compiler pads and places them.
 """
 
 import math
@@ -55,9 +55,9 @@ class Read(NamedTuple):
 
     Attributes:
         tensor: its name.
-        first_row: row of it that row 0 of the result needs; row ``i`` needs row ``first_row + i``.
-        whole: every row of the result needs all of its rows instead.
-        in_place: the result may be written over it, row by row.
+        first_row: row ``i`` of the result needs row ``first_row + i`` of the tensor.
+        whole: every row of the result needs all rows of the tensor instead.
+        in_place: the result may overwrite it, row by row.
     """
 
     tensor: str
@@ -67,10 +67,10 @@ class Read(NamedTuple):
 
 
 class Layer(ABC):
-    """One step of a network: it makes the rows of one tensor from the rows of others.
+    """One step of a network, which computes the rows of one tensor from others.
 
-    Subclasses are frozen dataclasses of plain values and arrays. A kernel says which of them its engine runs; so an
-    engine of a new kind brings its layer along, and nothing else knows of it.
+    Subclasses are frozen dataclasses of plain values and arrays. A kernel declares which layer types its engine runs,
+    so a new engine may define its own layer type without changes elsewhere.
     """
 
     name: str
@@ -80,40 +80,40 @@ class Layer(ABC):
     @property
     @abstractmethod
     def reads(self) -> tuple[Read, ...]:
-        """What it reads, none twice."""
+        """Tensors and constants that it reads, without duplicates."""
 
     @property
     @abstractmethod
     def shape(self) -> tuple[object, ...]:
-        """All but its rows that decides its work; equal for layers that take the same time, whatever their numbers."""
+        """Everything except ``rows`` that determines execution time; equal for layers that differ only in values."""
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of one inference, those that a mask hides left out."""
+        """Multiply-accumulates of one inference, without masked ones."""
         return 0
 
     @property
     def dense_macs(self) -> int:
-        """The same as a model's graph has them, those that a mask hides included."""
+        """Multiply-accumulates of one inference, with masked ones, as in the model's graph."""
         return self.macs
 
     @abstractmethod
     def golden(self, values: Mapping[str, Ints]) -> Ints:
-        """The target's integers, bit for bit as the hardware computes them.
+        """The target's integers ``[rows, columns]``, bit-exact with the hardware.
 
         Args:
-            values: integers of every tensor so far and of every constant, by name.
+            values: integers of every tensor computed so far and of every constant, by name.
         """
 
     def changed(self, **values: object) -> Self:
-        """The same layer with other values of some fields."""
+        """Copy with some fields replaced."""
         return replace(self, **values)  # type: ignore[type-var]
 
     def counts(self, values: Mapping[str, Ints]) -> Mapping[str, Ints]:
-        """Work of every row that depends on data, by the name that the kernel's formulas use; {} without any.
+        """Data-dependent work, ``[rows]`` per name in the kernel's work; {} if work is data-independent.
 
         Args:
-            values: as in `golden`, the target's included.
+            values: as in `golden`, plus the target.
         """
         return {}
 
@@ -159,13 +159,13 @@ class Linear(Layer):
 
     @property
     def reads(self) -> tuple[Read, ...]:
-        """The source, and the rows to add if there are any."""
+        """The source, and the addend if there is one."""
         source = Read(self.source, self.first_row)
         return (source,) if self.addend is None else (source, Read(self.addend, in_place=True))
 
     @property
     def shape(self) -> tuple[object, ...]:
-        """See `Layer.shape`; which table it is does not count."""
+        """See `Layer.shape`; only the presence of a table counts."""
         return self.k, self.n, self.first_row, self.table is not None, self.addend is None
 
     @property
@@ -191,7 +191,7 @@ class Linear(Layer):
 class Attention(Layer):
     """Multi-head softmax attention on int8 q, k, v; see `codesign.numerics.nonlinear.attention`.
 
-    Row ``i`` sees the keys of its mask: all, up to itself, or the last ``window``.
+    Row ``i`` attends to all keys, to keys up to ``i``, or to the last ``window`` of those, by ``mask``.
     """
 
     name: str
@@ -212,7 +212,7 @@ class Attention(Layer):
 
     @property
     def reads(self) -> tuple[Read, ...]:
-        """The queries row by row; every row needs all keys and values."""
+        """Queries row by row; all keys and values for every row."""
         return Read(self.query), Read(self.key, whole=True), Read(self.value, whole=True)
 
     @property
@@ -222,12 +222,12 @@ class Attention(Layer):
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of one inference; the masked part of a score matrix is not counted."""
+        """Multiply-accumulates of one inference, without the masked part of the score matrix."""
         return 2 * _visible(self) * self.heads * self.head_dim
 
     @property
     def dense_macs(self) -> int:
-        """The same with the masked part."""
+        """Multiply-accumulates of one inference, with the masked part."""
         return 2 * self.rows * self.keys * self.heads * self.head_dim
 
     def golden(self, values: Mapping[str, Ints]) -> Ints:
@@ -246,8 +246,8 @@ class Norm(Layer):
     """Layer or RMS norm of int16 rows; see `codesign.numerics.nonlinear.norm`.
 
     Attributes:
-        bits: of the result, 8 or 16, as its tensor has. 8 bits are for linear layers to multiply, 16 bits for
-            linear layers to add: a post-norm transformer needs both of the same rows, as two layers.
+        bits: width of the result, 8 or 16, equal to its tensor's. Linear layers multiply 8-bit and add 16-bit
+            tensors; a post-norm transformer needs both from the same rows, as two layers.
     """
 
     name: str
@@ -285,13 +285,13 @@ class Norm(Layer):
 
 @dataclass(frozen=True)
 class Route(Layer):
-    """Which experts each token uses, and with which gate; see `codesign.numerics.moe.gates`.
+    """Expert selection and gates of each token; see `codesign.numerics.moe.gates`.
 
     Attributes:
         source: int8 logits ``[rows, experts]``.
-        target: the gates, 0 to 255 in a 16-bit tensor ``[rows, experts]``.
+        target: gates, 0 to 255 in a 16-bit tensor ``[rows, experts]``.
         chosen: experts per token.
-        multiplier, shift: from logits to steps of the exponential table.
+        multiplier, shift: requantize logits to steps of the exponential table.
     """
 
     name: str
@@ -321,15 +321,15 @@ class Route(Layer):
 class Experts(Layer):
     """``target = addend + requantize(sum of gate * expert(source))``, experts in ascending order.
 
-    An expert is two linear layers, from int8 to int8 (with a table) to int16, all experts of equal shapes.
-    It computes the tokens whose gate is not 0. The weighted sum provably fits 32 bits.
+    An expert is two linear layers, int8 to int8 (with a table) to int16; all experts have equal shapes.
+    It computes the tokens with a nonzero gate. The weighted sum provably fits 32 bits.
 
     Attributes:
         source: int8 tensor; rows ``first_row .. first_row+rows`` are used.
         gates: target of a `Route`.
-        experts: two linear layers each, whose ``rows`` are the most that may come.
+        experts: two linear layers each, whose ``rows`` is the maximum number of tokens.
         chosen: experts per token.
-        multiplier, shift: requantization of the weighted sum, saturated to 16 bit.
+        multiplier, shift: requantization of the weighted sum, saturated to 16 bits.
         addend: int16 tensor or constant added with 16-bit saturation.
     """
 
@@ -352,7 +352,7 @@ class Experts(Layer):
 
     @property
     def reads(self) -> tuple[Read, ...]:
-        """The source, the gates, and the rows to add if there are any."""
+        """The source, the gates, and the addend if there is one."""
         found = Read(self.source, self.first_row), Read(self.gates)
         return found if self.addend is None else (*found, Read(self.addend, in_place=True))
 
@@ -365,8 +365,8 @@ class Experts(Layer):
     def macs(self) -> int:
         """Multiply-accumulates of one inference.
 
-        Each token counts its chosen experts, which are all of one shape, so that the number does not depend on which
-        they are; weighting them is not counted.
+        Each token counts its ``chosen`` experts; as all have one shape, the number does not depend on which. Gate
+        weighting is not counted.
         """
         return self.rows * self.chosen * self.macs_per_token
 
@@ -399,14 +399,14 @@ class Experts(Layer):
 
 @dataclass(frozen=True, eq=False)
 class Input:
-    """How one sample of a model input becomes an integer matrix.
+    """Conversion of one sample of a model input to an integer matrix.
 
     ``matrix[r, c] = quantize(sample.flat[gather[r, c]])``, zero where gather is -1.
 
     Attributes:
         name: the model's input name.
         shape: shape of one sample, without the batch axis.
-        target: name of the tensor, int8 to be multiplied or int16 to be added by linear layers.
+        target: name of the tensor, int8 if linear layers multiply it or int16 if they add it.
         gather: int64 ``[rows, columns]``.
         low, high: saturation of the quantized values.
     """
@@ -426,7 +426,7 @@ class Input:
 
 @dataclass(frozen=True, eq=False)
 class Output:
-    """Which integer tensor is a model output, and its shape for one sample."""
+    """A model output: its source tensor, and its shape for one sample."""
 
     name: str
     shape: tuple[int, ...]
@@ -438,7 +438,7 @@ class Network:
     """Layers in execution order over named tensors; ``constants`` are int16 tables.
 
     Attributes:
-        notes: what lowering decided on its own, one sentence each.
+        notes: decisions made by lowering, one sentence each.
     """
 
     name: str
@@ -472,7 +472,7 @@ class Network:
 
 
 def linears(layers: Iterable[Layer]) -> Iterator[Linear]:
-    """Every linear layer, those of experts included."""
+    """Every linear layer, including those of experts."""
     for layer in layers:
         if isinstance(layer, Linear):
             yield layer
@@ -481,22 +481,22 @@ def linears(layers: Iterable[Layer]) -> Iterator[Linear]:
 
 
 def _visible(layer: Attention) -> int:
-    """Number of (query, key) pairs that the mask lets through."""
+    """Number of (query, key) pairs not masked."""
     if layer.mask == "full":
         return layer.rows * layer.keys
     reach = layer.window if layer.mask == "sliding" else layer.keys
     return sum(min(i + 1, layer.keys) - max(0, i + 1 - reach) for i in range(layer.rows))
 
 
-# Golden execution: int64, bit for bit what the hardware computes -------------------
+# Golden execution: int64, bit-exact with the hardware ------------------------------
 
 
 def run(network: Network, inputs: Mapping[str, NDArray[Any]]) -> dict[str, Ints]:
     """Execute a network on one sample.
 
     Args:
-        network: what to execute.
-        inputs: numbers per model input, in the input's shape (a leading axis of 1 is accepted).
+        network: the network.
+        inputs: array per model input, in the input's shape (a leading axis of 1 is accepted).
 
     Returns:
         The integers of every tensor by its name, constants included.
@@ -516,7 +516,7 @@ def run(network: Network, inputs: Mapping[str, NDArray[Any]]) -> dict[str, Ints]
 
 
 def outputs(network: Network, values: Mapping[str, Ints]) -> dict[str, NDArray[np.float64]]:
-    """Return the model's outputs of one sample as floats, from the integers that `run` returned."""
+    """Return the model's outputs of one sample as floats, from the result of `run`."""
     return {
         item.name: dequantize(values[item.source], network.tensors[item.source].scale).reshape(item.shape)
         for item in network.outputs
@@ -590,14 +590,14 @@ def experts_golden(layer: Experts, x: Ints, gates: Ints, addend: Ints | None = N
 
 
 def counts(network: Network, values: Mapping[str, Ints]) -> dict[str, Mapping[str, Ints]]:
-    """Count what depends on data, layer by layer: the work that no shape tells.
+    """Return the data-dependent work of each layer.
 
     Args:
-        network: whatever it holds.
-        values: the integers that `run` returned.
+        network: the network.
+        values: the result of `run`.
 
     Returns:
-        By the name of each layer that has any what `Layer.counts` says.
+        Nonempty `Layer.counts` by layer name.
     """
     found = {layer.name: layer.counts(values) for layer in network}
     return {name: each for name, each in found.items() if each}
@@ -607,11 +607,11 @@ def tokens_per_expert(network: Network, values: Mapping[str, Ints]) -> dict[str,
     """Count the tokens that each expert computes for one sample.
 
     Args:
-        network: whatever it holds.
-        values: the integers that `run` returned.
+        network: the network.
+        values: the result of `run`.
 
     Returns:
-        Counts ``[experts]`` by the name of each `Experts` layer; their sum is its rows times its chosen.
+        Counts ``[experts]`` by the name of each `Experts` layer; they sum to its ``rows * chosen``.
     """
     mixtures = [layer for layer in network if isinstance(layer, Experts)]
     return {layer.name: moe.tokens_per_expert(values[layer.gates]) for layer in mixtures}

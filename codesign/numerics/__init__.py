@@ -1,1 +1,1 @@
-"""Integers: the only place that rounds or saturates, and functions made of that."""
+"""Integer arithmetic, the only place that rounds or saturates, and the functions built on it."""

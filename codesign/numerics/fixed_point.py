@@ -33,7 +33,7 @@ def integers(name: str, x: IntLike, low: int | None = None, high: int | None = N
     """Return `x` as an int64 array after checking its type and range.
 
     Args:
-        name: What the value is called in an error message.
+        name: Name of the value in error messages.
         x: An integer or an array of integers, any shape.
         low: Smallest legal value, or None for no limit.
         high: Largest legal value, or None for no limit.
@@ -285,7 +285,7 @@ def matmul(a: IntLike, b: IntLike) -> IntArray:
 
     Products whose sum of magnitudes stays below 2**53 run as float64 matrix
     products, in which every partial sum is then an exact integer; larger ones
-    run in int64, and what could exceed int64 is refused.
+    run in int64, and those that could exceed int64 are refused.
 
     >>> matmul([[1, 2]], [[3], [4]]).tolist()
     [[11]]

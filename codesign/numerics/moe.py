@@ -1,4 +1,4 @@
-"""Integer definitions of a mixture of experts: which experts a token uses, and how they are added up.
+"""Integer definitions of a mixture of experts: expert selection and gates of each token.
 
 As in `codesign.numerics.nonlinear`, hardware, goldens and the torch modules of quantization-aware training all
 return these integers; arrays are int64.

@@ -222,8 +222,8 @@ def norm(r: IntLike, gain: IntLike, bias: IntLike, shift: int, eps: int, rms: bo
     and R are in [2**16, 2**17); |c| <= (D-1) * 65535 < 2**26 (at most
     2**25 for `rms`), so c is signed 27 bit and c * R below 2**43; the shift 23 - e is
     in 7..32. |z| is at most about sqrt(D) * 2**10, and 2**17 by saturation, so
-    |z * gain| + |bias| <= 2**32 + 2**31 < 2**34. Only the last step depends on `bits`: what is
-    saturated has up to 34 bits at shift 0, more than either result.
+    |z * gain| + |bias| <= 2**32 + 2**31 < 2**34. Only the last step depends on `bits`: its operand
+    has up to 34 bits at shift 0, more than either result.
 
     Args:
         r: Signed 16 bit, shape [rows, D], 2 <= D <= 1024.

@@ -1,1 +1,1 @@
-"""Pages and drawings as text, without a browser and without a plotting library."""
+"""HTML pages and SVG plots as text, without a browser or plotting library."""

@@ -1,6 +1,6 @@
-"""A page of its own: style, script and the few HTML elements that a report is made of.
+"""Self-contained HTML pages: style, script and the elements of a report.
 
-A page loads nothing, and says so to the browser; what is shown in a notebook is the same without the script.
+A page loads nothing, enforced by its content security policy; a notebook shows the same without the script.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,13 +8,13 @@ from html import escape
 from importlib import resources
 
 EVIDENCE = ("modelled", "simulated", "synthesized", "implemented", "measured", "counted", "assumed", "proven")
-"""How a figure can have come about."""
+"""Kinds of evidence for a figure."""
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
 class Html(str):
-    """Text that is HTML already; any other text is escaped."""
+    """Text that is already HTML; any other text is escaped."""
 
     __slots__ = ()
 
@@ -23,7 +23,7 @@ Row = Sequence[str]
 
 
 def document(title: str, body: str) -> str:
-    """A whole page: nothing is loaded, whatever the body says."""
+    """A complete page that loads nothing, whatever the body contains."""
     script = f"<script>{_data('report.js')}</script>" if "cs-explorer" in body else ""
     main = f'<main class="cs-report"><h1>{escape(title)}</h1>\n{body}\n</main>'
     return (
@@ -37,7 +37,7 @@ def document(title: str, body: str) -> str:
 
 
 def fragment(body: str) -> str:
-    """The body of a page with its style, for a notebook's output."""
+    """A page's body with its style, for notebook output."""
     return f'<style>{_data("report.css")}</style><div class="cs-report">{body}</div>'
 
 
@@ -46,13 +46,13 @@ def _data(name: str) -> str:
 
 
 def section(title: str, parts: Iterable[str]) -> str:
-    """Parts under a heading; nothing if there are none."""
+    """Parts under a heading; empty if there are no parts."""
     inner = "\n".join(part for part in parts if part)
     return f"<section><h2>{escape(title)}</h2>\n{inner}</section>" if inner else ""
 
 
 def mark(evidence: str) -> Html:
-    """A mark that says how a figure came about.
+    """A mark that shows a figure's evidence.
 
     Raises:
         ValueError: not one of `EVIDENCE`.
@@ -63,7 +63,7 @@ def mark(evidence: str) -> Html:
 
 
 def paragraph(text: str, *marks: str) -> Html:
-    """A paragraph with the marks of its figures behind it."""
+    """A paragraph followed by the evidence marks of its figures."""
     return Html(f"<p>{shown(text)}{''.join(' ' + mark(name) for name in marks)}</p>")
 
 
@@ -74,19 +74,19 @@ def listing(items: Iterable[str]) -> Html:
 
 
 def scroll(inner: str, name: str, *, size: str = "") -> Html:
-    """A drawing or table that may be wider than the page; keys scroll it.
+    """Keyboard-scrollable region for a drawing or table wider than the page.
 
     Args:
         inner: the drawing or table.
-        name: what it shows.
-        size: of a drawing: ``wide`` fills the page, ``narrow`` fits a phone.
+        name: accessible name of the region.
+        size: size of a drawing: ``wide`` fills the page, ``narrow`` fits a phone.
     """
     kind = f"cs-scroll {size}".strip()
     return Html(f'<div class="{kind}" tabindex="0" role="region" aria-label="{escape(name)}">{inner}</div>')
 
 
 def details(summary: str, inner: str) -> Html:
-    """Something that opens on demand; nothing if it is empty."""
+    """Collapsible content; empty if ``inner`` is."""
     return Html(f"<details><summary>{escape(summary)}</summary>{inner}</details>" if inner else "")
 
 
@@ -98,14 +98,14 @@ def table(
     strong: frozenset[int] = frozenset(),
     evidence: str | None = None,
 ) -> Html:
-    """A table in a region of its own; columns whose cells all begin like numbers stand to the right.
+    """A table in a scroll region; columns whose cells all begin like numbers are right-aligned.
 
     Args:
-        heading: names of columns; a kind of evidence is shown as its mark.
-        rows: as many cells each.
-        caption: what the table is about.
-        strong: positions of rows that stand out.
-        evidence: of all its figures, shown behind the caption.
+        heading: column names; a kind of evidence is shown as its mark.
+        rows: one cell per column.
+        caption: caption of the table.
+        strong: indices of highlighted rows.
+        evidence: evidence of all its figures, shown after the caption.
     """
     right = [bool(rows) and all(_number(row[i]) for row in rows) for i in range(len(heading))]
     head = "".join(

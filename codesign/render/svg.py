@@ -1,6 +1,6 @@
-"""Plots as SVG, each a text that a browser, a notebook or an editor shows as it is.
+"""Plots as standalone SVG text.
 
-A picture carries its own style for light and dark and needs nothing else: no fonts, no scripts, no links.
+A picture contains its own light and dark style and needs no fonts, scripts or links.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +10,7 @@ from math import ceil, floor, isfinite, log10
 from typing import NamedTuple
 
 Row = Mapping[str, int | float]
-"""Values by column, of one design."""
+"""One design: values by column."""
 
 _STYLE = """
 .cs-plot{--s:#fff;--i:#1c2430;--m:#5a6472;--g:#d9dee5;--a:#0b63b0;--w:#a33a00;
@@ -26,7 +26,7 @@ _STYLE = """
 _COLOURS = 6
 _WIDTH = 760
 _LONGEST = 34
-"""Letters of a name beside a bar."""
+"""Maximum letters of a name next to a bar."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,13 @@ class Picture:
 
 
 class Bar(NamedTuple):
-    """A stretch of a lane.
+    """One interval of a timeline lane.
 
     Attributes:
         lane: name of the lane.
-        start, stop: cycles.
-        text: what is shown for it.
-        cause: the lane that it waits for, if it is a stretch of waiting; another name is drawn grey.
+        start, stop: first cycle and end.
+        text: tooltip.
+        cause: for a waiting interval the lane waited for, which gives the colour; other names are drawn grey.
     """
 
     lane: str
@@ -61,7 +61,7 @@ class Bar(NamedTuple):
 
 
 class Point(NamedTuple):
-    """A point of a roofline: its name, multiply-accumulates per cycle and whether the name is of a simulation."""
+    """A roofline point: name, multiply-accumulates per cycle and whether it was simulated."""
 
     name: str
     rate: float
@@ -69,12 +69,12 @@ class Point(NamedTuple):
 
 
 def style() -> str:
-    """The style that every picture carries, for one that a script draws."""
+    """The style of every picture, for pictures drawn by a script."""
     return _STYLE
 
 
 def short(value: int | float) -> str:
-    """A number as a person reads it: whole numbers with thin groups, others with five digits.
+    """A number as text: integers with thousands separators, others with five digits.
 
     >>> short(1234567), short(0.0296219)
     ('1,234,567', '0.029622')
@@ -87,12 +87,12 @@ def short(value: int | float) -> str:
 
 @dataclass(frozen=True)
 class Axis:
-    """Values to pixels, linear or logarithmic.
+    """Mapping from values to pixels, linear or logarithmic.
 
     Attributes:
         low, high: values at the two ends.
-        first, last: their pixels.
-        log: whether distances are ratios.
+        first, last: pixels at the two ends.
+        log: whether the scale is logarithmic.
     """
 
     low: float
@@ -107,7 +107,7 @@ class Axis:
 
     @classmethod
     def around(cls, values: Sequence[float], first: float, last: float) -> "Axis":
-        """An axis with some room round the values; logarithmic if they differ by much."""
+        """An axis with a margin around the values; logarithmic if their range is large."""
         low, high = min(values), max(values)
         if low > 0 and high / low > 20:
             return cls(low / 1.25, high * 1.25, first, last, log=True)
@@ -161,7 +161,7 @@ def _line(x1: float, y1: float, x2: float, y2: float, kind: str = "") -> str:
 
 
 def _titled(shape: str, title: str) -> str:
-    """A shape without its closing slash, with what is shown when the pointer rests on it."""
+    """A shape, given without its closing slash, with a tooltip."""
     return f"<{shape}><title>{escape(title)}</title></{shape.split(' ', 1)[0]}>"
 
 
@@ -172,7 +172,7 @@ def _picture(width: int, height: int, name: str, parts: Sequence[str]) -> Pictur
 
 
 def _grid(x: Axis, y: Axis, across: str, up: str) -> list[str]:
-    """Grid lines, numbers and names of two axes."""
+    """Grid lines, tick labels and names of two axes."""
     parts = []
     for value in x.ticks:
         parts += [
@@ -197,7 +197,7 @@ def columns(rows: Sequence[Mapping[str, object]], objectives: Sequence[str]) -> 
     """Columns that every design has, objectives first, then in the order of the first design.
 
     Raises:
-        ValueError: no designs, or a value that is no number.
+        ValueError: no designs, or a value that is not a number.
     """
     if not rows:
         raise ValueError("no designs; legal: at least one")
@@ -210,7 +210,7 @@ def columns(rows: Sequence[Mapping[str, object]], objectives: Sequence[str]) -> 
 
 
 def first_axes(names: Sequence[str]) -> tuple[str, str]:
-    """What is shown across and up if nobody says: the first two columns, or the only one twice."""
+    """Default x and y columns: the first two, or the only one twice."""
     return names[0], names[min(1, len(names) - 1)]
 
 
@@ -222,16 +222,16 @@ def scatter(
     objectives: Sequence[str] = (),
     chosen: int | None = None,
 ) -> Picture:
-    """Designs by two of their columns, the chosen one marked.
+    """Scatter plot of designs over two columns, the chosen one marked.
 
-    If both columns are objectives, a dashed line shows what can be had of both.
+    If both columns are objectives, a dashed line shows their Pareto front.
 
     Args:
         rows: the designs.
-        x: column across; the first objective if not given.
-        y: column up; the next objective if not given, or a parameter.
+        x: x column; by default the first objective.
+        y: y column; by default the next objective or a parameter.
         objectives: columns that are minimised.
-        chosen: position of the design that was built.
+        chosen: index of the design that was built.
 
     Raises:
         ValueError: no designs, or an unknown column.
@@ -260,7 +260,7 @@ def describe(row: Row) -> str:
 
 
 def stair(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points of which no other is at most as large in both, ascending by the first.
+    """Pareto-minimal points, ascending by the first coordinate.
 
     >>> stair([(1, 3), (2, 3), (2, 2), (3, 1)])
     [(1, 3), (2, 2), (3, 1)]
@@ -279,7 +279,7 @@ def _stair(corners: Sequence[tuple[float, float]], x: Axis, y: Axis) -> str:
 
 
 def roofline(points: Sequence[Point], intensity: float, *, peak: float, bandwidth: float) -> Picture:
-    """Work per cycle against work per off-chip byte, below what multipliers and memory allow.
+    """Roofline plot: work per cycle against work per off-chip byte, under the compute and memory roofs.
 
     Args:
         points: rates of one design.
@@ -309,17 +309,17 @@ def roofline(points: Sequence[Point], intensity: float, *, peak: float, bandwidt
         )
     rates = list(dict.fromkeys(point.rate for point in points))
     text = ", ".join(f"{' and '.join(p.name for p in points if p.rate == rate)} {short(rate)}" for rate in rates)
-    parts.append(_text(x(intensity) + 12, y(points[0].rate) + 18, text))  # clear of a roof that is near
+    parts.append(_text(x(intensity) + 12, y(points[0].rate) + 18, text))  # clear of a nearby roof
     return _picture(_WIDTH, 380, f"roofline: {text} of at most {short(limit)} multiply-accumulates per cycle", parts)
 
 
 def timeline(bars: Sequence[Bar], total: int, *, note: str = "modelled") -> Picture:
-    """Lanes of work drawn to scale; waiting is a thin line in the colour of what it waits for.
+    """Timeline of lanes, to scale; waiting is a thin line in the colour of the lane waited for.
 
     Args:
-        bars: stretches of lanes; lanes come in the order of their first bar.
+        bars: intervals; lanes are ordered by their first bar.
         total: cycles of the run.
-        note: how the cycles came about.
+        note: evidence of the cycles.
     """
     lanes = list(dict.fromkeys(bar.lane for bar in bars))
     height, left, width = 34, 84, 1000
@@ -348,7 +348,7 @@ def _colour(lanes: Sequence[str], lane: str) -> str:
 
 
 def _drawable(bars: Sequence[Bar], x: Axis) -> list[Bar]:
-    """The bars, those of one lane that would share a fifth of a pixel drawn as one."""
+    """The bars, without those that would share a fifth of a pixel with another of their lane."""
     found: dict[tuple[str, bool, int, int], Bar] = {}
     for bar in bars:
         key = bar.lane, bar.cause is None, floor(5 * x(bar.start)), floor(5 * x(bar.stop))
@@ -357,11 +357,11 @@ def _drawable(bars: Sequence[Bar], x: Axis) -> list[Bar]:
 
 
 def lengths(parts: Sequence[tuple[str, float]], what: str) -> Picture:
-    """Values as bars from the smallest power of ten; those that are not positive have none.
+    """Logarithmic bar plot from a power of ten; values that are not positive have no bar.
 
     Args:
         parts: name and value, top to bottom.
-        what: the values are.
+        what: name of the values.
 
     Raises:
         ValueError: no value is positive.
@@ -386,7 +386,7 @@ def lengths(parts: Sequence[tuple[str, float]], what: str) -> Picture:
 
 
 def shares(parts: Sequence[tuple[str, float, str]]) -> Picture:
-    """Shares of what there is as bars from 0 to 100 %, with their text; more than all ends in an arrow."""
+    """Bar plot of shares from 0 to 100 % with their text; larger shares end in an arrow."""
     rows, wide = [], 400
     for number, (name, share, text) in enumerate(parts):
         top = 42 * number + 4

@@ -1,1 +1,1 @@
-"""The report of a build: figures with their evidence, as JSON and as a page."""
+"""Build report: figures labelled with their evidence, as JSON and as an HTML page."""

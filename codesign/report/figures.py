@@ -1,4 +1,4 @@
-"""What is known of a build: figures with their evidence, as plain data and as lines for a terminal."""
+"""Figures of a build with their evidence, as plain data and as terminal lines."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -9,41 +9,41 @@ from codesign.timing.stalls import Wait
 PLAIN: Mapping[str, Any] = {
     "strategy": "plain", "points": None, "evaluated": None, "proven": None, "seconds": None, "front": []
 }  # fmt: skip
-"""What stands for the search of a design that was not searched for."""
+"""Defaults of ``search`` in a report's JSON: a design that was not searched for."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What is known of a build.
+    """Figures of a build.
 
     Attributes:
-        model: what the user named.
-        board: the board's name.
-        clock_mhz: assumed, not timed.
+        model: model as named by the user.
+        board: name of the board.
+        clock_mhz: clock, assumed and not timed.
         macs: multiply-accumulates of one inference.
         cycles: ``modelled`` and, once verified, ``simulated``.
-        peak_macs: multiply-accumulates per cycle of all multipliers together.
-        resources: ``modelled``, ``synthesized`` (of the parts that were; None until one is) and ``available``, by
-            resource.
+        peak_macs: multiply-accumulates per cycle of all multipliers.
+        resources: ``modelled``, ``synthesized`` (sum of the synthesized parts; None if there are none) and
+            ``available``, by resource.
         parts: modelled resources by part and resource.
-        traffic_bytes: read and written off chip by one inference.
-        engines: name, parameters and busy cycles.
-        timeline: engine, layer, first and last cycle of every command.
-        bit_exact: None until verified.
-        images: samples that were compared.
-        faults: what a verification found.
-        assumptions: figures that nobody measured, with the reason.
-        notes: what lowering decided on its own.
-        waits: engine, first and last cycle, cause and reason of every idle stretch, see `codesign.timing.stalls`.
-        bytes_per_cycle: what the off-chip memory allows; None if unknown.
-        search: how the design was found, see `codesign.report.search_section`; None for the plain choice.
-        energy: as `codesign.timing.energy.RunEnergy.to_json` gives it; None if unknown.
-        accuracy: ``share`` of right predictions, ``samples`` and ``evidence``; None if unknown.
-        command: the call that built this, without objective and budget.
-        budget: resources of which less than the board has may be used.
-        calibration: how a float model got its quantizers, see `codesign.flow.calibrate`; None for another.
-        crosscheck: another backend that gives the same integers, see `codesign.flow.hls4ml`; None if none was asked.
-        synthesized_parts: what open synthesis counted, by part and resource; other parts were not synthesized.
+        traffic_bytes: off-chip bytes read and written per inference.
+        engines: name, parameters and busy cycles of each engine.
+        timeline: engine, layer, first and last cycle of each command.
+        bit_exact: whether hardware and golden model agree; None until verified.
+        images: number of samples compared.
+        faults: mismatches found by verification.
+        assumptions: unmeasured figures with the reason for their values.
+        notes: decisions made by lowering.
+        waits: engine, first and last cycle, cause and reason of each idle interval, see `codesign.timing.stalls`.
+        bytes_per_cycle: off-chip bandwidth; None if unknown.
+        search: search result, see `codesign.report.search_section`; None if the design was not searched for.
+        energy: `codesign.timing.energy.RunEnergy.to_json`; None if unknown.
+        accuracy: ``share`` of correct predictions, ``samples`` and ``evidence``; None if unknown.
+        command: command line that built this, without objective and budget.
+        budget: user limits below the board's resources.
+        calibration: how a float model was quantized, see `codesign.flow.calibrate`; None for other models.
+        crosscheck: backend that returned the same integers, see `codesign.flow.hls4ml`; None if not requested.
+        synthesized_parts: resources counted by open synthesis, by synthesized part and resource.
     """
 
     model: str
@@ -75,7 +75,7 @@ class Figures:
 
     @property
     def total_cycles(self) -> int:
-        """Simulated cycles if there are any, else modelled ones."""
+        """Simulated cycles if available, else modelled cycles."""
         return self.cycles["simulated"] or self.cycles["modelled"] or 0
 
     @property
@@ -90,14 +90,14 @@ class Figures:
 
     @property
     def binding(self) -> str:
-        """The resource of which the largest share is used."""
+        """The resource with the highest utilization."""
         used, there = self.resources["modelled"] or {}, self.resources["available"] or {}
         return max((name for name in used if there[name]), key=lambda name: used[name] / there[name])
 
     def verified(
         self, *, bit_exact: bool, simulated: int, images: int, faults: Sequence[str], modelled: int | None = None
     ) -> Self:
-        """The same with the result of a simulation; ``modelled`` where it is not what the build assumed."""
+        """Copy with a simulation's result; ``modelled`` replaces the build's modelled cycles if given."""
         return replace(
             self,
             cycles={"modelled": modelled or self.cycles["modelled"], "simulated": simulated},
@@ -107,11 +107,11 @@ class Figures:
         )
 
     def with_accuracy(self, share: float, samples: int, evidence: str) -> Self:
-        """The same with the share of right predictions on some samples; ``evidence`` is simulated, say."""
+        """Copy with the share of correct predictions on some samples; ``evidence`` is for example ``simulated``."""
         return replace(self, accuracy={"share": share, "samples": samples, "evidence": evidence})
 
     def with_synthesis(self, found: Mapping[str, Mapping[str, float]]) -> Self:
-        """The same with what a synthesis counted, by part and resource; parts that it does not name stay."""
+        """Copy with synthesis counts by part and resource; parts not named keep theirs."""
         parts = {**(self.synthesized_parts or {}), **{part: _counts(counts) for part, counts in found.items()}}
         names = self.resources["modelled"] or {}
         total = _counts({name: sum(counts[name] for counts in parts.values()) for name in names})
@@ -123,7 +123,7 @@ class Figures:
         return bool(self.synthesized_parts) and self.parts.keys() <= (self.synthesized_parts or {}).keys()
 
     def to_json(self) -> dict[str, object]:
-        """Plain data; figures that follow from others are included."""
+        """JSON-compatible data, derived figures included."""
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
         return {
             **plain,
@@ -158,7 +158,7 @@ class Figures:
         return f"{self.cycles['modelled']} modelled" + (f", {simulated} simulated" if simulated else "")
 
     def used(self) -> Iterator[tuple[str, str]]:
-        """Per resource that the device has: used, available and share, as text."""
+        """Yields (resource, text) for each available resource; the text gives used, available and share."""
         used, there = self.resources["modelled"] or {}, self.resources["available"] or {}
         for name, count in used.items():
             if there[name]:
@@ -167,7 +167,7 @@ class Figures:
 
     @property
     def agrees(self) -> bool:
-        """Truth of a simulation having found nothing wrong."""
+        """Whether a simulation was run and found no fault."""
         return bool(self.bit_exact) and not self.faults and self.cycles["simulated"] == self.cycles["modelled"]
 
     def verdict(self) -> str:
@@ -182,5 +182,5 @@ class Figures:
 
 
 def _counts(found: Mapping[str, float]) -> dict[str, float]:
-    """Whole numbers as such; half a block RAM stays a half."""
+    """Counts with integral floats converted to integers; half block RAMs stay fractional."""
     return {name: int(count) if count == int(count) else count for name, count in found.items()}

@@ -1,7 +1,7 @@
-"""The report of a build: one value, as JSON and as a page that needs nothing but a browser.
+"""Build report as a value, as JSON and as a self-contained HTML page.
 
-Every figure says how it came about: *modelled*, *simulated*, *synthesized*, and never two of them in one
-column. What no open tool can tell is listed.
+Every figure is labelled with its evidence: *modelled*, *simulated* or *synthesized*, never mixed in one
+column. Figures that no open tool can determine are listed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,20 +28,20 @@ UNKNOWN = (
     "DRAM refresh, bank conflicts and other masters on the memory",
     "power and temperature",
 )
-"""What only a vendor's tools or a board can tell."""
+"""Figures that only vendor tools or a board can determine."""
 
 _NONE = "–"
 _LONGEST = 200
-"""Idle stretches in the table."""
+"""Maximum idle intervals in the table."""
 
 
 @dataclass(frozen=True)
 class Report(Figures):
-    """What is known of a build, with its page; see `codesign.report.figures.Figures` for the attributes."""
+    """`codesign.report.figures.Figures` of a build, rendered as a page."""
 
     @classmethod
     def from_json(cls, document: object) -> Self:
-        """The report of a document that nobody vouches for.
+        """Parses and checks an untrusted JSON document.
 
         Raises:
             BundleError: a missing or illegal value.
@@ -62,14 +62,14 @@ class Report(Figures):
         return report
 
     def html(self) -> str:
-        """A page of its own: verdict first, then figures with their evidence, then what nobody here can tell."""
+        """Complete HTML page: verdict, figures with their evidence, then the figures no open tool can determine."""
         return html.document(f"{self.model} on {self.board}", self.body(interactive=True))
 
     def _repr_html_(self) -> str:
         return html.fragment(self.body(interactive=False))
 
     def body(self, *, interactive: bool) -> str:
-        """The page without its frame; only an interactive one needs the frame's script."""
+        """Page content without the HTML document; only the interactive form needs the document's script."""
         searched = self._plain()
         if self.search is not None:
             searched = search_section.sections(self.search, self._command(), self.budget or {}, interactive=interactive)
@@ -91,10 +91,10 @@ class Report(Figures):
         return "\n".join(part for part in parts if part)
 
     def plot(self, name: str) -> Picture:
-        """One of the page's drawings: ``timeline``, ``roofline``, ``resources``, ``utilization`` or ``front``.
+        """One plot of the page: ``timeline``, ``roofline``, ``resources``, ``utilization`` or ``front``.
 
         Raises:
-            ValueError: another name, or the report has no such figures.
+            ValueError: unknown name, or the report lacks these figures.
         """
         if name == "timeline":
             return self._timeline()
@@ -116,7 +116,7 @@ class Report(Figures):
     # Sections.
 
     def _plain(self) -> str:
-        """What stands for the search of a design that was not searched for."""
+        """Text shown in place of the search section if the design was not searched for."""
         command = html.shown(f"{self._command()} --objective latency")
         text = (
             "This design is a plain choice. To see every design that is worth building, and what each parameter buys:"
@@ -141,7 +141,7 @@ class Report(Figures):
         return f'<div class="cs-verdict {state}"><strong>{strong}</strong>{html.listing(facts)}</div>'
 
     def _latency(self) -> list[str]:
-        """Figures that depend on cycles, each kind of evidence in a column of its own."""
+        """Table of cycle-dependent figures, one column per kind of evidence."""
         known = {name: count for name, count in self.cycles.items() if count}
 
         def row(name: str, value: Callable[[int], str]) -> list[str]:
@@ -175,7 +175,7 @@ class Report(Figures):
         return [paragraph("Not known yet; codesign run with --input and --labels tells it.")]
 
     def _numbers(self) -> list[str]:
-        """Where the integers come from, and who else finds the same ones."""
+        """How the model was quantized, and which other backend returns the same integers."""
         found: list[str] = []
         if self.calibration is not None:
             text = f"The float model was {self.calibration['text']}"
@@ -203,7 +203,7 @@ class Report(Figures):
         ]
 
     def _shares(self) -> list[tuple[str, float, str]]:
-        """Per resource that the device has: modelled share of it, and used, available and share as text."""
+        """(resource, modelled share, text) for each available resource; the text gives used, available and share."""
         used, there = self.resources["modelled"] or {}, self.resources["available"] or {}
         return [
             (name, count / there[name], f"{count:,} of {there[name]:,}, {100 * count / there[name]:.1f} %")
@@ -237,7 +237,7 @@ class Report(Figures):
         return table(["part", *names], parts, "Resources by part", evidence="modelled")
 
     def _synthesis(self) -> list[str]:
-        """Every count of a synthesis beside the formula's."""
+        """Table of synthesized against modelled counts."""
         rows = []
         for part, counts in (self.synthesized_parts or {}).items():
             for name, count in counts.items():
@@ -353,22 +353,22 @@ def report(
     energy: Mapping[str, Any] | None = None,
     command: str | None = None,
 ) -> Report:
-    """The report of a design before anything was simulated.
+    """Report of a design before simulation.
 
     Args:
-        model: what the user named.
+        model: model as named by the user.
         design: parameters and board.
         macs: multiply-accumulates of one inference.
-        peak_macs: multiply-accumulates per cycle of all multipliers together.
-        timing: of the program, from the cycle model.
+        peak_macs: multiply-accumulates per cycle of all multipliers.
+        timing: the program's timing from the cycle model.
         parts: modelled resources by part.
-        available: the device, or less by the user's budget.
+        available: resources of the device, or the user's budget.
         traffic_bytes: off-chip bytes of one inference.
-        notes: what lowering decided.
-        commands: the program's list, to tell what idle stretches wait for.
-        search: how the design was found, see `codesign.report.search_section`.
-        energy: as `codesign.timing.energy.RunEnergy.to_json` gives it.
-        command: the call that built this, without objective and budget; made from model and board if not given.
+        notes: decisions made by lowering.
+        commands: the program's commands, to attribute idle intervals.
+        search: search result, see `codesign.report.search_section`.
+        energy: `codesign.timing.energy.RunEnergy.to_json`.
+        command: command line that built this, without objective and budget; by default made from model and board.
     """
     board, limit = design.board, _plain(available)
     return Report(
@@ -399,7 +399,7 @@ def _plain(resources: Resources) -> dict[str, int]:
 
 
 def _apart(modelled: float, count: float) -> str:
-    """By how much a formula is off.
+    """Relative error of a modelled count against a synthesized one, as text.
 
     >>> _apart(41, 41), _apart(98, 100), _apart(5, 0)
     ('exact', '−2.0 %', '–')
@@ -410,7 +410,7 @@ def _apart(modelled: float, count: float) -> str:
 
 
 def _time(ms: float) -> str:
-    """A time in the unit in which it is easiest to read.
+    """Time in milliseconds as text with a suitable unit.
 
     >>> _time(0.0208066), _time(31.5)
     ('20.807 µs', '31.5 ms')
@@ -419,7 +419,7 @@ def _time(ms: float) -> str:
 
 
 def _micro(joules: float) -> str:
-    """Microjoules with three digits, which is more than the model knows."""
+    """Microjoules as text with three digits, already more than the model's accuracy."""
     return f"{float(f'{1e6 * joules:.3g}'):,.10g}"
 
 
@@ -431,7 +431,7 @@ def _engines(design: Design, timing: Timing) -> tuple[Mapping[str, Any], ...]:
 
 
 def _waits(commands: Sequence[Command], timing: Timing) -> tuple[Wait, ...]:
-    """Idle stretches, then those in which the array goes at the pace of its weights."""
+    """Idle intervals, then the intervals in which the array is limited by weight delivery."""
     if not commands:
         return ()
     stretches = stalls.idle(commands, timing.activities, timing.total)
@@ -439,13 +439,13 @@ def _waits(commands: Sequence[Command], timing: Timing) -> tuple[Wait, ...]:
 
 
 def _bytes_per_cycle(board: Board) -> float:
-    """The memory's sustained bandwidth, or that of the ports if it is less."""
+    """Off-chip bytes per cycle: the lesser of sustained memory bandwidth and port bandwidth."""
     memory = board.memory
     return min(memory.bytes_numerator / memory.bytes_denominator, memory.ports * memory.port_bits / 8)
 
 
 def _settings(board: Board) -> list[str]:
-    """The options that changed figures of the board."""
+    """Command-line options that reproduce changed board figures."""
     return [
         f"--set {key}={value}"
         for key, value in board.figures().items()

@@ -1,9 +1,9 @@
-"""What a search found, as a reader asks for it: the designs, what each parameter buys, and the proof.
+"""Report sections of a search result: the designs, the sensitivity to each parameter, and the proof.
 
-A search is a mapping with ``strategy``, ``objectives``, ``points``, ``evaluated``, ``proof``, ``chosen``
-(a position in ``front`` or None) and ``front`` (one mapping per design: parameters and objectives by
-name); ``proven`` (True if no other design belongs to the front, else it is not known), ``scored``, ``seconds``,
-``neighbours`` (see `neighbours`) and ``commands`` (one per design) may be missing.
+A search result is a mapping with ``strategy``, ``objectives``, ``points``, ``evaluated``, ``proof``, ``chosen``
+(index into ``front`` or None) and ``front`` (one mapping per design: parameters and objectives by name).
+Optional: ``proven`` (True if no other design belongs to the front, else unknown), ``scored``, ``seconds``,
+``neighbours`` (see `neighbours`) and ``commands`` (one per design).
 """
 
 import json
@@ -16,20 +16,20 @@ from codesign.render.svg import Picture, Row, columns, first_axes, scatter, shor
 
 RESOURCES = ("dsp", "bram36", "uram", "lut", "ff")
 _MOST = 100
-"""Designs in the table."""
+"""Maximum designs in the table."""
 
 Search = Mapping[str, Any]
 Score = Callable[[Mapping[str, int]], Mapping[str, float] | None]
 
 
 def sections(search: Search, command: str, budget: Mapping[str, int], *, interactive: bool = True) -> str:
-    """The explorer, the sensitivity and the proof as parts of a page; only the proof without designs.
+    """HTML of explorer, sensitivity and proof; only the proof if there are no designs.
 
     Args:
-        search: what was found.
-        command: the call that built the bundle, without an objective and without a budget.
-        budget: of that call.
-        interactive: whether the page has a script; else one plot stands for the explorer.
+        search: search result, see the module.
+        command: command line that built the bundle, without objective and budget.
+        budget: resource limits of that command.
+        interactive: whether the page has a script; if not, a plot replaces the explorer.
     """
     rows: Sequence[Row] = search["front"]
     proof = (
@@ -54,7 +54,7 @@ def _proven(search: Search) -> bool:
 
 
 def _among(search: Search) -> str:
-    """How many designs there are; without a proof, how many were looked at."""
+    """Text giving the number of designs; without a proof, of evaluated ones."""
     points = f"{int(search['points']):,}"
     return points if _proven(search) else f"the {int(search['evaluated']):,} looked at, out of {points},"
 
@@ -70,12 +70,12 @@ def _rule(search: Search) -> str:
 
 
 def plot(search: Search, x: str | None = None, y: str | None = None) -> Picture:
-    """The designs by two of their columns; see `codesign.render.svg.scatter`."""
+    """Scatter plot of two columns; see `codesign.render.svg.scatter`."""
     return scatter(search["front"], x, y, objectives=search["objectives"], chosen=search.get("chosen"))
 
 
 def explorer(search: Search, command: str, budget: Mapping[str, int]) -> Html:
-    """The designs, to be looked at by any two columns; without a script the first plot stands there."""
+    """Scatter plot with selectable columns; without a script the default plot is shown."""
     rows, names, chosen = search["front"], columns(search["front"], search["objectives"]), search.get("chosen")
     if chosen is not None and not 0 <= chosen < len(rows):
         raise ValueError(f"chosen is {chosen!r}; legal: None or a position in the front of {len(rows)}")
@@ -99,7 +99,7 @@ def explorer(search: Search, command: str, budget: Mapping[str, int]) -> Html:
 
 
 def _embedded(data: object) -> str:
-    """JSON that may stand in a page: nothing in it can end a script."""
+    """JSON safe to embed in a script element."""
     return json.dumps(data, allow_nan=False).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
@@ -113,7 +113,7 @@ def _select(name: str, names: Sequence[str], value: str) -> str:
 
 
 def build_commands(rows: Sequence[Row], objectives: Sequence[str], command: str) -> list[str]:
-    """Per design the call that builds it.
+    """Command line that builds each design.
 
     >>> build_commands([{"t_in": 8, "n_l": 2, "dsp": 40}], ["dsp"], "codesign build m --board b")
     ['codesign build m --board b --design t_in=8,n_l=2']
@@ -124,7 +124,7 @@ def build_commands(rows: Sequence[Row], objectives: Sequence[str], command: str)
 
 
 def _commands(search: Search, command: str, budget: Mapping[str, int]) -> list[str]:
-    """The same, but for the design that was built the call that built it."""
+    """`build_commands`, but the chosen design gets the command that built it."""
     found = build_commands(search["front"], search["objectives"], command)
     chosen, objective = search.get("chosen"), search.get("objective")
     if chosen is not None and objective is not None:
@@ -134,13 +134,13 @@ def _commands(search: Search, command: str, budget: Mapping[str, int]) -> list[s
 
 
 def _limits(limits: Mapping[str, int | float]) -> str:
-    """The option that limits resources; nothing without a limit."""
+    """The ``--budget`` option; empty without limits."""
     text = ",".join(f"{name}={int(limits[name])}" for name in RESOURCES if name in limits)
     return f" --budget {text}" if text else ""
 
 
 def base_command(model: str, board: str) -> str:
-    """The call that builds a model for a board, as a shell takes it.
+    """Shell-quoted command line that builds a model for a board.
 
     >>> base_command("my model.onnx", "zcu102")
     "codesign build 'my model.onnx' --board zcu102"
@@ -149,7 +149,7 @@ def base_command(model: str, board: str) -> str:
 
 
 def _designs(search: Search) -> Html:
-    """The designs as a table; of many those next to the chosen one."""
+    """Table of the designs, or of `_MOST` around the chosen one."""
     rows = search["front"]
     heading = ["design", *columns(rows, search["objectives"])]
     at = search.get("chosen") or 0
@@ -165,7 +165,7 @@ def _designs(search: Search) -> Html:
 
 
 def neighbours(chosen: Mapping[str, int], axes: Mapping[str, Sequence[int]], score: Score) -> list[dict[str, Any]]:
-    """What the objectives become if one parameter of a design goes one step down or up.
+    """Objectives of the designs one step down or up along each parameter of a design.
 
     Args:
         chosen: parameters of the design.
@@ -173,7 +173,7 @@ def neighbours(chosen: Mapping[str, int], axes: Mapping[str, Sequence[int]], sco
         score: objectives of a design by name; None if it cannot be built or does not fit.
 
     Returns:
-        One mapping per step: ``parameter``, ``value`` and the objectives; those are missing if there is no such design.
+        One mapping per step: ``parameter``, ``value`` and the objectives, which are missing where ``score`` is None.
 
     >>> neighbours({"n": 2}, {"n": (1, 2)}, lambda point: {"dsp": 4.0 * point["n"]})
     [{'parameter': 'n', 'value': 1, 'dsp': 4.0}]
@@ -211,7 +211,7 @@ def _steps(search: Search) -> list[str]:
 
 
 def _along(search: Search) -> list[str]:
-    """A table of the nearest designs of the front that differ in a parameter."""
+    """Table, per parameter, of the nearest front designs with another value."""
     chosen, rows, objectives = search.get("chosen"), search["front"], search["objectives"]
     if chosen is None or len(rows) < 2:
         return []
@@ -236,7 +236,7 @@ def _along(search: Search) -> list[str]:
 
 
 def _nearest(rows: Sequence[Row], chosen: int, name: str, side: int, parameters: Sequence[str]) -> Row | None:
-    """The design with a smaller (-1) or larger (1) value of a parameter that differs in the fewest others."""
+    """Design with a smaller (-1) or larger (1) value of a parameter and the fewest other changes; ties: nearest row."""
     here = rows[chosen]
     there = [i for i, row in enumerate(rows) if (row[name] - here[name]) * side > 0]
     return min(
@@ -247,7 +247,7 @@ def _nearest(rows: Sequence[Row], chosen: int, name: str, side: int, parameters:
 
 
 def _change(here: float, there: float) -> str:
-    """The new value and by how much it is less or more.
+    """New value with its relative change, as text.
 
     >>> _change(200, 150)
     '150 (−25.0 %)'

@@ -1,1 +1,1 @@
-"""Every design of many models, boards, clocks and budgets, as rows of Parquet files."""
+"""Sweeps over models, boards, clocks and budgets, written as Parquet files with one row per design."""

@@ -1,4 +1,4 @@
-"""All designs of a space as columns of numbers, range by range: what a sweep writes."""
+"""Designs of a thinned space as columns of numbers, computed range by range for a sweep."""
 
 import hashlib
 import json
@@ -20,16 +20,16 @@ from codesign.target.board import Board
 from codesign.target.kernel import Resources
 
 _TABLE_CELLS, _SMALL_TABLE = 1 << 18, 1 << 16
-"""Combinations whose terms are computed at once, and up to which a sum of terms is tabulated too."""
+"""Axis combinations computed at once, and the most for which a sum of terms is tabulated too."""
 
 CLOCK = "clock_hz"
-"""The parameter that a sweep has as a combination's clock instead."""
+"""Parameter that a sweep fixes to the combination's clock."""
 
 Column = NDArray[Any]
 
 
 def thinned(axes: Mapping[str, tuple[int, ...]], limit: int) -> dict[str, tuple[int, ...]]:
-    """Axes whose product has at most so many points; see the module.
+    """Axes thinned until their product has at most ``limit`` points; see `codesign.sweeps.sweep`.
 
     >>> thinned({"a": (1, 2, 3, 4), "b": (5, 6)}, 6)
     {'a': (1, 3, 4), 'b': (5, 6)}
@@ -43,14 +43,14 @@ def thinned(axes: Mapping[str, tuple[int, ...]], limit: int) -> dict[str, tuple[
 
 
 class ThinnedSpace(DesignSpace):
-    """A design space of at most so many points, all at the board's clock.
+    """Design space thinned to at most ``limit`` points, all at the board's clock.
 
     Args:
         network: every layer must have a kernel.
-        board: figures of the device and its memory.
-        limit: points at most.
-        keep: values by parameter that alone are looked at.
-        budget: limits by resource name below what the board has.
+        board: device and memory.
+        limit: maximum points.
+        keep: the only allowed values of some parameters.
+        budget: limits by resource name, below the board's.
     """
 
     def __init__(
@@ -62,10 +62,10 @@ class ThinnedSpace(DesignSpace):
 
     @cached_property
     def whole(self) -> dict[str, tuple[int, ...]]:
-        """Values by parameter before they are thinned.
+        """Values by parameter before thinning.
 
         Raises:
-            InputError: a value to keep that there is not.
+            InputError: ``keep`` has an unknown parameter or value.
         """
         found = {name: (self.board.clock_hz,) if name == CLOCK else values for name, values in super().axes.items()}
         for name, values in self._keep.items():
@@ -78,15 +78,15 @@ class ThinnedSpace(DesignSpace):
 
     @cached_property
     def axes(self) -> dict[str, tuple[int, ...]]:
-        """Values by parameter."""
+        """Values by parameter after thinning."""
         return thinned(self.whole, self._most)
 
 
 class Grid:
-    """Columns of the points of a space, in the order of the product with the last axis fastest.
+    """Columns over the points of a space, in product order with the last axis fastest.
 
-    A term over axes is tabulated over those axes alone; sums of terms are computed from the tables. So what a
-    point costs does not depend on what its formulas cost.
+    A term is tabulated over the axes it depends on; sums of terms are computed from the tables, so the time per
+    point does not depend on the cost of the formulas.
 
     Args:
         space: the designs.
@@ -99,18 +99,18 @@ class Grid:
         self._wrong = [name for name in self.problem.limits if name not in RESOURCES]
 
     def _worth(self, term: Term) -> bool:
-        """Whether a term is tabulated: if it is over axes alone, or small."""
+        """Whether a term is tabulated: it depends on axes only, or its table is small."""
         axes = self.problem.axes
         return set(term.of) <= set(axes) or prod(len(axes[a]) for a in self.problem.support[term.name]) <= _SMALL_TABLE
 
     @property
     def points(self) -> int:
-        """Points of the space."""
+        """Number of points of the space."""
         return self.problem.size
 
     @cached_property
     def digest(self) -> str:
-        """A hash of all that the columns come from: equal only if every row is equal."""
+        """Hash of everything the columns are computed from; equal only if all rows are equal."""
         found = hashlib.sha256(json.dumps(self.problem.axes).encode())
         for name, (axes, table) in self._tables.items():
             found.update(json.dumps([name, axes, table.shape]).encode() + np.ascontiguousarray(table).tobytes())
@@ -126,20 +126,20 @@ class Grid:
         return {**values, "legal": legal, **found}
 
     def _value(self, name: str, known: dict[str, Column]) -> Column:
-        """A term of some points, from what is known of them."""
+        """Values of a term at some points, from their known columns; extends ``known``."""
         if name not in known:
             term = self.problem.by_name[name]
             known[name] = np.asarray(term.formula({i: self._value(i, known) for i in term.of}))
         return known[name]
 
     def index(self, parameters: Mapping[str, Column]) -> list[int]:
-        """Positions in the order of the product, of points given by their parameters."""
+        """Positions in product order of points given by their parameters."""
         at = tuple(np.searchsorted(values, parameters[name]) for name, values in self.problem.axes.items())
         return [int(i) for i in np.ravel_multi_index(at, self.problem.shape)]
 
 
 def _tabulate(problem: Problem, name: str) -> tuple[tuple[str, ...], Column]:
-    """A term over the axes that it depends on, some at a time so that the memory stays bounded."""
+    """(axes, table) of a term over the axes it depends on, computed in chunks to bound memory."""
     axes = problem.support[name]
     values = [np.array(problem.axes[axis], np.int64) for axis in axes]
     shape, lead = tuple(map(len, values)), 0
@@ -160,7 +160,7 @@ def _looked_up(table: tuple[tuple[str, ...], Column], at: Mapping[str, Column]) 
 
 
 def use(columns: Mapping[str, Column], limit: Resources) -> tuple[Column, Column]:
-    """Truth of each design being legal and within a limit, and the number of the resource that binds."""
+    """Per design: whether it is legal and within a limit, and the index of the binding resource."""
     need = np.stack([columns[name] for name in RESOURCES], axis=1).astype(np.float64)
     there = np.array([float(getattr(limit, name)) for name in RESOURCES])
     share = np.divide(need, there, out=np.where(need > 0, np.inf, 0.0), where=there > 0)

@@ -1,7 +1,7 @@
-"""A folder of shards with a manifest, of which a kill at any moment loses nothing that was finished.
+"""Crash-safe folder of shard files with a manifest.
 
-A shard is renamed into place when it lies on disk, and entered in the manifest after that; whoever resumes
-keeps what the manifest lists and the hashes confirm, and writes everything else again. ``manifest.json`` holds
+A shard is synced to disk, renamed into place and then entered in the manifest; resuming keeps the shards that are
+listed with matching hashes and writes the others again. ``manifest.json`` holds
 ``{"format": 1, "identity": {...}, "notes": {...}, "shards": {NAME: {"bytes": N, "rows": N, "sha256": HEX}}}``.
 """
 
@@ -33,9 +33,9 @@ class Shard:
     """One finished file.
 
     Attributes:
-        rows: rows in it.
-        bytes: its size.
-        sha256: its hash.
+        rows: number of rows.
+        bytes: size of the file.
+        sha256: hash of the file.
     """
 
     rows: int
@@ -44,10 +44,10 @@ class Shard:
 
     @classmethod
     def read(cls, entry: object) -> "Shard":
-        """The shard of a manifest's entry.
+        """Parses a shard's manifest entry.
 
         Raises:
-            ValueError: not one.
+            ValueError: malformed entry.
         """
         if not isinstance(entry, dict) or entry.keys() != {"rows", "bytes", "sha256"}:
             raise ValueError(f"shard {entry!r}; legal: rows, bytes and sha256")
@@ -61,14 +61,14 @@ class Shard:
 
 @dataclass(eq=False)
 class Shards:
-    """The folder while one process writes to it; see `opened`.
+    """Shard folder opened for writing by one process; see `opened`.
 
     Attributes:
         path: the folder.
-        identity: what the shards are made from, as JSON values; a folder is resumed only with the same.
-        names: every shard that belongs into it.
-        done: the finished ones.
-        notes: what else is to be known when it is resumed, as JSON values.
+        identity: inputs of the shards, as JSON values; a folder is resumed only with equal ones.
+        names: names of all its shards.
+        done: finished shards by name.
+        notes: further data needed to resume, as JSON values.
     """
 
     path: Path
@@ -79,7 +79,7 @@ class Shards:
 
     @property
     def complete(self) -> bool:
-        """Truth of every shard being finished."""
+        """Whether every shard is finished."""
         return len(self.done) == len(self.names)
 
     def add(self, name: str, rows: int, data: bytes) -> None:
@@ -93,19 +93,19 @@ class Shards:
         self.save()
 
     def note(self, key: str, value: object) -> None:
-        """Enters a note into the manifest; likewise."""
+        """Sets a note and writes the manifest; raises as `add`."""
         self.notes[key] = value
         self.save()
 
     def save(self) -> None:
-        """Writes the manifest; likewise."""
+        """Writes the manifest; raises as `add`."""
         shards = {name: asdict(self.done[name]) for name in sorted(self.done)}
         document = {"format": FORMAT, "identity": self.identity, "notes": self.notes, "shards": shards}
         _write(self.path / MANIFEST, (json.dumps(document, indent=1) + "\n").encode())
 
 
 def name_of(number: int) -> str:
-    """The name of a shard.
+    """File name of a shard.
 
     >>> name_of(7)
     'part-000007.parquet'
@@ -114,10 +114,10 @@ def name_of(number: int) -> str:
 
 
 def check_folder(path: Path, *, resume: bool) -> None:
-    """Refuses a place that `opened` would refuse whatever is to be written; call it before long work.
+    """Checks a path for errors that `opened` would raise for any content; call it before long work.
 
     Raises:
-        InputError: not a folder, one with other files in it, or one with shards that are not to be resumed.
+        InputError: not a folder, one with other files, or one with a sweep but ``resume`` is False.
     """
     try:
         if path.exists() and not path.is_dir():
@@ -133,13 +133,13 @@ def check_folder(path: Path, *, resume: bool) -> None:
 
 @contextmanager
 def opened(path: Path, identity: Mapping[str, Any], names: Sequence[str], *, resume: bool) -> Iterator[Shards]:
-    """A folder to write shards to, which no other process writes to meanwhile.
+    """Opens a folder for shards, locked against other processes.
 
     Args:
-        path: made if it is missing.
-        identity: what the shards are made from, as JSON values.
-        names: every shard that belongs into the folder.
-        resume: take up what a folder with the same identity holds; an empty one is begun.
+        path: the folder; created if missing.
+        identity: inputs of the shards, as JSON values.
+        names: names of all shards.
+        resume: keep the finished shards of a folder with equal identity; an empty folder is started.
 
     Raises:
         InputError: see `check_folder`; another process writes there; a manifest that is damaged, of another
@@ -160,7 +160,7 @@ def opened(path: Path, identity: Mapping[str, Any], names: Sequence[str], *, res
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """The folder, locked until the end of the process at the latest."""
+    """Creates the folder and holds its lock, which also ends with the process."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDONLY)
@@ -181,7 +181,7 @@ def _lock(path: Path, descriptor: int) -> None:
 
 
 def _write(target: Path, data: bytes) -> None:
-    """Puts a file in its place when it lies on disk."""
+    """Writes a file atomically and durably."""
     part = target.with_name(f".{target.name}.part")
     try:
         with part.open("wb") as file:
@@ -199,7 +199,7 @@ def _write(target: Path, data: bytes) -> None:
 
 
 def _take_up(found: Shards) -> None:
-    """Takes from the manifest what is finished and confirmed by its hash."""
+    """Restores notes and the finished shards with matching hashes from the manifest."""
     document = _manifest(found.path / MANIFEST)
     for key in dict.fromkeys((*found.identity, *document["identity"])):
         there, here = document["identity"].get(key), found.identity.get(key)
@@ -216,7 +216,7 @@ def _take_up(found: Shards) -> None:
 
 
 def _manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a folder that nobody vouches for."""
+    """Reads and checks an untrusted manifest."""
     try:
         if path.is_symlink() or path.stat().st_size > _MANIFEST_LIMIT:
             raise InputError(f"{path} is a link or larger than {_MANIFEST_LIMIT} bytes")

@@ -1,21 +1,19 @@
 """Sweeps: every design of many models, boards, clocks and budgets as rows of Parquet files.
 
 A combination is one model on one board at one clock within one budget. Its designs are the points of
-`codesign.dse.design_space`, with ``--axis n_l=1,2,4`` those alone with such values. The axes are thinned until they
-have at most `LIMIT` points, or ``--limit N``: again and again the axis with most values loses every second one,
-its first and last stay. What is left out is said; so is how long a long sweep will take and how many bytes it
-will write. A row is one design::
+`codesign.dse.design_space`, restricted by ``--axis n_l=1,2,4`` to these values. The axes are thinned to at most
+`LIMIT` points, or ``--limit N``: the axis with the most values repeatedly drops every second one, keeping its
+first and last. Dropped values, and the estimated time and bytes of a long sweep, are logged. A row is one design::
 
     model, board, clock_mhz, budget        the combination, as given; the budget "all" is the whole board
-    t_in ...                               every parameter; null where the network has no such engine
-    evidence, cycles, latency_us           "bound", a proven lower bound, or "modelled", exact like the hardware
+    t_in ...                               every parameter; null if the network does not use its engine
+    evidence, cycles, latency_us           "bound", a proven lower bound, or "modelled", cycle-exact
     dsp, bram36, uram, lut, ff             modelled resources
-    legal, feasible                        whether the engines can be built; and it fits the budget as well
-    binding                                the resource of whose budget the largest share is needed
+    legal, feasible                        whether the engines can be built; whether it also fits the budget
+    binding                                the resource with the largest share of its budget in use
 
-With exact scores the rows marked "modelled" are the front of their combination: no other row is as good
-in latency and DSPs, and better in one; of equal ones the front has one. All other rows keep their bounds,
-which compare with bounds only.
+With exact scores, the rows marked "modelled" are the Pareto front of their combination in latency and DSPs, one
+design per point of the front. All other rows hold lower bounds, comparable only with other bounds.
 
 The folder has ``part-NNNNNN.parquet`` files, each a range of one combination's points in order, and a manifest
 (`codesign.sweeps.shards`). Read it with polars or with duckdb::
@@ -58,26 +56,26 @@ if TYPE_CHECKING:
     import polars as pl
 
 LIMIT = 1 << 18
-"""Points per combination unless another limit is given."""
+"""Default maximum points per combination."""
 SHARD_ROWS = 1 << 16
-"""Rows of a shard at most."""
+"""Maximum rows per shard."""
 EVIDENCE = ("bound", "modelled")
 KEYS = ("model", "board", "clock_mhz", "budget")
 """Columns that name a combination."""
 WHOLE = "all"
-"""The budget that is the whole board."""
+"""The budget that means the whole board."""
 
 _LOG = logging.getLogger(__name__)
 _NUMBERS = re.compile(r"[0-9]{1,9}(,[0-9]{1,9})*")
 _LARGE = 1 << 21
-"""Points of a sweep from which on its time and its bytes are foretold."""
+"""Points from which a sweep's time and bytes are estimated in advance."""
 _MOST = 10**9
 _MEGA = 1e6
 _EVERY = 1.0
 
 
 def swept_parameters() -> tuple[str, ...]:
-    """Parameters of all engines that there are, in the order of their columns."""
+    """Parameters of all installed engines, in column order."""
     return tuple(name for name in parameters() if name != CLOCK)
 
 
@@ -86,18 +84,18 @@ def swept_parameters() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """What a sweep is over, as given.
+    """Arguments of a sweep.
 
     Attributes:
         models: names, paths or ``gemm:MxKxN``.
         boards: names or paths.
-        clocks_mhz: instead of the boards' own; none for those.
+        clocks_mhz: clocks; empty for the boards' own.
         budgets: ``dsp=N,...`` each, or `WHOLE`.
-        limit: points per combination at most.
+        limit: maximum points per combination.
         exact: whether the front of every combination is scored exactly.
-        shard_rows: rows of a shard at most.
-        axes: ``n_l=1,2,4``, parameters of which only some values are looked at.
-        folders: where boards of the user may lie.
+        shard_rows: maximum rows per shard.
+        axes: restrictions of a parameter to some values, as ``n_l=1,2,4``.
+        folders: folders searched for user boards.
     """
 
     models: tuple[str, ...]
@@ -126,7 +124,7 @@ class SweepRequest:
 
     @cached_property
     def keep(self) -> dict[str, tuple[int, ...]]:
-        """Values by parameter, ascending."""
+        """Allowed values by restricted parameter, ascending."""
         found: dict[str, tuple[int, ...]] = {}
         for text in self.axes:
             name, _, values = text.replace(" ", "").partition("=")
@@ -137,11 +135,11 @@ class SweepRequest:
         return found
 
     def space(self, network: Network, board: Board, budget: Mapping[str, int] | None = None) -> ThinnedSpace:
-        """The designs of a model on a board."""
+        """The thinned design space of a model on a board."""
         return ThinnedSpace(network, board, self.limit, keep=self.keep, budget=budget)
 
     def on(self, board: str) -> list[Board]:
-        """A board at every clock.
+        """The board at each of the clocks.
 
         Raises:
             InputError: a board or a clock that cannot be used.
@@ -167,7 +165,7 @@ def _clock(clock_mhz: float) -> str:
 
 
 def _canonical(budget: str) -> str:
-    """The same budget in one way of writing it."""
+    """A budget in canonical form."""
     limits = {} if budget.strip() == WHOLE else parse_budget(budget)
     return ",".join(f"{name}={limits[name]}" for name in RESOURCES if name in limits) or WHOLE
 
@@ -182,7 +180,7 @@ def names(given: str | Path | Sequence[str]) -> tuple[str, ...]:
 
 
 def texts(given: str | Sequence[str]) -> tuple[str, ...]:
-    """Texts from a sequence, or the one that is given."""
+    """The given sequence, or a single text as one."""
     return (given,) if isinstance(given, str) else tuple(given)
 
 
@@ -190,7 +188,7 @@ def clocks(given: str | float | Sequence[float] | None) -> tuple[float, ...]:
     """Clocks in MHz from a number, from a sequence, or from a text with commas between.
 
     Raises:
-        InputError: something else.
+        InputError: not a number.
 
     >>> clocks("200,312.5")
     (200.0, 312.5)
@@ -215,10 +213,10 @@ class Combination:
     Attributes:
         model: as given.
         board: as given.
-        clock_mhz: of the design.
-        budget: as given, in one way of writing it.
-        points: designs.
-        shards: numbers of the first shard and of the one behind the last.
+        clock_mhz: clock of the designs.
+        budget: in canonical form.
+        points: number of designs.
+        shards: number of the first shard, and one past the last.
     """
 
     model: str
@@ -229,7 +227,7 @@ class Combination:
     shards: tuple[int, int]
 
     def ranges(self, rows: int) -> dict[str, tuple[int, int]]:
-        """Points of each shard by its name."""
+        """Point range (first, stop) of each shard by name."""
         starts = zip(range(*self.shards), range(0, self.points, rows), strict=True)
         return {shards.name_of(number): (at, min(at + rows, self.points)) for number, at in starts}
 
@@ -240,10 +238,10 @@ class Sweep:
 
     Attributes:
         path: its folder.
-        combinations: what it went over.
-        rows: designs.
-        resumed: of these, found there at the begin.
-        seconds: of this run.
+        combinations: the combinations swept.
+        rows: number of designs.
+        resumed: rows that were already finished at the start.
+        seconds: duration of this run.
     """
 
     path: Path
@@ -253,7 +251,7 @@ class Sweep:
     seconds: float
 
     def scan(self) -> "pl.LazyFrame":
-        """All rows, read when asked for."""
+        """All rows as a lazy frame."""
         _check_polars()
         import polars as pl
 
@@ -261,7 +259,7 @@ class Sweep:
         return pl.scan_parquet(files, glob=False)
 
     def summary(self) -> list[dict[str, Any]]:
-        """Per combination its rows, the feasible ones, and the fastest: of those scored exactly if there are any."""
+        """Per combination: row count, feasible count and best latency, of exactly scored rows if there are any."""
         _check_polars()
         import polars as pl
 
@@ -292,11 +290,11 @@ class Sweep:
 
 
 def sweep(request: SweepRequest, out: Path, *, resume: bool = False) -> Sweep:
-    """Computes every row that is not there yet; see the module.
+    """Computes every missing row; see the module.
 
     Args:
-        request: what to sweep over.
-        out: the folder, new or empty; with ``resume`` one that holds a sweep of the same request.
+        request: arguments of the sweep.
+        out: a new or empty folder, or with ``resume`` one that holds a sweep of the same request.
         resume: keep the finished shards.
 
     Raises:
@@ -328,7 +326,7 @@ def _check_polars() -> None:
 
 
 def _network(model: str) -> Network:
-    """The model in integers, every layer with a kernel.
+    """The integer network of a model, checked to have a kernel for each layer.
 
     Raises:
         InputError: a model that cannot be used.
@@ -359,7 +357,7 @@ def _combinations(request: SweepRequest, networks: Mapping[str, Network]) -> Ite
 
 
 def _say_thinned(what: str, space: ThinnedSpace) -> None:
-    """Which values are left out."""
+    """Logs the values dropped by thinning."""
     whole = prod(map(len, space.whole.values()))
     pairs = [(name, len(values), len(space.whole[name])) for name, values in space.axes.items()]
     fewer = ", ".join(f"{name} {count} of {there} values" for name, count, there in pairs if count < there)
@@ -371,7 +369,7 @@ def _say_thinned(what: str, space: ThinnedSpace) -> None:
 def _identity(
     request: SweepRequest, networks: Mapping[str, Network], combinations: Sequence[Combination]
 ) -> dict[str, object]:
-    """All that decides what the rows are, but for the formulas: their values are compared, see `_front`."""
+    """Everything that determines the rows except the formulas, whose values are compared in `_front`."""
     of_models = {name: hashlib.sha256(write_network(network)).hexdigest() for name, network in networks.items()}
     of_boards = {name: _hashed(asdict(load_board(name, request.folders))) for name in request.boards}
     given = {name: value for name, value in asdict(request).items() if name != "folders"}
@@ -384,7 +382,7 @@ def _hashed(document: object) -> str:
 
 @dataclass(eq=False)
 class _Made:
-    """The space and its grid, made when first asked for and shared by the budgets."""
+    """A design space with its grid, built on first use and shared by the budgets."""
 
     request: SweepRequest
     network: Network
@@ -398,7 +396,7 @@ class _Made:
 def _grids(
     request: SweepRequest, networks: Mapping[str, Network], combinations: Sequence[Combination]
 ) -> Iterator[tuple[Combination, _Made]]:
-    """Every combination with its grid; one grid is alive at a time."""
+    """Every combination with its grid; only one grid is alive at a time."""
     left = iter(combinations)
     for model in request.models:
         for name in request.boards:
@@ -416,7 +414,7 @@ def _write(
     made: _Made,
     progress: "_SweepProgress",
 ) -> None:
-    """Writes the shards of a combination that are not there yet."""
+    """Writes the missing shards of a combination."""
     left = {name: r for name, r in combination.ranges(request.shard_rows).items() if name not in store.done}
     if not left and (number or store.complete):
         return
@@ -431,7 +429,7 @@ def _write(
 
 
 def _foretell(request: SweepRequest, combination: Combination, grid: Grid, points: int) -> None:
-    """Says how long so many points will take and how many bytes they will have, from some in the middle."""
+    """Logs the estimated time and bytes of a number of points, extrapolated from a sample in the middle."""
     first = max(0, (grid.points - request.shard_rows) // 2)
     stop, limit, taken, data = min(first + request.shard_rows, grid.points), available(grid.space.board, {}), [], b""
     for _ in range(2):  # the first time libraries are loaded
@@ -449,7 +447,7 @@ def _foretell(request: SweepRequest, combination: Combination, grid: Grid, point
 def _noted(
     request: SweepRequest, made: _Made, limits: Mapping[str, int], progress: "_SweepProgress", number: int
 ) -> dict[str, object]:
-    """What the manifest says of a combination: the hash of what its rows come from, its exact front and the proof."""
+    """Manifest note of a combination: hash of its formulas' terms, exact front and proof."""
     if not request.exact:
         return {"values": made.grid.digest, "front": [], "proof": ""}
     _LOG.info("searching the front of combination %d", number + 1)
@@ -461,10 +459,10 @@ def _noted(
 
 
 def _cycles(latency_us: float, megahertz: float) -> int:
-    """The one number of cycles that takes so long.
+    """Exact number of cycles of a latency at a clock.
 
     Raises:
-        CheckError: there is none.
+        CheckError: no integer matches.
 
     >>> _cycles(6242 / 312.5, 312.5)
     6242
@@ -480,7 +478,7 @@ def _front(store: shards.Shards, key: str, digest: str) -> dict[int, int]:
     """Exact cycles by point of a combination's front, from its note in the manifest.
 
     Raises:
-        InputError: the note is damaged, or of rows that come from other formulas.
+        InputError: the note is damaged, or its rows were computed by other formulas.
     """
     try:
         there, front = store.notes[key]["values"], {int(i): int(cycles) for i, cycles in store.notes[key]["front"]}
@@ -494,7 +492,7 @@ def _front(store: shards.Shards, key: str, digest: str) -> dict[int, int]:
 def _parquet(
     combination: Combination, columns: Mapping[str, Column], scored: Mapping[int, int], limit: Resources
 ) -> bytes:
-    """The rows as a Parquet file; cycles by row where they were scored exactly."""
+    """Rows as a Parquet file; ``scored`` gives exact cycles by row where known."""
     import polars as pl
 
     cycles, exact = columns["cycles"].copy(), np.zeros(len(columns["cycles"]), np.uint32)
@@ -520,18 +518,18 @@ def _parquet(
 
 
 def _named(names: tuple[str, ...], numbers: Column) -> "pl.Series":
-    """Names by their numbers."""
+    """Column of names selected by index."""
     import polars as pl
 
     return pl.Series(names, dtype=pl.Enum(names)).gather(pl.Series(numbers))
 
 
 class _SweepProgress:
-    """Says on the log how far a sweep is, how fast, and how long it will take.
+    """Logs progress, rate and remaining time of a sweep.
 
     Args:
         total: points of the sweep.
-        done: points that were there at the begin.
+        done: points already finished at the start.
     """
 
     def __init__(self, total: int, done: int) -> None:
@@ -542,18 +540,18 @@ class _SweepProgress:
 
     @property
     def left(self) -> int:
-        """Points that are not there yet."""
+        """Remaining points."""
         return self.total - self.done
 
     def search(self, settled: int, points: int, front: int) -> None:
-        """How far the search of a front is; said at most once per second."""
+        """Logs the progress of a front search, at most once per second."""
         if monotonic() - self._said >= _EVERY:
             self._said = monotonic()
             share = 100 * settled / points
             _LOG.info("%.0f %% of %s points settled, %d on the front", share, f"{points:,}", front)
 
     def step(self, points: int) -> None:
-        """So many points more; said at most once per second, and at the end."""
+        """Adds finished points; logs at most once per second, and at the end."""
         self.done += points
         now = monotonic()
         if now - self._said >= _EVERY or self.done == self.total:

@@ -1,1 +1,1 @@
-"""What is built: boards, designs, the contract of a kernel, the engines that there are, the command format."""
+"""Boards, designs, the kernel contract, the installed engines and the command format."""

@@ -1,7 +1,7 @@
-"""What a board offers: device resources, clock and memory, each figure with where it comes from.
+"""Boards: device resources, clock, memory and energy coefficients, each figure with its source.
 
-A board is one TOML file. What it may say stands once, in this module: beside each field its unit, meaning and legal
-values, from which files are checked and ``codesign boards --format`` is printed. A file of ``boards`` is the example.
+A board is one TOML file. This module defines its format: each field has a unit, meaning and legal values, against
+which files are checked and from which ``codesign boards --format`` is printed. See ``codesign/boards`` for examples;
 `codesign.target.board_catalog` finds boards by name.
 """
 
@@ -24,14 +24,14 @@ _ENERGY = "energy"
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A whole number of a board.
+    """Format of an integer figure in a board file.
 
     Attributes:
-        unit: what is counted.
-        meaning: what the number says.
-        low: the least legal value.
-        high: the largest.
-        power_of_two: whether all others are illegal.
+        unit: unit of the number.
+        meaning: description of the number.
+        low: smallest legal value.
+        high: largest legal value.
+        power_of_two: whether only powers of two are legal.
     """
 
     unit: str
@@ -42,14 +42,14 @@ class Figure:
 
     @property
     def legal(self) -> str:
-        """Legal values."""
+        """Legal values, as text."""
         return f"a {'power of two' if self.power_of_two else 'whole number'} from {self.low} to {self.high}"
 
     def check(self, key: str, value: object) -> None:
-        """Refuses an illegal value.
+        """Checks a value.
 
         Raises:
-            ValueError: it is one; the message names the key.
+            ValueError: illegal value; the message names the key.
         """
         if isinstance(value, bool) or not isinstance(value, int) or not self._allows(value):
             raise ValueError(f"{key} is {value!r}; legal: {self.legal}")
@@ -77,10 +77,10 @@ class Available:
 
 @dataclass(frozen=True, slots=True)
 class BoardMemory:
-    """The off-chip memory as the programmable logic sees it, in cycles of the board's clock.
+    """Off-chip memory as seen by the programmable logic, in cycles of the board's clock.
 
-    Bandwidth is a token bucket over reads and writes of all ports together: every cycle adds
-    ``bytes_numerator / bytes_denominator`` bytes of credit, at most one burst is saved up.
+    Bandwidth is a token bucket shared by reads and writes of all ports: every cycle adds
+    ``bytes_numerator / bytes_denominator`` bytes of credit, and at most one burst is saved up.
 
     Attributes:
         clock_hz: the board's clock; not a key of the file's memory table.
@@ -126,7 +126,7 @@ _MOST = 10**9
 
 @dataclass(frozen=True, slots=True)
 class Energy:
-    """What events cost and what is drawn all the time; modelled, never measured here."""
+    """Energy coefficients per event and static power; modelled, not measured."""
 
     mac_fj: int = field(metadata={"is": Figure("fJ", "one 8-bit multiply-accumulate in a DSP", high=_MOST)})
     ram_byte_fj: int = field(
@@ -172,11 +172,11 @@ class Key:
     """One key of a board file.
 
     Attributes:
-        name: dotted with its table.
-        unit: of a number; else ``text``.
-        needed: whether it may be missing, and what holds then.
-        legal: its values.
-        meaning: what it says.
+        name: key, dotted with its table.
+        unit: unit of a number; else ``text``.
+        needed: whether it is required, and its default if not.
+        legal: legal values.
+        meaning: description.
     """
 
     name: str
@@ -187,7 +187,7 @@ class Key:
 
 
 def file_format() -> tuple[Key, ...]:
-    """Every key that a board file may have.
+    """Keys allowed in a board file.
 
     >>> [key.unit for key in file_format() if key.name == "clock_hz"]
     ['Hz']
@@ -206,15 +206,15 @@ class Board:
     """A device on a board, its clock and its memory.
 
     Attributes:
-        name: what users call it.
+        name: name by which users select it.
         part: the vendor's part number.
         family: one of ``FAMILIES``.
         clock_hz: clock of the generated design; assumed until a vendor tool has timed it.
-        resources: what the part has.
+        resources: resources of the part.
         memory: the off-chip memory at this clock.
-        sources: dotted key of a figure or of its table to a public address.
-        assumptions: dotted key of a figure to the reason why it is assumed.
-        energy: what events cost; None if nothing is known of it.
+        sources: public address by dotted key of a figure or table.
+        assumptions: reason by dotted key of an assumed figure.
+        energy: energy coefficients; None if unknown.
     """
 
     name: str
@@ -242,7 +242,7 @@ class Board:
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> "Board":
-        """The board that ships under that name, or in that file if it ends in ``.toml``.
+        """The built-in board of that name, or the board in that file if it ends in ``.toml``.
 
         Raises:
             InputError: unknown name, unreadable file, malformed TOML, or an illegal value; one line.
@@ -269,22 +269,22 @@ class Board:
 
     @property
     def coefficients(self) -> Energy:
-        """What events cost.
+        """Energy coefficients.
 
         Raises:
-            InputError: nothing is known of it.
+            InputError: the board has none.
         """
         if self.energy is None:
             raise InputError(f"board {self.name} has no table [energy]; legal: a board file with one")
         return self.energy
 
     def at(self, *, ports: int = 0, clock_hz: int = 0) -> "Board":
-        """This board with some of its ports in use and at another clock; 0 leaves either as it is.
+        """This board restricted to some memory ports and at another clock; 0 keeps either as it is.
 
-        The memory's bandwidth stays the same per second; a design at another clock is not timed either.
+        The memory bandwidth per second is kept; the new clock is marked as assumed.
 
         Raises:
-            ValueError: more ports than there are, or no clock.
+            ValueError: more ports than the board has, or an illegal clock.
 
         >>> Board.load("zcu102").at(ports=2).memory.ports
         2
@@ -323,11 +323,11 @@ class Board:
 
 
 CLOCKS = (Fraction(1, 2), Fraction(2, 3), Fraction(5, 6), Fraction(1))
-"""Clocks that a search looks at, as shares of a board's own."""
+"""Candidate clocks of a search, as fractions of the board's clock."""
 
 
 def clocks(board: Board) -> tuple[int, ...]:
-    """Clocks that a search looks at, in Hz, whole MHz but for the board's own; none is timed.
+    """Candidate clocks of a search in Hz, ascending; whole MHz except for the board's own. None is timed.
 
     >>> clocks(Board.load("zcu102"))
     (150000000, 200000000, 250000000, 300000000)
@@ -337,7 +337,7 @@ def clocks(board: Board) -> tuple[int, ...]:
 
 
 def port_counts(board: Board) -> tuple[int, ...]:
-    """Numbers of AXI ports that a design may use: all, or a power of two of them.
+    """Numbers of AXI ports that a design may use: powers of two, and all.
 
     >>> port_counts(Board.load("zcu102"))
     (1, 2, 4)
@@ -347,7 +347,7 @@ def port_counts(board: Board) -> tuple[int, ...]:
 
 
 def boards() -> tuple[str, ...]:
-    """Names of the boards that ship, sorted.
+    """Names of the built-in boards, sorted.
 
     >>> "zcu102" in boards()
     True
@@ -357,7 +357,7 @@ def boards() -> tuple[str, ...]:
 
 
 def _figures(kind: type[_Table]) -> dict[str, Figure]:
-    """The figures of a table by their name in it."""
+    """Figure formats of a table by field name."""
     return {entry.name: entry.metadata["is"] for entry in fields(kind) if entry.metadata}
 
 
@@ -391,7 +391,7 @@ def _assemble(
 
 
 def _values(table: str, figures: Mapping[str, int]) -> dict[str, int]:
-    """The figures of one table by their name in it."""
+    """Values of one table by field name, from values by dotted key."""
     return {key.removeprefix(f"{table}."): value for key, value in figures.items() if key.startswith(f"{table}.")}
 
 

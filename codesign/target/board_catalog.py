@@ -1,8 +1,8 @@
-"""Boards by name: those that ship, those in folders of the user, those of installed packages.
+"""Boards by name: built in, in user folders, or from installed packages.
 
-A board of the user is a file ``NAME.toml`` in a folder of the environment variable ``CODESIGN_BOARDS`` (several with
-the path separator between), or in ``codesign/boards`` of the user's settings: ``XDG_CONFIG_HOME``, else ``~/.config``.
-``codesign boards --format`` says what is in it. A package offers a `Board` through an entry point::
+A user board is a file ``NAME.toml`` in a folder listed in the environment variable ``CODESIGN_BOARDS`` (joined by the
+path separator), or in ``codesign/boards`` under ``XDG_CONFIG_HOME``, else ``~/.config``.
+``codesign boards --format`` prints its format. A package offers a `Board` through an entry point::
 
     [project.entry-points."codesign.boards"]
     mine = "mypackage:BOARD"
@@ -18,11 +18,11 @@ from codesign.errors import InputError
 from codesign.target.board import Board, boards
 
 GROUP = "codesign.boards"
-"""Entry points through which other packages offer boards."""
+"""Entry point group through which other packages offer boards."""
 
 
 def board_folders(environ: Mapping[str, str]) -> tuple[Path, ...]:
-    """Where boards of the user may lie, as the environment says; none of them need be there.
+    """Folders searched for user boards, from the environment; they need not exist.
 
     >>> [folder.as_posix() for folder in board_folders({"CODESIGN_BOARDS": "mine", "HOME": "/home/me"})]
     ['mine', '/home/me/.config/codesign/boards']
@@ -35,10 +35,10 @@ def board_folders(environ: Mapping[str, str]) -> tuple[Path, ...]:
 
 
 def board_catalog(folders: Sequence[Path] = ()) -> Catalog[Board]:
-    """Every board; no file of the user is read, and no package imported, before it is asked for.
+    """Catalog of every board; user files and packages are loaded only on request.
 
     Args:
-        folders: of the user, a file per board.
+        folders: user folders with one file per board.
     """
     shipped = [CatalogSource(name, "codesign", partial(Board.load, name), True) for name in boards()]
     paths = [path for folder in folders for path in sorted(folder.glob("*.toml"))]
@@ -49,10 +49,10 @@ def board_catalog(folders: Sequence[Path] = ()) -> Catalog[Board]:
 
 
 def load_board(name_or_path: str | Path, folders: Sequence[Path] = ()) -> Board:
-    """The board of that name, or in that file if it ends in ``.toml``.
+    """The board of that name, or from that file if it ends in ``.toml``.
 
     Raises:
-        InputError: unknown name, or a file that cannot be used; one line.
+        InputError: unknown name or unusable file; one line.
         ToolError: the package that offers it fails.
     """
     text = str(name_or_path)

@@ -1,9 +1,9 @@
 """The command format of the accelerator: engines, operands, tokens.
 
-A command is 64 bytes, little-endian. Its first byte holds the engine's number; from bit 32 on four bits per engine say
-how many tokens the command takes from it, and from bit 96 on four bits per engine how many tokens it gives when done;
-from bit 160 on follow the engine's operands, see `codesign.target.kernel.Kernel.fields`. Numbers of engines are those
-of `codesign.target.engines.engine_names`.
+A command is 64 bytes, little-endian. Byte 0 is the engine number. Bits 32 to 95 hold four bits per engine: tokens that
+the command waits for from that engine; bits 96 to 159 hold four bits per engine: tokens that it posts to it when done.
+From bit 160 on follow the operands, see `codesign.target.kernel.Kernel.fields`. Engines are numbered by
+`codesign.target.engines.engine_names`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,8 +14,8 @@ from codesign.target.engines import COMMAND_BYTES, HEADER_BITS, POSTS_AT, RING, 
 MAX_TOKENS = (1 << TOKEN_BITS) - 1
 
 RELEASE, USE_TABLE = 1, 2
-"""Flags of a command of the engine with the ring. RELEASE frees the weights behind the last row group, without it the
-next command uses them again; USE_TABLE sends the result through an 8-bit table."""
+"""Flags of a linear command. RELEASE frees the weights after the last row group, without it the next command reuses
+them; USE_TABLE passes the result through an 8-bit table."""
 
 _NO_TOKENS: Mapping[str, int] = {}
 
@@ -29,15 +29,15 @@ class Span(NamedTuple):
 
 
 class Command(NamedTuple):
-    """One command before it is bytes.
+    """One command before encoding.
 
     Attributes:
-        engine: its name in the design.
-        fields: operands by name; those left out are 0.
-        reads, writes: on-chip bytes that it touches.
-        label: the layer it works for.
-        work: what the kernel's formulas take of it, padding included; empty for a command that only moves data.
-        first, rows: rows of the layer's target that it makes.
+        engine: name of the engine in the design.
+        fields: operands by name; missing ones are 0.
+        reads, writes: on-chip byte ranges that it accesses.
+        label: name of the layer.
+        work: argument of the kernel's formulas, padding included; empty for a command that only moves data.
+        first, rows: first row and number of rows of the layer's target that it computes.
         waits, posts: tokens per engine name.
     """
 
@@ -53,10 +53,10 @@ class Command(NamedTuple):
     posts: Mapping[str, int] = _NO_TOKENS
 
     def encode(self, engines: Sequence[str]) -> bytes:
-        """The 64 bytes.
+        """Encodes the command in 64 bytes.
 
         Args:
-            engines: of the design, in the order of their numbers.
+            engines: names of the design's engines, in number order.
 
         Raises:
             ValueError: an unknown field, or a value that its field does not hold.
@@ -68,7 +68,7 @@ class Command(NamedTuple):
 
 
 def operand_bits(engine: str, fields: Mapping[str, int]) -> int:
-    """Operands as the engine takes them, the first lowest; each is stored modulo its width.
+    """Operands packed as the engine receives them, the first lowest, each modulo its width.
 
     Raises:
         ValueError: an unknown field, or a value that its field does not hold.
@@ -95,12 +95,12 @@ def _tokens(counts: Mapping[str, int], engines: Sequence[str]) -> int:
 
 
 def ordered(commands: Iterable[Command]) -> list[Command]:
-    """The commands with the tokens that keep every read behind its writes and every write behind its reads.
+    """Commands with the tokens that enforce all read-after-write, write-after-read and write-after-write orders.
 
-    A command waits for the newest command of every other engine whose bytes clash with its own.
-    Per pair of engines these edges never cross, so a plain count of tokens matches them in order.
-    A command only ever waits for earlier ones, so the list cannot deadlock. The engine with the ring
-    starts loading a command while the one before still writes; so it waits for itself too.
+    A command waits for the newest conflicting command of every other engine.
+    Per pair of engines these edges never cross, so counting tokens matches them in order.
+    Commands wait only for earlier ones, so the list cannot deadlock. The linear engine
+    starts loading a command while its previous one still writes, so it also waits for itself.
     """
     before = list(commands)
     engines = dict.fromkeys(command.engine for command in before)
@@ -130,11 +130,11 @@ def ordered(commands: Iterable[Command]) -> list[Command]:
 
 
 class _Access:
-    """Who touched some bytes.
+    """Latest accesses to one span.
 
     Attributes:
-        wrote, used: the newest command by engine of those that wrote, and of all.
-        writers, users: these of all bytes that clash with these.
+        wrote, used: index of the newest writing, and of the newest accessing, command by engine.
+        writers, users: the same mappings of every span that overlaps this one.
     """
 
     __slots__ = ("used", "users", "writers", "wrote")
@@ -146,13 +146,13 @@ class _Access:
         self.users: list[dict[str, int]] = []
 
     def clash(self, other: "_Access") -> None:
-        """They share bytes with others."""
+        """Registers an overlapping span."""
         self.writers.append(other.wrote)
         self.users.append(other.used)
 
 
 class _Touched(dict[Span, _Access]):
-    """Who touched bytes of the on-chip memories, by all the bytes that were asked for."""
+    """Latest accesses by span; a missing span is added and linked to all overlapping ones."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A design: one point of the design space on a board, as plain numbers."""
+"""A design: one point of a board's design space, as plain numbers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,11 +15,11 @@ class Design:
     """Parameters of every engine and memory of an accelerator.
 
     Attributes:
-        board: where it runs.
-        engines: parameters by engine but for those that move data, in the order of their numbers; the one with the
-            ring is always there. Names are those of kernels, with a number behind where there are several.
+        board: the target board.
+        engines: parameters by engine, in engine number order, without load, store and fetch; must include the linear
+            engine. Names are kernel names, with a numeric suffix for further instances.
         memories: bytes of each on-chip memory.
-        row_group: most rows per command; larger layers are cut, so that engines overlap.
+        row_group: maximum rows per command; layers with more rows are split so that engines overlap.
     """
 
     board: Board
@@ -34,7 +34,7 @@ class Design:
 
     @property
     def word_bytes(self) -> int:
-        """Bytes of a bus word, and of a word of the activation memories."""
+        """Bytes of a bus word, which is also a word of the activation memories."""
         return self.board.memory.ports * self.board.memory.port_bits // 8
 
     @property
@@ -48,7 +48,7 @@ class Design:
         return self.linear["t_in"] * self.linear["t_out"] * self.linear["n_l"]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data; the board by name."""
+        """JSON-compatible data; the board as its name."""
         return {
             "board": self.board.name,
             "engines": {name: dict(params) for name, params in self.engines.items()},

@@ -1,8 +1,8 @@
-"""The engines that there are, and what follows from them: numbers, operand fields, memories and who reaches them.
+"""Installed kernels, and the engine numbers, operand fields, memories and port connections derived from them.
 
-A kernel is found in its folder of `codesign.hw`, or through the entry point `GROUP` of another distribution. The
-hardware lies above this module and is found by name when first asked for. An engine of a design has the name of its
-kernel, or that name with a number behind it, ``attention_2``, where there are several.
+A kernel is the ``KERNEL`` of a subpackage of `codesign.hw`, or comes from the entry point group `GROUP` of another
+distribution; both are imported on first use. An engine of a design is named after its kernel, further instances with
+a numeric suffix, ``attention_2``.
 """
 
 import importlib
@@ -19,13 +19,13 @@ from codesign.ir.network import Layer
 from codesign.target.kernel import CONTRACT, CommandKernel, Kernel, Memory, Params, Port
 
 GROUP = "codesign.kernels"
-"""Entry points through which other packages offer kernel classes, by the name of their engine."""
+"""Entry point group through which other packages offer kernel classes, by engine name."""
 RING = "linear"
-"""The engine that owns the weight ring; every design has it, and its number follows those of the `MOVERS`."""
+"""The engine that owns the weight ring; every design has it, numbered right after the `MOVERS`."""
 LUT = "lut"
-"""The ring engine's 8-bit tables; they lie in the engine, and the load engine's last number means them."""
+"""The linear engine's internal 8-bit tables; the load engine addresses them by its last memory number."""
 MOST_ENGINES = 16
-"""Engines of a design that a command and the registers have room for, those that only move data included."""
+"""Maximum engines per design, `MOVERS` included; limited by the command format and the registers."""
 
 COMMAND_BYTES = 64
 TOKEN_BITS = 4
@@ -39,10 +39,10 @@ MOVERS: Mapping[str, Mapping[str, int]] = {
     # memory: its number at the engine's port; address: first word; words: bus words; dram: byte address.
     "load": _TRANSFER,
     "store": _TRANSFER,
-    # Bus words of requantization table and of weights, one behind the other from byte address dram.
+    # Bus words of requantization table, then of weights, contiguous from byte address dram.
     "fetch": {"table_words": 24, "weight_words": 24, "dram": 40},
 }
-"""Operand fields of the engines that only move data, which every design has, in the order of their numbers."""
+"""Operand fields of the data-moving engines, which every design has, in engine number order."""
 _MOVER_PORTS: Mapping[str, Port] = {"load": Port("out", writes=True), "store": Port("source")}
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z][a-z0-9]*)*")
@@ -55,11 +55,11 @@ _LOG = logging.getLogger(__name__)
 
 
 class Discovered(NamedTuple):
-    """What was found.
+    """Result of kernel discovery.
 
     Attributes:
-        kernels: classes by the name of their engine, ours first.
-        refused: by name of an entry point why it cannot be used, in one line.
+        kernels: classes by engine name, built-in ones first.
+        refused: by entry point name, the reason why it cannot be used, in one line.
     """
 
     kernels: Mapping[str, type[Kernel]]
@@ -68,7 +68,7 @@ class Discovered(NamedTuple):
 
 @cache
 def found() -> Discovered:
-    """All kernels; what cannot be used is told in the log once, and everything else works on."""
+    """All kernels; each unusable entry point is logged once and skipped."""
     kernels: dict[str, type[Kernel]] = {}
     for kernel in _ours():
         fault = fault_of(kernel, kernels)
@@ -90,12 +90,12 @@ def found() -> Discovered:
 
 
 def kernels() -> Mapping[str, type[Kernel]]:
-    """Kernel classes by the name of their engine."""
+    """Kernel classes by engine name."""
     return found().kernels
 
 
 def _ours() -> list[type[Kernel]]:
-    """The kernel of every folder of `codesign.hw` that has one, the one with the ring first, then by their rank."""
+    """Built-in kernels, one per subpackage of `codesign.hw` with a ``KERNEL``: `RING` first, then by name."""
     home = importlib.import_module(_HOME)
     folders = [module.name for module in pkgutil.iter_modules(home.__path__) if module.ispkg]
     modules = [importlib.import_module(f"{_HOME}.{name}") for name in folders]
@@ -104,7 +104,7 @@ def _ours() -> list[type[Kernel]]:
 
 
 def _kernel(name: str, found: object) -> type[CommandKernel]:
-    """What an entry point offers, if it is a kernel class that has its name."""
+    """The object of an entry point, checked to be a kernel class whose ``op`` is the entry point's name."""
     if not (isinstance(found, type) and issubclass(found, CommandKernel)):
         raise TypeError(f"{found!r:.80}; legal: a subclass of codesign.target.kernel.CommandKernel")
     if getattr(found, "op", None) != name:
@@ -113,11 +113,11 @@ def _kernel(name: str, found: object) -> type[CommandKernel]:
 
 
 def fault_of(kernel: type[Kernel], known: Mapping[str, type[Kernel]]) -> str | None:
-    """Why a kernel cannot be used beside others; None if it can.
+    """Reason why a kernel cannot be added to others; None if it can.
 
     Args:
         kernel: the class.
-        known: those there are, by the name of their engine.
+        known: the other kernels by engine name.
     """
     if getattr(kernel, "contract", None) != CONTRACT:
         return f"it keeps contract {getattr(kernel, 'contract', None)!r}; legal: {CONTRACT}"
@@ -136,7 +136,7 @@ def fault_of(kernel: type[Kernel], known: Mapping[str, type[Kernel]]) -> str | N
 
 
 def _clash(kernel: type[Kernel], known: Mapping[str, type[Kernel]]) -> str | None:
-    """What a kernel has that another one has, or names that nobody has."""
+    """Conflict with known kernels (layer type or memory name), or an unknown port or memory name; None if fine."""
     for other in known.values():
         taken = [layer.__name__ for layer in kernel.layers if layer in other.layers]
         if taken:
@@ -150,7 +150,7 @@ def _clash(kernel: type[Kernel], known: Mapping[str, type[Kernel]]) -> str | Non
 
 
 def _some(kernel: type[Kernel]) -> Params:
-    """Parameters that decide memories, of a design that has all of them."""
+    """Geometry parameters, all 1, with which a kernel declares every memory."""
     return dict.fromkeys(kernel.geometry, 1)
 
 
@@ -158,7 +158,7 @@ def _some(kernel: type[Kernel]) -> Params:
 
 
 def kernel_name(engine: str) -> str:
-    """Name of the kernel that an engine of a design is made of.
+    """Kernel name of a design's engine, without the instance number.
 
     >>> kernel_name("attention"), kernel_name("attention_2")
     ('attention', 'attention')
@@ -169,7 +169,7 @@ def kernel_name(engine: str) -> str:
 
 
 def kernel_of(engine: str) -> type[Kernel]:
-    """Class of an engine of a design.
+    """Kernel class of a design's engine.
 
     Raises:
         KeyError: there is no such kernel.
@@ -178,7 +178,7 @@ def kernel_of(engine: str) -> type[Kernel]:
 
 
 def command_kernel(engine: str) -> type[CommandKernel]:
-    """Class of an engine of a design other than the one with the ring.
+    """Kernel class of a design's engine other than `RING`.
 
     Raises:
         KeyError: there is no such kernel.
@@ -189,7 +189,7 @@ def command_kernel(engine: str) -> type[CommandKernel]:
 
 
 def kernel_for(layer: Layer) -> type[Kernel] | None:
-    """The kernel that runs a layer; None if none does."""
+    """The kernel for the layer's type; None if there is none."""
     return _by_layer().get(type(layer))
 
 
@@ -199,12 +199,12 @@ def _by_layer() -> Mapping[type[Layer], type[Kernel]]:
 
 
 def layer_types() -> tuple[type[Layer], ...]:
-    """Types of layers that some engine runs."""
+    """Layer types that some kernel runs."""
     return tuple(_by_layer())
 
 
 def engine_names(engines: Iterable[str]) -> tuple[str, ...]:
-    """All engines of a design in the order of their numbers: those that move data, the one with the ring, the others.
+    """All engines of a design in number order: the `MOVERS`, `RING`, then the others as given.
 
     >>> engine_names(["attention", "linear"])
     ('load', 'store', 'fetch', 'linear', 'attention')
@@ -213,7 +213,7 @@ def engine_names(engines: Iterable[str]) -> tuple[str, ...]:
 
 
 def fields_of(engine: str) -> Mapping[str, int]:
-    """Operand fields of an engine of a design in order, in bits.
+    """Operand fields of a design's engine: bits by name, lowest first.
 
     Raises:
         KeyError: there is no such engine.
@@ -225,21 +225,21 @@ def fields_of(engine: str) -> Mapping[str, int]:
 
 
 class Access(NamedTuple):
-    """A port of an engine of a design."""
+    """One port of one engine of a design."""
 
     engine: str
     port: Port
 
 
 class Reached(NamedTuple):
-    """An on-chip memory of a design, and who reaches it.
+    """On-chip memory of a design with its ports.
 
     Attributes:
-        name: in the design.
-        owner: the engine that brings it along.
-        bytes: of an element.
-        writer: the one port that writes it.
-        readers: ports that read it, a physical copy each.
+        name: name in the design.
+        owner: engine that declares it.
+        bytes: bytes per element.
+        writer: the only port that writes it.
+        readers: ports that read it, each from its own physical copy.
     """
 
     name: str
@@ -250,18 +250,18 @@ class Reached(NamedTuple):
 
 
 class MemoryMap:
-    """The on-chip memories of a design.
+    """On-chip memories of a design and their connections to ports.
 
     Args:
-        engines: all but those that move data, in order, with the parameters that decide memories.
-        known: kernels by the name of their engine.
+        engines: all engines except `MOVERS`, in number order, with their geometry parameters.
+        known: kernels by engine name.
 
     Attributes:
-        memories: by name.
-        numbers: by engine and port the names of the memories that the port reaches, in the order of their numbers.
+        memories: memories by name.
+        numbers: by (engine, port), the names of the connected memories in number order.
 
     Raises:
-        ValueError: two memories of one name, a port that there is not, or not one that writes a memory.
+        ValueError: a duplicate memory name, an unknown port or memory, or a memory without exactly one writer.
     """
 
     def __init__(self, engines: Sequence[tuple[str, Params]], known: Mapping[str, type[Kernel]]) -> None:
@@ -285,7 +285,7 @@ class MemoryMap:
         self.memories = {name: self._reached(name, *each) for name, each in owned.items()}
 
     def _resolved(self, engine: str, port: str, memory: str) -> tuple[str, str]:
-        """Engine and port by the name that a memory gives; the memory becomes the port's next number."""
+        """Resolves a port name in a memory's declaration to (engine, port) and numbers the memory next at that port."""
         owner, dot, name = port.rpartition(".")
         at = (owner if dot else engine, name)
         if at not in self._ports:
@@ -303,13 +303,13 @@ class MemoryMap:
         return Reached(name, owner, memory.bytes, writers[0], tuple(each for each in access if not each.port.writes))
 
     def number(self, engine: str, port: str, memory: str) -> int:
-        """Number by which an engine's command names a memory at one of its ports."""
+        """Number of a memory at an engine's port, as used in commands and ``PORT_select``."""
         at = engine, port
         return self._ports[at].first + self.numbers[at].index(memory)
 
 
 def memory_name(engine: str, memory: str) -> str:
-    """Name in a design of a memory that a kernel brings along; those of a kernel's further engines have its number.
+    """Name in a design of a kernel's memory; further instances of an engine append their number.
 
     >>> memory_name("attention", "query"), memory_name("attention_2", "query")
     ('query', 'query_2')
@@ -318,11 +318,11 @@ def memory_name(engine: str, memory: str) -> str:
 
 
 Geometry = tuple[tuple[str, tuple[tuple[str, int], ...]], ...]
-"""Engines of a design in order, each with the parameters that decide where matrices lie."""
+"""Engines of a design in order, each with its `Kernel.geometry` parameters."""
 
 
 def geometry(engines: Mapping[str, Params]) -> Geometry:
-    """That of a design's engines, the one with the ring first."""
+    """Hashable geometry parameters of a design's engines, `RING` first; missing parameters are 0."""
     found = []
     for name in engine_names(engines)[len(MOVERS) :]:
         values = engines[name]
@@ -332,5 +332,5 @@ def geometry(engines: Mapping[str, Params]) -> Geometry:
 
 @lru_cache(256)
 def memory_map(engines: Geometry) -> MemoryMap:
-    """The memories of such engines."""
+    """Cached `MemoryMap` of a geometry."""
     return MemoryMap([(name, dict(values)) for name, values in engines], kernels())

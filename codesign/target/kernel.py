@@ -1,8 +1,8 @@
-"""The contract of a hardware kernel: one object with parameters, golden, formulas and hardware.
+"""Contract of a kernel, the class that describes an engine: parameters, formulas, commands and hardware.
 
-A kernel is a frozen dataclass of design parameters. The formulas are class methods that
-take the parameters as a mapping of names to integers or to integer arrays, so that the
-same expression serves one design and a million of them.
+A kernel is a frozen dataclass of integer design parameters. Its formulas are class methods that
+take the parameters as a mapping of names to integers or integer arrays, so that one expression
+evaluates one design or a million.
 """
 
 from abc import ABC, abstractmethod
@@ -23,7 +23,7 @@ Work = Mapping[str, Number]
 Joules = float | NDArray[np.floating]
 
 DSP_MACS = 2
-"""8-bit multiply-accumulates that cost as much as one operation of a whole DSP."""
+"""8-bit multiply-accumulates whose energy equals that of one full-width DSP operation."""
 _FEMTO = 1e-15
 
 
@@ -63,7 +63,7 @@ def padded(size: int, unit: int) -> int: ...
 @overload
 def padded(size: Number, unit: Number) -> Number: ...
 def padded(size: Number, unit: Number) -> Number:
-    """The smallest multiple of a unit that is at least the size; for numbers and arrays.
+    """Size rounded up to a multiple of a unit, for scalars and arrays.
 
     >>> padded(10, 4)
     12
@@ -72,7 +72,7 @@ def padded(size: Number, unit: Number) -> Number:
 
 
 def head_columns(heads: int, wide: Number, unit: Number) -> Number:
-    """Columns of a row of heads of ``wide`` columns each, with empty heads behind until a unit divides it.
+    """Columns of a row of heads of ``wide`` columns each, padded with empty heads to a multiple of a unit.
 
     >>> int(head_columns(3, 24, 16))
     96
@@ -104,14 +104,14 @@ def minimum(a: Number, b: Number) -> Number:
 
 
 def joules(board: Board, *, macs: Number, ram_bytes: Number, cycles: Number, logic: Resources) -> Joules:
-    """Modelled energy of some work by the board's coefficients: multiplications, on-chip memory and logic.
+    """Modelled energy in joules of multiplications, on-chip memory accesses and active logic.
 
     Args:
-        board: the coefficients.
-        macs: 8-bit multiply-accumulates; an operation of a whole DSP counts `DSP_MACS`.
+        board: supplies the energy coefficients.
+        macs: 8-bit multiply-accumulates; a full-width DSP operation counts as `DSP_MACS`.
         ram_bytes: bytes read from and written to on-chip memories.
-        cycles: in which the logic works.
-        logic: its look-up tables and flip-flops.
+        cycles: clock cycles in which the logic is active.
+        logic: look-up tables and flip-flops of that logic.
 
     Raises:
         InputError: the board has no coefficients.
@@ -132,7 +132,7 @@ def powers_up_to(first: int, last: int) -> tuple[int, ...]:
 
 
 def power_of_two(x: Number) -> Number:
-    """Truth of ``x`` being a power of two.
+    """1 where ``x`` is a power of two, else 0.
 
     >>> int(power_of_two(8)), int(power_of_two(6))
     (1, 0)
@@ -141,16 +141,16 @@ def power_of_two(x: Number) -> Number:
 
 
 CONTRACT = 1
-"""Version of what a kernel declares; one written for another version is refused."""
+"""Version of the kernel contract; kernels written for another version are refused."""
 
 
 class Memory(NamedTuple):
-    """An on-chip memory that an engine brings along.
+    """On-chip memory that belongs to an engine.
 
     Attributes:
-        name: no other kernel's memory has it.
-        bytes: of an element.
-        ports: who reaches it: the kernel's own ports by name, those of others as ``ENGINE.PORT``. Exactly one writes.
+        name: unique among the memories of all kernels.
+        bytes: bytes per element.
+        ports: ports connected to it: this kernel's by name, others as ``ENGINE.PORT``. Exactly one must write.
     """
 
     name: str
@@ -159,14 +159,14 @@ class Memory(NamedTuple):
 
 
 class Port(NamedTuple):
-    """A port of an engine to on-chip memories.
+    """Read or write port of an engine to on-chip memories.
 
     Attributes:
-        name: of the component's port. Where it may reach several memories, the output ``NAME_select`` tells the number
-            of the one that is meant.
-        lanes: parameter that tells how many elements a word has; None where a word is one of the bus.
-        writes: whether it writes.
-        memories: other engines' memories that it reads, in the order of their numbers, before all that name it.
+        name: attribute of the component. If several memories are connected, the output ``NAME_select`` gives the
+            number of the addressed one.
+        lanes: name of the parameter that gives the elements per word; None if a word is a bus word.
+        writes: whether it is a write port.
+        memories: other engines' memories that it reads; they are numbered before those that list this port.
         first: number of its first memory.
     """
 
@@ -178,14 +178,14 @@ class Port(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """Columns of a matrix as it lies on chip: groups of ``wide`` columns, the first ``used`` of each real.
+    """Column layout of a matrix on chip: groups of ``wide`` columns, of which the first ``used`` hold data.
 
     Fields are integers or arrays of integers.
 
     Attributes:
-        heads: groups with data in them.
-        used, wide: columns of a group, and with its padding.
-        total: columns of a row, empty groups at its end included.
+        heads: number of groups that hold data.
+        used, wide: columns per group, without and with padding.
+        total: columns per row, including empty groups at its end.
     """
 
     heads: int
@@ -195,19 +195,19 @@ class Columns(NamedTuple):
 
     @property
     def places(self) -> Ints:
-        """Column on chip of each column of the matrix."""
+        """On-chip column index of each matrix column, shape ``[heads * used]``."""
         head, column = np.divmod(np.arange(self.heads * self.used), self.used)
         found: Ints = head * self.wide + column
         return found
 
 
 class Constant(NamedTuple):
-    """Bytes that a layer's commands read from an on-chip memory, loaded once before the first of them.
+    """Constant data in an on-chip memory, loaded once before the first command of the layer that reads it.
 
     Attributes:
-        memory: the kernel's own name for it.
+        memory: name in `Kernel.memories`.
         size: bytes without padding.
-        data: makes them, padded with zeros to the size that it is given.
+        data: returns the bytes, zero-padded to the size passed to it.
     """
 
     memory: str
@@ -217,12 +217,12 @@ class Constant(NamedTuple):
 
 @dataclass(frozen=True)
 class Case:
-    """A layer as the contract suite and the benches need it.
+    """Sample layer for the contract suite and the benches.
 
     Attributes:
-        layer: one that the kernel supports.
-        work: the same for the formulas, as one command without padding.
-        shapes: rows, columns and magnitude bits of each tensor that it reads, by name.
+        layer: a layer that the kernel supports.
+        work: argument of the formulas for the whole layer as one command, without padding.
+        shapes: rows, columns and magnitude bits of each tensor that the layer reads, by name.
     """
 
     layer: Layer
@@ -230,42 +230,41 @@ class Case:
     shapes: Mapping[str, tuple[int, int, int]]
 
     def values(self, rng: np.random.Generator) -> dict[str, Ints]:
-        """Random integers for every tensor that it reads."""
+        """Random integers ``[rows, columns]`` for each tensor in ``shapes``."""
         return {name: rng.integers(-(1 << bits), 1 << bits, (r, c)) for name, (r, c, bits) in self.shapes.items()}
 
 
 class Placement(Protocol):
-    """Where the matrices of a layer lie on chip, in words of the engine's port to each."""
+    """On-chip addresses of a layer's matrices, in words of the engine's port to each."""
 
     def base(self, tensor: str, row: int) -> int:
-        """Word in which a row begins."""
+        """Address of the first word of a row."""
 
     def stride(self, tensor: str) -> int:
-        """Words from row to row."""
+        """Words between the starts of consecutive rows."""
 
     def constant(self, index: int) -> int:
-        """Word in which a constant of the layer begins, by its place in `Kernel.constants`."""
+        """Address of the first word of entry ``index`` of `CommandKernel.constants`."""
 
     def columns(self, tensor: str) -> Columns:
-        """Columns of the matrix."""
+        """Column layout of the matrix."""
 
 
 class Kernel(ABC):
     """Base of all kernels; subclasses are frozen dataclasses of integer parameters.
 
-    Everything that the rest of the system needs to know of an engine is declared here: numbers of engines and
-    memories, registers, layouts, programs, bounds and reports follow from the kernels that are found, see
-    `codesign.target.engines`.
+    A kernel declares all that other packages use of its engine: engine and memory numbers, registers, layouts,
+    programs, bounds and reports are derived from the installed kernels, see `codesign.target.engines`.
 
     Attributes:
-        contract: `CONTRACT`, as the kernel was written for.
-        op: name of its engine.
-        layers: types of layers that it runs.
-        fields: operands of a command in order, in bits.
-        ports: to on-chip memories, in the order in which they are wired.
-        geometry: parameters that decide where matrices lie, and which memories there are.
+        contract: the value of `CONTRACT` that the kernel was written for.
+        op: name of the engine.
+        layers: layer types that it runs; no other kernel may run them.
+        fields: bits of each command operand by name; the first is lowest in the command.
+        ports: ports to on-chip memories, in wiring order.
+        geometry: parameters that determine the memories and where matrices lie in them.
         bench: module of its protocol bench, see `codesign.sim.testbench.benches`.
-        configurations: designs, parameters in the order of the fields, whose resources are compared with synthesis.
+        configurations: designs, as parameter values in field order, whose resources are compared with synthesis.
     """
 
     contract: ClassVar[int]
@@ -287,44 +286,48 @@ class Kernel(ABC):
     @classmethod
     @abstractmethod
     def supports(cls, layer: object) -> str | None:
-        """None if the kernel can run the layer in some design, else the reason why not."""
+        """None if some design can run the layer, else the reason why not, in one line."""
 
     @classmethod
     @abstractmethod
     def memories(cls, params: Params) -> tuple[Memory, ...]:
-        """On-chip memories that the engine brings along; depends on ``geometry`` alone."""
+        """On-chip memories of the engine; may depend only on the parameters in ``geometry``."""
 
     @classmethod
     @abstractmethod
     def reaches(cls, layer: Any) -> tuple[tuple[str, str], ...]:
-        """Every tensor that the layer reads or makes, with the engine's port to it."""
+        """(tensor, port) pairs: each tensor that the layer reads or writes, with the engine's port to it."""
 
     # Designs.
 
     @classmethod
     @abstractmethod
     def legal(cls, params: Params) -> Number:
-        """Truth (0/1 array or int) of the parameters being a legal design."""
+        """1 where the constructor accepts the parameters, 0 where it raises ``ValueError``; int or array."""
 
     @classmethod
     @abstractmethod
     def space(cls, layer: object, board: Board) -> ParameterSpace:
-        """The designs on a board that can run the layer and of which no part is larger than the layer can use."""
+        """Designs on a board that can run the layer, none larger than it can use; the axes are all parameters.
+
+        Raises:
+            TypeError: the layer is not supported.
+        """
 
     @classmethod
     @abstractmethod
     def cases(cls, rng: np.random.Generator) -> Sequence[Case]:
-        """Some layers that it supports: smallest, ragged, prime, round and random."""
+        """Sample layers that it supports: minimal, ragged, prime, round and random sizes."""
 
     @classmethod
     @abstractmethod
     def small(cls) -> "Kernel":
-        """A small design, quick to compile, in which most sizes leave a remainder."""
+        """Small design for tests: quick to compile, and most layer sizes leave partial tiles."""
 
     @classmethod
     @abstractmethod
     def tile(cls, params: Params) -> tuple[int, int]:
-        """Rows and columns of a result that the engine makes at once."""
+        """Rows and columns of the result tile that the engine computes at once."""
 
     # Formulas.
 
@@ -341,14 +344,14 @@ class Kernel(ABC):
     @classmethod
     @abstractmethod
     def traffic(cls, params: Params, work: Work) -> Number:
-        """Off-chip bytes that the command itself moves."""
+        """Off-chip bytes that the engine itself moves for the command."""
 
     @classmethod
     @abstractmethod
     def energy(cls, params: Params, work: Work, board: Board) -> Joules:
-        """Modelled joules of the command: multipliers, on-chip memories, and its logic while it works.
+        """Modelled joules of the command: multipliers, on-chip memories, and the engine's logic while busy.
 
-        Neither off-chip bytes nor what is drawn all the time; see `codesign.timing.energy`.
+        Off-chip and static energy are excluded; see `codesign.timing.energy`.
 
         Raises:
             InputError: the board has no coefficients.
@@ -356,30 +359,31 @@ class Kernel(ABC):
 
     @classmethod
     def lut_units(cls, params: Params) -> Mapping[str, Mapping[str, Number]]:
-        """What LUTs go into, by part and unit, where the cost of a unit is fitted: `codesign.hw.primitives.area`."""
+        """Cost units that use LUTs, counted by part and unit; costs are fitted, see `codesign.hw.primitives.area`."""
         return {}
 
     @classmethod
     def ff_units(cls, params: Params) -> Mapping[str, Mapping[str, Number]]:
-        """What flip-flops go into, likewise."""
+        """Cost units that use flip-flops, counted by part and unit; see `lut_units`."""
         return {}
 
     @classmethod
     def peak_macs(cls, params: Params) -> Number:
-        """Multiply-accumulates per cycle of all its multipliers."""
+        """Multiply-accumulates per cycle when every multiplier is busy."""
         return 0
 
     # Hardware.
 
     def rings(self) -> Mapping[str, tuple[int, int]]:
-        """Words and bits of a word of the memories behind its read ports that are not in ``ports``, by port."""
+        """(words, bits per word) of the memory behind each read port that is not in ``ports``, by port name."""
         return {}
 
     @abstractmethod
     def component(self, depths: Mapping[str, int]) -> Any:
         """The engine as an Amaranth component.
 
-        It has the stream ``command`` of its operands, the outputs ``done``, ``busy`` and ``error``, and its ports.
+        Its members: the input stream ``command`` of operands; the outputs ``busy``, ``done`` (pulse after the last
+        write) and ``error`` (pulse instead, illegal command); and its ports, see `codesign.hw.primitives.memory`.
 
         Args:
             depths: words of the memory behind each port.
@@ -387,10 +391,10 @@ class Kernel(ABC):
 
     @abstractmethod
     def sources(self, target: str) -> dict[str, str]:
-        """The kernel alone, as file name to text.
+        """Source files of the engine alone: file name to text.
 
         Args:
-            target: ``rtl``, Verilog with a memory behind each read port, its top module is ``rig``; or ``hls``, C++
+            target: ``rtl``, Verilog with top module ``rig`` and a memory behind each read port; or ``hls``, C++
                 and a script for high-level synthesis.
 
         Raises:
@@ -399,13 +403,13 @@ class Kernel(ABC):
 
 
 class CommandKernel(Kernel):
-    """A kernel whose layers become a command per group of rows, each with a duration of its own.
+    """Kernel that runs a layer as one command per row group, each timed by `cycles` alone.
 
-    All kernels are, but the one that owns the weight ring.
+    Base of every kernel except the one that owns the weight ring.
 
     Attributes:
-        padding: parameters among ``geometry`` that decide `columns`.
-        assumes: what `work` takes for granted where the work depends on data; empty where it does not.
+        padding: the parameters of ``geometry`` that determine `columns`.
+        assumes: the assumption `work` makes about data that affects it; empty if work is data-independent.
     """
 
     padding: ClassVar[tuple[str, ...]] = ()
@@ -413,90 +417,90 @@ class CommandKernel(Kernel):
 
     @classmethod
     def columns(cls, layer: Any, params: Params, unit: Number) -> Columns | None:
-        """Columns of the matrices that the layer reads and writes, as they must lie on chip; None for no padding.
+        """On-chip column layout required of the matrices that the layer reads and writes; None for no padding.
 
         Args:
-            layer: one of ``layers``.
-            params: those in ``padding``.
-            unit: columns of which a row must be a multiple.
+            layer: of a type in ``layers``.
+            params: the parameters in ``padding``.
+            unit: a row's columns must be a multiple of it.
         """
         return None
 
     @classmethod
     def constants(cls, layer: Any) -> tuple[Constant, ...]:
-        """What its commands read beside its tensors."""
+        """Constants that the layer's commands read in addition to its tensors."""
         return ()
 
     @classmethod
     @abstractmethod
     def operands(cls, layer: Any, params: Params, place: Placement, first: int, rows: int) -> dict[str, int]:
-        """Operands of the command that makes some rows of the layer's target.
+        """Operands of the command that computes ``rows`` rows of the layer's target from row ``first``.
 
         Args:
-            layer: one of ``layers``.
-            params: those in ``geometry``.
-            place: where its matrices lie.
+            layer: of a type in ``layers``.
+            params: the parameters in ``geometry``.
+            place: addresses of the layer's matrices.
             first: first row.
-            rows: how many.
+            rows: number of rows.
         """
 
     @classmethod
     @abstractmethod
     def work(cls, layer: Any, first: Number, rows: Number, columns: Columns | None = None) -> dict[str, Number]:
-        """Work of that command, as the formulas take it.
+        """The ``work`` argument of the formulas for one command.
 
         Args:
-            layer: one of ``layers``.
+            layer: of a type in ``layers``.
             first: first row.
-            rows: how many.
-            columns: of its matrices as they lie on chip; None for those of the layer alone.
+            rows: number of rows.
+            columns: on-chip layout of its matrices; None for no padding.
         """
 
     @classmethod
     def counted(cls, counts: Mapping[str, Ints], first: int, rows: int) -> dict[str, int]:
-        """The part of `work` that depends on data, once the data is known: here all counts of the rows together.
+        """Entries of `work` that depend on data, for known data; by default each count summed over the rows.
 
         Args:
-            counts: as `codesign.ir.network.Layer.counts` gives them.
+            counts: per-row counts from `codesign.ir.network.Layer.counts`.
             first: first row of the command.
-            rows: how many.
+            rows: number of rows.
         """
         return {name: int(each[first : first + rows].sum()) for name, each in counts.items()}
 
     @classmethod
     @abstractmethod
     def axes(cls, layers: Sequence[Any]) -> dict[str, tuple[int, ...]]:
-        """Values that a search tries, by parameter; no other kernel has a parameter of such a name.
+        """Values to search for each free parameter; their names must be unique among all kernels.
 
         Args:
-            layers: the network's layers that the engine runs; without any only the names matter.
+            layers: the network's layers that the engine runs; if empty, only the names are used.
         """
 
     @classmethod
     @abstractmethod
     def follows(cls, layers: Sequence[Any], params: Params) -> dict[str, Number]:
-        """The other parameters, which follow from the network.
+        """Parameters not in `axes`, derived from the network's layers.
 
         Args:
-            layers: as in `axes`.
-            params: those in `axes`, integers or arrays.
+            layers: the network's layers that the engine runs.
+            params: the parameters in `axes`, integers or arrays.
         """
 
     @classmethod
     @abstractmethod
     def choices(cls, linear: Params) -> tuple[dict[str, int], ...]:
-        """Values of the axes that the plain choice of a design tries, the smallest design first.
+        """Values of the `axes` parameters tried when a design is chosen without a search, smallest design first.
 
         Args:
-            linear: parameters of the linear engine beside it.
+            linear: parameters ``t_in`` and ``t_out`` of the design's linear engine.
         """
 
     # Stimulus.
 
     @abstractmethod
     def trial(self, rng: np.random.Generator, slot: int) -> Any:
-        """A random legal command, a `codesign.hw.emit.stimulus.Trial`; its operands lie in the slot of each memory."""
+        """Random legal command, a `codesign.hw.emit.stimulus.Trial`, with its data in slot ``slot`` of each memory."""
 
     @abstractmethod
     def refused_trial(self, rng: np.random.Generator, slot: int) -> Any:
-        """Likewise one that the engine must refuse."""
+        """Random illegal command, a `Trial` as in `trial`, that the engine must refuse with ``error``."""

@@ -1,8 +1,8 @@
-"""The bench beside FINN: cycles and DSPs of a small network on our engines and on FINN's, estimates both.
+"""FINN bench: estimated cycles and DSPs of a small network on this accelerator and on FINN's.
 
-FINN builds one engine per layer with its weights on chip, all at work on different samples; ours runs layer by
-layer on one and loads weights and samples from off-chip memory, which is in its cycles. So FINN's interval is the
-shorter one for a network as small as this, while its cost grows with every layer.
+FINN builds a pipeline of one engine per layer with weights on chip; this accelerator runs layer by layer on one
+engine, and its cycles include loading weights and samples from off-chip memory. So FINN's interval is shorter for a
+small network, while its cost grows with every layer.
 """
 
 import logging
@@ -31,7 +31,7 @@ OPTIONS = ("finn",)
 
 
 def rows(options: Options) -> list[Row]:
-    """Our accelerator and our HLS kernel, each beside every folding of FINN's.
+    """Comparison of this accelerator and of its HLS kernel with every FINN folding.
 
     Raises:
         InputError: no such interpreter.
@@ -60,7 +60,7 @@ def _estimates(python: Path | None) -> Estimates:
 
 
 def _beside(ours: finn_estimates.EstimateRow, estimate: Estimate, version: str) -> list[Row]:
-    """Figure by figure; block RAM in halves of 18 Kbit."""
+    """Rows that compare each figure of two estimates; block RAM in units of 18 Kbit."""
     theirs, case = estimate.row, f"{MODEL}@{_BOARD}:finn-{estimate.target_cycles}"
     source = f"finn-plus {version}, estimated, {estimate.target_cycles} cycles asked"
     row = Row(case, "", "1", 0, "modelled", None, source, at_least=False, wanted=False)
@@ -69,10 +69,10 @@ def _beside(ours: finn_estimates.EstimateRow, estimate: Estimate, version: str) 
 
 
 def hls_cycles(network: Network, params: Mapping[str, int]) -> int:
-    """Fewest cycles of the HLS kernel for a network's layers, if all its loops reach an interval of one cycle.
+    """Lower bound on the HLS kernel's cycles for a network, with an initiation interval of 1 in all loops.
 
-    Per layer, the longest of what must follow each other in `codesign/hw/linear_hls.h`: weights fetched; rows
-    loaded, then multiplied; tables read, then results written. Start-up and transfers from memory are not in it.
+    Per layer, the longest sequential chain in `codesign/hw/linear/linear_hls.h`: fetching weights; loading, then
+    multiplying rows; reading tables, then writing results. Pipeline fill and memory transfers are not included.
     """
     return sum(_layer_cycles(layer, params) for layer in network if isinstance(layer, Linear))
 
@@ -88,5 +88,5 @@ def _layer_cycles(layer: Linear, params: Mapping[str, int]) -> int:
 
 
 def hls_dsp(params: Mapping[str, int]) -> int:
-    """DSPs of the HLS kernel if each product and each requantizer takes one; its C++ packs no two into one."""
+    """DSPs of the HLS kernel at one per product and one per requantizer; its C++ does not pack products."""
     return params["t_in"] * params["t_out"] * params["n_l"] + params["t_out"]

@@ -1,4 +1,4 @@
-"""The bench of the search: fronts that are known, designs on a board, resources beside synthesis."""
+"""Search bench: known fronts, designs on boards, and modelled against synthesized resources."""
 
 import time
 from collections.abc import Sequence
@@ -23,23 +23,23 @@ from codesign.target.kernel import Number, ceil_div
 
 _BOARD = "zcu102"
 _SCALE_SIM = {
-    # M, N, K, rows, columns: compute cycles as SCALE-Sim 3.0.0 prints them, output stationary.
+    # (M, N, K, rows, columns): output-stationary compute cycles printed by SCALE-Sim 3.0.0.
     (256, 256, 256, 16, 16): 73_215, (197, 1152, 384, 16, 16): 387_503, (197, 197, 64, 16, 16): 15_885,
     (197, 64, 197, 16, 16): 11_803, (197, 384, 384, 16, 16): 129_167, (197, 1536, 384, 16, 16): 516_671,
     (197, 384, 1536, 16, 16): 488_591, (1024, 1024, 1024, 32, 32): 1_112_063,
 }  # fmt: skip
 _SCALE_SIM_S = 8.0
-"""CPU seconds that SCALE-Sim took for the first of them."""
+"""CPU seconds that SCALE-Sim took for the first entry."""
 _POINTS = 1 << 20
 _COMPARED, _BOARDS = "digits-vit", ("kv260", "zcu104", "u280")
-"""The model whose exact front is set beside heuristics, and the boards on which it is beside the first."""
+"""Model whose exact front is compared with heuristics, and the further boards for it."""
 
 
 OPTIONS = ("strategy",)
 
 
 def rows(options: Options) -> list[Row]:
-    """All rows; those of an extra that is not installed are left out, and the log says so.
+    """All rows; those that need a missing extra are omitted and logged.
 
     Raises:
         CheckError: a heuristic found what an exact front excludes.
@@ -56,7 +56,7 @@ def rows(options: Options) -> list[Row]:
 
 
 def _reference(heuristics: Sequence[str]) -> list[Row]:
-    """The problem whose front is known, searched for the second time."""
+    """The reference problem, timed in its second search."""
     problem = reference_problem()
     search(problem)
     front = search(problem)
@@ -70,7 +70,7 @@ def _reference(heuristics: Sequence[str]) -> list[Row]:
 
 
 def output_stationary(m: Number, n: Number, k: Number, rows: Number, columns: Number) -> Number:
-    """Cycles in which SCALE-Sim's array of ``rows`` by ``columns`` multiplies ``m x k`` by ``k x n``, on chip.
+    """Cycles of SCALE-Sim's output-stationary ``rows x columns`` array for an on-chip ``m x k`` by ``k x n`` product.
 
     >>> output_stationary(256, 256, 256, 16, 16)
     73215
@@ -80,7 +80,7 @@ def output_stationary(m: Number, n: Number, k: Number, rows: Number, columns: Nu
 
 
 def _scale_sim() -> list[Row]:
-    """The same cycles as a published simulator of another array prints."""
+    """Comparison of `output_stationary` with SCALE-Sim's cycles and speed."""
     off = max(abs(int(output_stationary(*sizes)) - cycles) for sizes, cycles in _SCALE_SIM.items())
     sizes: NDArray[np.int64] = np.random.default_rng(0).integers(1, 1024, (3, _POINTS))
     start = time.process_time()
@@ -93,7 +93,7 @@ def _scale_sim() -> list[Row]:
 
 
 def _elsewhere(board: str, heuristics: Sequence[str]) -> list[Row]:
-    """The exact front of the compared model on another board, and heuristics beside it."""
+    """Exact front of the compared model on a further board, compared with heuristics."""
     exact = Exact.of(f"{_COMPARED}@{board}", integers(_COMPARED), Board.load(board))
     return [
         Row(exact.case, "points", "1", exact.front.proof.points, "modelled"),
@@ -104,7 +104,7 @@ def _elsewhere(board: str, heuristics: Sequence[str]) -> list[Row]:
 
 
 def _designs(model: str, heuristics: Sequence[str]) -> list[Row]:
-    """All designs of a model on the board, and the chosen one beside the plain choice."""
+    """Exact front of a model on the main board, compared with the choice made without a search and with heuristics."""
     board = Board.load(_BOARD)
     simple = plan(model, board)
     exact = Exact.of(f"{model}@{_BOARD}", simple.network, board)
@@ -130,12 +130,12 @@ def _designs(model: str, heuristics: Sequence[str]) -> list[Row]:
 
 
 def _fastest(rows: list[dict[str, int | float]], dsp: int) -> float:
-    """Least latency on a front with at most so many DSPs."""
+    """Least latency on a front with at most ``dsp`` DSPs."""
     return min(float(row["latency_us"]) for row in rows if row["dsp"] <= dsp)
 
 
 def _resources() -> list[Row]:
-    """Largest errors of the formulas against open synthesis, over the configurations in the data file."""
+    """Largest errors of the resource formulas against open synthesis, over the configurations in the data file."""
     rows = []
     for name in subjects():
         found = errors(name)

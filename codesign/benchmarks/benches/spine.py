@@ -30,7 +30,7 @@ BOARD = "zcu102"
 
 _LOG = logging.getLogger(__name__)
 _TIMED = 200
-"""Runs of the cycle model of which the fastest counts."""
+"""Runs of the cycle model; the fastest is reported."""
 
 
 OPTIONS: tuple[str, ...] = ()
@@ -45,7 +45,7 @@ def rows(_: Options) -> list[Row]:
 
 
 def _transformer() -> list[Row]:
-    """digits-vit on all held-out images: predictions, speed of simulation, cycles, time to build."""
+    """Figures of digits-vit on all held-out images: predictions, simulation speed, cycles, build time."""
     case, made = f"digits-vit@{BOARD}", plan("digits-vit", Board.load(BOARD))
     arrays, labels = zoo.heldout("digits-vit")
     samples = samples_of(made.network, arrays)
@@ -64,7 +64,7 @@ def _transformer() -> list[Row]:
 
 
 def _build_seconds(model: str) -> float:
-    """CPU seconds of one build in a process of its own, all its children included."""
+    """CPU seconds of one build in a new process, including its children."""
     before = os.times()
     with TemporaryDirectory() as folder:
         command = (sys.executable, "-m", "codesign", "build", model, "--board", BOARD, "--out", f"{folder}/bundle")
@@ -79,7 +79,7 @@ def _build_seconds(model: str) -> float:
 
 
 def _products() -> list[Row]:
-    """Three matrix products on one accelerator, whose array is chosen for the first."""
+    """Figures of three matrix products on one accelerator, whose array is chosen for the first."""
     board = Board.load(BOARD)
     design = plain(zoo.gemm(1024, 1024, 1024), board, tools())
     hardware = accelerator.sources(design)
@@ -114,7 +114,7 @@ def _product(library: Library, design: Design, sizes: tuple[int, int, int], goal
 
 
 def _half_bandwidth(library: Library, design: Design) -> Row:
-    """The largest product again, with half the memory's bytes per second."""
+    """The largest product with half the memory bandwidth."""
     memory = design.board.memory
     board = design.board.with_overrides([f"memory.bytes_per_second={memory.bytes_per_second // 2}"])
     slower, network = replace(design, board=board), zoo.gemm(1024, 1024, 1024)
@@ -126,7 +126,7 @@ def _half_bandwidth(library: Library, design: Design) -> Row:
 
 
 def _modelled(program: Program, design: Design) -> tuple[int, float]:
-    """Modelled cycles, and the seconds that the model takes at best."""
+    """Modelled cycles, and the best run time of the model in seconds."""
     formulas, seconds, cycles = accelerator.formulas(design.engines), [], 0
     for _ in range(_TIMED):
         start = time.perf_counter()
@@ -142,7 +142,7 @@ def _library(design: Design) -> Library:
 def _simulated(
     library: Library, network: Network, program: Program, design: Design, samples: Sequence[Sample]
 ) -> tuple[list[Inference], float]:
-    """Every sample on the hardware, checked bit for bit, and the seconds that the simulation alone took."""
+    """Simulates every sample, checks it bit-exactly, and returns the results and the seconds of simulation alone."""
     runs, seconds = [], 0.0
     with SimulatedAccelerator(library, image_of(program), accelerator.identity(design)) as simulated:
         for number, sample in enumerate(samples, start=1):

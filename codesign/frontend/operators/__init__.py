@@ -1,1 +1,1 @@
-"""What the operators of a model file compute, in floats."""
+"""Float reference implementations of the ONNX operators."""

@@ -1,9 +1,8 @@
-"""What every reference operator works on: arrays, one application of an operator, and a limit on sizes.
+"""Common types of the reference operators: arrays, operator calls, and the limit on sizes.
 
-Values are float64, int64 or bool arrays whatever the file's widths are, so that sums of
-integers times powers of two stay exact. Every result's size is checked before it is
-allocated. Wrong arguments end as ``ValueError`` or ``TypeError``; the reader of a model
-adds the node's name.
+Values are float64, int64 or bool arrays regardless of the file's widths, so that sums of
+integers times powers of two stay exact. Every result's size is checked before allocation.
+Wrong arguments raise ``ValueError`` or ``TypeError``; the model reader adds the node's name.
 """
 
 import functools
@@ -26,7 +25,7 @@ MAX_ELEMENTS = 1 << 27
 
 @dataclass(frozen=True)
 class Call:
-    """One application of an operator: its attributes, its inputs (None if left out), how many outputs."""
+    """One application of an operator: attributes, inputs (None if omitted) and number of outputs."""
 
     attributes: Mapping[str, Attribute]
     inputs: Sequence[Array | None]

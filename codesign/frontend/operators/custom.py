@@ -1,7 +1,7 @@
-"""Operators that other packages bring along, so that a model file may use them.
+"""Third-party operators for model files.
 
-An operator is found through the entry point `GROUP` and says three things: its ONNX domain and name, what it computes
-in floats, and the layer that computes it in integers. Which engine runs that layer is its kernel's matter.
+An operator is found through the entry point group `GROUP` and defines its ONNX domain and name, its float evaluation,
+and the layer that computes it in integers. A kernel declares that it runs that layer.
 """
 
 from abc import ABC, abstractmethod
@@ -15,23 +15,23 @@ from codesign.frontend.operators.call import Array, Attribute, Call
 from codesign.ir.network import Layer
 
 GROUP = "codesign.operators"
-"""Entry points through which other packages offer operators, each a class."""
+"""Entry point group through which other packages offer operator classes."""
 
 
 @dataclass(frozen=True)
 class LayerRequest:
-    """What a node shall become: a layer from one signed 8-bit tensor to another of the same scale.
+    """Request to lower a node to a layer between two signed 8-bit tensors of equal scale.
 
     Attributes:
-        name: of the layer.
-        source: tensor ``[at least first_row + rows, columns]``.
-        target: tensor ``[rows, target_columns]``.
-        first_row: of the source that row 0 of the target needs.
-        rows: of the target; the node's leading axes together.
-        columns, target_columns: the last axis of the node's first input, and of its output.
-        scale: value = scale * integer, of both tensors.
-        attributes: of the node.
-        constants: its other inputs, None where left out.
+        name: name of the layer.
+        source: name of the source tensor ``[at least first_row + rows, columns]``.
+        target: name of the target tensor ``[rows, target_columns]``.
+        first_row: source row that corresponds to row 0 of the target.
+        rows: rows of the target, the product of the node's leading axes.
+        columns, target_columns: size of the last axis of the node's first input, and of its output.
+        scale: scale of both tensors; value = scale * integer.
+        attributes: the node's attributes.
+        constants: its other inputs, None where omitted.
     """
 
     name: str
@@ -47,10 +47,10 @@ class LayerRequest:
 
 
 class CustomOperator(ABC):
-    """An operator with one computed input, all others constant, that computes each row of the last axis by itself.
+    """Operator that computes each row of the last axis independently, with all inputs but the first constant.
 
     Attributes:
-        domain, op: as nodes name it.
+        domain, op: ONNX domain and operator name.
     """
 
     domain: ClassVar[str]
@@ -58,26 +58,26 @@ class CustomOperator(ABC):
 
     @abstractmethod
     def evaluate(self, call: Call) -> tuple[Array, ...]:
-        """The outputs in floats; wrong arguments end as ValueError or TypeError."""
+        """Outputs in floats; wrong arguments raise ValueError or TypeError."""
 
     @abstractmethod
     def layer(self, request: LayerRequest) -> Layer:
         """The layer that computes a node in integers.
 
         Raises:
-            ValueError: the request cannot be met; the message says what would be legal.
+            ValueError: the request is not supported; the message gives the legal values.
         """
 
 
 @cache
 def custom_operators() -> Mapping[str, CustomOperator]:
-    """Operators by domain and name with a dot between; one that cannot be used is told in the log once."""
+    """Operators by ``DOMAIN.NAME``; unusable ones are logged once."""
     catalog = Catalog("operator", tuple(offered("operator", GROUP, _operator)))
     return {f"{each.domain}.{each.op}": each for each in catalog.loaded().values()}
 
 
 def _operator(name: str, found: object) -> CustomOperator:
-    """What an entry point offers, if it is an operator."""
+    """Instance of an entry point's object, checked to be an operator class."""
     if not (isinstance(found, type) and issubclass(found, CustomOperator)):
         raise TypeError(f"{found!r:.80}; legal: a subclass of codesign.frontend.operators.custom.CustomOperator")
     return found()

@@ -1,4 +1,4 @@
-"""Reference operators that compute each element from one element of each input, and types."""
+"""Elementwise reference operators and type conversions."""
 
 import functools
 import math
@@ -9,7 +9,7 @@ import numpy as np
 from codesign.frontend.operators.call import Array, Call, Operator, binary, check_size, fold, unary
 
 _ERF_STEPS = 128  # points per 1 at which the error function and its derivatives are tabulated
-_ERF_TERMS = 6  # of the Taylor series about the nearest of them: the rest is below 1e-16 of the value
+_ERF_TERMS = 6  # Taylor terms about the nearest point; the remainder is below 1e-16 of the value
 _ERF_END = 6.0  # the error function is 1 from here on, in float64
 
 
@@ -109,7 +109,7 @@ _UNSIGNED = {2: 8, 4: 16, 12: 32, 13: 64, 21: 4, 25: 2}
 
 
 def integer_range(code: int) -> tuple[int, int] | None:
-    """Smallest and largest value of an ONNX integer type; of 64 bits what int64 holds; None for other types.
+    """Smallest and largest value of an ONNX integer type, limited to int64; None for other types.
 
     >>> integer_range(2), integer_range(22), integer_range(1)
     ((0, 255), (-8, 7), None)
@@ -129,14 +129,14 @@ def _bfloat16(x: Array) -> Array:
 
 
 def _to_float(x: Array, code: int) -> Array:
-    """The values as floats; the two 16-bit types round, the wider ones keep what they are given."""
+    """Values as floats; the two 16-bit types round, wider ones keep float64 precision."""
     if code == _BFLOAT16:
         return _bfloat16(x.astype(np.float64))
     return (x.astype(np.float16) if code == _FLOAT16 else x).astype(np.float64)
 
 
 def _to_integer(x: Array, low: int, high: int) -> Array:
-    """Floats lose their fraction; what a narrow type does not hold wraps around."""
+    """Values as integers: fractions are truncated, overflow of types below 64 bits wraps around."""
     if x.dtype.kind == "f":
         x = np.clip(np.trunc(np.where(np.isfinite(x), x, 0.0)), -_WHOLE, _WHOLE)
     wide = x.astype(np.int64)
@@ -156,7 +156,7 @@ def _cast(c: Call) -> tuple[Array, ...]:
 
 
 def _cast_like(c: Call) -> tuple[Array, ...]:
-    """A cast to the type of the second input; where the reader does not know its width, to the widest."""
+    """Cast to the type of the second input; if its width is unknown, to the widest of its kind."""
     codes = {"b": _BOOL, "f": FLOATS[0], "i": 7}
     return _cast(Call({"to": codes[c.array(1).dtype.kind], **c.attributes}, c.inputs))
 
@@ -166,7 +166,7 @@ def _cast_like(c: Call) -> tuple[Array, ...]:
 
 @functools.cache
 def elementwise() -> Mapping[str, Operator]:
-    """Operators that compute each element of the result from one element of each input."""
+    """Operators whose result elements depend on one element of each input."""
     return {
         "Abs": unary(np.abs),
         "Add": binary(np.add),
@@ -210,7 +210,7 @@ def elementwise() -> Mapping[str, Operator]:
 
 @functools.cache
 def typed() -> Mapping[str, Operator]:
-    """Elementwise operators that make or read booleans, or change types."""
+    """Elementwise operators that produce or consume booleans, or convert types."""
     return {
         "And": binary(np.logical_and),
         "Cast": _cast,

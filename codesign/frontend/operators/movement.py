@@ -1,4 +1,4 @@
-"""Reference operators that move, choose or make elements."""
+"""Reference operators that move, select or generate elements."""
 
 import functools
 import math
@@ -92,7 +92,7 @@ def _scatter_elements(c: Call) -> tuple[Array, ...]:
 
 
 def _top_k(c: Call) -> tuple[Array, ...]:
-    """The k largest (or smallest) values along an axis, in order, and where they are; ties by position."""
+    """The k largest (or smallest) values along an axis, sorted, and their indices; ties by position."""
     x, k, axis = c.array(0), whole_numbers(c.array(1))[0], c.integer("axis", -1)
     if not 0 <= k <= x.shape[axis]:
         raise ValueError(f"k is {k}; legal: 0 to {x.shape[axis]}")
@@ -130,7 +130,7 @@ def _pad(c: Call) -> tuple[Array, ...]:
 
 
 def _padded(x: Array, axis: int, index: Ints, mode: str, value: Array | None) -> Array:
-    """Pick these positions along an axis; those outside are the value, the edge, or a reflected or repeated one."""
+    """Select positions along an axis; outside ones give a constant, the edge, or a reflected or wrapped element."""
     size = x.shape[axis]
     outside = (index < 0) | (index >= size)
     if mode == "wrap":
@@ -209,7 +209,7 @@ def _trilu(c: Call) -> tuple[Array, ...]:
 
 
 def _one_hot(c: Call) -> tuple[Array, ...]:
-    """Two values, one where the index counts; an index outside the depth counts nowhere."""
+    """One-hot encoding with given on and off values; indices outside the depth give only off values."""
     index, depth, values, axis = c.array(0), int(c.array(1).ravel()[0]), c.array(2), c.integer("axis", -1)
     check_size((*index.shape, depth))
     index = np.expand_dims(np.where(index < 0, index + depth, index), axis)
@@ -223,7 +223,7 @@ def _one_hot(c: Call) -> tuple[Array, ...]:
 
 @functools.cache
 def layout() -> Mapping[str, Operator]:
-    """Operators that only move elements; what they move is their first input (all inputs for Concat)."""
+    """Operators that only move elements of their first input (of all inputs for Concat)."""
     return {
         "Concat": _concat,
         "Dropout": _dropout,
@@ -242,7 +242,7 @@ def layout() -> Mapping[str, Operator]:
 
 @functools.cache
 def placement() -> Mapping[str, Operator]:
-    """Operators that choose by value, repeat, pad, or make elements."""
+    """Operators that select by value, repeat, pad, or generate elements."""
     return {
         "ArgMax": _arg(largest=True),
         "ArgMin": _arg(largest=False),

@@ -1,4 +1,4 @@
-"""Reference operators that multiply matrices, and quantizers."""
+"""Reference operators for matrix products, convolutions and quantizers."""
 
 import functools
 import math
@@ -10,7 +10,7 @@ from codesign.frontend.operators.call import Array, Call, Ints, Operator, Shape,
 from codesign.numerics.fixed_point import limits, quantize, saturate
 
 MAX_EINSUM_MACS = 1 << 32
-"""Largest work of one ``Einsum``."""
+"""Multiply-accumulate limit of one ``Einsum``."""
 
 # Products ----------------------------------------------------------------------
 
@@ -30,7 +30,7 @@ def _matmul(c: Call) -> tuple[Array, ...]:
 
 
 def _zero_points(parameter: Array | None, matrix: Array, row: bool) -> Array:
-    """A zero point or scale per row or per column of a matrix, or one for all."""
+    """Zero points or scales shaped to broadcast per row or per column of a matrix, or one for all."""
     if parameter is None or parameter.size == 1:
         return np.zeros((), np.int64) if parameter is None else parameter.reshape(())
     if parameter.ndim > 1:
@@ -63,7 +63,7 @@ def _qlinear_matmul(c: Call) -> tuple[Array, ...]:
 
 
 def _einsum_sizes(equation: str, values: list[Array]) -> tuple[dict[str, int], Shape]:
-    """The size of each letter, and the shape of what an ellipsis stands for."""
+    """Size of each letter, and broadcast shape of the ellipsis axes."""
     sizes: dict[str, int] = {}
     free: Shape = ()
     terms = equation.split("->")[0].split(",")
@@ -132,7 +132,7 @@ def conv_shape(c: Call, x: Shape, w: Shape) -> Shape:
 
 
 def conv_windows(c: Call, x: Shape, w: Shape) -> Ints:
-    """Which element of one flat sample ``[C, ...]`` each product takes.
+    """Index into one flat sample ``[C, ...]`` of each product's operand.
 
     Returns:
         int64 ``[positions, C * kernel size]``, channel outermost as in flat weights; -1 is padding.
@@ -162,7 +162,7 @@ def _conv(c: Call) -> tuple[Array, ...]:
 
 
 def quant_range(c: Call) -> tuple[int, int]:
-    """Smallest and largest integer of a QONNX ``Quant`` node; ValueError for what has no exact meaning here."""
+    """Smallest and largest integer of a QONNX ``Quant`` node; ValueError for unsupported settings."""
     bits = float(c.array(3).ravel()[0])
     if c.array(3).size != 1 or bits != math.floor(bits) or not 1 <= bits <= 32:
         raise ValueError(f"bit width {bits:g}; legal: one whole number in 1..32")
@@ -187,7 +187,7 @@ def _quant(c: Call) -> tuple[Array, ...]:
 
 
 def _per_axis(parameter: Array, x: Array, axis: int) -> Array:
-    """Scale or zero point along one axis of x, or one for all."""
+    """Scale or zero point shaped to broadcast along one axis of x, or one for all."""
     if parameter.size == 1:
         return parameter.reshape(())
     if parameter.ndim != 1 or not -x.ndim <= axis < x.ndim or len(parameter) != x.shape[axis]:

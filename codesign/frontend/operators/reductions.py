@@ -1,4 +1,4 @@
-"""Reference operators that reduce axes, and norms."""
+"""Reference operators for reductions, softmax and norms."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -61,7 +61,7 @@ def _batch_norm(c: Call) -> tuple[Array, ...]:
 
 @functools.cache
 def reductions() -> Mapping[str, Operator]:
-    """Sums and the like over axes, softmax, and norms."""
+    """Reductions over axes, softmax, and norms."""
     return {
         "BatchNormalization": _batch_norm,
         "LayerNormalization": _norm(rms=False),

@@ -1,4 +1,4 @@
-"""Float reference of the ONNX operators that a model may use, by name; see `codesign.frontend.operators.call`."""
+"""Registry of the float reference operators by ONNX name; see `codesign.frontend.operators.call`."""
 
 import functools
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from codesign.frontend.operators.reductions import reductions
 
 @functools.cache
 def operators() -> Mapping[str, Operator]:
-    """Every operator by its ONNX (or QONNX) name; those of other packages with their domain and a dot before it."""
+    """Every operator by its ONNX or QONNX name; third-party ones by ``DOMAIN.NAME``."""
     others = {name: operator.evaluate for name, operator in custom_operators().items()}
     return {**others, **elementwise(), **typed(), **layout(), **placement(), **products(), **reductions()}
 

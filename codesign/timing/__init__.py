@@ -1,1 +1,1 @@
-"""Cycles and energy of a program: the event-exact model, and why engines stand still."""
+"""Cycles and energy of a program: the event-exact model, and the causes of idle engines."""

@@ -32,8 +32,8 @@ class Timing:
         total: from the start write to the interrupt, the hardware's cycle register.
         names: engine and label of every command, in list order.
         start, stop: cycles in which these are accepted and done.
-        rings, early: words of the weight ring and of the table ring that this run needs, and that some commands need;
-            see `codesign.timing.simulate.Machine`.
+        rings, early: words of the weight ring and of the table ring that the whole run needs, and that the run up to
+            the end of some commands needs; see `codesign.timing.simulate.Machine`.
     """
 
     total: int
@@ -63,13 +63,13 @@ def exact(
     The run begins with the accelerator idle and the memory's bandwidth bucket full.
 
     Args:
-        program: the command list and where it lies.
-        design: what it runs on.
-        formulas: what the kernels say of their own durations.
-        counts: work of one inference that depends on data, as `codesign.ir.network.counts` gives it; without it what
-            the kernels assume, see `codesign.target.kernel.CommandKernel.assumes`.
-        compiled: whether to run as machine code: where that can be had, never, or (None) if somebody asked for it
-            before. It takes seconds to get once, so ask before many or long runs. Never changes a cycle.
+        program: the command list and its address.
+        design: the design that runs it.
+        formulas: duration formulas of the kernels.
+        counts: data-dependent work of one inference, from `codesign.ir.network.counts`; None for the kernels'
+            assumption, see `codesign.target.kernel.CommandKernel.assumes`.
+        compiled: True to run as machine code where available, False for Python, None for machine code if it was
+            requested before. Compiling takes seconds, once; request it for many or long runs. Never changes a cycle.
 
     Raises:
         CheckError: the program deadlocks; the message names the first command that never starts.

@@ -1,8 +1,7 @@
-"""Modelled energy of one run, and power of a design that never rests.
+"""Modelled energy of one run, and power of a fully active design.
 
 Everything follows from the coefficients of the board (`codesign.target.board.Energy`), whose sources and
-assumptions are in the board's file. Nothing here is measured: every figure comes with the band in
-which it is believed to lie.
+assumptions are in the board's file. Nothing here is measured: every figure comes with an uncertainty band.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,24 +13,24 @@ from codesign.target.design import Design
 from codesign.target.kernel import DSP_MACS, Joules, Resources, joules
 
 EngineJoules = Mapping[str, Callable[[Mapping[str, int]], float]]
-"""Joules of a command's work, by the engine that runs it; engines that only move data are not there."""
+"""Joules of a command's work, by engine; data movers are absent."""
 
 _RAM_BYTES = 16
-"""A 64-bit read and a 64-bit write of one memory block per cycle."""
+"""Bytes per memory block and cycle: a 64-bit read and a 64-bit write."""
 _MILLI, _FEMTO = 1e-3, 1e-15
 
 
 @dataclass(frozen=True)
 class RunEnergy:
-    """Joules of one run by where they go; modelled.
+    """Modelled joules of one run, by consumer.
 
     Attributes:
-        engines: of the commands of each engine.
-        offchip: bytes to and from the off-chip memory, and their way into and out of on-chip memories.
-        shell: parts that are no engines, taken to work in every cycle.
-        idle: clocks of the engines while they wait.
-        static: what is drawn all the time.
-        error: half the width of the band around the total, relative to it.
+        engines: commands, by engine.
+        offchip: transfers to and from the off-chip memory, with their on-chip memory accesses.
+        shell: parts other than engines, assumed active in every cycle.
+        idle: clocking of the engines while they wait.
+        static: static power over the run.
+        error: half-width of the band around the total, relative to it.
     """
 
     engines: Mapping[str, float]
@@ -48,11 +47,11 @@ class RunEnergy:
 
     @property
     def band(self) -> tuple[float, float]:
-        """Least and most joules that the total is believed to stand for."""
+        """Lower and upper end of the uncertainty band around the total, in joules."""
         return self.total * (1 - self.error), self.total * (1 + self.error)
 
     def to_json(self) -> dict[str, object]:
-        """Plain data, in joules, with the total, the band and how it came about."""
+        """JSON-ready data in joules, with the total, the band and the kind of evidence."""
         parts = {name: getattr(self, name) for name in ("offchip", "shell", "idle", "static")}
         return {
             "engines": dict(self.engines),
@@ -74,15 +73,15 @@ def run_energy(
     engines: EngineJoules,
     traffic_bytes: int,
 ) -> RunEnergy:
-    """What one run of a program costs.
+    """Modelled energy of one run of a program.
 
     Args:
-        program: its commands.
-        design: with the board and its coefficients.
-        cycles: of the run.
-        busy: cycles of it in which each engine has a command under way, see `codesign.timing.stalls.busy`.
-        parts: resources by part, those of engines under their engine's name.
-        engines: what the kernels say of their commands' work.
+        program: the program.
+        design: the design; its board has the coefficients.
+        cycles: cycles of the run.
+        busy: by engine, cycles with a command in flight, see `codesign.timing.stalls.busy`.
+        parts: resources by part; an engine's under its name.
+        engines: joules of the commands' work.
         traffic_bytes: off-chip bytes of the run, both directions.
 
     Raises:
@@ -105,9 +104,9 @@ def run_energy(
 
 
 def full_power(resources: Resources, board: Board) -> Joules:
-    """Watts of a design every part of which works in every cycle, off-chip transfers left out.
+    """Watts of a design with every part active in every cycle, without off-chip transfers.
 
-    Published designs come close to that, so it is where the coefficients are compared with them.
+    Published designs come close to that, so this figure serves to compare the coefficients with them.
 
     Raises:
         InputError: the board has no coefficients.

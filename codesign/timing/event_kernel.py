@@ -1,16 +1,15 @@
-"""The accelerator as plain numbers: sequencer, linear engine, and the off-chip side, on one list of integers.
+"""Event-driven model of the sequencer, the linear engine and the off-chip side, on one list of integers.
 
 Time is counted in clock cycles from the write of the start register. A register set in cycle ``t`` is seen from
 ``t + 1`` on; every rule below says when a value is *visible*. The constants are the pipeline depths of the hardware;
 nothing is read from a simulation. An engine's next accept is planned as soon as all that it waits for is known.
-Behind every grant of the memory all that follows from it is known at once, so time passes in only three kinds of
-steps: a command is accepted, a read is requested, or a burst is granted.
+A memory grant determines all its consequences at once, so time advances in only three kinds of steps: a command is
+accepted, a read is requested, or a burst is granted.
 
-Everything is a place of the list ``m``: single values, then records, then tables whose begin is such a value. What
-waits in order is counted, not moved: the ``k``-th that goes in lies at ``k`` modulo the table's length. So these
-functions run as they are on a list, and as machine code on an array (`codesign.timing.jit`): no other types, no
-exceptions.
-`codesign.timing.simulate` lays the list out.
+All state lies in the list ``m``: scalars, then records, then tables whose start is a scalar. Queues are indexed by
+counters, nothing is moved: the ``k``-th entry lies at ``k`` modulo the table's length. So these functions run
+unchanged on a list, and as machine code on an array (`codesign.timing.jit`): no other types, no exceptions.
+`codesign.timing.simulate` builds the list.
 """
 
 from codesign.target.commands import RELEASE
@@ -19,7 +18,7 @@ from codesign.target.engines import MOST_ENGINES, TOKEN_BITS
 NEVER = 1 << 60
 END = NEVER - 1
 COMMAND_QUEUE, ENGINE_QUEUE, LINEAR_SLOTS = 16, 8, 4
-"""Commands read ahead, waiting per engine, and in flight in the linear engine."""
+"""Most commands read ahead, waiting per engine, and in flight in the linear engine."""
 MOST_PORTS = 64
 
 (
@@ -38,75 +37,75 @@ MOST_PORTS = 64
     # The store engine.
     STORE_LEFT, STORE_OFFSET, STORE_FROM, STORE_TURN, UNANSWERED, LAST_ANSWER, ANSWER_AT, ANSWER_MASK, OUTSTANDING,
 ) = range(76)  # fmt: skip
-"""Places of single values. What ends in AT is where a table begins or, like what ends in FROM, a cycle."""
+"""Positions of scalars. Names in AT hold the start of a table or, like those in FROM, a cycle."""
 
-# Records, one behind the other: what each holds, and where they lie.
+# Records: sizes, positions and fields.
 
 COMMAND_SIZE = 10
 WAITS, POSTS, OPERAND, PACKED = 1, 3, 5, 8
-"""A command: its engine's number, tokens that it takes and gives, in two places each, `TOKEN_BITS` bits per engine and
-`PACKED` engines to a place, and five operands."""
+"""A command: its engine's number; tokens that it takes and gives, two integers each, `TOKEN_BITS` bits per engine and
+`PACKED` engines per integer; five operands."""
 TOKEN_MASK = (1 << TOKEN_BITS) - 1
 
 ENGINE_SIZE, ENGINE = 16, 96
 READY, PLANNED, CURRENT, HEAD, TAIL, QUEUE = 0, 1, 2, 3, 4, 8
-"""An engine: cycle from which it can accept, NEVER if not yet known; cycle of its next accept, as far as known; its
-command; how many left and entered its queue; the queue."""
+"""An engine: cycle from which it can accept, NEVER if not yet known; planned cycle of its next accept; its current
+command; how many commands have left and entered its queue; the queue."""
 LOAD, STORE, FETCH, LINEAR = range(ENGINE, ENGINE + 4 * ENGINE_SIZE, ENGINE_SIZE)
-"""Those that every design has; the others follow in the order of their numbers."""
+"""The engines of every design; the others follow by number."""
 
 TOKENS = ENGINE + ENGINE_SIZE * MOST_ENGINES
-"""Per taker and giver, two values each: places of the next token to take and behind the last; a token is a cycle."""
+"""Per taker and giver, positions of the next token to take and after the last; a token is its first visible cycle."""
 
 CLIENT_SIZE, CLIENT = 16, TOKENS + 2 * MOST_ENGINES**2
 LEFT, OFFSET, SPACE, VISIBLE, SINGLE, COMING, COMING_END, COMING_AT = range(8)
 SINCE, ASKED, GIVEN, SEEN, PEAK, HELD = range(8, 14)
-"""A reader: bus words that it still wants, the place of the next in its burst, the words that it has room for, the
-first cycle to ask in, and whether a burst takes all the room. Room to come as pairs of first cycle and words: places
-of the next, behind the last and of the first. Then what it tells of its room: the cycle to ask in if there were room,
-words asked for ever and given back, the next pair to see, the most words that lay there or were on their way at once,
-and whether it ever had to wait for room."""
+"""A reader: bus words still to request, the next one's offset in its burst, words of room, first cycle to request in,
+and whether a burst takes all the room. Future room as pairs of first cycle and words: positions of the next pair,
+after the last and of the first. Then its use of room: first cycle to request in if there were room, total words
+requested and freed, the next pair to count, the most words held or in flight at once, and whether a request ever
+waited for room."""
 READS, LOADS, TABLES, WEIGHTS = range(CLIENT, CLIENT + 4 * CLIENT_SIZE, CLIENT_SIZE)
-"""The readers: the command list, the load engine, and the fetch engine for tables and weights; first has priority."""
+"""The readers, highest priority first: command list, load engine, and the fetch engine's tables and weights."""
 CLIENTS_END = CLIENT + 4 * CLIENT_SIZE
 
 GROUP_SIZE, GROUP = 8, CLIENTS_END
 INDEX, ROWS, IB, OB, RELEASED, LAST, LOADED = range(7)
-"""A row group on its way through the linear engine: its command, rows, words of a tile, tiles, whether its weights
-are free behind it, whether it is its command's last, and the cycle in which it is loaded. There are two."""
+"""A row group in the linear engine: its command, rows, words of a tile, tiles, whether its weights are released after
+it, whether it is its command's last, and the cycle in which it is loaded. There are two."""
 GROUP_END = GROUP + 2 * GROUP_SIZE
-"""When the last two groups ended."""
+"""Cycles in which the last two groups ended."""
 SLOT = GROUP_END + 2
-"""First cycles of the linear engine's slots."""
+"""First cycles in which the linear engine's command slots are free."""
 OVER = SLOT + LINEAR_SLOTS
-"""Commands that the linear engine ended, as index and cycle of the done pulse."""
+"""Commands that the linear engine finished, as index and cycle of the done pulse."""
 
 HEADS = OVER + 2 * LINEAR_SLOTS
-"""First cycles to grant the next read and write of every port in, NEVER without one."""
+"""Per port, the first cycles in which its next read and its next write can be granted; NEVER without one."""
 HEAD_WORDS = HEADS + 2 * MOST_PORTS
-"""Their words."""
+"""Bus words of these bursts."""
 NEXT_READ = HEAD_WORDS + 2 * MOST_PORTS
-"""Numbers of the next bursts to be granted."""
+"""Per port, the number of the next read burst to grant."""
 DATA_FREE = NEXT_READ + MOST_PORTS
-"""First cycles in which the ports' data are free."""
+"""Per port, the first cycle in which its data channel is free."""
 WRITER_SIZE, WRITER = 16, DATA_FREE + MOST_PORTS
 WRITES_READ, OFFERED, WRITTEN, IDLE, BUFFER, WAITING, WAITING_WORDS = 0, 1, 2, 3, 4, 6, 8
-"""A write port: bursts read into its buffers, offered and granted; first cycle behind the last beat; since when its
-two buffers are free; first cycle to offer the bursts in them in, and their words."""
+"""A write port: bursts read into its buffers, offered and granted; first cycle after the last beat; first cycles in
+which its two buffers are free, in which the bursts in them can be offered; words of these bursts."""
 FIXED = WRITER + WRITER_SIZE * MOST_PORTS
-"""Here the tables begin."""
+"""Start of the tables."""
 
 BURST_SIZE = 8
 FOR, WORDS, READY_AT, COMPLETE, OVER_AT = range(5)
-"""A read under way: client, bus words, first cycle to grant it in, first cycle in which it is complete, -1 before its
-grant, and the cycle in which it was handed over and its place is free again."""
+"""A read in flight: client, bus words, first cycle to grant it in, first cycle in which it is complete (-1 before its
+grant), and the cycle in which it is delivered and its slot is free again."""
 
 Memory = list[int]
-"""What the rules work on."""
+"""State of the model."""
 
 
 def run(m: Memory) -> None:
-    """Until nothing is left to do: lets time pass to the next accept, and accepts all in that cycle in order."""
+    """Runs to the end: advances to the cycle of the next accept, then accepts every command due in it, in order."""
     while True:
         _advance(m)
         t = m[NEXT]
@@ -120,7 +119,7 @@ def run(m: Memory) -> None:
 
 
 def _advance(m: Memory) -> None:
-    """Lets time pass to the end of the cycle of the next accept, and tells what is to tell; that may change it."""
+    """Advances to the end of the next accept's cycle and handles posted events, which may bring that cycle forward."""
     while True:
         if m[TOUCHED]:
             m[TOUCHED], m[STALE] = 0, 1
@@ -136,10 +135,10 @@ def _advance(m: Memory) -> None:
 
 
 def _post_event(m: Memory, what: int, time: int, count: int) -> None:
-    """Something is known of a client, or of the store engine.
+    """Posts an event of a client or of the store engine.
 
-    READS: so many words arrive from that cycle on. LOADS, STORE: the transfer is done. TABLES: the last word of a
-    fetch is requested. WEIGHTS: more of them arrive.
+    READS: ``count`` words arrive from cycle ``time`` on. LOADS, STORE: the transfer is done. TABLES: the last word of
+    a fetch is requested. WEIGHTS: more of them arrive.
     """
     at = m[TOLD_AT] + 3 * m[TOLD]
     m[at], m[at + 1], m[at + 2] = what, time, count
@@ -163,7 +162,7 @@ def _handle_event(m: Memory, what: int, time: int, count: int) -> None:
 
 
 def _command_words(m: Memory, first: int, words: int) -> None:
-    """Command words arrive from cycle ``first`` on."""
+    """Handles command words that arrive from cycle ``first`` on, one per cycle."""
     have, per = m[LIST_WORDS], m[PER]
     m[LIST_WORDS] = have + words
     for index in range(have // per, (have + words) // per):
@@ -173,7 +172,7 @@ def _command_words(m: Memory, first: int, words: int) -> None:
 
 
 def _dispatch(m: Memory) -> None:
-    """Commands go to their engines' queues in order while there is room, one per cycle."""
+    """Dispatches commands to their engines' queues in list order, one per cycle, while there is room."""
     while m[DISPATCHED] < m[ARRIVED]:
         index = m[DISPATCHED]
         engine = ENGINE + ENGINE_SIZE * m[m[COMMAND_AT] + COMMAND_SIZE * index]
@@ -192,7 +191,7 @@ def _dispatch(m: Memory) -> None:
 
 
 def _plan(m: Memory, engine: int) -> None:
-    """Finds when the engine accepts the head of its queue: when it is ready and the tokens are there."""
+    """Plans when the engine accepts the head of its queue: once it is ready and all tokens are there, if known."""
     t, head = m[engine + READY], m[engine + HEAD]
     if t == NEVER or head == m[engine + TAIL]:
         return
@@ -223,7 +222,7 @@ def _plan(m: Memory, engine: int) -> None:
 
 
 def _accept(m: Memory, t: int, engine: int) -> None:
-    """The engine begins the head of its queue."""
+    """Accepts the head of the engine's queue in cycle ``t``."""
     head = m[engine + HEAD]
     full = m[engine + TAIL] - head == ENGINE_QUEUE
     index = m[engine + QUEUE + head % ENGINE_QUEUE]
@@ -269,7 +268,7 @@ def _begin(m: Memory, t: int, engine: int, index: int) -> None:
 
 
 def _finish(m: Memory, index: int, done: int, ready: int) -> None:
-    """The command's done pulse comes in cycle ``done``; its engine can accept again in ``ready``."""
+    """Ends a command: its done pulse comes in cycle ``done``; its engine can accept again in ``ready``."""
     m[m[STOP_AT] + index] = done
     command = m[COMMAND_AT] + COMMAND_SIZE * index
     giver, first = m[command], ENGINE
@@ -296,7 +295,7 @@ def _finish(m: Memory, index: int, done: int, ready: int) -> None:
 
 
 def _run_array(m: Memory) -> None:
-    """Runs loader and array as far as arrivals are known; both are static once their operands are known to arrive."""
+    """Runs row loader and array as far as arrivals are known; these determine their timing."""
     ready, moved = NEVER, True
     while moved:
         moved = False
@@ -325,7 +324,7 @@ def _run_array(m: Memory) -> None:
 
 
 def _load_group(m: Memory) -> None:
-    """Loads the next group as soon as the buffer of the group before the last is free."""
+    """Loads the next row group as soon as the buffer of the last group but one is free."""
     operand, number, left = m[LOADING], m[GROUPS_LOADED], m[ROWS_LEFT]
     rows = min(m[N_L], left)
     m[LOAD_FROM] = max(m[LOAD_FROM], m[GROUP_END + number % 2] + 1) + rows * m[operand + 1]
@@ -338,7 +337,7 @@ def _load_group(m: Memory) -> None:
 
 
 def _run_group(m: Memory) -> bool:
-    """Runs the tiles of the oldest group whose weights are known to arrive; returns whether it is finished."""
+    """Runs those tiles of the oldest group whose weights are known to arrive; returns whether the group is finished."""
     group = GROUP + GROUP_SIZE * (m[GROUPS_DONE] % 2)
     ib, ob, release, tile, first, known = m[group + IB], m[group + OB], m[group + RELEASED], m[TILE], m[FIRST], m[KNOWN]
     spacing, need, end = max(ib, m[N_L]), m[BASE] + (tile + 1) * ib - 1, m[BASE] + ob * ib - 1
@@ -366,7 +365,7 @@ def _run_group(m: Memory) -> bool:
 
 
 def _end_group(m: Memory, group: int, end: int) -> None:
-    """The last tile of a group is issued until before cycle ``end``."""
+    """Ends a group whose last tile occupies the array up to, not including, cycle ``end``."""
     m[TILE], m[FREE] = 0, end
     m[GROUP_END + m[GROUPS_DONE] % 2] = end - 1
     m[GROUPS_DONE] += 1
@@ -378,7 +377,7 @@ def _end_group(m: Memory, group: int, end: int) -> None:
         m[FINISHED] += 1
 
 
-# What is wanted from memory.
+# Read demand.
 
 
 def _want(m: Memory, client: int, offset: int, words: int, visible: int) -> None:
@@ -388,7 +387,7 @@ def _want(m: Memory, client: int, offset: int, words: int, visible: int) -> None
 
 
 def _begin_load(m: Memory, t: int, offset: int, words: int, single: int) -> None:
-    """Load accepted in cycle ``t``; the 8-bit tables are written byte by byte, burst after burst."""
+    """Starts a load accepted in cycle ``t``; ``single`` for the 8-bit tables, written byte by byte, burst by burst."""
     _want(m, LOADS, offset, words, t + 1)
     m[LOADS + SINGLE], m[LOADS + SPACE] = single, m[MOST] if single else words
     m[LOADS + COMING] = m[LOADS + COMING_END] = m[LOADS + COMING_AT]
@@ -396,7 +395,7 @@ def _begin_load(m: Memory, t: int, offset: int, words: int, single: int) -> None
 
 
 def _room(m: Memory, client: int, t: int, words: int) -> None:
-    """A client has more room from cycle ``t`` on."""
+    """Gives a client ``words`` more room from cycle ``t`` on."""
     left = m[client + LEFT]
     if left and (client == READS or m[client + SPACE] < m[MOST]):
         m[TOUCHED] = 1
@@ -407,7 +406,7 @@ def _room(m: Memory, client: int, t: int, words: int) -> None:
 
 
 def _has_room(m: Memory, client: int) -> bool:
-    """Whether room for the next burst is known to be there, from cycle VISIBLE on."""
+    """Whether the client is known to have room for its next burst, from cycle VISIBLE on."""
     words = min(m[client + LEFT], m[MOST] - m[client + OFFSET])
     while m[client + SPACE] < words:
         at = m[client + COMING]
@@ -420,7 +419,7 @@ def _has_room(m: Memory, client: int) -> bool:
 
 
 def _count(m: Memory, client: int, t: int, words: int) -> None:
-    """Counts the words that a ring holds or awaits behind a request in cycle ``t``."""
+    """Counts the words that a ring holds or awaits after a request in cycle ``t``, and keeps the peak."""
     at, end = m[client + SEEN], m[client + COMING_END]
     while at < end and m[at] <= t:
         m[client + GIVEN] += m[at + 1]
@@ -431,7 +430,7 @@ def _count(m: Memory, client: int, t: int, words: int) -> None:
 
 
 def _needed(m: Memory, client: int) -> int:
-    """Words of a ring that all up to now needed, -1 if it had to wait for room or may be about to."""
+    """Bus words of a ring needed so far, -1 if a request had to wait for room or may be about to."""
     words = min(m[client + LEFT], m[MOST] - m[client + OFFSET])
     late = words and (m[client + SPACE] < words or m[client + VISIBLE] > m[client + SINCE])
     return -1 if late or m[client + HELD] else m[client + PEAK]
@@ -441,7 +440,7 @@ def _needed(m: Memory, client: int) -> int:
 
 
 def _steps(m: Memory, limit: int) -> None:
-    """Does steps until something is to tell or cycle ``limit`` is over."""
+    """Issues requests and grants until an event is posted or cycle ``limit`` is over."""
     while m[TOLD] == 0:
         if m[STALE]:
             _plan_grant(m)
@@ -463,12 +462,12 @@ def _steps(m: Memory, limit: int) -> None:
 
 
 def _first_slot(m: Memory) -> int:
-    """First cycle in which the next read has a place; known if there are less than BURSTS under way."""
+    """First cycle in which the next read has a slot; known while fewer than BURSTS are in flight."""
     return m[m[BURST_AT] + BURST_SIZE * ((m[ISSUED] - m[BURSTS]) & m[BURST_MASK]) + OVER_AT]
 
 
 def _plan_issue(m: Memory) -> None:
-    """Finds who asks next, and when: the first client in the first cycle that any can."""
+    """Plans the next request: the highest-priority client in the first cycle in which any can request."""
     m[ISSUE_AT] = m[RIVAL] = NEVER
     if m[ISSUED] - m[DELIVERED] == m[BURSTS]:
         return
@@ -483,16 +482,16 @@ def _plan_issue(m: Memory) -> None:
 
 
 def _hold(m: Memory, t: int) -> None:
-    """Notes who would have asked before cycle ``t``, in which the next read is requested, if there had been room."""
+    """Marks the rings that, given room, would have requested before the next request in cycle ``t``."""
     for client in (TABLES, WEIGHTS):
         if m[client + LEFT] and max(m[ISSUE_FIRST], m[client + SINCE]) < t:
             m[client + HELD] = 1
 
 
 def _issue(m: Memory, limit: int) -> None:
-    """Requests one burst per cycle, on the ports in turn, while the client is the first to ask.
+    """Requests one burst per cycle, on the ports in turn, while the client's requests come first.
 
-    Behind a cycle in which nothing is under way the first port is next.
+    After a cycle with nothing in flight the first port is next.
     """
     client, at, most, turn = m[ISSUER], m[ISSUE_AT], m[MOST], m[ISSUE_TURN]
     if m[ISSUED] == m[DELIVERED] and m[DELIVERED_AT] < at:
@@ -526,7 +525,7 @@ def _issue(m: Memory, limit: int) -> None:
 
 
 def _request(m: Memory, client: int, port: int, ready: int, words: int) -> bool:
-    """A read enters a port; returns whether the next grant must be planned anew."""
+    """Enters a read at a port; returns whether the next grant must be planned anew."""
     number, head = m[ISSUED], HEADS + 2 * port
     burst = m[BURST_AT] + BURST_SIZE * (number & m[BURST_MASK])
     m[burst + FOR], m[burst + WORDS], m[burst + READY_AT], m[burst + COMPLETE] = client, words, ready, -1
@@ -541,7 +540,7 @@ def _request(m: Memory, client: int, port: int, ready: int, words: int) -> bool:
 
 
 def _asked(m: Memory, t: int, client: int) -> None:
-    """A client has asked for its last word in cycle ``t``."""
+    """Handles a client's request for its last word in cycle ``t``: weights follow tables, then the fetch is done."""
     if client == TABLES:
         m[WEIGHTS + LEFT], m[WEIGHTS + OFFSET] = m[THEN_WORDS], m[THEN_OFFSET]
         m[WEIGHTS + VISIBLE] = m[WEIGHTS + SINCE] = t + 2
@@ -553,10 +552,10 @@ def _asked(m: Memory, t: int, client: int) -> None:
 
 
 def _plan_grant(m: Memory) -> None:
-    """Finds what is granted next, and when, if nothing else is requested until then.
+    """Plans the next grant, valid if nothing else is requested before it.
 
-    Of the requests that are ready the first in turn is served as soon as the bucket holds enough;
-    one before it in turn may become ready until then. Behind an idle cycle the turn begins anew.
+    Round robin: the first ready request in turn is served as soon as the bandwidth bucket holds enough, unless one
+    ahead of it in turn becomes ready before. After an idle cycle the turn starts anew.
     """
     m[STALE], end, t, gain, full = 0, HEADS + 2 * m[PORTS], NEVER, m[GAIN], m[FULL]
     for head in range(HEADS, end):
@@ -588,7 +587,7 @@ def _plan_grant(m: Memory) -> None:
 
 
 def _grant_read(m: Memory, t: int, index: int) -> None:
-    """Data comes a latency later, one beat per cycle; complete bursts leave in the order of their requests."""
+    """Grants a read: data follow after the latency, one beat per cycle; bursts are delivered in request order."""
     port, ports = index // 2, m[PORTS]
     number = m[NEXT_READ + port]
     burst = m[BURST_AT] + BURST_SIZE * (number & m[BURST_MASK])
@@ -610,7 +609,7 @@ def _grant_read(m: Memory, t: int, index: int) -> None:
 
 
 def _deliver(m: Memory, burst: int) -> None:
-    """A whole burst goes to its client, one bus word per cycle."""
+    """Delivers a whole burst to its client, one bus word per cycle."""
     first, words, client = max(m[burst + COMPLETE], m[DELIVERED_AT]), m[burst + WORDS], m[burst + FOR]
     m[DELIVERED_AT] = m[burst + OVER_AT] = first + words
     m[DELIVERED] += 1
@@ -623,7 +622,7 @@ def _deliver(m: Memory, burst: int) -> None:
 
 
 def _weights(m: Memory, first: int, words: int) -> None:
-    """Bus words of weights arrive from cycle ``first`` on; the array need know if it waits for one of them."""
+    """Handles weight words that arrive from cycle ``first`` on; posts an event if the array waits for one of them."""
     ratio, known, last = m[RATIO], m[KNOWN], first + words + 1
     at = first + 1 + ratio - m[PART]
     while at <= last:
@@ -637,7 +636,7 @@ def _weights(m: Memory, first: int, words: int) -> None:
 
 
 def _loaded(m: Memory, first: int, words: int) -> None:
-    """Words of a load arrive from cycle ``first`` on."""
+    """Handles words of a load that arrive from cycle ``first`` on."""
     end = first + words
     if m[LOADS + SINGLE]:
         end = first + words * m[WORD] + 1
@@ -654,7 +653,7 @@ def _loaded(m: Memory, first: int, words: int) -> None:
 
 
 def _read(m: Memory) -> None:
-    """Reads bursts into the buffers of the ports in turn, as far as buffers are known to become free."""
+    """Reads store bursts into the buffers of the ports in turn, as far as buffers are known to become free."""
     while m[STORE_LEFT]:
         port = m[STORE_TURN]
         writer = WRITER + WRITER_SIZE * port
@@ -675,12 +674,12 @@ def _read(m: Memory) -> None:
 
 
 def _answer(m: Memory, port: int, number: int) -> int:
-    """Place of the answer to a port's burst."""
+    """Position of the answer to a port's write burst."""
     return m[ANSWER_AT] + port * (m[ANSWER_MASK] + 1) + (number & m[ANSWER_MASK])
 
 
 def _offer(m: Memory, port: int, writer: int) -> None:
-    """An idle port offers its oldest whole burst to the memory, if there are not too many unanswered."""
+    """Offers the oldest whole burst of an idle port to the memory, once few enough are unanswered."""
     number = m[writer + OFFERED]
     answered = m[_answer(m, port, number - m[OUTSTANDING])]
     m[HEADS + 2 * port + 1] = max(m[writer + WAITING + number % 2], m[writer + IDLE], answered) + 2
@@ -689,7 +688,7 @@ def _offer(m: Memory, port: int, writer: int) -> None:
 
 
 def _grant_write(m: Memory, t: int, index: int) -> None:
-    """The burst's beats follow; the port is idle behind the last, the answer comes later."""
+    """Grants a write: its beats follow, the port is idle after the last, the answer comes later."""
     port = index // 2
     writer = WRITER + WRITER_SIZE * port
     number, end = m[writer + WRITTEN], t + m[HEAD_WORDS + index] * m[PORTS]
@@ -711,4 +710,4 @@ OFTEN = (
     _first_slot, _plan_issue, _has_room, _hold, _issue, _request, _count, _plan_grant, _grant_read, _deliver, _weights,
     _post_event,
 )  # fmt: skip
-"""What happens with every burst: machine code without calls is a quarter faster."""
+"""Functions run for every burst; inlined, the machine code is a quarter faster."""

@@ -1,4 +1,4 @@
-"""What the engines say of their own durations."""
+"""Duration formulas of the engines."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ from codesign.target.kernel import Number, Work
 
 @dataclass(frozen=True)
 class Formulas:
-    """What the kernels say of their own durations, for one design or arrays of them.
+    """Duration formulas of the kernels, for one design or arrays of designs.
 
     Attributes:
-        times: by engine the cycles from accept to done of a kernel's work; all engines of the design but those that
-            move data and the one with the ring.
+        times: by engine, the cycles from accept to done of a command's work; for all engines of the design but the
+            data movers and the linear engine.
         array_latency: cycles from the end of a tile to complete accumulators.
-        drain_latency: cycles from there to the done pulse, less the rows drained.
+        drain_latency: further cycles to the done pulse, without one per row drained.
     """
 
     times: Mapping[str, Callable[[Work], Number]]

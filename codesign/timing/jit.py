@@ -1,4 +1,4 @@
-"""The cycle model's rules as machine code: made from their one text when first asked for, kept in a cache folder."""
+"""The event kernel as machine code, compiled from its one source on first request and kept in a cache folder."""
 
 import importlib
 import importlib.machinery
@@ -18,7 +18,7 @@ from codesign.errors import ToolError
 from codesign.timing import event_kernel
 
 Run = Callable[[Any], None]
-"""`codesign.timing.event_kernel.run` for an array of 64-bit integers."""
+"""`codesign.timing.event_kernel.run` on an array of 64-bit integers."""
 _LOG = logging.getLogger(__name__)
 _FILE = "codesign_compiled_rules.py"
 _SIGNATURE = "void(int64[::1])"
@@ -28,12 +28,12 @@ _PARTS = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 @lru_cache(maxsize=4)
 def compiled_run(cache: Path | None = None) -> Run | None:
-    """The rules as machine code; None where they cannot be had, with the reason in the log.
+    """The event kernel as machine code; None if it is unavailable, with the reason in the log.
 
-    The first call of the first process on a machine takes about ten seconds, that of later ones half a second.
+    The first call on a machine takes about ten seconds, the first of a later process half a second.
 
     Args:
-        cache: folder for the result; None takes the user's.
+        cache: folder for the compiled code; None for the user's cache.
     """
     if importlib.util.find_spec("numba") is None:
         _LOG.info("the cycle model runs uncompiled; get the compiler with: pip install 'codesign[compiled]'")
@@ -55,12 +55,12 @@ def compiled_run(cache: Path | None = None) -> Run | None:
 
 
 def ready_run() -> Run | None:
-    """The same if somebody asked for it before, else None: nobody waits for it."""
+    """The result of `compiled_run` if that was called before, else None, so that no short run waits for a compiler."""
     return compiled_run() if compiled_run.cache_info().currsize else None
 
 
 def _module(path: Path) -> ModuleType:
-    """The text of a file as a module of its own, found by its name when what is kept beside it is read again."""
+    """Module of a source file, registered under the file's stem, by which the compiler's cache finds it again."""
     loader = importlib.machinery.SourceFileLoader(path.stem, str(path))
     spec = importlib.util.spec_from_loader(path.stem, loader)
     assert spec is not None, "a loader is given"
@@ -70,9 +70,9 @@ def _module(path: Path) -> ModuleType:
 
 
 def _compiled(path: Path) -> Run:
-    """Has every function of a text compiled, or reads what is kept beside it.
+    """Compiles every function of a source file, or reads the cached result beside it.
 
-    Those that ``run`` calls become parts of it, so only it is kept.
+    Functions that ``run`` calls are compiled into it, so only ``run`` is cached.
     """
     numba: Any = importlib.import_module("numba")
     module = _module(path)

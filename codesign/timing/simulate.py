@@ -1,4 +1,4 @@
-"""One run of a program on a design: lays out what `event_kernel` works on, and reads what came of it."""
+"""One run of a program on a design: builds the state of `event_kernel`, runs it and reads the result."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -22,7 +22,7 @@ from codesign.timing.jit import compiled_run, ready_run
 BURST_BYTES = 256
 _HALF = (1 << TOKEN_BITS * ev.PACKED) - 1
 Counts = Mapping[str, Mapping[str, Ints]]
-"""Work of one inference that depends on data, by layer and name, one value per row."""
+"""Data-dependent work of one inference, by layer and name, one value per row."""
 _linear = itemgetter("rows", "kw", "ib", "ob", "flags")
 
 
@@ -30,20 +30,20 @@ class Machine:
     """One run of a program.
 
     Args:
-        program: the command list and where it lies.
-        design: what it runs on.
-        formulas: what the kernels say of their own durations.
-        counts: work that depends on data, by layer; None for what the kernels assume.
-        compiled: whether to run as machine code: where that can be had, never, or (None) if somebody asked for it
-            before. Never changes a cycle.
+        program: the command list and its address.
+        design: the design that runs it.
+        formulas: duration formulas of the kernels.
+        counts: data-dependent work, by layer; None for the kernels' assumption.
+        compiled: True to run as machine code where available, False for Python, None for machine code if it was
+            requested before. Never changes a cycle.
 
     Attributes:
         start, stop: cycles in which every command is accepted and done, -1 if never.
-        rings: words of the weight ring and of the table ring that the run needs: with so many or more, and all else
-            alike, every cycle is the same. None for a ring without room for something when it would have been asked
-            for: then cycles are sure to be the same only with as many words of it.
-        early: the same for all up to the end of a linear command, by its index, for those that end before the
-            first command of a further engine begins; they do not depend on how long any of these takes.
+        rings: words of the weight ring and of the table ring that the run needs: with at least as many, all else
+            equal, every cycle is the same. None for a ring whose lack of room delayed a request: then only the same
+            number of words is sure to give the same cycles.
+        early: `rings` for the run up to the end of a linear command, by command index; only of those that end before
+            the first command of another compute engine starts, so they do not depend on these engines' durations.
 
     Raises:
         ValueError: more than 15 tokens at once, or more ports than there may be.
@@ -70,7 +70,7 @@ class Machine:
         self.early: dict[int, tuple[int | None, int | None]] = {}
 
     def run(self) -> None:
-        """Until nothing is left to do."""
+        """Runs until no event is left."""
         m, count = self._ended(), len(self.start)
         start, stop = int(m[ev.START_AT]), int(m[ev.STOP_AT])
         self.start, self.stop = m[start : start + count].tolist(), m[stop : stop + count].tolist()
@@ -84,7 +84,7 @@ class Machine:
             )
 
     def _ended(self) -> NDArray[np.int64]:
-        """The integers when nothing is left to do; of a run on a list only those that `_Layout.memory` has."""
+        """Final state of the event kernel; of an uncompiled run only the part that `_Layout.memory` covers."""
         begin, zeros = self._layout.memory, self._layout.zeros
         if self._run is None:
             memory = begin.tolist() + [0] * zeros
@@ -96,33 +96,33 @@ class Machine:
         return array
 
     def _first(self) -> list[int]:
-        """The linear commands that end before a further engine begins; an engine's commands take turns."""
+        """Linear commands that end before any other compute engine starts; an engine runs its commands in order."""
         begins = [self.start[index] for index in self._records.timed if self.start[index] >= 0]
         split = min(begins, default=ev.NEVER)
         return list(takewhile(lambda index: 0 <= self.stop[index] <= split, self._records.linear))
 
 
 def _need(m: NDArray[np.int64], client: int, ratio: int) -> int | None:
-    """Ring words that hold the most bus words that lay there at once, None if that was not all that was wanted."""
+    """Ring words for the peak fill level; None if words were left unrequested or a request waited for room."""
     if m[client + ev.LEFT] or m[client + ev.HELD]:
         return None
     return ceil_div(int(m[client + ev.PEAK]), ratio) if ratio else 0
 
 
 class _Records:
-    """What the rules work on of a command list alone.
+    """The part of the event kernel's state that depends on the command list alone.
 
     Args:
-        program: the list.
+        program: the program with the list.
         word: bytes of a bus word.
 
     Attributes:
-        rows: the commands' records, one behind the other, without the durations that a kernel says.
-        open: works of which a kernel says the duration: engine, work, and places of the duration in the records.
-        linear: numbers of the linear commands.
-        timed: number of the first command of each of these works.
-        given: tokens that there ever are, by taker and giver.
-        room: commands, bursts of the longest load of tables, and tiles: how often a reader may get room at most.
+        rows: the commands' records, concatenated, without the durations that kernels compute.
+        open: works whose duration a kernel computes: engine, work, and positions of the duration in `rows`.
+        linear: indices of the linear commands.
+        timed: index of the first command of each work in `open`.
+        given: tokens given in the whole run, by taker and giver.
+        room: most times that a reader gets room: commands, bursts of the longest load of tables, and tiles.
         weights: bus words of all weights.
 
     Raises:
@@ -145,7 +145,7 @@ class _Records:
 
 
 def _kept(program: Program, word: int) -> _Records:
-    """The records of a program, made once for as long as it is there."""
+    """Records of a program, cached for the program's lifetime."""
     mine = _programs().setdefault(program, {})
     if word not in mine:
         mine[word] = _Records(program, word)
@@ -154,12 +154,12 @@ def _kept(program: Program, word: int) -> _Records:
 
 @cache
 def _programs() -> WeakKeyDictionary[Program, dict[int, _Records]]:
-    """Records by program and bytes of a bus word."""
+    """Cache of records, by program and bytes of a bus word."""
     return WeakKeyDictionary()
 
 
 def _record(command: Command, numbers: Mapping[str, int], word: int) -> tuple[int, ...]:
-    """A command as `codesign.timing.event_kernel` has it."""
+    """Record of a command in the format of `codesign.timing.event_kernel`."""
     engine, fields = command.engine, command.fields
     head = numbers[engine], *_tokens(command.waits, numbers), *_tokens(command.posts, numbers)
     if engine == RING:
@@ -175,12 +175,12 @@ def _record(command: Command, numbers: Mapping[str, int], word: int) -> tuple[in
 
 
 def _bytewise(load: Command) -> bool:
-    """Whether a load writes the 8-bit tables, byte after byte."""
+    """Whether a load writes the 8-bit tables, byte by byte."""
     return any(span.memory == LUT for span in load.writes)
 
 
 def _given(commands: Sequence[Command], numbers: Mapping[str, int]) -> NDArray[np.int64]:
-    """All tokens that there ever are between every taker and giver, by their numbers."""
+    """Tokens given in the whole run, indexed by ``taker * MOST_ENGINES + giver``."""
     found = np.zeros(MOST_ENGINES**2, np.int64)
     for command in commands:
         for taker, count in command.posts.items():
@@ -189,7 +189,7 @@ def _given(commands: Sequence[Command], numbers: Mapping[str, int]) -> NDArray[n
 
 
 def _tokens(counts: Mapping[str, int], numbers: Mapping[str, int]) -> tuple[int, int]:
-    """Counts per engine in two integers."""
+    """Token counts by engine, packed into two integers."""
     value = 0
     for engine, count in counts.items():
         if not 0 <= count <= MAX_TOKENS:
@@ -199,17 +199,17 @@ def _tokens(counts: Mapping[str, int], numbers: Mapping[str, int]) -> tuple[int,
 
 
 def _counted(command: Command, formulas: Formulas, counts: Mapping[str, Ints]) -> int:
-    """Cycles of a command whose work depends on data that is known."""
+    """Cycles of a command whose data-dependent work is known."""
     known = command_kernel(command.engine).counted(counts, command.first, command.rows)
     return int(formulas.times[command.engine]({**command.work, **known}))
 
 
 class _Layout:
-    """The integers for a run.
+    """Initial state of the event kernel for a run.
 
     Attributes:
-        memory: their begin: single values and the commands' tables.
-        zeros: how many follow.
+        memory: its first part: scalars, records and the commands' tables.
+        zeros: number of zeros after it.
     """
 
     def __init__(self, records: _Records, design: Design, formulas: Formulas, list_at: int) -> None:
@@ -227,11 +227,11 @@ class _Layout:
         self._set_room(records)
 
     def set_time(self, index: int, cycles: int) -> None:
-        """Gives a command of a further engine its duration."""
+        """Sets the duration of a command of a compute engine other than the linear one."""
         self.memory[ev.FIXED + index * ev.COMMAND_SIZE + ev.OPERAND] = cycles
 
     def _table(self, size: int) -> int:
-        """Place of a table of zeros."""
+        """Reserves a table of ``size`` zeros; returns its position."""
         self.zeros += size
         return len(self.memory) + self.zeros - size
 
@@ -271,7 +271,7 @@ class _Layout:
         m[reader + ev.OFFSET], m[reader + ev.VISIBLE] = list_at % BURST_BYTES // self.word, 1
 
     def _set_room(self, records: _Records) -> None:
-        """Gives all that comes a place: tokens by taker and giver, room of the readers, then arrivals."""
+        """Reserves tables for tokens by taker and giver, for room of the readers, and for arrivals of weights."""
         m, (commands, bursts, tiles) = self.memory, records.room
         ends = self._table(int(records.given.sum())) + np.cumsum(records.given)
         m[ev.TOKENS : ev.TOKENS + 2 * len(ends)] = np.repeat(ends - records.given, 2)
@@ -284,5 +284,5 @@ class _Layout:
 
 
 def _power(least: int) -> int:
-    """The least power of two that is not less."""
+    """The smallest power of two that is at least ``least``."""
     return 1 << (least - 1).bit_length()

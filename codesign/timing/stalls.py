@@ -1,8 +1,8 @@
-"""Why an engine stood still: every idle stretch of a run with what ended it.
+"""Idle intervals of the engines in a run, each with its cause.
 
-Everything follows from the command list and the cycles in which commands began and ended; the rules
-are the sequencer's (see `codesign.timing.event_kernel`): tokens in order, commands handed out in list order, one
-per cycle, as long as the engine's queue has room.
+Everything follows from the command list and the commands' start and stop cycles by the sequencer's rules (see
+`codesign.timing.event_kernel`): tokens are taken in order; commands are dispatched in list order, one per cycle,
+while the engine's queue has room.
 """
 
 from collections import Counter, defaultdict
@@ -15,20 +15,20 @@ from codesign.timing.cycles import Activity
 from codesign.timing.event_kernel import ENGINE_QUEUE
 
 HANDOVER = 1
-"""Cycles between two commands of an engine that are no waiting."""
+"""Cycles between back-to-back commands of an engine; they do not count as idle."""
 
 READING, DONE, WEIGHTS = "command list", "end of run", "weights"
-"""Causes that are no engine: the engine's next command is still being read, there is none any more, or `starved`."""
+"""Causes other than engines: the next command is still being read, none is left, or weights are late (`starved`)."""
 
 
 class Wait(NamedTuple):
-    """An idle stretch: the engine does nothing from cycle ``start`` to before cycle ``stop``.
+    """An idle interval of an engine.
 
     Attributes:
-        engine: who waits.
-        start, stop: cycles.
-        cause: the engine that it waits for, `READING` or `DONE`.
-        reason: one sentence.
+        engine: the idle engine.
+        start, stop: first idle cycle, and first cycle after the interval.
+        cause: the engine that it waits for, `READING`, `DONE` or `WEIGHTS`.
+        reason: one sentence for the reader.
     """
 
     engine: str
@@ -39,7 +39,7 @@ class Wait(NamedTuple):
 
 
 def busy(activities: Sequence[Activity]) -> dict[str, int]:
-    """Cycles in which each engine has a command under way; commands that overlap count once.
+    """Cycles in which each engine has a command in flight; overlapping commands count once.
 
     >>> busy([Activity("linear", "a", 0, 10), Activity("linear", "b", 5, 12)])
     {'linear': 12}
@@ -54,11 +54,11 @@ def busy(activities: Sequence[Activity]) -> dict[str, int]:
 
 
 def idle(commands: Sequence[Command], activities: Sequence[Activity], total: int) -> tuple[Wait, ...]:
-    """Every stretch in which an engine of the program has nothing under way, by engine and cycle.
+    """Every idle interval of the program's engines, grouped by engine, in cycle order.
 
     Args:
         commands: the program's list.
-        activities: of these commands, in list order.
+        activities: start and stop of these commands, in list order.
         total: cycles of the run.
     """
     givers, seen = _givers(commands), _visible(commands, activities)
@@ -87,9 +87,9 @@ def shares(waits: Sequence[Wait]) -> dict[str, dict[str, int]]:
 
 
 def starved(commands: Sequence[Command], activities: Sequence[Activity]) -> tuple[Wait, ...]:
-    """Stretches in which the linear engine has a command and a free array, but not yet all its weights.
+    """Intervals in which the linear engine has a command and a free array, but not yet all its weights.
 
-    The array begins with the first weights, so that it may work in such a stretch, at the pace of the memory.
+    The array starts with the first weights, so it may work in such an interval, at the memory's rate.
     """
     fetches = iter([index for index, command in enumerate(commands) if command.engine == "fetch"])
     found: list[Wait] = []
@@ -110,7 +110,7 @@ def starved(commands: Sequence[Command], activities: Sequence[Activity]) -> tupl
 
 
 def _givers(commands: Sequence[Command]) -> list[list[int]]:
-    """Per command the commands whose tokens it takes, the last of each engine."""
+    """For each command, the commands whose tokens it takes: the last one of each giving engine."""
     given: dict[tuple[str, str], list[int]] = defaultdict(list)
     for index, command in enumerate(commands):
         for engine, count in command.posts.items():
@@ -127,9 +127,9 @@ def _givers(commands: Sequence[Command]) -> list[list[int]]:
 
 
 def _visible(commands: Sequence[Command], activities: Sequence[Activity]) -> list[tuple[int, int | None]]:
-    """Per command the first cycle in which it can stand in its queue, and the command that a full queue waited for.
+    """For each command, its earliest cycle in its queue, and the last command that a full queue had to wait for.
 
-    What the list itself costs to read is not in it, so the command may come later but never sooner.
+    The time to read the list is left out, so a command may arrive later but never earlier.
     """
     queues: dict[str, list[int]] = defaultdict(list)
     found: list[tuple[int, int | None]] = []
@@ -148,7 +148,7 @@ def _visible(commands: Sequence[Command], activities: Sequence[Activity]) -> lis
 def _cause(
     index: int, activities: Sequence[Activity], givers: Sequence[int], visible: tuple[int, int | None]
 ) -> tuple[str, str]:
-    """What the command that ends a stretch waited for: its newest token, its place in the list, or its words."""
+    """Cause and reason of the idle interval that a command ends: its newest token, a full queue, or the list read."""
     start, (at, blocker) = activities[index].start, visible
     last = max(givers, key=lambda giver: activities[giver].stop, default=None)
     label = activities[index].label

@@ -1,1 +1,1 @@
-"""A lower bound of the cycles of every program of a network, for arrays of designs."""
+"""Lower bound of the cycles of any program of a network, for arrays of designs."""

@@ -1,4 +1,4 @@
-"""The linear engine's passes: rows are loaded, and the array goes over the weights, once for so many rows."""
+"""Passes of the linear engine: some rows are loaded, then the array sweeps the weights once for all of them."""
 
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -10,11 +10,11 @@ from codesign.timing.bound.row_groups import replace_leading, take_leading
 
 
 class Passes:
-    """How often the array goes over a block of weights for the rows of a group, so many at once.
+    """Passes of the array over a block of weights for the rows of a group, at most ``n_l`` rows each.
 
     Attributes:
-        count, most: passes, and the most of any design.
-        full, last: rows of a pass, and of the last one.
+        count, most: number of passes, and its maximum over all designs.
+        full, last: rows of every pass but the last, and of the last one.
     """
 
     def __init__(self, rows: Number, n_l: Number) -> None:
@@ -26,18 +26,18 @@ class Passes:
 
     @cached_property
     def ends(self) -> tuple["_Turns", "_Turns"]:
-        """What the ends of the last pass and of the one before it depend on."""
+        """Pass counts up to the last pass and up to the one before it, each taken as at least two."""
         return _turns(maximum(self.count, 2)), _turns(maximum(self.count - 1, 2))
 
 
 class _Turns(NamedTuple):
-    """A number of passes, at least two, as their buffers take turns.
+    """Figures of a number of passes, at least two, that alternate between two buffers.
 
     Attributes:
-        two, four: 1 where they are two, and where they are four or more.
-        more: passes behind the second.
-        pairs, odd: pairs of these, and 1 where one is left.
-        others, even: the same of all behind the first.
+        two, four: 1 where there are exactly two passes, and where there are four or more.
+        more: passes after the second.
+        pairs, odd: pairs among these, and 1 where one is left over.
+        others, even: the same for all passes after the first.
     """
 
     two: Number
@@ -55,13 +55,13 @@ def _turns(count: Any) -> _Turns:
 
 
 class Rows(NamedTuple):
-    """What the groups of rows of a layer share.
+    """Values shared by all row groups of a layer.
 
     Attributes:
-        constants: first cycle in which the table and the rows to add are there.
-        kw: bus words of a row.
-        period, blocks: cycles of a pass over all weights, and the blocks that these are.
-        once, turn: cycle before which the array has not gone once over its last block, and cycles of a pass over it.
+        constants: first cycle in which the table and the rows to add are loaded.
+        kw: bus words of a source row.
+        period, blocks: cycles of a pass over all weights, and the number of weight blocks.
+        once, turn: earliest end of the array's first pass over its last block, and cycles of a further such pass.
     """
 
     constants: Number
@@ -72,22 +72,22 @@ class Rows(NamedTuple):
     turn: Number
 
     def take_leading(self, like: Number) -> "Rows":
-        """The same of as many designs as something else is said of."""
+        """The same for the leading designs, as many as ``like`` has."""
         return Rows(*(take_leading(each, like) for each in self))
 
 
 class Array:
-    """The array and the loader of rows before it.
+    """Timing of the array and of the row loader before it.
 
-    There are two buffers: the rows of a pass are loaded behind the end of the pass before the last, and its tiles take
-    a period of the array.
+    Rows are double-buffered: those of a pass load after the end of the last pass but one; its tiles then take one
+    period of the array.
 
     Args:
-        n_l: rows of a pass at most.
+        n_l: most rows of a pass.
 
     Attributes:
-        loader, free: first cycles in which they can go on.
-        ends: cycles in which the last two passes ended.
+        loader, free: first cycles in which the loader and the array can go on.
+        ends: cycles in which the last two passes ended, older first.
     """
 
     def __init__(self, n_l: Number) -> None:
@@ -96,12 +96,12 @@ class Array:
         self.ends: tuple[Number, Number] = 0 * n_l - 1, 0 * n_l - 1
 
     def put_off(self, late: Number) -> None:
-        """Everything comes so many cycles later."""
+        """Delays everything by ``late`` cycles."""
         self.loader, self.free = self.loader + late, self.free + late
         self.ends = self.ends[0] + late, self.ends[1] + late
 
     def busy(self, until: Number) -> None:
-        """The array is not free before a cycle, for the first designs or all."""
+        """Keeps the array busy until a cycle, for the leading designs or all."""
         self.free = replace_leading(self.free, maximum(take_leading(self.free, until), until))
 
     def run(self, t: Number, rows: Number, passes: Passes, work: Rows) -> Number:
@@ -121,13 +121,13 @@ class Array:
 
     @staticmethod
     def _several(passes: Passes, one: Number, then: Number, earlier: Number, work: Rows) -> tuple[Number, Number]:
-        """Ends of the last pass and of the one before it; of one alone what is given."""
+        """Ends of the last pass and of the one before it; ``one`` and ``earlier`` where there is a single pass."""
         period, full = work.period, passes.full * work.kw
         short = full - passes.last * work.kw
         detour = full + 2 + period
 
         def until(turns: _Turns, short: Any) -> Any:
-            """End of the last of some passes, whose rows load so much sooner than those of another."""
+            """End of the last of these passes, whose rows load in ``short`` cycles less than those of a full one."""
             second = maximum(one, then + full - short * turns.two + 2) + period
             found = maximum(second + turns.more * period, then + turns.more * full + full - short + 2 + period)
             pairs: Any = second + turns.pairs * detour + turns.odd * period - short * turns.four

@@ -1,4 +1,4 @@
-"""What a program loads, in the order of its list, and when that is there at best."""
+"""Loads of a program in list order, and the earliest cycles in which they are done."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from codesign.timing.bound.memory import Interfaces
 
 
 class Load(NamedTuple):
-    """What is loaded before a layer: the memory, the bus words, and the tensor if it is one."""
+    """A load before a layer: target memory, bus words, and the tensor's name if it loads one."""
 
     memory: str
     words: Number
@@ -19,11 +19,11 @@ class Load(NamedTuple):
 
 
 class Move(NamedTuple):
-    """A load.
+    """Size of an issued load, and the layer that waits for it.
 
     Attributes:
-        words: how many it moves.
-        layer: number of the linear layer that cannot begin before it.
+        words: bus words moved.
+        layer: index of the linear layer that cannot start before it.
     """
 
     words: Number
@@ -31,15 +31,15 @@ class Move(NamedTuple):
 
 
 class Loads:
-    """The loads up to now.
+    """The loads issued so far.
 
     Args:
         network: the layers.
-        interfaces: the memories.
-        variant: number of the memory, an integer or an array.
+        interfaces: the memory interfaces.
+        variant: index of the interface, an integer or an array.
         linear: parameters of the linear engine.
-        first: of the first fetch, bus words of a tile's table and of its weights, and fewest and most tiles; None for
-            a program of one layer.
+        first: the first fetch: bus words of a tile's table and of its weights, fewest and most tiles; None for a
+            single-layer program.
 
     Attributes:
         moves: the loads.
@@ -63,11 +63,11 @@ class Loads:
         self.begun: list[Load] = []
 
     def add(self, load: Load, layer: int) -> Number:
-        """The next load; returns when it is done.
+        """Issues the next load; returns the earliest cycle in which it is done.
 
         Args:
-            load: what it moves.
-            layer: number of the linear layer that cannot begin before it.
+            load: the load.
+            layer: index of the linear layer that cannot start before it.
         """
         self.moves.append(Move(load.words, layer))
         if self.first is None:
@@ -80,29 +80,29 @@ class Loads:
         return self.free
 
     def behind_first(self) -> None:
-        """The first linear layer has begun: what is loaded now has the memory no longer to itself."""
+        """Marks the start of the first linear layer: later loads share the memory with more than the first fetch."""
         self.first = None
 
     def repeat(self, moves: list[Move], times: int, layers: int) -> None:
-        """The same loads come again and again, for as many linear layers each time."""
+        """Appends the loads of all repeats but the first; each repeat has ``layers`` linear layers."""
         for number in range(1, times):
             self.moves += [Move(move.words, move.layer + number * layers) for move in moves]
 
     def transfer(self, engine: str, words: Number, *, bytewise: bool = False) -> Number:
-        """Cycles of a transfer if nothing else is under way."""
+        """Cycles of a transfer with nothing else in flight."""
         return self.interfaces.each(
             self.variant, [words], lambda each, sizes: each.isolated_cycles(engine, sizes[0], bytewise=bytewise)
         )
 
     def words(self, rows: int, columns: int, wide: int) -> Number:
-        """Bus words of a matrix of ``wide`` bytes per element, its rows padded as they lie on chip."""
+        """Bus words of a matrix of ``wide`` bytes per element, its rows padded as on chip."""
         unit = maximum(self.word, wide * self.linear["t_out"])
         return padded(columns * wide, unit) * rows // self.word
 
     def before(self, layer: Layer, there: set[object]) -> Iterator[Load]:
-        """What is loaded before a linear layer and is not there, which becomes so.
+        """Loads that a linear layer needs and that are not in ``there``; adds them to it.
 
-        In a program of one layer its rows are loaded all the time, and are not among it.
+        The input rows of a single-layer program are streamed and not included.
         """
         if not isinstance(layer, Linear):
             return
@@ -124,13 +124,13 @@ class Loads:
 def first_fetch(
     linear: Params, tile: tuple[Number, Number], word: Number, rings: tuple[int, int]
 ) -> tuple[Number, ...]:
-    """What `Loads` asks of the first fetch.
+    """Sizes of the first fetch, as `Loads` takes them.
 
     Args:
         linear: parameters of the linear engine.
-        tile: weight words of a tile of the first linear layer, and its tiles.
+        tile: weight words per tile and tiles of the first linear layer.
         word: bytes of a bus word.
-        rings: fewest words that the weight ring and the table ring have.
+        rings: fewest words of the weight ring and of the table ring.
     """
     (ib, tiles), (ring, table), p = tile, rings, linear
     fewest: Any = maximum(minimum(tiles, minimum(table, ring // ib)), 1)

@@ -1,4 +1,4 @@
-"""Memory interfaces: what single transfers take on them, and how much and how soon they can bring at best."""
+"""Memory interfaces: durations of single transfers, and upper bounds of how much they deliver how soon."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -18,21 +18,21 @@ from codesign.timing.formulas import Formulas
 from codesign.timing.simulate import BURST_BYTES, Machine
 
 _FEW_TILES = 8
-"""Tiles of a first fetch up to which every possible number of them is tried."""
+"""Most candidate tile counts of a first fetch that are all tried."""
 FREE = 1 << 20
 """Words of a ring that is never full."""
 _REQUEST = 2
-"""Cycles from a request to the first in which it can be granted."""
+"""Cycles from a request to its earliest grant."""
 _IDLE = Formulas({"idle": lambda work: 0}, 0, 0)
-"""An engine that does nothing, and takes no time for it."""
+"""Formulas of a placeholder engine whose commands take no time."""
 
 
 class Interface:
-    """What transfers take on one memory, told by runs of the cycle model; each is run once.
+    """Durations of transfers on one memory, taken from runs of the cycle model and cached.
 
     Args:
         network: the layers.
-        board: figures of the memory.
+        board: the board with the memory.
     """
 
     def __init__(self, network: Network, board: Board) -> None:
@@ -48,14 +48,14 @@ class Interface:
         return (self._listed if len(self.network.layers) > 1 else self._run)([_load(1)]).start[0]
 
     def prologue(self, bytewise: tuple[bool, ...], sizes: tuple[int, ...]) -> int:
-        """Cycle in which the last of the loads is done that begin every program of several layers.
+        """Earliest cycle in which the last of the loads that open a multi-layer program is done.
 
-        They have the memory to themselves but for the first fetch, of as many tiles as the rings hold; where those
-        may be many, they have it whole.
+        They share the memory with the first fetch alone, of as many tiles as the rings hold; the fetch is ignored if
+        too many tile counts are possible.
 
         Args:
-            bytewise: of each load whether it fills the 8-bit tables.
-            sizes: bus words of each load; of the table and of the weights of a tile; fewest and most tiles.
+            bytewise: for each load, whether it fills the 8-bit tables.
+            sizes: bus words of each load; of a tile's table and of its weights; fewest and most tiles.
         """
         key = bytewise, sizes
         if key not in self._prologues:
@@ -71,12 +71,12 @@ class Interface:
         return machine.stop[(len(loads) - 1 + len(fetch)) * (len(loads) > 1)]
 
     def _listed(self, commands: list[Command]) -> Machine:
-        """The run of a list's begin, with as much behind it as every program has and is read ahead."""
+        """Runs the first commands of a list, filled up with idle ones to the shortest list, at most the read-ahead."""
         fewest = 2 + sum(1 + isinstance(layer, Linear) for layer in self.network)
         return self._run(commands + [Command("idle", {})] * (min(fewest, COMMAND_QUEUE) - len(commands)))
 
     def isolated_cycles(self, engine: str, words: int, *, bytewise: bool = False) -> int:
-        """Cycles from the accept of a transfer to its end, if nothing else is under way.
+        """Cycles from accept to done of a transfer with nothing else in flight.
 
         Args:
             engine: ``load`` or ``store``.
@@ -107,18 +107,18 @@ def _fetch(table: int, weights: int) -> Command:
 
 
 class Interfaces:
-    """Several memories, by number.
+    """Several memory interfaces, by index.
 
     Args:
         network: the layers.
-        boards: figures of the memories.
+        boards: the boards with the memories.
     """
 
     def __init__(self, network: Network, boards: Sequence[Board]) -> None:
         self.all = [Interface(network, board) for board in boards]
 
     def of(self, variant: Number, what: Callable[[Interface], int]) -> Number:
-        """A figure of the memories by their numbers."""
+        """A figure of the interface at each index in ``variant``."""
         if isinstance(variant, int):
             return what(self.all[variant])
         return np.array([what(each) for each in self.all], np.int64)[variant]
@@ -126,7 +126,7 @@ class Interfaces:
     def each(
         self, variant: Number, sizes: Sequence[Number], what: Callable[[Interface, tuple[int, ...]], int]
     ) -> Number:
-        """What a memory says of some sizes, asked once for each combination that there is."""
+        """A figure of the interface at each index for the sizes there, computed once per distinct combination."""
         if all(isinstance(size, int) for size in (variant, *sizes)):
             return what(self.all[int(variant)], tuple(int(size) for size in sizes))
         columns = np.broadcast_arrays(variant, *sizes)
@@ -141,18 +141,18 @@ class Interfaces:
 
 
 class Rates:
-    """What comes from a memory at best, or from one of several for each of many designs.
+    """Best-case rates of a memory, or of one of several for each design of an array.
 
     Args:
-        interfaces: the memories.
-        variant: number of the memory, an integer or an array.
+        interfaces: the memory interfaces.
+        variant: index of the interface, an integer or an array.
 
     Attributes:
         word: bytes of a bus word.
         latency: cycles from a grant to its data.
         ports: read ports.
-        pace: cycles between grants of whole bursts.
-        outstanding: bursts under way at once.
+        pace: cycles between grants of full-length bursts.
+        outstanding: most bursts in flight.
         begin: first cycle in which any command can be accepted.
     """
 
@@ -170,29 +170,29 @@ class Rates:
         self._there: Number = self.latency + _REQUEST + 1 + self.ports
 
     def credit(self, cycles: Any) -> Number:
-        """Bytes that the memory may grant in so many cycles."""
+        """Bytes that the memory's bandwidth allows in a number of cycles."""
         found: Number = cycles * self.numerator // self.denominator
         return found
 
     def granted(self, size: Any) -> Number:
-        """Cycles from the first grant on before which so many bytes are not granted; the bucket holds a burst."""
+        """Fewest cycles from the first grant until ``size`` bytes are granted; the bandwidth bucket holds a burst."""
         found: Number = (maximum(size - BURST_BYTES, 0) * self.denominator + self._up) // self.numerator
         return found
 
     def come(self, size: Any) -> Number:
-        """Cycles from when so many bytes can be asked for before which they are not all there."""
+        """Fewest cycles from when ``size`` bytes can be requested until all have arrived."""
         return self._there + maximum(self.granted(size) + 1, size // self.word)
 
     def moved(self, size: Any, bursts: Number, even: Number) -> Number:
-        """Cycles behind a request, less the latency, before which so many bytes do not come, whole bursts among them.
+        """Fewest cycles from a request until ``size`` bytes have arrived, without the latency.
 
-        The bucket holds a burst and is empty behind one, so whole bursts are whole cycles apart. A burst goes over
-        one port and then, as all does, over one bus, a word per cycle.
+        The bandwidth bucket holds one burst and is empty after it, so full-length bursts are ``pace`` cycles apart.
+        A burst crosses one port and then, like all data, the one bus, a word per cycle.
 
         Args:
-            size: how many bytes.
-            bursts: how many bursts of full length there are at least.
-            even: 1 where the last is one.
+            size: bytes.
+            bursts: fewest full-length bursts among them.
+            even: 1 where the last burst has full length.
         """
         granted = maximum(self.granted(size), self.pace * maximum(bursts - 1, 0))
         last = 1 + even * (BURST_BYTES // self.word - 1)

@@ -1,4 +1,4 @@
-"""What of a network's layers comes again and again, and who waits for what."""
+"""Repeating layers of a network, and the first linear layer that depends on each tensor."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ from codesign.ir.network import Linear, Network
 
 
 class Repeat(NamedTuple):
-    """Layers that repeat: number of the first, how many they are, and how many times they come."""
+    """A repeating sequence of layers: index of its first layer, layers in it, and number of repetitions."""
 
     first: int
     length: int
@@ -14,9 +14,9 @@ class Repeat(NamedTuple):
 
 
 def repeats(network: Network) -> Repeat:
-    """The longest repeat of layers behind as many others, not up to the last linear layer; none is one of no layers.
+    """The repeat that spares the most layers, after at least as many others and before the last linear layer.
 
-    Layers are alike if they have the same shape and read what layers as far before them make.
+    Length 0 if nothing repeats. Layers are equal if they have the same shape and read from layers equally far back.
     """
     layers, tables, looks = network.layers, set[bytes](), list[tuple[object, ...]]()
     makers = {layer.target: number for number, layer in enumerate(layers)}
@@ -40,7 +40,7 @@ def repeats(network: Network) -> Repeat:
 
 
 def readers(network: Network) -> dict[str, int]:
-    """Number of the first linear layer that waits for a tensor, by tensor; their count if none does."""
+    """By tensor, the index of the first linear layer that depends on it; the count of linear layers if none does."""
     count = number = sum(isinstance(layer, Linear) for layer in network)
     found = dict.fromkeys(network.tensors, count)
     for layer in reversed(network.layers):

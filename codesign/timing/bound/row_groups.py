@@ -1,7 +1,7 @@
-"""Groups of rows: how the commands of a layer cut it, for one design or for many with other rows per command each.
+"""Row groups: the cut of a layer's rows into commands, for one design or an array of designs.
 
-Of many designs the rows per command ascend. So those that have a group of some number are the first so many, and what
-is said of a group is said of the first designs alone: arrays of groups further behind are shorter.
+Arrays of designs are sorted by rows per command, ascending. So the designs that have a group of a given number are
+the leading ones, and arrays about a group cover these alone: the later the group, the shorter the array.
 """
 
 from collections.abc import Iterable
@@ -14,21 +14,21 @@ from codesign.target.kernel import Number, ceil_div, minimum
 
 
 def take_leading(value: Number, like: Number) -> Number:
-    """What is said of all designs, of as many of them as something else is said of."""
+    """The leading entries of an array, as many as ``like`` has; scalars stay as they are."""
     if isinstance(value, np.ndarray) and isinstance(like, np.ndarray):
         return value[: len(like)]
     return value
 
 
 def replace_leading(old: Number, new: Number) -> Number:
-    """What is said of all designs, with what is new of the first ones; what is new of a first group is of all."""
+    """An array with its leading entries replaced by ``new``; ``new`` itself unless it is a shorter array."""
     if isinstance(old, np.ndarray) and isinstance(new, np.ndarray) and len(new) < len(old):
         return np.concatenate([new, old[len(new) :]])
     return new
 
 
 class Group(NamedTuple):
-    """A group of rows: its number, its first row, and its rows."""
+    """A row group: its number, its first row, and its count of rows."""
 
     number: int
     first: Number
@@ -36,15 +36,15 @@ class Group(NamedTuple):
 
 
 class RowGroups:
-    """How the rows of a layer are cut.
+    """The cut of a layer's rows into groups.
 
     Args:
-        rows: of the layer.
+        rows: rows of the layer.
         size: most rows of a group, an integer or an ascending array.
 
     Attributes:
         count: number of groups.
-        last: rows of the last one.
+        last: rows of the last group.
         list: all groups that any design has.
     """
 
@@ -63,14 +63,14 @@ class RowGroups:
 
 
 class Done:
-    """Cycles in which the groups of rows of a tensor are done.
+    """Cycles in which the row groups of a tensor are done.
 
     Args:
-        groups: how they are cut; None for rows that come all at once.
+        groups: cut of the rows; None if all rows are done at once.
 
     Attributes:
-        ends: by group.
-        all: of the last.
+        ends: done cycle of each group.
+        all: done cycle of the last group.
     """
 
     def __init__(self, groups: RowGroups | None, ends: Iterable[Number] = ()) -> None:
@@ -81,12 +81,12 @@ class Done:
             self.add(end)
 
     def add(self, end: Number) -> None:
-        """The next group is done."""
+        """Appends the done cycle of the next group."""
         self.ends.append(end)
         self.all = replace_leading(self.all, end)
 
     def of(self, group: Group, first_row: int = 0) -> Number:
-        """Cycle in which the rows of a group of a reader are done that is cut alike, its rows from one of these on."""
+        """Done cycle of the rows for a reader's group; the reader's cut is equal, its row 0 is row ``first_row``."""
         if self.groups is None:
             return take_leading(self.all, group.first)
         if first_row == 0:
@@ -94,7 +94,7 @@ class Done:
         return self.upto(first_row + group.first + group.rows - 1)
 
     def upto(self, row: Number) -> Number:
-        """Cycle in which all rows up to one are done."""
+        """Done cycle of all rows up to and including ``row``."""
         if self.groups is None:
             return take_leading(self.all, row)
         number = row // take_leading(self.groups.size, row)
@@ -105,7 +105,7 @@ class Done:
 
     @cached_property
     def _table(self) -> Any:
-        """The ends, groups by designs."""
+        """`ends` as a matrix, groups by designs."""
         found = np.zeros((len(self.ends), len(self.ends[0])), np.int64)  # type: ignore[arg-type]
         for row, end in zip(found, self.ends, strict=True):
             row[: len(end)] = end  # type: ignore[arg-type]

@@ -1,8 +1,8 @@
-"""A lower bound of the cycles of every program of a network, for one design or arrays of them.
+"""Lower bound of the cycles of any program of a network, for one design or arrays of designs.
 
-Every layer's rows are followed group by group through the engines, each as fast as its own formula
-allows, behind the rows that it reads and the weights that the memory brings and the rings have room for.
-What only adds cycles is left out: tokens on the way back, queues, and most of what else the memory moves.
+Every layer's row groups are scheduled on the engines, each as fast as its own formula allows, after the rows that
+it reads and the weights that the memory delivers and the rings have room for.
+What only adds cycles is left out: tokens on the way back, queues, and most other traffic of the memory.
 """
 
 from collections import defaultdict
@@ -29,19 +29,19 @@ from codesign.timing.formulas import Formulas
 from codesign.timing.simulate import BURST_BYTES
 
 _NEVER = 1 << 28
-"""More cycles than anything may be late."""
+"""More cycles than any possible delay."""
 _EARLY, _SLACK = 6, 128
-"""Layers whose loads may be early, and cycles that a load takes at most beside what is counted."""
+"""Leading layers whose loads may count as early, and most cycles of a load beside those counted."""
 
 
 class Bound:
-    """Lower bounds for one network on one board, or on several memories of it; see the module.
+    """Lower bounds for one network on one board, or on variants of its memory; see the module.
 
     Args:
         network: the layers.
-        board: figures of its memory.
-        rings: fewest words that the weight ring and the table ring of any design asked for have.
-        variants: the board with other memories, by number; the board alone if none are given.
+        board: the board with its memory.
+        rings: fewest words of the weight ring and of the table ring of any design evaluated.
+        variants: the board with other memories, by index; the board alone if none are given.
     """
 
     def __init__(
@@ -64,24 +64,22 @@ class Bound:
         boxed: "EngineMinima | None" = None,
         leaping: bool = False,
     ) -> Number:
-        """At most the cycles of `codesign.timing.cycles.exact` for any program of the network.
+        """Lower bound of the cycles of `codesign.timing.cycles.exact` for any program of the network.
 
         Args:
             engines: parameters by engine, integers or arrays that broadcast against each other.
-            formulas: what the kernels say of these parameters.
-            row_group: most rows per command: an integer, or an array that ascends, and then every other array has as
-                many values.
-            variant: number of the memory, an integer or an array.
-            begun: cycles in which the first groups of rows are done, by the numbers of linear layer and group, as far
-                as they are known; 0 where not.
-            boxed: the least of everything over many further engines, instead of their formulas.
-            leaping: whether to leave out layers that repeat, which takes half the time and is a little lower.
+            formulas: duration formulas for these parameters.
+            row_group: most rows per command: an integer, or an ascending array; every other array then has its length.
+            variant: index of the memory, an integer or an array.
+            begun: known done cycles of the first row groups, by index of linear layer and of group; 0 where unknown.
+            boxed: least costs over many designs of the other engines, instead of their formulas.
+            leaping: whether to skip repeats of layers, which takes half the time for a slightly lower bound.
         """
         return _Schedule(self, engines, formulas, row_group, variant, begun or {}, boxed, leaping).total()
 
     @cached_property
     def padders(self) -> dict[str, Layer]:
-        """By tensor the layer that decides how its columns are padded; others are not."""
+        """By tensor, the layer that decides its column padding; unpadded tensors are absent."""
         found: dict[str, Layer] = {}
         for layer in self.network:
             kernel = kernel_for(layer)
@@ -92,19 +90,19 @@ class Bound:
 
     @cached_property
     def shapes(self) -> list["_Shape"]:
-        """What decides how the linear layers are cut, layer by layer."""
+        """Shapes of the linear layers, in order; they decide how the layers are cut."""
         pads = {name: Padding(layer) for name, layer in self.padders.items()}
         linears = [layer for layer in self.network if isinstance(layer, Linear)]
         return [_Shape(each.rows, each.k, each.n, pads.get(each.source), pads.get(each.target)) for each in linears]
 
     @cached_property
     def kinds(self) -> list["_Shape"]:
-        """The different ones of them."""
+        """The distinct `shapes`."""
         return list(dict.fromkeys(self.shapes))
 
     @cached_property
     def constants(self) -> list[tuple[str, str, int]]:
-        """The different constants of layers: engine, its own name of the memory, and bytes without padding."""
+        """Distinct constants of the layers: engine, its own name of the memory, and bytes without padding."""
         engines = [(layer, kernel_for(layer)) for layer in self.network]
         mine = [
             (layer, kernel) for layer, kernel in engines if kernel is not None and issubclass(kernel, CommandKernel)
@@ -113,7 +111,7 @@ class Bound:
         return list(dict.fromkeys(found))
 
     def cuts(self, engines: Mapping[str, Params], word: Number, row_group: Number) -> list[Number]:
-        """Tiles per command of the linear layers, one of each shape.
+        """Tiles per command of the linear layers, one entry per distinct shape.
 
         Args:
             engines: parameters by engine.
@@ -125,12 +123,12 @@ class Bound:
         return [block_tiles(shape.rows, ib, ob, linear, row_group) for shape, ib, ob in cut]
 
     def lengths(self, engines: Mapping[str, Params], word: Number) -> list[Number]:
-        """All else that further engines decide of fetches and loads: columns, and words of constants."""
+        """Sizes of fetches and loads that other engines affect: tile words and tiles per shape, words per constant."""
         sizes = [constant_words(size, engines[engine], engine, memory, word) for engine, memory, size in self.constants]
         return self._tiles(engines, word) + sizes
 
     def _tiles(self, engines: Mapping[str, Params], word: Number) -> list[Number]:
-        """Weight words of a tile and tiles of every kind; those of single designs are kept."""
+        """Weight words per tile and tiles of every distinct shape; cached for single designs."""
         linear, axes = engines[RING], [engines[name][axis] for name, axis in self._padding]
         given = linear["t_in"], linear["t_out"], *axes, word
         if any(isinstance(each, np.ndarray) for each in given):
@@ -142,12 +140,12 @@ class Bound:
 
     @cached_property
     def _padding(self) -> list[tuple[str, str]]:
-        """Engines and their parameters that decide columns."""
+        """Engine and name of every parameter that decides column padding."""
         engines = dict.fromkeys(kernel_of_layer(layer) for layer in self.padders.values())
         return [(kernel.op, axis) for kernel in engines for axis in kernel.padding]
 
     def window(self, engines: Mapping[str, Params], word: Number) -> Number:
-        """Words of the table ring, more of which hold nothing back; the arguments are as in `cuts`."""
+        """Words of the table ring from which on it delays nothing in this bound; arguments as in `cuts`."""
         tiles = [shape.tiles(engines, word)[1] for shape in self.shapes]
         found = 0 * engines[RING]["t_out"]
         for last in range(len(tiles)):
@@ -157,7 +155,7 @@ class Bound:
 
 @dataclass(frozen=True, eq=False)
 class Padding:
-    """How columns are padded: as a layer's kernel says, which looks at its type and shape alone."""
+    """Column padding by a layer's kernel; equal for layers of equal type and shape, on which alone it depends."""
 
     layer: Layer
 
@@ -172,7 +170,7 @@ class Padding:
         return type(self.layer), *self.layer.shape
 
     def columns(self, engines: Mapping[str, Params], unit: Number) -> Columns:
-        """Columns of a row, of which a unit must be a divisor."""
+        """Columns of a row, padded to a multiple of ``unit``."""
         kernel = kernel_of_layer(self.layer)
         found = kernel.columns(self.layer, engines[kernel.op], unit)
         assert found is not None, "the kernel says that it pads"
@@ -180,7 +178,7 @@ class Padding:
 
 
 class _Shape(NamedTuple):
-    """A linear layer: rows, inputs and outputs, and how the columns of its source and of its target are padded."""
+    """A linear layer's shape: rows, inputs, outputs, and the column padding of its source and of its target."""
 
     rows: int
     k: int
@@ -189,7 +187,7 @@ class _Shape(NamedTuple):
     target: Padding | None
 
     def tiles(self, engines: Mapping[str, Params], word: Number) -> tuple[Number, Number]:
-        """Weight words of a tile, and tiles."""
+        """Weight words per tile, and number of tiles."""
         linear = engines[RING]
         unit, columns = maximum(linear["t_out"], word), list[Number]()
         for plain, padding in ((self.k, self.source), (self.n, self.target)):
@@ -198,20 +196,20 @@ class _Shape(NamedTuple):
 
 
 class EngineMinima(Protocol):
-    """The least that any further engines of some sets can take; every method once per layer."""
+    """Least costs over sets of designs of the engines other than the linear one; every method is per layer."""
 
     def columns(self, layer: Layer) -> Number:
-        """Columns of a row of the layer's matrices."""
+        """Fewest columns of a row of the layer's matrices."""
 
     def time(self, layer: Layer, first: Number, rows: Number) -> Number:
-        """Cycles of a command of some rows, for as many of the first sets as these are said of."""
+        """Fewest cycles of a command of ``rows`` rows from ``first`` on, for the leading sets in these arrays."""
 
     def words(self, layer: Layer) -> list[Number]:
-        """Bus words of each of the layer's constants."""
+        """Fewest bus words of each of the layer's constants."""
 
 
 class _Carried(NamedTuple):
-    """What a layer depends on: cycles, and what is counted; loads and linear layers up to then."""
+    """State that later layers depend on: cycles, counters, and the loads and linear layers so far."""
 
     cycles: list[Number]
     counts: tuple[Number, Number, Number, Number]
@@ -220,7 +218,7 @@ class _Carried(NamedTuple):
 
 
 class _Schedule:
-    """The run of one call: when each engine is free, and when each row of each tensor is done."""
+    """The schedule of one call: when each engine is free, and when each row of each tensor is done."""
 
     def __init__(
         self,
@@ -255,7 +253,7 @@ class _Schedule:
         self.leaping = False
 
     def total(self) -> Number:
-        """Cycles to the interrupt."""
+        """Lower bound of the cycles to the interrupt."""
         layers, (first, length, times) = self.network.layers, self.repeat
         for layer in layers[:first]:
             self._layer(layer)
@@ -281,7 +279,7 @@ class _Schedule:
             self._commands(layer)
 
     def _carried(self, behind: int) -> _Carried:
-        """What the layers from a number on depend on, but for loads and for what the memory brings at any rate."""
+        """State that the layers from index ``behind`` on depend on, without loads and the memory's own rate."""
         made, rings = self.network.layers[max(0, behind - self.repeat.length) : behind], self.rings
         cycles = [self.array.free, self.array.loader, *self.array.ends]
         cycles += [self.free[engine] for engine in sorted({*map(engine_for, made)} - {RING})]
@@ -291,15 +289,15 @@ class _Schedule:
         return _Carried(cycles, counts, len(self.loads.moves), len(self.busy))
 
     def _leap(self, before: _Carried) -> None:
-        """Leaves out repeats of the layers that ended now, which were followed without loads and arrivals.
+        """Skips the repeats of the layers just scheduled, which ran without loads and arrivals.
 
-        They do the same again as much later as all that they depend on is; so each repeat puts everything off by at
-        least the least by which this time did.
+        A repeat does the same, later by as much as all that it depends on is; so each one delays everything by at
+        least the smallest delay that this time caused.
         """
         first, length, times = self.repeat
         now, more = self._carried(first + length), times - 1
         least: Number = _NEVER
-        for then, cycle in zip(before.cycles, now.cycles, strict=False):  # tiles given back may be fewer before
+        for then, cycle in zip(before.cycles, now.cycles, strict=False):  # fewer tiles may be freed before
             least = replace_leading(least, minimum(take_leading(least, cycle), cycle - then))
         late = more * maximum(least, 0)
         self.array.put_off(late)
@@ -316,7 +314,7 @@ class _Schedule:
             self.done[self.network.layers[number + more * length].target] = Done(done.groups, ends)
 
     def _stored(self, name: str) -> Number:
-        """Cycles of the store of an output."""
+        """Cycles of an output's store."""
         tensor = self.network.tensors[name]
         return self.loads.transfer("store", self.loads.words(tensor.rows, tensor.columns, tensor.bits // 8))
 
@@ -325,7 +323,7 @@ class _Schedule:
         return first_fetch(self.linear, self._tiles(layer), self.word, self.bound.rings) if self.bound.whole else None
 
     def _padded(self) -> dict[str, Number]:
-        """Columns of the matrices that are padded for some engine."""
+        """Columns of the padded matrices, by tensor."""
         unit, found, known = maximum(self.linear["t_out"], self.word), dict[str, Number](), dict[int, Number]()
         for name, layer in self.bound.padders.items():
             if id(layer) not in known:
@@ -343,21 +341,21 @@ class _Schedule:
         return self.groups[rows]
 
     def _passes(self, rows: int) -> list[Passes]:
-        """Those over every group of so many rows."""
+        """Passes over every row group of a layer of ``rows`` rows."""
         if rows not in self.passes:
             self.passes[rows] = [Passes(group.rows, self.linear["n_l"]) for group in self._groups(rows).list]
         return self.passes[rows]
 
     def _last_passes(self, rows: int) -> Passes:
-        """Those over the last group of every design."""
+        """Passes over the last row group of every design."""
         return Passes(self._groups(rows).last, self.linear["n_l"])
 
     def _ready(self, name: str | None, group: Group, first_row: int = 0) -> Number:
-        """First cycle in which the command of a group can start that reads such rows of a tensor."""
+        """First cycle in which a command on ``group`` can start, given the rows that it reads of tensor ``name``."""
         return self.done[name].of(group, first_row) + 1 if name in self.done else 0
 
     def _load(self, load: Load, layer: int) -> Number:
-        """Loads before a linear layer; returns when that is done."""
+        """Issues a load before a linear layer; returns its done cycle, 0 while repeats are being skipped."""
         self.listed = self.listed + 1
         done = self.loads.add(load, layer)
         return 0 if self.leaping else done
@@ -395,7 +393,7 @@ class _Schedule:
             rings.give_back(cut, self.array.free)
 
     def _rows(self, layer: Linear, work: Rows) -> None:
-        """Runs all groups of rows of a layer."""
+        """Schedules all row groups of a linear layer."""
         groups, drained = self._groups(layer.rows), self.formulas.array_latency + self.formulas.drain_latency
         self.done[layer.target] = done = Done(groups)
         rows_left: Number = 0
@@ -415,7 +413,7 @@ class _Schedule:
         self.array.busy(done.all + 1 - rows_left)
 
     def _tiles(self, layer: Linear) -> tuple[Number, Number]:
-        """Weight words of a tile of a layer, and its tiles."""
+        """Weight words per tile of a layer, and its number of tiles."""
         source, target = self._columns(layer.source), self._columns(layer.target)
         return ceil_div(source, self.linear["t_in"]), ceil_div(target, self.linear["t_out"])
 
@@ -429,9 +427,9 @@ class _Schedule:
         return Cut(ib, spacing, ob, tiles, blocks, ob - (blocks - 1) * tiles, passes, freed)
 
     def _all_moved(self, layer: Linear, cut: Cut) -> Number:
-        """Cycle before which the weights of the last linear layer are not all there, for all else that is moved.
+        """Earliest arrival of all weights of the last linear layer, given all other traffic.
 
-        Either a load is granted before them, or the layers that wait for it come after them; of both the sooner.
+        Either a load is granted before them, or the layers that wait for it run after them; the sooner counts.
         """
         rest = self.network.layers[self.network.layers.index(layer) + 1 :]
         if any(read.whole for each in rest for read in each.reads):
@@ -458,10 +456,10 @@ class _Schedule:
 
     @cached_property
     def early(self) -> list[tuple[Number, Number]]:
-        """Loads that are sure to be asked for before any weights that lie so many bytes behind the first.
+        """Loads that are sure to be requested before all weights more than a number of bytes after the first.
 
-        A load that is the first command begins with the first fetch and goes first, as all loads do. Those behind it
-        follow one after the other, if no queue before them is full. They are counted as far as that is sure.
+        A load that is the first command starts with the first fetch and, like all loads, has priority. The next ones
+        follow one after the other, if no queue ahead of them is full. They are counted as far as that is sure.
 
         Returns:
             Bus words and bytes of each.
@@ -500,7 +498,7 @@ class _Schedule:
         return found
 
     def _commands(self, layer: Layer) -> None:
-        """A command per group of rows, behind the constants of the layer and all that it reads."""
+        """Schedules one command per row group, after the constants of the layer and all that it reads."""
         engine = engine_for(layer)
         there: Number = 0
         for words in self._constants(layer):
@@ -522,7 +520,7 @@ class _Schedule:
         self.listed = self.listed + groups.count
 
     def _time(self, layer: Layer, group: Group) -> Number:
-        """Cycles of the command of a group of rows."""
+        """Cycles of a row group's command."""
         key = type(layer), layer.rows, *layer.shape, group.number
         if key not in self.times:
             if self.boxed:
@@ -536,7 +534,7 @@ class _Schedule:
         return self.times[key]
 
     def _whole(self, group: Group) -> tuple[Number, Number]:
-        """First row and rows of a group; something legal for designs without it."""
+        """First row and rows of a group for all designs; legal placeholders for designs without it."""
         return replace_leading(0 * self.row_group, group.first), replace_leading(self.row_group, group.rows)
 
     def _constants(self, layer: Layer) -> list[Number]:
@@ -550,7 +548,7 @@ class _Schedule:
 
 
 def kernel_of_layer(layer: Layer) -> type[CommandKernel]:
-    """The kernel that runs a layer that is not linear."""
+    """The kernel that runs a layer other than a linear one."""
     kernel = kernel_for(layer)
     assert kernel is not None, "a network without a kernel for it is refused"
     assert issubclass(kernel, CommandKernel), "linear layers have a kernel of another kind"
@@ -581,7 +579,7 @@ def constant_words(size: int, params: Params, engine: str, memory: str, word: Nu
 
 @cache
 def _constant_port(engine: str, memory: str) -> tuple[int, str | None]:
-    """Bytes of an element of a memory of constants, and the lanes of the engine's port to it."""
+    """Bytes per element of a memory of constants, and the lanes parameter of the engine's port to it."""
     kernel = command_kernel(engine)
     found = next(each for each in kernel.memories(dict.fromkeys(kernel.geometry, 1)) if each.name == memory)
     port = next(each for each in kernel.ports if each.name in found.ports)

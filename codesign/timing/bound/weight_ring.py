@@ -1,4 +1,4 @@
-"""What memory and rings hold back of the weights of all linear layers, which come one behind the other."""
+"""Earliest arrival of all linear layers' weights, fetched in order, as memory rate and ring room allow it."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,14 +10,14 @@ from codesign.timing.bound.memory import FREE, Rates
 from codesign.timing.simulate import BURST_BYTES
 
 LATEST = 3
-"""Tiles that are looked at as to whether they hold back weights; only the latest matter."""
+"""Tiles examined for holding back weights by their ring room; only the latest matter."""
 
 
 class Freed(NamedTuple):
-    """A tile that gives its room in the rings back in no cycle before ``at``, so no later tile does.
+    """The earliest cycle in which a tile, and so any later one, frees its room in the rings.
 
     Attributes:
-        tile, word: its number and that of its first word, of all weights in order.
+        tile, word: index of the tile and of its first word among all weights in order.
         at: the cycle.
     """
 
@@ -27,13 +27,13 @@ class Freed(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """How a layer's weights are cut.
+    """The cut of a layer's weights into tiles and blocks.
 
     Attributes:
-        ib, spacing: words and cycles of a tile.
-        all, tiles, blocks, last: tiles of the layer and of a block; blocks; tiles of the last block.
-        passes: times that the array goes over a block.
-        freed: cycles from the begin of a tile in the last pass until it gives its room back.
+        ib, spacing: weight words and initiation interval of a tile.
+        all, tiles, blocks, last: tiles of the layer and of a block; number of blocks; tiles of the last block.
+        passes: passes of the array over a block.
+        freed: cycles from the start of a tile in the last pass until its ring room is freed.
     """
 
     ib: Number
@@ -47,18 +47,18 @@ class Cut(NamedTuple):
 
 
 class Rings:
-    """The weights up to now, and the latest tiles that gave back their room.
+    """The weights fetched so far, and the latest tiles that freed their room.
 
     Args:
-        rates: of the memory.
+        rates: best-case rates of the memory.
         linear: parameters of the linear engine.
 
     Attributes:
-        known: whether the rings' words are; if not, they and the blocks of weights may be any.
-        tiles, words: of all weights up to now.
-        bursts: of full length that brought them, at least.
-        freed: some tiles in order.
-        came: cycle before which the weights up to now were not all there.
+        known: whether the ring sizes are known; if not, they and the weight blocks may have any size.
+        tiles, words: totals of all weights so far.
+        bursts: fewest full-length bursts that brought them.
+        freed: tiles that freed their room, in order; only the latest matter.
+        came: earliest cycle in which all weights so far have arrived.
     """
 
     def __init__(self, rates: Rates, linear: Params) -> None:
@@ -73,7 +73,7 @@ class Rings:
         self.came: Number = 0
 
     def take(self, cut: Cut) -> Freed:
-        """The next layer; returns where it begins."""
+        """Appends the next layer; returns its start in the sequence of all weights."""
         before = Freed(self.tiles, self.words, 0)
         self.tiles, self.words = self.tiles + cut.all, self.words + cut.all * cut.ib
         if self.known:
@@ -86,25 +86,25 @@ class Rings:
         return before
 
     def put_off(self, late: Number, tiles: Number, words: Number, bursts: Number) -> None:
-        """So many cycles later as much more has come as did until now, and the latest tiles are behind it."""
+        """Advances past skipped repeats: adds to the totals, and moves the latest freed tiles by ``late`` cycles."""
         self.tiles, self.words, self.bursts = self.tiles + tiles, self.words + words, self.bursts + bursts
         self.freed = [Freed(tile + tiles, word + words, at + late) for tile, word, at in self.freed[-LATEST:]]
         self.came = self.came + late
 
     def fetched(self) -> Number:
-        """Bytes of all tables and weights up to now."""
+        """Bytes of all tables and weights so far."""
         p = self.linear
         found: Number = 8 * p["t_out"] * self.tiles + p["t_in"] * p["t_out"] * self.words
         return found
 
     def arrival(self, early: Sequence[tuple[Number, Number]]) -> Number:
-        """Cycle before which the last of the weights up to now cannot be there.
+        """Earliest cycle in which the last of the weights so far can have arrived.
 
-        The memory has a rate and a latency; and when a ring is full, a word is asked for only after the word in
-        its place was there and used.
+        The memory has a rate and a latency; and with a full ring, a word is requested only after the word in its
+        place has arrived and been used.
 
         Args:
-            early: bus words of loads that are asked for before all that lies so many bytes behind the first weights.
+            early: loads as bus words and bytes; each is requested before all weights more than these bytes in.
         """
         p, rates = self.linear, self.rates
         turns = maximum((self.words - 1) // p["ring_words"], (self.tiles - 1) // p["table_words"])
@@ -116,17 +116,16 @@ class Rings:
         return rates.begin + 1 + rates.latency + maximum(moved, turns * rates.latency)
 
     def turned(self, cut: Cut, before: Freed, there: Number, start: Number) -> tuple[Number, Number]:
-        """What the rings hold back in a layer that the array cannot begin before a cycle.
+        """Applies the delays by full rings to the layer taken last.
 
         Args:
-            cut: of the layer, the last that was taken.
-            before: where it begins.
-            there: cycle before which its last weights are not there at any rate.
-            start: the cycle before which the array cannot begin.
+            cut: its cut.
+            before: its start in the sequence of all weights.
+            there: earliest arrival of its last weights without these delays.
+            start: earliest start of the array on it.
 
         Returns:
-            Cycle before which its last weights are not there, and before which the array has not gone once over
-            its last block.
+            Earliest arrival of its last weights, and earliest end of the array's first pass over its last block.
         """
         whole, last, spacing = cut.tiles * cut.ib, cut.last * cut.ib, cut.spacing
         asked = self._asked(before.tile + cut.tiles)
@@ -147,9 +146,9 @@ class Rings:
         return there, found
 
     def give_back(self, cut: Cut, end: Number) -> None:
-        """Tells when the weights of the layer that the array has ended give back their room.
+        """Records when the weights of a layer free their room, the array having ended it in cycle ``end``.
 
-        In a last pass that is not the only one all weights are there, so it has no gaps.
+        In a last pass that is not the only one all weights are present, so it has no gaps.
         """
         again: Any = (cut.passes > 1) * 1
         begun = again * (end - cut.last * cut.spacing + cut.freed)
@@ -161,7 +160,7 @@ class Rings:
         self.freed.append(Freed(self.tiles - 1, self.words - cut.ib, end - cut.spacing + cut.freed))
 
     def _once(self, cut: Cut, start: Number) -> Number:
-        """Cycle before which the array has not gone over a layer of one pass, where every tile gives back its room."""
+        """Earliest end of the array's only pass over a layer; every tile of such a pass frees its room."""
         ring: Any = self.linear["ring_words"]
         fit = maximum(ring // cut.ib, 1)
         late = (fit + 1) * cut.ib - ring
@@ -172,10 +171,10 @@ class Rings:
         return start + cut.spacing + maximum(found, turns + several * (cut.last - 1) * cut.spacing)
 
     def _turn(self, cut: Cut, tiles: Number, *, asked: bool = False) -> Number:
-        """Cycles from the first tile of a block of one pass to that of the next, of so many tiles.
+        """Fewest cycles from the first tile of a single-pass block to that of the next block of ``tiles`` tiles.
 
-        The next block's weights are asked for when enough tables of this one are given back. Its tiles come one
-        behind the other, and, if its own weights were asked for like that, no faster than these.
+        The next block's weights are requested once enough tables of this one are freed. This one's tiles run one after
+        the other and, if its own weights were requested that way (``asked``), no faster than these arrive.
         """
         late: Any = tiles - (self.linear["table_words"] - cut.tiles)
         one_by_one = cut.freed + (late - 1) * cut.spacing + self._brought(cut.ib)
@@ -184,7 +183,7 @@ class Rings:
         return found
 
     def _back(self, cut: Cut, tiles: Number) -> Number:
-        """Cycles from the begin of a block's last pass before which the next, of so many tiles, is not all there."""
+        """Fewest cycles from the start of a block's last pass until the next block of ``tiles`` tiles has arrived."""
         p: Any = self.linear
         late: Any = tiles - (p["table_words"] - cut.tiles)
         found = (late > 0) * (cut.freed + (late - 1) * cut.spacing + self._brought(tiles * cut.ib))
@@ -192,10 +191,9 @@ class Rings:
         return maximum(found, (words > 0) * (cut.freed + self._brought(words)))
 
     def _asked(self, tiles: Any) -> Number:
-        """Cycle before which the weights of a fetch are not asked for, whose table is the last of so many tiles of all.
+        """Earliest request for the weights of a fetch whose table ends at tile ``tiles`` of all.
 
-        That is behind all of its table, and nothing comes that lies further behind a tile that is not done with than
-        the ring is long.
+        They are requested after their whole table, and a table only once the tile a ring's length before is freed.
         """
         asked: Number = 0
         for tile, _, at in self.freed[-LATEST:]:
@@ -203,11 +201,11 @@ class Rings:
         return asked
 
     def _held_back(self, asked: Any, words: Any, own: Number) -> Number:
-        """Cycle before which weights are not there, up to so many words of all; 0 if they may be all along.
+        """Earliest arrival of all weights up to word ``words``; 0 if no ring delays them.
 
         Args:
-            asked: cycle before which they are not asked for.
-            words: up to which they are meant.
+            asked: earliest request for them.
+            words: word up to which they count, among all weights.
             own: words of their fetch up to there.
         """
         found: Number = (asked > 0) * (asked + self._brought(own))
@@ -218,16 +216,16 @@ class Rings:
         return found
 
     def _brought(self, words: Any) -> Number:
-        """Cycles from when there is room before which so many weight words are not all there."""
+        """Fewest cycles from when there is room until ``words`` weight words have arrived."""
         return self.rates.come(words * self._bytes)
 
     def _flow(self, words: Any) -> Number:
-        """Cycles in which so many weight words come at least, behind others."""
+        """Fewest cycles in which ``words`` weight words arrive right after others."""
         size = words * self._bytes
         return maximum(self.rates.granted(size), maximum(size - BURST_BYTES, 0) // self.rates.word)
 
     def _whole_bursts(self, tiles: Number, ib: Number) -> Number:
-        """Bursts of full length of a block's fetch, tables and weights one behind the other from a page on."""
+        """Full-length bursts of a block's fetch: tables, then weights, from the start of a page."""
         p = self.linear
         table, weights = 8 * p["t_out"] * tiles, p["t_in"] * p["t_out"] * ib * tiles
         rest: Any = maximum(weights - -table % BURST_BYTES, 0)

@@ -219,7 +219,7 @@ def test_spellings_of_one_model_have_one_structure() -> None:
 @pytest.mark.parametrize("name", ["by hand", "scaled dot product", "causal", "module", "encoder layer", "mlp"])
 def test_both_exporters_of_torch_give_the_same_workload(name: str, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="needs torch: pip install codesign[quant]")
-    exported = pytest.importorskip("tests.quant.test_lower_torch", exc_type=ImportError)
+    exported = pytest.importorskip("tests.quant.lower.test_lowering_torch", exc_type=ImportError)
     torch.manual_seed(0)
     torch.set_num_threads(1)
     layers = [torch.nn.Flatten(), torch.nn.Linear(64, 32), torch.nn.BatchNorm1d(32), torch.nn.ReLU()]

@@ -581,12 +581,12 @@ class _Scorer:
         return tuple(point[axis] for axis in (*self._axes, *self._boxed))
 
     def _key(self, point: Mapping[str, int]) -> tuple[int, ...]:
-        """All that decides the commands of a design and their durations, apart from delays by full rings."""
+        """Key of all that decides a design's commands and their durations, apart from delays by full rings."""
         found: Any = self._decided(point, point["ports"] * self.space.board.memory.port_bits // 8, point["row_group"])
         return (*(point[axis] for axis in self._axes), *map(int, found), *(point[axis] for axis in self._boxed))
 
     def _begins(self, points: Inputs) -> NDArray[np.int64]:
-        """All that the first row groups of designs depend on, one design per row: see `_begin`, and the ring words."""
+        """Keys of the first row groups of designs as in `_begin`, with the ring words, one design per row."""
         count, word = len(points["clock_hz"]), self.space._word(points["ports"])
         found = self._decided(points, word, points["row_group"])
         columns = [*(points[axis] for axis in self._axes), *found, *(points[axis] for axis in _RINGS)]

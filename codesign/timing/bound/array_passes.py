@@ -72,7 +72,7 @@ class Rows(NamedTuple):
     turn: Number
 
     def take_leading(self, like: Number) -> "Rows":
-        """The same for the leading designs, as many as ``like`` has."""
+        """Values of the leading designs, as many as ``like`` has."""
         return Rows(*(take_leading(each, like) for each in self))
 
 

@@ -26,8 +26,8 @@ class Image:
         constants: weights, tables and other constants.
         constants_at: their byte address.
         inputs, outputs: places of matrices, by tensor name.
-        dram_bytes: bytes of DRAM that the program uses.
-        engines: engines of the design, ordered by number.
+        dram_bytes: DRAM that the program uses.
+        engines: the design's, ordered by number.
     """
 
     commands: bytes

@@ -48,7 +48,7 @@ def runners(network: Network, engines: Iterable[str]) -> list[str]:
 
     Args:
         network: the layers.
-        engines: engines of the design.
+        engines: the design's engines.
 
     Raises:
         NothingFits: there is no engine for some layers; the message names them.
@@ -73,12 +73,12 @@ def runners(network: Network, engines: Iterable[str]) -> list[str]:
 
 
 def homes(network: Network, runs: Iterable[str], memories: MemoryMap) -> dict[str, str]:
-    """The memory of every tensor, decided by the engines that write and read it.
+    """The memory of every tensor, from the engines that write and read it.
 
     Args:
         network: the layers.
         runs: the engine that runs each of them.
-        memories: memories of the design.
+        memories: the design's memories.
 
     Raises:
         NothingFits: a tensor is needed in two memories at once, or where its reader cannot read it.
@@ -114,7 +114,7 @@ def _reached(network: Network, runs: Iterable[str]) -> Iterator[tuple[str, str, 
 
 
 def _linear_homes(network: Network, found: dict[str, set[str]]) -> None:
-    """Places the targets of linear layers: wide ones in ``residual``, unplaced ones in ``output`` or ``hidden``."""
+    """Places targets of linear layers: wide ones in residual, unplaced ones in output or hidden."""
     outputs = {output.source for output in network.outputs}
     wide = {layer.addend for layer in network if isinstance(layer, Linear) and layer.addend is not None}
     for layer in network:
@@ -240,7 +240,7 @@ class NetworkAnalysis:
         return self._homes[key]
 
     def _definitions(self) -> Iterator[tuple[int, str]]:
-        """Yields step and name of every tensor and constant in order of definition; -1 if before the first layer."""
+        """Yields step and name of every tensor and constant in order of definition."""
         for put in self.network.inputs:
             yield -1, put.target
         for name in self.network.constants:
@@ -283,8 +283,8 @@ class Layout:
 
     Attributes:
         params: by engine, the parameters that decide where matrices lie.
-        memories: memories of the design.
-        home: memory of every tensor and constant of the network.
+        memories: the design's memories.
+        home: memory of every tensor and constant.
         columns: columns of every tensor.
         pitch: bytes per row of every tensor and constant.
         regions: region of every tensor and constant.
@@ -307,7 +307,7 @@ class Layout:
 
     @cached_property
     def first(self) -> "Layout":
-        """The first layout met that is equivalent to this one, to share programs by.
+        """The first layout met that is equivalent to this one.
 
         Equivalent layouts have the same bytes in the same places and give the same programs, but for the address
         units in commands of engines other than the linear one.
@@ -359,7 +359,7 @@ class Layout:
         return found
 
     def unit(self, memory: str) -> int:
-        """Bytes of the widest word of a memory, a multiple of the words of all its ports."""
+        """Bytes that the words of all ports to a memory divide."""
         return self._units[memory]
 
     def tiles(self, layer: Linear, t_in: int) -> tuple[int, int]:
@@ -380,7 +380,7 @@ class Layout:
         return min(row_group, self.regions[layer.source].chunk, self.regions[layer.target].chunk)
 
     def _columns(self, name: str) -> Columns:
-        """Columns of a tensor, padded where an engine requires it; of several engines the first decides."""
+        """Columns of a tensor, padded as the first engine that asks for it requires."""
         columns = self.network.tensors[name].columns
         if name not in self.analysis.padders:
             return Columns(1, columns, columns, columns)

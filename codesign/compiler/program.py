@@ -63,9 +63,9 @@ class Program:
         list_at: its byte address.
         constants: weights, tables and other constants, as they lie in DRAM.
         constants_at: their byte address.
-        inputs, outputs: DRAM places that the host writes and reads, by tensor name.
-        dram_bytes: bytes of DRAM that the program uses.
-        engines: engines of the design, ordered by number.
+        inputs, outputs: places that the host writes and reads, by tensor name.
+        dram_bytes: DRAM that the program uses.
+        engines: the design's, ordered by number.
     """
 
     commands: tuple[Command, ...]
@@ -252,7 +252,7 @@ class _Emitter:
         self.commands.append(Command("load", fields, writes=(span,), label=label))
 
     def load_number(self, memory: str) -> int:
-        """Number of a memory at the load engine; the one after the last stands for the 8-bit tables."""
+        """Number of a memory at the load engine; the 8-bit tables come last."""
         loaded = self.layout.memories.numbers["load", "out"]
         return len(loaded) if memory == LUT else loaded.index(memory)
 
@@ -350,10 +350,10 @@ def _linear(emit: _Emitter, layer: Linear, most: int) -> None:
 
 
 class _Part(NamedTuple):
-    """Common part of the commands of one row group, one command per block.
+    """Common part of a row group's commands, one per block.
 
     Attributes:
-        fields: operands, with the base addresses of the first block and flags without `RELEASE`.
+        fields: operands, with bases of the first block and flags without `RELEASE`.
         reads, writes: on-chip byte ranges.
         first: first row.
     """
@@ -377,7 +377,7 @@ class _Part(NamedTuple):
 
 
 def _parts(emit: _Emitter, layer: Linear, cut: list[tuple[int, int]], ib: int) -> dict[tuple[int, int], _Part]:
-    """The common part of every row group's commands; emits the loads of the layer's table and of the rows to add."""
+    """The `_Part` of every row group; emits the loads of the layer's table and of the rows to add."""
     found, word = emit.layout, emit.layout.widths.word
     source, target = found.regions[layer.source], found.regions[layer.target]
     port, memories = found.width(target.memory, RING, "out"), found.memories

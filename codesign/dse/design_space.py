@@ -44,12 +44,12 @@ _ARRAY_AXES = ("t_in", "t_out", "n_l", "row_group", "ports", "clock_hz")
 _RINGS = ("ring_words", "table_words")
 _LINEAR_AXES = ("t_in", "t_out", "n_l", *_RINGS)
 _PARTS = ("free_cycles", "held_cycles")
-"""Bounds of the cycles: one for the other engines with any rings, one for the rings with any other engines."""
+"""Bounds of the cycles: for any rings, and for any engines other than the linear one."""
 _T_IN, _T_OUT, _MOST_N_L = (4, 8, 16, 32), (8, 16, 32, 64), 32
 _RING, _TABLE, _GROUPS = 64, 16, 8
 """Fewest words of the rings, and most row groups that a layer is cut into."""
 _CELLS = 1 << 22
-"""Most combinations of axis values that a term is tabulated for; more than the cycles' axes have."""
+"""Most combinations that a term is tabulated for; more than the cycles' axes have."""
 _FREE = 1 << 30
 
 
@@ -200,7 +200,7 @@ class DesignSpace:
         return EngineTables(self.network, self.planner.axes, self.tools.formulas)
 
     def _boxed_cycles(self, inputs: Inputs) -> NDArray[np.int64]:
-        """A lower bound over boxes of attention and vector engines, for single values of the other parameters.
+        """Lower bound over boxes of attention and vector engines, for values of the other parameters.
 
         It holds for all rings if no ring words are given.
         """
@@ -213,7 +213,7 @@ class DesignSpace:
         return self.bound(used, formulas, inputs["row_group"], variant, begun=begun, leaping=leaping)
 
     def _engines(self, inputs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-        """The given axis values by engine, without engines that have none."""
+        """The given axis values, by engine."""
         found = {
             name: {axis: inputs[axis] for axis in axes if axis in inputs} for name, axes in self._engine_axes.items()
         }
@@ -230,11 +230,11 @@ class DesignSpace:
         return self.bound({RING: linear}, formulas, inputs["row_group"], variant, boxed=boxed, leaping=True)
 
     def _least_cycles(self) -> Term:
-        """Term of a lower bound that holds for all attention and vector engines, and all rings."""
+        """Lower bound for any attention and vector engines, and any rings."""
         return Term("least_cycles", _ARRAY_AXES, _flat(_ARRAY_AXES, self._any_cycles))
 
     def _any_cycles(self, inputs: Inputs) -> NDArray[np.int64]:
-        """A lower bound that holds for all attention and vector engines."""
+        """Lower bound for any attention and vector engines."""
         roots = {axis: np.zeros_like(inputs["t_in"]) for axis in self._boxed_axes}
         return self._boxed_cycles({**inputs, **roots})
 
@@ -263,13 +263,13 @@ class DesignSpace:
         return _each(inputs, axes, window)
 
     def _held_cycles(self) -> Term:
-        """Term of a lower bound for given rings that holds for all attention and vector engines."""
+        """Lower bound for given rings and any attention and vector engines."""
         axes = (*_ARRAY_AXES, *_RINGS)
         formula = _flat(axes, lambda inputs: self._once(inputs, self._any_cycles))
         return Term("held_cycles", axes, formula, floor="least_cycles", boxed=formula, single=axes)
 
     def _free_cycles(self) -> Term:
-        """Term of a lower bound for given engines that holds for all rings."""
+        """Lower bound for given engines and any rings."""
         axes = self._of(self._time_axes)
 
         def leaves(inputs: Inputs) -> NDArray[np.int64]:
@@ -355,7 +355,7 @@ class DesignSpace:
         )
 
     def _rest(self, name: str) -> Term:
-        """Term of a resource of memories and shell, computed per combination of port widths."""
+        """Term of a resource of memories and shell, per combination of port widths."""
         axes = self._memory_axes
         return Term(
             f"rest_{name}",
@@ -372,7 +372,7 @@ class DesignSpace:
 
 
 def _flat(axes: tuple[str, ...], formula: Callable[[Inputs], NDArray[np.int64]]) -> Callable[[Inputs], Any]:
-    """Adapts a formula of flat arrays to arrays of any shapes that broadcast."""
+    """Adapts a formula of flat arrays to arrays of any shapes."""
 
     def found(inputs: Inputs) -> Any:
         arrays = np.broadcast_arrays(*(np.asarray(inputs[axis]) for axis in axes))
@@ -391,7 +391,7 @@ def _ascending(inputs: Inputs, cycles: Callable[[Inputs], Any]) -> NDArray[np.in
 
 
 def _each(inputs: Inputs, axes: tuple[str, ...], value: Callable[[Mapping[str, int]], int]) -> NDArray[np.int64]:
-    """Evaluates a function once per distinct combination of some axes; returns an array of their broadcast shape."""
+    """Evaluates a function once per distinct combination of some axes, as a broadcast array."""
     arrays = np.broadcast_arrays(*(np.asarray(inputs[axis]) for axis in axes))
     columns = [np.unique(array, return_inverse=True) for array in arrays]
     shape = tuple(len(values) for values, _ in columns)
@@ -460,7 +460,7 @@ class _Run:
     begun: tuple[tuple[tuple[int, int], int, _Need], ...]
 
     def runs(self, rings: tuple[int, int], need: _Need) -> bool:
-        """Whether a design with these rings runs as this one does, given the ring words that the run needs."""
+        """Whether a design with these rings runs like this one, given the needed ring words."""
         pairs = zip(rings, self.rings, need, strict=True)
         return all(ring == mine or (least is not None and ring >= least) for ring, mine, least in pairs)
 
@@ -545,7 +545,7 @@ class _Scorer:
         return self._least(points, self._rough)
 
     def tight_bound(self, points: Inputs) -> NDArray[np.float64]:
-        """Tighter but costlier bounds than `cheap_bound`."""
+        """Tighter, costlier bounds than `cheap_bound`."""
         return self._least(points, self._fine)
 
     def _least(self, points: Inputs, cycles: Callable[[Inputs], Any]) -> NDArray[np.float64]:
@@ -560,7 +560,7 @@ class _Scorer:
         return self.space._once(points, lambda inputs: self.space._bounds(inputs, {}, leaping=True))
 
     def _fine(self, points: Inputs) -> Any:
-        """Tighter bounds, with the known done cycles of the first row groups."""
+        """Tighter bounds, with known cycles of the first row groups."""
         return self.space._bounds(points, self._known(points), leaping=False)
 
     def _known(self, points: Inputs) -> dict[tuple[int, int], NDArray[np.int64]]:
@@ -573,7 +573,7 @@ class _Scorer:
         return {place: cycles[back] for place, cycles in found.items()}
 
     def _known_prefix(self, begin: tuple[int, ...], rings: tuple[int, int]) -> dict[tuple[int, int], int]:
-        """The known done cycles of one design, by linear layer and row group."""
+        """The known done cycles of one design."""
         runs = self._begun.get(begin, [])
         return {place: cycle for run in runs for place, cycle, need in run.begun if run.runs(rings, need)}
 
@@ -581,7 +581,7 @@ class _Scorer:
         return tuple(point[axis] for axis in (*self._axes, *self._boxed))
 
     def _key(self, point: Mapping[str, int]) -> tuple[int, ...]:
-        """Key of all that decides a design's commands and their durations, apart from delays by full rings."""
+        """Key of a design's commands and their durations, apart from delays by full rings."""
         found: Any = self._decided(point, point["ports"] * self.space.board.memory.port_bits // 8, point["row_group"])
         return (*(point[axis] for axis in self._axes), *map(int, found), *(point[axis] for axis in self._boxed))
 

@@ -30,7 +30,7 @@ class EnergyTerms:
 
     Args:
         network: the layers.
-        board: a board with coefficients.
+        board: with coefficients.
         kernels: kernel classes by engine name.
         fixed: by engine, the parameters that are no axes.
         axes: values by parameter; the kernels' formulas are tabulated over them.
@@ -108,7 +108,7 @@ class EnergyTerms:
         return found
 
     def _linear(self, x: Inputs) -> Any:
-        """Joules of the linear engine's multiplications and on-chip memory, and of all off-chip transfers."""
+        """Joules of the linear engine's work, and of all off-chip transfers."""
         kernel, e = self.kernels[RING], self.board.coefficients
         params = {**self.fixed[RING], **x, "word_bytes": x["ports"] * self.port_bytes}
         per_byte = (e.offchip_byte_fj + e.ram_byte_fj) * _FEMTO
@@ -176,7 +176,7 @@ class EnergyTerms:
 
 
 def _groups(row_group: Any, rows: int) -> Iterator[tuple[Any, int]]:
-    """Yields a number of row groups, an array like ``row_group``, and the rows of each, for every size of the axis."""
+    """Yields number, like ``row_group``, and rows of row groups, for every size of the axis."""
     for size in np.unique(row_group).tolist():
         here = row_group == size
         if rows >= size:

@@ -51,7 +51,7 @@ class EngineTables:
         return dict(zip(self.axes[engine], np.ix_(*(self.values[axis] for axis in self.axes[engine])), strict=True))
 
     def table(self, key: tuple[object, ...], engine: str, make: Callable[[], Any]) -> Table:
-        """A table whose last axes are an engine's, extended from values to nodes by minimum; computed once per key."""
+        """A cached table whose last axes are an engine's, extended to nodes by minimum."""
         if key not in self._tables:
             axes = self.axes[engine]
             found = np.asarray(make(), np.int64)
@@ -89,7 +89,7 @@ class Costs:
         return costs
 
     def time(self, layer: Layer, first: Number, rows: Number) -> Number:
-        """Fewest cycles of a command of ``rows`` rows from ``first`` on."""
+        """Fewest cycles of a command of some rows."""
         kernel, have = kernel_of_layer(layer), len(np.asarray(rows))
         starts = self._starts[self._starts < have]
         firsts, counts = np.asarray(first)[starts], np.asarray(rows)[starts]

@@ -61,7 +61,7 @@ class DesignChoice:
     Attributes:
         ring_words, table_words: 0 for deep enough for all weights, within a share of the device.
         ports, clock_hz: 0 for those of the board.
-        generous: whether that share is used; if not, the rings have the least depth.
+        generous: whether that share is used; if not, rings are of least depth.
         others: values of the other engines' axes, sorted by name; missing ones are those of the smallest designs.
     """
 
@@ -250,7 +250,7 @@ class Planner:
         return self._linear(choice, need.row_words, max(ring, need.least, 2), max(table, 2))
 
     def _depth(self, words: int, bits: int, share: int, choice: DesignChoice) -> int:
-        """Words of a ring: the power of two that holds ``words``, or the largest that its block RAM share holds."""
+        """Words of a ring: a power of two, enough for all or the most that its share of block RAM holds."""
         room = int(self.limit.bram36) * _BRAM_BITS // share // bits if choice.generous else 0
         depth = _power(words)
         while depth > max(room, 2):
@@ -318,7 +318,7 @@ class Planner:
         return self.legal(design) and not _excess(self.cost(design), self.limit)
 
     def columns(self, design: Design) -> list[tuple[Linear, int, int]]:
-        """Every linear layer with its source's and target's columns as they lie on chip."""
+        """Every linear layer with its source and target columns on chip."""
         return linear_columns(self.network, design)
 
     def legal(self, design: Design) -> bool:

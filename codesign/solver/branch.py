@@ -67,7 +67,7 @@ class Branching:
 
     Args:
         bounder: bounds of the problem's terms.
-        archive: dominating set; boxes whose bounds it dominates are cut. It may grow meanwhile.
+        archive: a box is cut if this dominates its bounds; it may grow meanwhile.
         block: boxes bounded at once.
     """
 
@@ -123,7 +123,7 @@ class Branching:
     # Which boxes and which axis come next.
 
     def _most(self, step: _RefineStep) -> int:
-        """Boxes that a step takes at once, so that their children fill one block."""
+        """Boxes whose children a step makes fill one block."""
         fan: int = self.trees[step.axis].kids[step.level][0].shape[1]
         return max(1, self.block // fan)
 
@@ -202,7 +202,7 @@ class Branching:
         return any(step.axis in self._late or step.single.issuperset(term.of) for term in terms if step.axis in term.of)
 
     def _allowed(self, bounds: Bounds, weight: NDArray[np.int64], tally: Tally) -> Mask:
-        """Whether each box may hold a feasible point; counts the points of the others."""
+        """Whether each box may hold a feasible point; counts the others."""
         keep = weight > 0
         for name, limit in self.problem.limits.items():
             low = bounds.low(name)
@@ -223,7 +223,7 @@ class Branching:
 
 
 def _picked(low: Array, at: NDArray[np.int64], shape: tuple[int, ...]) -> Array:
-    """Entries of an array broadcast to a block, at flat positions ``at``."""
+    """Entries at flat positions of an array broadcast to a block."""
     if len(shape) == 2 and low.shape == (shape[0], 1):
         return np.asarray(low.ravel().take(at // shape[1]))
     return np.asarray(np.broadcast_to(low, shape).ravel().take(at))

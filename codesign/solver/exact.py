@@ -29,9 +29,9 @@ _TRIES, _ROUNDS = 1 << 21, 4
 _DIVE = 2000
 """Boxes kept by the dive that comes first if objectives are expensive."""
 _WIDE = 1 << 18
-"""Boxes bounded at once if objectives are expensive, as few large calls cost less than many small ones."""
+"""Boxes bounded at once if objectives are expensive, as calls cost more than boxes."""
 _CROWD, _SCOUTS = 1 << 13, 50
-"""Waiting points above which a few are scored early, to cut many of the others, and the number of these few."""
+"""Waiting points above which a few are scored early, to cut many others, and the number of these few."""
 _POOL = 1 << 17
 _CHUNK = 1 << 17
 _BESIDE = 300
@@ -121,14 +121,14 @@ def _design(problem: Problem, point: Points) -> dict[str, int]:
 
 
 class _Engine:
-    """The two stages of a search: tries some points, then branches over all."""
+    """Tries some points, then branches over all."""
 
     def __init__(self, bounder: Bounder, block: int, progress: Progress | None) -> None:
         self.problem, self.bounder, self.block, self.progress = bounder.problem, bounder, block, progress
         self.climber = _Climber(bounder, block)
 
     def front(self) -> tuple[Archive, Proof]:
-        """The front by the objectives' terms alone, and its proof."""
+        """The front of the objectives' terms, and its proof."""
         archive = self.tries()
 
         def sink(values: Values, points: Points) -> None:
@@ -156,7 +156,7 @@ class _Engine:
         return values, points
 
     def branch(self, archive: Archive, sink: Callable[[Values, Points], None]) -> Proof:
-        """Hands every feasible point that the archive does not dominate to the sink; returns the proof."""
+        """Hands the feasible points that the archive does not dominate to the sink."""
         if self.problem.size == 1:
             sink(*self.climber.feasible(self._starts()[:1]))
             return Proof(1, {}, 0, 1, 0, self.climber.tried)
@@ -288,9 +288,9 @@ class _Climber:
         return [at for at, name in enumerate(self.problem.objectives) if name not in refine.objectives]
 
     def alike(self, points: Points, refine: ExactScorer) -> list[Points]:
-        """For each point, the feasible points that differ in spare axes alone, at equal objectives but refined ones.
+        """For each point, the feasible ones that differ in spare axes alone and in no unrefined objective.
 
-        Those that use the least of the limited terms come first.
+        Those that use the least of the limits come first.
         """
         axes, shape = self._spare(refine), self.problem.shape
         places = np.array([*product(*(range(shape[axis]) for axis in axes))], np.int64)
@@ -378,7 +378,7 @@ class _PointScorer:
         return len(self._values)
 
     def take(self, values: Values, points: Points) -> None:
-        """Adds undominated points with the bounds of their objectives."""
+        """Adds undominated points with their objectives' bounds."""
         keep = ~self.archive.cover.reaches(values)
         values, points = values[keep], points[keep]
         if len(points):
@@ -419,7 +419,7 @@ class _PointScorer:
         return None
 
     def _raise_bounds(self, bound: Callable[[Inputs], Values] | None, values: Values, points: Points) -> Values:
-        """Bounds of points, raised by another bound of the refined objectives."""
+        """Bounds of points, raised where ``bound`` is higher."""
         if bound is None:
             return values
         raised = values.copy()
@@ -491,7 +491,7 @@ class _PointScorer:
 
 @dataclass(frozen=True)
 class FrontCheck:
-    """Counts of the points that `check_front` examined.
+    """Counts of points that `check_front` examined.
 
     Attributes:
         points: points evaluated.

@@ -182,7 +182,7 @@ class Archive:
         return self._cover
 
     def add(self, values: Values, points: Points) -> bool:
-        """Adds the points that are not dominated, and drops those that they dominate.
+        """Adds undominated points and drops those that they dominate.
 
         Returns:
             Whether the archive changed.
@@ -292,7 +292,7 @@ class Front:
         objectives: names, all minimised.
         values: objective vectors, one per row.
         parameters: per axis, the value of every point.
-        proof: account of the search, by which the front is known to be whole.
+        proof: how the front is known to be whole.
     """
 
     objectives: tuple[str, ...]

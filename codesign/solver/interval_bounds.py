@@ -59,7 +59,7 @@ class Tree:
         return kids, np.where(at < end[:, None], self.size[kids], 0)
 
     def extend(self, table: Array, axis: int, extreme: np.ufunc) -> Array:
-        """Extends a table over values to one over nodes, by an extreme along ``axis``."""
+        """Extends a table from values to nodes along ``axis``."""
         parts = [table]
         for upper, lower in reversed([*pairwise(self.levels)]):
             if len(upper) == 1:

@@ -144,11 +144,11 @@ class Problem:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Number of values of each axis."""
+        """Number of values per axis."""
         return tuple(map(len, self.axes.values()))
 
     def parameters(self, points: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
-        """Values by axis of points, which are given as positions on the axes, one point per row."""
+        """Values by axis of points given as positions on the axes, one per row."""
         columns = zip(self.axes.items(), points.T, strict=True)
         return {name: np.array(values, dtype=np.int64)[at] for (name, values), at in columns}
 

@@ -30,7 +30,7 @@ class Machine:
     """One run of a program.
 
     Args:
-        program: the command list and its address.
+        program: the program.
         design: the design that runs it.
         formulas: duration formulas of the kernels.
         counts: data-dependent work, by layer; None for the kernels' assumption.
@@ -110,15 +110,15 @@ def _need(m: NDArray[np.int64], client: int, ratio: int) -> int | None:
 
 
 class _Records:
-    """The part of the event kernel's state that depends on the command list alone.
+    """State of the event kernel that depends on the command list alone.
 
     Args:
-        program: the program with the list.
+        program: the program.
         word: bytes of a bus word.
 
     Attributes:
-        rows: the commands' records, concatenated, without the durations that kernels compute.
-        open: works whose duration a kernel computes: engine, work, and positions of the duration in `rows`.
+        rows: the commands' records, concatenated, without durations from kernels.
+        open: works with a duration from a kernel: engine, work, and positions of the duration in `rows`.
         linear: indices of the linear commands.
         timed: index of the first command of each work in `open`.
         given: tokens given in the whole run, by taker and giver.
@@ -208,8 +208,8 @@ class _Layout:
     """Initial state of the event kernel for a run.
 
     Attributes:
-        memory: its first part: scalars, records and the commands' tables.
-        zeros: number of zeros after it.
+        memory: its begin: scalars and the commands' tables.
+        zeros: zeros after it.
     """
 
     def __init__(self, records: _Records, design: Design, formulas: Formulas, list_at: int) -> None:
@@ -227,11 +227,11 @@ class _Layout:
         self._set_room(records)
 
     def set_time(self, index: int, cycles: int) -> None:
-        """Sets the duration of a command of a compute engine other than the linear one."""
+        """Sets the duration of a non-linear engine's command."""
         self.memory[ev.FIXED + index * ev.COMMAND_SIZE + ev.OPERAND] = cycles
 
     def _table(self, size: int) -> int:
-        """Reserves a table of ``size`` zeros; returns its position."""
+        """Position of a new table of zeros."""
         self.zeros += size
         return len(self.memory) + self.zeros - size
 

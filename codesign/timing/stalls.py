@@ -26,9 +26,9 @@ class Wait(NamedTuple):
 
     Attributes:
         engine: the idle engine.
-        start, stop: first idle cycle, and first cycle after the interval.
+        start, stop: first idle cycle, and first after it.
         cause: the engine that it waits for, `READING`, `DONE` or `WEIGHTS`.
-        reason: one sentence for the reader.
+        reason: one sentence.
     """
 
     engine: str

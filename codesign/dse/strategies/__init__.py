@@ -68,13 +68,13 @@ class Strategy(Protocol):
         seed: int,
         progress: Progress | None,
     ) -> Front:
-        """The best designs found; ``proof.exact`` of the front tells whether they are proven to be the best.
+        """The best designs found; ``proof.exact`` of the front tells whether they are proven best.
 
         Args:
             space: the designs.
             objectives: names, all minimised.
             evaluations: most designs evaluated; a strategy that proves its front may ignore it.
-            seed: seed of random numbers; the same arguments give the same front.
+            seed: of random numbers; the same arguments give the same front.
             progress: called with the designs settled, the designs in all, and the front's size.
 
         Raises:

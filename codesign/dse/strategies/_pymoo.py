@@ -36,9 +36,9 @@ class Evolutionary:
     """A multi-objective algorithm of pymoo as a `codesign.dse.strategies.Strategy`.
 
     Attributes:
-        name: name of the strategy.
-        module: submodule of ``pymoo.algorithms.moo``.
-        kind: name of the class in it.
+        name: of the strategy.
+        module: in ``pymoo.algorithms.moo``.
+        kind: the class in it.
     """
 
     name: str

@@ -118,7 +118,7 @@ class Interfaces:
         self.all = [Interface(network, board) for board in boards]
 
     def of(self, variant: Number, what: Callable[[Interface], int]) -> Number:
-        """A figure of the interface at each index in ``variant``."""
+        """A figure of the interface per index in ``variant``."""
         if isinstance(variant, int):
             return what(self.all[variant])
         return np.array([what(each) for each in self.all], np.int64)[variant]
@@ -126,7 +126,7 @@ class Interfaces:
     def each(
         self, variant: Number, sizes: Sequence[Number], what: Callable[[Interface, tuple[int, ...]], int]
     ) -> Number:
-        """A figure of the interface at each index for the sizes there, computed once per distinct combination."""
+        """A figure per interface index and sizes, computed once per distinct combination."""
         if all(isinstance(size, int) for size in (variant, *sizes)):
             return what(self.all[int(variant)], tuple(int(size) for size in sizes))
         columns = np.broadcast_arrays(variant, *sizes)

@@ -355,7 +355,7 @@ class _Schedule:
         return self.done[name].of(group, first_row) + 1 if name in self.done else 0
 
     def _load(self, load: Load, layer: int) -> Number:
-        """Issues a load before a linear layer; returns its done cycle, 0 while repeats are being skipped."""
+        """Issues a load before a linear layer; returns its done cycle."""
         self.listed = self.listed + 1
         done = self.loads.add(load, layer)
         return 0 if self.leaping else done
@@ -534,7 +534,7 @@ class _Schedule:
         return self.times[key]
 
     def _whole(self, group: Group) -> tuple[Number, Number]:
-        """First row and rows of a group for all designs; legal placeholders for designs without it."""
+        """First row and rows of a group; legal placeholders for designs without it."""
         return replace_leading(0 * self.row_group, group.first), replace_leading(self.row_group, group.rows)
 
     def _constants(self, layer: Layer) -> list[Number]:

@@ -31,7 +31,7 @@ from codesign.target.engines import (
 from codesign.target.kernel import Columns, ceil_div, padded
 
 _NETWORKS = 4
-"""Networks whose layouts are kept."""
+"""Networks whose layouts are cached."""
 
 
 def groups(rows: int, most: int) -> list[tuple[int, int]]:
@@ -177,7 +177,7 @@ class Region(NamedTuple):
 
     @property
     def streamed(self) -> bool:
-        """Whether the window holds fewer rows than the matrix has."""
+        """Whether the window is shorter than the matrix."""
         return self.window < self.rows
 
     @property
@@ -222,7 +222,7 @@ class NetworkAnalysis:
         self._layouts: dict[tuple[Widths, Streams | None], Layout] = {}
 
     def layout(self, wide: Widths, streams: Streams | None = None) -> "Layout":
-        """The layout for these port widths, cached; with ``streams``, rows may stream through the memories.
+        """The layout for these port widths, cached; with ``streams``, rows may stream.
 
         Raises:
             NothingFits: see `homes`.
@@ -233,7 +233,7 @@ class NetworkAnalysis:
         return self._layouts[key]
 
     def homes(self, memories: MemoryMap) -> dict[str, str]:
-        """The `homes` of the network, computed once for all designs whose memories have the same numbers."""
+        """The network's `homes`, computed once for all designs of equal memory numbers."""
         key = tuple(memories.numbers.items())
         if key not in self._homes:
             self._homes[key] = homes(self.network, self.runs, memories)
@@ -287,7 +287,7 @@ class Layout:
         home: memory of every tensor and constant.
         columns: columns of every tensor.
         pitch: bytes per row of every tensor and constant.
-        regions: region of every tensor and constant.
+        regions: their regions.
         need: bytes needed, by memory.
     """
 
@@ -396,7 +396,7 @@ class Layout:
         return padded(columns * wide, max(self.unit(home), wide * self.t_out))
 
     def _allocate(self, room: Mapping[str, int]) -> dict[str, Region]:
-        """Allocates first fit by lifetime; a matrix too large for its memory's room gets a window of rows if it may."""
+        """Allocates first fit by lifetime; a matrix too large for its room gets a window of rows if it may."""
         last = self.analysis.last
         live: dict[str, list[tuple[int, int, int]]] = {}
         regions: dict[str, Region] = {}

@@ -199,7 +199,7 @@ def _check_linear(found: Layout, design: Design, layer: Linear, ib: int) -> None
 
 
 def _program(found: Layout, t_in: int, row_group: int, cuts: tuple[int, ...], bare: bool = False) -> Program:
-    """The program of a layout; the integers are all else that decides it, for ``cuts`` see `_cuts`."""
+    """The program of a layout; the numbers are all else that decides it, see `_cuts`."""
     inputs, outputs, end = _host_places(found)
     emit = _Emitter(found, t_in, row_group, end, inputs, outputs, bare=bare)
     for step, (layer, tiles) in enumerate(zip(found.network, cuts, strict=True)):
@@ -272,7 +272,7 @@ def _host_places(found: Layout) -> tuple[dict[str, DramMatrix], dict[str, DramMa
 
 
 def _finish(emit: _Emitter) -> Program:
-    """Inserts the fetches ahead of their use, adds the tokens between commands, and completes the memory plan."""
+    """Inserts the fetches ahead of their use, adds all tokens, and completes the memory plan."""
     commands: list[Command] = []
     uses = dict.fromkeys(index for index, _ in emit.fetches)
     fetches, lead_at = _behind_loads(emit)
@@ -322,7 +322,7 @@ class _WeightBlock(NamedTuple):
 
 
 def _linear(emit: _Emitter, layer: Linear, most: int) -> None:
-    """Emits a linear layer: for every block of columns that fits the rings, all row groups.
+    """Emits all row groups for every block of columns that fits the rings.
 
     A streamed output is written row group by row group, so its blocks are the inner loop and
     their weights are fetched again for every group.
@@ -448,7 +448,7 @@ def _need_input(emit: _Emitter, name: str, group: tuple[int, int], first_row: in
 
 
 def _store_whole(emit: _Emitter, name: str) -> None:
-    """Emits the store of a network output; does nothing for any other tensor."""
+    """Emits the store of a network output; else nothing."""
     if name in emit.outputs:
         _store_rows(emit, name, 0, emit.outputs[name].rows)
 
@@ -459,7 +459,7 @@ def _store_rows(emit: _Emitter, name: str, first: int, rows: int) -> None:
 
 
 def _transfer(engine: str, memory: int, found: Layout, place: DramMatrix, name: str, first: int, rows: int) -> Command:
-    """The command that loads or stores some rows of a tensor."""
+    """Load or store command of some rows of a tensor."""
     region, word = found.regions[name], found.widths.word
     span = region.span(first, rows)
     fields = {

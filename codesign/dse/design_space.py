@@ -308,7 +308,7 @@ class DesignSpace:
         return term.formula({**known, "cycles": cycles})
 
     def _untileable(self) -> Term:
-        """Term that is 1 where the weights of the longest tile do not fit the ring."""
+        """Term: 1 where the longest tile's weights do not fit the ring."""
 
         def formula(inputs: Inputs) -> Any:
             deepest = max(layer.k for layer in self.network if isinstance(layer, Linear))
@@ -328,7 +328,7 @@ class DesignSpace:
         return found
 
     def _illegal(self, engine: str) -> Term:
-        """Term that is 1 where the kernel rejects its parameters."""
+        """Term: 1 where the kernel rejects its parameters."""
         kernel = self.tools.kernels[engine]
         return self._engine_term(f"illegal_{engine}", engine, lambda params: 1 - np.asarray(kernel.legal(params)) * 1)
 
@@ -348,14 +348,14 @@ class DesignSpace:
         return Term(name, (*self._engine_axes[engine], *more), formula)
 
     def _row_words(self) -> Term:
-        """Term of the words of the longest source row, heads padded for the ports of their memories."""
+        """Term: words of the longest source row, heads padded for the ports of their memories."""
         axes = ("t_out", *self._padding, "ports")
         return Term(
             "kw_max", axes, lambda inputs: _each(inputs, axes, lambda point: self.design(point).linear["kw_max"])
         )
 
     def _rest(self, name: str) -> Term:
-        """Term of a resource of memories and shell, per combination of port widths."""
+        """Term of memories and shell, per combination of the port widths."""
         axes = self._memory_axes
         return Term(
             f"rest_{name}",
@@ -406,7 +406,7 @@ def parse_design(text: str | None) -> dict[str, int] | None:
     """Parameters by name, from ``t_in=16,t_out=32,...``; None for None.
 
     Raises:
-        InputError: something else, or a parameter twice.
+        InputError: another form, or a parameter twice.
 
     >>> parse_design("t_in=16,n_l=3")
     {'t_in': 16, 'n_l': 3}
@@ -421,7 +421,7 @@ def parse_design(text: str | None) -> dict[str, int] | None:
 
 
 CHOICES = {"latency": ("latency_us", "dsp"), "area": ("dsp", "latency_us"), "energy": (ENERGY, "latency_us")}
-"""Goals of a build: the objective that must be near its best, and the one that then decides."""
+"""Goals of a build: the objective to be near the best in, and the one that then decides."""
 
 
 def choose(front: Front, objective: str) -> int:
@@ -541,7 +541,7 @@ class _Scorer:
         return tuple(found)
 
     def cheap_bound(self, points: Inputs) -> NDArray[np.float64]:
-        """Lower bounds of the objectives of many designs, one per row; delays by full rings are included."""
+        """Lower bounds of the objectives of many designs, with delays by full rings."""
         return self._least(points, self._rough)
 
     def tight_bound(self, points: Inputs) -> NDArray[np.float64]:
@@ -564,7 +564,7 @@ class _Scorer:
         return self.space._bounds(points, self._known(points), leaping=False)
 
     def _known(self, points: Inputs) -> dict[tuple[int, int], NDArray[np.int64]]:
-        """Known done cycles of the first row groups, the ``begun`` of `codesign.timing.bound.schedule.Bound`."""
+        """Done cycles of the first row groups: ``begun`` of `codesign.timing.bound.schedule.Bound`."""
         found: dict[tuple[int, int], NDArray[np.int64]] = {}
         rows, back = np.unique(self._begins(points), axis=0, return_inverse=True)
         for row, (*begin, ring, table) in enumerate(rows.tolist()):
@@ -581,7 +581,7 @@ class _Scorer:
         return tuple(point[axis] for axis in (*self._axes, *self._boxed))
 
     def _key(self, point: Mapping[str, int]) -> tuple[int, ...]:
-        """Key of a design's commands and their durations, apart from delays by full rings."""
+        """Key of a design's commands and durations, but for delays by full rings."""
         found: Any = self._decided(point, point["ports"] * self.space.board.memory.port_bits // 8, point["row_group"])
         return (*(point[axis] for axis in self._axes), *map(int, found), *(point[axis] for axis in self._boxed))
 

@@ -32,8 +32,8 @@ class EnergyTerms:
         network: the layers.
         board: with coefficients.
         kernels: kernel classes by engine name.
-        fixed: by engine, the parameters that are no axes.
-        axes: values by parameter; the kernels' formulas are tabulated over them.
+        fixed: parameters by engine that are no axes.
+        axes: values by parameter; kernel formulas are tabulated over them.
     """
 
     def __init__(
@@ -176,7 +176,7 @@ class EnergyTerms:
 
 
 def _groups(row_group: Any, rows: int) -> Iterator[tuple[Any, int]]:
-    """Yields number, like ``row_group``, and rows of row groups, for every size of the axis."""
+    """Yields counts of equal row groups, shaped like ``row_group``, and their rows."""
     for size in np.unique(row_group).tolist():
         here = row_group == size
         if rows >= size:
@@ -186,7 +186,7 @@ def _groups(row_group: Any, rows: int) -> Iterator[tuple[Any, int]]:
 
 
 def _places(row_group: Any, rows: int) -> Iterator[tuple[Any, int, int]]:
-    """Yields every row group: 1 where ``row_group`` has its size, its first row, and its rows."""
+    """Yields every row group: where it exists (1 or 0), first row, and rows."""
     for size in np.unique(row_group).tolist():
         for first in range(0, rows, size):
             yield (row_group == size) * 1, first, min(size, rows - first)

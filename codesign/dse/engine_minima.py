@@ -39,7 +39,7 @@ class EngineTables:
         self._tables: dict[tuple[object, ...], Table] = {}
 
     def leaf(self, axis: str, values: NDArray[np.int64]) -> Nodes:
-        """Leaf nodes of an axis for some of its values."""
+        """Leaf nodes of some values of an axis."""
         return np.asarray(self.trees[axis].first[-1] + np.searchsorted(self.values[axis], values))
 
     def at(self, nodes: Mapping[str, Nodes], t_out: Number, word: Number, row_group: Number) -> "Costs":
@@ -111,7 +111,7 @@ class Costs:
         return np.broadcast_to(found, shape)
 
     def words(self, layer: Layer) -> list[Number]:
-        """Fewest bus words of each of the layer's constants."""
+        """Fewest bus words of each constant."""
         kernel, found = kernel_of_layer(layer), list[Number]()
         for constant in kernel.constants(layer):
             key = ("words", kernel.op, constant.memory, constant.size, *self.words_of.tolist())

@@ -31,7 +31,7 @@ _GROUPS = (1, 2, 4, 8)
 _WHOLE = 1 << 15
 _BRAM_BITS = 36 * 1024
 _RING_SHARE, _TABLE_SHARE = 4, 16
-"""The weight ring takes at most one part in the first of the block RAM, the table ring one in the second."""
+"""Largest parts of the block RAM for the weight ring and for the table ring, as divisors."""
 _DEEP = 64
 """Most words of a memory in LUT RAM; deeper memories are multiples of `_STEP` words."""
 _STEP = 512
@@ -61,7 +61,7 @@ class DesignChoice:
     Attributes:
         ring_words, table_words: 0 for deep enough for all weights, within a share of the device.
         ports, clock_hz: 0 for those of the board.
-        generous: whether that share is used; if not, rings are of least depth.
+        generous: whether that share is used, not the least depth.
         others: values of the other engines' axes, sorted by name; missing ones are those of the smallest designs.
     """
 
@@ -163,7 +163,7 @@ def _check_supported(network: Network, kernels: Mapping[str, type[Kernel]]) -> N
 
 
 class Planner:
-    """Turns choices into designs, and computes their resources and time."""
+    """Designs of choices, with their resources and time."""
 
     def __init__(self, network: Network, board: Board, tools: HardwareQueries, limit: Resources) -> None:
         _check_supported(network, tools.kernels)
@@ -250,7 +250,7 @@ class Planner:
         return self._linear(choice, need.row_words, max(ring, need.least, 2), max(table, 2))
 
     def _depth(self, words: int, bits: int, share: int, choice: DesignChoice) -> int:
-        """Words of a ring: a power of two, enough for all or the most that its share of block RAM holds."""
+        """Words of a ring: a power of two, for all words or what its block RAM share holds."""
         room = int(self.limit.bram36) * _BRAM_BITS // share // bits if choice.generous else 0
         depth = _power(words)
         while depth > max(room, 2):
@@ -258,7 +258,7 @@ class Planner:
         return depth
 
     def _memories(self, sized: Design) -> dict[str, int]:
-        """Bytes by memory, cached; with several layers they do not depend on the rows per command."""
+        """Bytes by memory, cached; with several layers, independent of rows per command."""
         key = widths(sized), sized.row_group if len(self.network.layers) == 1 else 0
         if key not in self._sizes:
             self._sizes[key] = self._sized(sized)
@@ -298,7 +298,7 @@ class Planner:
             self._words[key] = found
         return self._words[key][memory]
 
-    # What a choice costs.
+    # Costs of a choice.
 
     def need(self, choice: DesignChoice) -> Resources:
         """Resources of a choice, all parts together."""
@@ -327,7 +327,7 @@ class Planner:
         return all(self.tools.kernels[name].legal({**params, **word}) for name, params in design.engines.items())
 
     def verdict(self, choice: DesignChoice) -> str:
-        """The reason why a choice does not fit, in one line."""
+        """Reason why a choice does not fit, in one line."""
         need = self.need(choice)
         short = _excess(need, self.limit)
         if not short:

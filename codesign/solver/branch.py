@@ -120,15 +120,15 @@ class Branching:
         firsts = np.array([tree.first[-1] for tree in self.trees.values()])
         return np.asarray(batch.nodes.T.astype(np.int64) - firsts)
 
-    # Which boxes and which axis come next.
+    # Order of boxes and of axes.
 
     def _most(self, step: _RefineStep) -> int:
-        """Boxes whose children a step makes fill one block."""
+        """Boxes of a step whose children fill one block."""
         fan: int = self.trees[step.axis].kids[step.level][0].shape[1]
         return max(1, self.block // fan)
 
     def _next(self, pending: list[list[_Batch]], steps: list[_RefineStep]) -> int:
-        """Index of the deepest step with a full block of boxes, or else of the first step with any."""
+        """The deepest step with a full block of boxes, or else the first with any."""
         filled = [depth for depth, batches in enumerate(pending) if batches]
         full = [d for d in filled if sum(len(b.weight) for b in pending[d]) >= self._most(steps[d])]
         return full[-1] if full else filled[0]
@@ -223,7 +223,7 @@ class Branching:
 
 
 def _picked(low: Array, at: NDArray[np.int64], shape: tuple[int, ...]) -> Array:
-    """Entries at flat positions of an array broadcast to a block."""
+    """Entries, by flat position, of an array broadcast to a block."""
     if len(shape) == 2 and low.shape == (shape[0], 1):
         return np.asarray(low.ravel().take(at // shape[1]))
     return np.asarray(np.broadcast_to(low, shape).ravel().take(at))

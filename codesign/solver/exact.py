@@ -128,7 +128,7 @@ class _Engine:
         self.climber = _Climber(bounder, block)
 
     def front(self) -> tuple[Archive, Proof]:
-        """The front of the objectives' terms, and its proof."""
+        """Front and proof by the objectives' terms."""
         archive = self.tries()
 
         def sink(values: Values, points: Points) -> None:
@@ -140,7 +140,7 @@ class _Engine:
         return archive, self.branch(archive, sink)
 
     def tries(self) -> Archive:
-        """The front of some good points, to cut boxes with."""
+        """A front of some points to cut boxes with."""
         archive = Archive(len(self.problem.objectives), len(self.problem.axes))
         if self.bounder.lazy and self.problem.size > 1:
             archive.add(*self._dive(archive))
@@ -269,7 +269,7 @@ class _Climber:
         return found
 
     def raised(self, points: Points, refine: ExactScorer) -> Points:
-        """The points with each spare axis as high as feasibility and the objectives that are not refined allow."""
+        """The points with each spare axis as high as limits and unrefined objectives allow."""
         points = points.copy()
         for axis in self._spare(refine):
             count = self.problem.shape[axis]
@@ -284,7 +284,7 @@ class _Climber:
         return [at for at, name in enumerate(self.problem.axes) if name in refine.spare]
 
     def _plain(self, refine: ExactScorer) -> list[int]:
-        """Positions of the objectives that are not refined."""
+        """Positions of the unrefined objectives."""
         return [at for at, name in enumerate(self.problem.objectives) if name not in refine.objectives]
 
     def alike(self, points: Points, refine: ExactScorer) -> list[Points]:
@@ -419,7 +419,7 @@ class _PointScorer:
         return None
 
     def _raise_bounds(self, bound: Callable[[Inputs], Values] | None, values: Values, points: Points) -> Values:
-        """Bounds of points, raised where ``bound`` is higher."""
+        """Bounds, raised to ``bound`` where that is higher."""
         if bound is None:
             return values
         raised = values.copy()

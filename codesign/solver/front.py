@@ -44,7 +44,7 @@ class DominatedRegion:
         self._exact = True
 
     def _grid(self, members: Values) -> None:
-        """Tabulates the least last coordinate of the members below each edge of a grid over the other coordinates."""
+        """Tabulates the least last coordinate of the members below each edge of a grid over the others."""
         dims = members.shape[1] - 1
         most = max(2, int(_CELLS ** (1 / dims)) - 1)
         columns = [np.unique(members[:, j]) for j in range(dims)]
@@ -81,7 +81,7 @@ class DominatedRegion:
 
 
 def _pairwise(members: Values, queries: Values) -> Mask:
-    """Like `DominatedRegion.reaches`, by comparing every pair, block by block."""
+    """Result of `DominatedRegion.reaches` by comparing every pair, block by block."""
     step, found = max(1, (1 << 20) // len(members)), np.zeros(len(queries), dtype=np.bool_)
     for start in range(0, len(queries), step):
         block = queries[start : start + step]
@@ -116,7 +116,7 @@ def nondominated(values: Values, *, ties: bool = False) -> Mask:
 
 
 def layers(values: Values, most: int) -> NDArray[np.int64]:
-    """Positions of up to ``most`` rows: the non-dominated first, then the non-dominated of the rest, and so on.
+    """Positions of up to ``most`` rows: the non-dominated first, then those of the rest, and so on.
 
     >>> sorted(layers(np.array([[1.0, 3.0], [2.0, 2.0], [2.0, 3.0], [3.0, 3.0]]), 3).tolist())
     [0, 1, 2]
@@ -203,7 +203,7 @@ class Archive:
 
 @dataclass(frozen=True)
 class Proof:
-    """Account of every point of a searched space: infeasible, dominated and evaluated points add up to it.
+    """Account of every point of a searched space: infeasible, dominated and evaluated ones add up to it.
 
     Attributes:
         points: points of the space.

@@ -48,7 +48,7 @@ class Tree:
 
     @cached_property
     def kids(self) -> list[tuple[Nodes, NDArray[np.int64]]]:
-        """Per step, the children of each node of its level and their sizes; short rows repeat, with size 0."""
+        """Per step, the children of each node of its level and their sizes; short rows repeat a child, with size 0."""
         return [self._step(*pair, first) for pair, first in zip(pairwise(self.levels), self.first[1:], strict=True)]
 
     def _step(self, upper: Nodes, lower: Nodes, first: int) -> tuple[Nodes, NDArray[np.int64]]:
@@ -97,7 +97,7 @@ class _Memo:
         self._known = np.zeros(prod(counts), np.int64)
 
     def look(self, boxes: Mapping[str, Nodes]) -> Array:
-        """Known bounds of boxes, 0 where unknown."""
+        """Known bounds of boxes, else 0."""
         return np.asarray(self._known.take(self._index(boxes)))
 
     def _index(self, boxes: Mapping[str, Nodes]) -> NDArray[np.int64]:

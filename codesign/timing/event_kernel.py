@@ -83,11 +83,11 @@ OVER = SLOT + LINEAR_SLOTS
 HEADS = OVER + 2 * LINEAR_SLOTS
 """Per port, first cycles to grant its next read and its next write in; NEVER without one."""
 HEAD_WORDS = HEADS + 2 * MOST_PORTS
-"""Bus words of these bursts."""
+"""Bus words of the bursts in `HEADS`."""
 NEXT_READ = HEAD_WORDS + 2 * MOST_PORTS
-"""Per port, the number of the next read burst to grant."""
+"""Per port, the next read burst to grant."""
 DATA_FREE = NEXT_READ + MOST_PORTS
-"""Per port, the first cycle in which its data channel is free."""
+"""Per port, first cycle in which its data are free."""
 WRITER_SIZE, WRITER = 16, DATA_FREE + MOST_PORTS
 WRITES_READ, OFFERED, WRITTEN, IDLE, BUFFER, WAITING, WAITING_WORDS = 0, 1, 2, 3, 4, 6, 8
 """A write port: bursts read into its buffers, offered and granted; first cycle after the last beat; first cycles in
@@ -172,7 +172,7 @@ def _command_words(m: Memory, first: int, words: int) -> None:
 
 
 def _dispatch(m: Memory) -> None:
-    """Dispatches commands to their engines' queues in list order, one per cycle, while there is room."""
+    """Dispatches commands to their engines' queues in order, one per cycle, while there is room."""
     while m[DISPATCHED] < m[ARRIVED]:
         index = m[DISPATCHED]
         engine = ENGINE + ENGINE_SIZE * m[m[COMMAND_AT] + COMMAND_SIZE * index]
@@ -387,7 +387,7 @@ def _want(m: Memory, client: int, offset: int, words: int, visible: int) -> None
 
 
 def _begin_load(m: Memory, t: int, offset: int, words: int, single: int) -> None:
-    """Starts a load accepted in cycle ``t``; ``single`` for the 8-bit tables, written byte by byte, burst by burst."""
+    """Starts a load; ``single`` for the 8-bit tables, written byte by byte, burst by burst."""
     _want(m, LOADS, offset, words, t + 1)
     m[LOADS + SINGLE], m[LOADS + SPACE] = single, m[MOST] if single else words
     m[LOADS + COMING] = m[LOADS + COMING_END] = m[LOADS + COMING_AT]
@@ -440,7 +440,7 @@ def _needed(m: Memory, client: int) -> int:
 
 
 def _steps(m: Memory, limit: int) -> None:
-    """Issues requests and grants until an event is posted or cycle ``limit`` is over."""
+    """Takes steps until an event is posted or cycle ``limit`` is over."""
     while m[TOLD] == 0:
         if m[STALE]:
             _plan_grant(m)
@@ -467,7 +467,7 @@ def _first_slot(m: Memory) -> int:
 
 
 def _plan_issue(m: Memory) -> None:
-    """Plans the next request: the highest-priority client in the first cycle in which any can request."""
+    """Plans the next request: the first client, in order, in the first cycle that any can."""
     m[ISSUE_AT] = m[RIVAL] = NEVER
     if m[ISSUED] - m[DELIVERED] == m[BURSTS]:
         return

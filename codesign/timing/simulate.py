@@ -154,12 +154,12 @@ def _kept(program: Program, word: int) -> _Records:
 
 @cache
 def _programs() -> WeakKeyDictionary[Program, dict[int, _Records]]:
-    """Cache of records, by program and bytes of a bus word."""
+    """Records by program and bytes of a bus word."""
     return WeakKeyDictionary()
 
 
 def _record(command: Command, numbers: Mapping[str, int], word: int) -> tuple[int, ...]:
-    """Record of a command in the format of `codesign.timing.event_kernel`."""
+    """A command's record for `codesign.timing.event_kernel`."""
     engine, fields = command.engine, command.fields
     head = numbers[engine], *_tokens(command.waits, numbers), *_tokens(command.posts, numbers)
     if engine == RING:
@@ -189,7 +189,7 @@ def _given(commands: Sequence[Command], numbers: Mapping[str, int]) -> list[int]
 
 
 def _tokens(counts: Mapping[str, int], numbers: Mapping[str, int]) -> tuple[int, int]:
-    """Token counts by engine, packed into two integers."""
+    """Counts by engine, packed into two integers."""
     value = 0
     for engine, count in counts.items():
         if not 0 <= count <= MAX_TOKENS:
@@ -227,7 +227,7 @@ class _Layout:
         self._set_room(records)
 
     def set_time(self, index: int, cycles: int) -> None:
-        """Sets the duration of a non-linear engine's command."""
+        """Sets the duration of a command that is neither a move nor linear."""
         self.memory[ev.FIXED + index * ev.COMMAND_SIZE + ev.OPERAND] = cycles
 
     def _table(self, size: int) -> int:

@@ -26,7 +26,7 @@ from codesign.solver.problem import Problem
 GROUP = "codesign.strategies"
 """Entry points through which other packages offer strategies."""
 DEFAULT = "exact"
-"""The strategy of a search for which none is named."""
+"""Name of the default strategy."""
 EVALUATIONS = 1000
 """Designs that a strategy without a proof evaluates by default; each is timed exactly."""
 

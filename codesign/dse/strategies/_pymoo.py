@@ -78,7 +78,7 @@ class Evolutionary:
         return seen.front(self.name, seed, process_time() - start)
 
     def _generations(self, problem: Problem, evaluations: int, seed: int, seen: "_Seen") -> Iterator[Points]:
-        """Yields the points that pymoo asks for, one generation at a time, until no new ones come."""
+        """Yields the points that pymoo asks for, by generation, until no new ones come."""
         top = np.array(problem.shape) - 1
         free = np.flatnonzero(top)
         model, algorithm = self._algorithm(top[free], problem, evaluations)
@@ -180,7 +180,7 @@ class _Seen:
 
 
 def _pymoo(module: str, name: str) -> Any:
-    """An attribute of a pymoo module; importing one raises more than ImportError if a dependency is missing.
+    """An attribute of pymoo, which raises more than ImportError if a dependency is missing.
 
     Raises:
         ToolError: it is missing.
@@ -194,7 +194,7 @@ def _pymoo(module: str, name: str) -> Any:
 
 
 def _quietly(action: Any, *arguments: Any, **options: Any) -> Any:
-    """Calls pymoo without its warnings, such as of divisions by zero on a front of one point.
+    """Calls pymoo without warnings, as of divisions by zero on a front of one point.
 
     Raises:
         ToolError: the call raises anything.

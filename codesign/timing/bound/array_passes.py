@@ -10,7 +10,7 @@ from codesign.timing.bound.row_groups import replace_leading, take_leading
 
 
 class Passes:
-    """Passes of the array over a block of weights for the rows of a group, at most ``n_l`` rows each.
+    """Passes of the array over a block of weights for a row group, at most ``n_l`` rows each.
 
     Attributes:
         count, most: passes, and the most of any design.
@@ -126,7 +126,7 @@ class Array:
         detour = full + 2 + period
 
         def until(turns: _Turns, short: Any) -> Any:
-            """End of the last of these passes, whose rows load in ``short`` cycles less than those of a full one."""
+            """End of the last of these passes, whose rows load ``short`` cycles faster than a full one's."""
             second = maximum(one, then + full - short * turns.two + 2) + period
             found = maximum(second + turns.more * period, then + turns.more * full + full - short + 2 + period)
             pairs: Any = second + turns.pairs * detour + turns.odd * period - short * turns.four

@@ -84,7 +84,7 @@ class Loads:
         self.first = None
 
     def repeat(self, moves: list[Move], times: int, layers: int) -> None:
-        """Appends the loads of all repeats but the first; each repeat has ``layers`` linear layers."""
+        """Appends the loads of further repeats, each of ``layers`` linear layers."""
         for number in range(1, times):
             self.moves += [Move(move.words, move.layer + number * layers) for move in moves]
 

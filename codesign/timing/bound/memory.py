@@ -71,7 +71,7 @@ class Interface:
         return machine.stop[(len(loads) - 1 + len(fetch)) * (len(loads) > 1)]
 
     def _listed(self, commands: list[Command]) -> Machine:
-        """Runs the first commands of a list, filled up with idle ones to the shortest list, at most the read-ahead."""
+        """Runs the first commands of a list, filled up with idle ones to the shortest list or the read-ahead."""
         fewest = 2 + sum(1 + isinstance(layer, Linear) for layer in self.network)
         return self._run(commands + [Command("idle", {})] * (min(fewest, COMMAND_QUEUE) - len(commands)))
 
@@ -141,7 +141,7 @@ class Interfaces:
 
 
 class Rates:
-    """Best-case rates of a memory, or of one of several for each design of an array.
+    """Best-case rates of a memory, or of one of several per design.
 
     Args:
         interfaces: the memory interfaces.
@@ -170,7 +170,7 @@ class Rates:
         self._there: Number = self.latency + _REQUEST + 1 + self.ports
 
     def credit(self, cycles: Any) -> Number:
-        """Bytes that the memory's bandwidth allows in a number of cycles."""
+        """Bytes that the memory may grant in some cycles."""
         found: Number = cycles * self.numerator // self.denominator
         return found
 

@@ -81,7 +81,7 @@ class Done:
             self.add(end)
 
     def add(self, end: Number) -> None:
-        """Appends the done cycle of the next group."""
+        """Appends the next group's end."""
         self.ends.append(end)
         self.all = replace_leading(self.all, end)
 

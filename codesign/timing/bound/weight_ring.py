@@ -33,7 +33,7 @@ class Cut(NamedTuple):
         ib, spacing: weight words and initiation interval of a tile.
         all, tiles, blocks, last: tiles of the layer and of a block; blocks; tiles of the last block.
         passes: passes of the array over a block.
-        freed: cycles from the start of a tile in the last pass until its ring room is freed.
+        freed: cycles from a tile's start in the last pass until its room is freed.
     """
 
     ib: Number
@@ -54,7 +54,7 @@ class Rings:
         linear: parameters of the linear engine.
 
     Attributes:
-        known: whether the ring sizes are; if not, they and the weight blocks may have any size.
+        known: whether the ring sizes are known; if not, these and the blocks may be any.
         tiles, words: of all weights so far.
         bursts: fewest full-length bursts that brought them.
         freed: tiles that freed their room, in order.
@@ -104,7 +104,7 @@ class Rings:
         place has arrived and been used.
 
         Args:
-            early: loads as bus words and bytes; each is requested before all weights more than these bytes in.
+            early: bus words of loads, and bytes from the first weights on after which all weights are requested later.
         """
         p, rates = self.linear, self.rates
         turns = maximum((self.words - 1) // p["ring_words"], (self.tiles - 1) // p["table_words"])
@@ -146,7 +146,7 @@ class Rings:
         return there, found
 
     def give_back(self, cut: Cut, end: Number) -> None:
-        """Records when the weights of a layer free their room, the array having ended it in cycle ``end``.
+        """Records when the weights of a layer that the array ended in cycle ``end`` free their room.
 
         In a last pass that is not the only one all weights are present, so it has no gaps.
         """
@@ -173,8 +173,8 @@ class Rings:
     def _turn(self, cut: Cut, tiles: Number, *, asked: bool = False) -> Number:
         """Fewest cycles from the first tile of a single-pass block to that of the next block of ``tiles`` tiles.
 
-        The next block's weights are requested once enough tables of this one are freed. Its tiles run one after the
-        other and, if its own weights were requested that way (``asked``), no faster than these arrive.
+        The next block's weights are requested once enough tables of the first are freed. The first one's tiles run one
+        by one and, if its own weights were requested that way (``asked``), no faster than these arrive.
         """
         late: Any = tiles - (self.linear["table_words"] - cut.tiles)
         one_by_one = cut.freed + (late - 1) * cut.spacing + self._brought(cut.ib)

@@ -23,7 +23,7 @@ from codesign.target.kernel import Columns, Number, Params, ceil_div, maximum, m
 
 PAGE = 4096
 FETCH_LEAD = 4
-"""Weight blocks that are fetched ahead of the block in use."""
+"""Weight blocks fetched ahead of the block in use."""
 LUT_BYTES = 256
 _KEPT = 128
 """Programs without constants that are cached: neighbouring designs often run the same one."""

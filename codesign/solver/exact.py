@@ -27,7 +27,7 @@ _FEW = 256
 _TRIES, _ROUNDS = 1 << 21, 4
 """Most points tried, and rounds of improvement if objectives are expensive."""
 _DIVE = 2000
-"""Boxes kept by the dive that comes first if objectives are expensive."""
+"""Boxes kept by the initial dive for expensive objectives."""
 _WIDE = 1 << 18
 """Boxes bounded at once if objectives are expensive, as calls cost more than boxes."""
 _CROWD, _SCOUTS = 1 << 13, 50

@@ -208,7 +208,7 @@ class _Layout:
     """Initial state of the event kernel for a run.
 
     Attributes:
-        memory: its begin: scalars and the commands' tables.
+        memory: its start: scalars and the commands' tables.
         zeros: zeros after it.
     """
 

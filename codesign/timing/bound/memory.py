@@ -48,7 +48,7 @@ class Interface:
         return (self._listed if len(self.network.layers) > 1 else self._run)([_load(1)]).start[0]
 
     def prologue(self, bytewise: tuple[bool, ...], sizes: tuple[int, ...]) -> int:
-        """Earliest cycle in which the last of the loads that open a multi-layer program is done.
+        """Earliest done cycle of the last of the loads that open a multi-layer program.
 
         They share the memory with the first fetch alone, of as many tiles as the rings hold; the fetch is ignored if
         too many tile counts are possible.

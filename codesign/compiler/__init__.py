@@ -1,1 +1,1 @@
-"""From a network and a design to a memory plan, a command list and a DRAM image."""
+"""Compilation of a network for a design: memory plan, command list and DRAM image."""

@@ -1,4 +1,4 @@
-"""What a host does around a run: samples to matrices in DRAM, and matrices back to numbers.
+"""The host's part of a run: writes samples to DRAM as matrices, and reads matrices back as numbers.
 
 The simulated accelerator and a real board's driver share it; it needs numpy alone.
 """
@@ -17,7 +17,7 @@ Bytes = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Image:
-    """A program as a host sees it: bytes, and where they go.
+    """A program as the host sees it: bytes and their addresses.
 
     Attributes:
         commands: the command list.
@@ -25,9 +25,9 @@ class Image:
         count: number of commands.
         constants: weights, tables and other constants.
         constants_at: their byte address.
-        inputs, outputs: where matrices lie, by tensor name.
+        inputs, outputs: places of matrices, by tensor name.
         dram_bytes: DRAM that the program uses.
-        engines: of the design, in the order of their numbers.
+        engines: the design's, ordered by number.
     """
 
     commands: bytes
@@ -107,7 +107,7 @@ def matrices(network: Network, sample: Mapping[str, NDArray[np.generic]]) -> dic
     """The integer matrices of one sample, by tensor name.
 
     Args:
-        network: says how samples become integers.
+        network: its inputs define how samples become integers.
         sample: an array per model input, of the input's shape.
 
     Raises:

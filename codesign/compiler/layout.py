@@ -1,9 +1,9 @@
-"""Where the matrices of a network lie in the on-chip memories.
+"""Placement of a network's matrices in the on-chip memories.
 
 A memory holds matrices row by row, each row padded to a pitch that every port of the memory
 divides. Heads are padded so that a row of all heads keeps that pitch; the padding's weights
-are zero. All that a network alone decides is found once per network, and every layout of it
-once per widths of a design's ports.
+are zero. All that depends on the network alone is computed once per network, and every layout
+of it once per port widths of a design.
 """
 
 from collections import defaultdict
@@ -31,11 +31,11 @@ from codesign.target.engines import (
 from codesign.target.kernel import Columns, ceil_div, padded
 
 _NETWORKS = 4
-"""Networks whose layouts are kept."""
+"""Networks whose layouts are cached."""
 
 
 def groups(rows: int, most: int) -> list[tuple[int, int]]:
-    """First row and number of rows of each group of at most so many.
+    """First row and number of rows of each group of at most ``most`` rows.
 
     >>> groups(7, 3)
     [(0, 3), (3, 3), (6, 1)]
@@ -47,8 +47,8 @@ def runners(network: Network, engines: Iterable[str]) -> list[str]:
     """The engine of a design that runs each layer; several engines of a kernel take its layers in turn.
 
     Args:
-        network: its layers.
-        engines: of the design.
+        network: the layers.
+        engines: the design's engines.
 
     Raises:
         NothingFits: there is no engine for some layers; the message names them.
@@ -73,12 +73,12 @@ def runners(network: Network, engines: Iterable[str]) -> list[str]:
 
 
 def homes(network: Network, runs: Iterable[str], memories: MemoryMap) -> dict[str, str]:
-    """The memory of every tensor, from who makes it and who reads it.
+    """The memory of every tensor, from the engines that write and read it.
 
     Args:
-        network: its layers.
+        network: the layers.
         runs: the engine that runs each of them.
-        memories: of the design.
+        memories: the design's memories.
 
     Raises:
         NothingFits: a tensor is needed in two memories at once, or where its reader cannot read it.
@@ -108,13 +108,13 @@ def homes(network: Network, runs: Iterable[str], memories: MemoryMap) -> dict[st
 
 
 def _reached(network: Network, runs: Iterable[str]) -> Iterator[tuple[str, str, str]]:
-    """Every tensor that a layer reads or makes, with the engine and its port."""
+    """Yields every tensor that a layer reads or writes, with the engine and its port."""
     for layer, engine in zip(network, runs, strict=True):
         yield from ((name, engine, port) for name, port in kernel_of(engine).reaches(layer))
 
 
 def _linear_homes(network: Network, found: dict[str, set[str]]) -> None:
-    """Targets of linear layers that nothing else places: wide, output or hidden."""
+    """Places targets of linear layers: wide ones in residual, unplaced ones in output or hidden."""
     outputs = {output.source for output in network.outputs}
     wide = {layer.addend for layer in network if isinstance(layer, Linear) and layer.addend is not None}
     for layer in network:
@@ -129,11 +129,11 @@ def _linear_homes(network: Network, found: dict[str, set[str]]) -> None:
 
 
 class Widths(NamedTuple):
-    """All of a design that the layout of whole matrices depends on.
+    """Parameters of a design that decide the layout of whole matrices.
 
     Attributes:
         word: bytes of a bus word.
-        engines: with the parameters that decide where matrices lie.
+        engines: the engines' parameters that decide where matrices lie.
     """
 
     word: int
@@ -141,16 +141,16 @@ class Widths(NamedTuple):
 
 
 def widths(design: Design) -> Widths:
-    """Those of a design."""
+    """The `Widths` of a design."""
     return Widths(design.word_bytes, geometry(design.engines))
 
 
 class Streams(NamedTuple):
-    """What else the layout of a single layer depends on: its rows may stream through its memories.
+    """Further parameters of the layout of a single layer, whose rows may stream through its memories.
 
     Attributes:
         row_group: most rows per command.
-        room: bytes of the memories ``input`` and ``output``, those that there are.
+        room: bytes of the memories ``input`` and ``output``, as far as they exist.
     """
 
     row_group: int
@@ -167,17 +167,17 @@ class Region(NamedTuple):
     rows: int
 
     def at(self, row: int) -> int:
-        """The byte where a row begins."""
+        """Byte address of a row."""
         return self.base + row % self.window * self.pitch
 
     def span(self, row: int, rows: int) -> Span:
-        """The bytes of some rows."""
+        """Byte range of some rows."""
         start = self.at(row)
         return Span(self.memory, start, start + rows * self.pitch)
 
     @property
     def streamed(self) -> bool:
-        """Whether not all rows are there at once."""
+        """Whether the window is shorter than the matrix."""
         return self.window < self.rows
 
     @property
@@ -187,15 +187,15 @@ class Region(NamedTuple):
 
 
 class NetworkAnalysis:
-    """What a network and the engines of a design, whatever their parameters, decide of layouts and programs.
+    """Facts for layouts and programs that depend on a network and its engines, not on the engines' parameters.
 
     Attributes:
         runs: engine of every layer.
         shapes: rows and columns of every tensor and constant.
-        definitions: tensors and constants in the order in which they come to life, with the step.
-        last: step after which a tensor's bytes may be written again, by tensor.
-        padders: by tensor the layer and the engine that decide how its columns are padded.
-        tables: number of every linear layer's 8-bit table; equal ones have one number.
+        definitions: step and name of every tensor and constant, in order of definition.
+        last: by tensor, the step after which its bytes may be overwritten.
+        padders: by tensor, the layer and the engine that decide its column padding.
+        tables: index of every linear layer's 8-bit table; equal tables share one.
         firsts: see `Layout.first`.
 
     Raises:
@@ -222,7 +222,7 @@ class NetworkAnalysis:
         self._layouts: dict[tuple[Widths, Streams | None], Layout] = {}
 
     def layout(self, wide: Widths, streams: Streams | None = None) -> "Layout":
-        """The layout for such ports; of whole matrices, or of what the memories hold of them.
+        """The layout for these port widths, cached; with ``streams``, rows may stream.
 
         Raises:
             NothingFits: see `homes`.
@@ -233,14 +233,14 @@ class NetworkAnalysis:
         return self._layouts[key]
 
     def homes(self, memories: MemoryMap) -> dict[str, str]:
-        """See `homes`; found once for all designs whose memories have the same numbers."""
+        """The network's `homes`, computed once for all designs of equal memory numbers."""
         key = tuple(memories.numbers.items())
         if key not in self._homes:
             self._homes[key] = homes(self.network, self.runs, memories)
         return self._homes[key]
 
     def _definitions(self) -> Iterator[tuple[int, str]]:
-        """Tensors in the order in which they come to life, with the step."""
+        """Yields step and name of every tensor and constant in order of definition."""
         for put in self.network.inputs:
             yield -1, put.target
         for name in self.network.constants:
@@ -249,7 +249,7 @@ class NetworkAnalysis:
             yield step, layer.target
 
     def _last_use(self) -> dict[str, int]:
-        """Step after which a tensor's bytes may be written again; what a layer may overwrite already by that layer."""
+        """Step after which a tensor's bytes may be overwritten; one less where a layer may overwrite it in place."""
         last = dict.fromkeys(self.shapes, -1)
         for step, layer in enumerate(self.network):
             last[layer.target] = max(last[layer.target], step)
@@ -262,7 +262,7 @@ class NetworkAnalysis:
 
 @lru_cache(_NETWORKS)
 def analysis(network: Network, engines: tuple[str, ...]) -> NetworkAnalysis:
-    """That of a network on such engines, found once.
+    """The analysis of a network on these engines, cached.
 
     Raises:
         NothingFits: see `runners`.
@@ -271,7 +271,7 @@ def analysis(network: Network, engines: tuple[str, ...]) -> NetworkAnalysis:
 
 
 class ConstantPlace(NamedTuple):
-    """Where a constant of a layer lies on chip, the same bytes for all commands of the layer."""
+    """On-chip byte range of a layer's constant, the same for all commands of the layer."""
 
     memory: str
     start: int
@@ -282,13 +282,13 @@ class Layout:
     """Pitches, windows and addresses of all tensors in the on-chip memories.
 
     Attributes:
-        params: by engine those that decide where matrices lie.
-        memories: those of the design.
-        home: memory of every tensor and constant of the network.
-        columns: of every tensor.
+        params: by engine, the parameters that decide where matrices lie.
+        memories: the design's memories.
+        home: memory of every tensor and constant.
+        columns: columns of every tensor.
         pitch: bytes per row of every tensor and constant.
-        regions: where they lie.
-        need: bytes by memory.
+        regions: their regions.
+        need: bytes needed, by memory.
     """
 
     def __init__(self, body: NetworkAnalysis, wide: Widths, streams: Streams | None) -> None:
@@ -307,10 +307,10 @@ class Layout:
 
     @cached_property
     def first(self) -> "Layout":
-        """The first layout asked for this that is like this one.
+        """The first layout met that is equivalent to this one.
 
-        Such layouts have the same bytes in the same places and give the same programs, but for the units in which
-        commands of other engines than the one with the ring count.
+        Equivalent layouts have the same bytes in the same places and give the same programs, but for the address
+        units in commands of engines other than the linear one.
         """
         ends = (place for places in self.constants for place in places)
         same = self.widths.word, self.t_out, self.streams, *self.columns.items(), *self.pitch.items(), *ends
@@ -318,7 +318,7 @@ class Layout:
 
     @cached_property
     def kinds(self) -> list[tuple[Linear, list[int]]]:
-        """Linear layers of equal rows, columns and tables: the first of each kind, and the numbers of all of them."""
+        """Kinds of linear layers with equal rows, columns and table: the first of each, and the indices of all."""
         found: dict[tuple[int, ...], tuple[Linear, list[int]]] = {}
         for number, layer in enumerate(self.network):
             if isinstance(layer, Linear):
@@ -329,7 +329,7 @@ class Layout:
 
     @cached_property
     def constants(self) -> list[tuple[ConstantPlace, ...]]:
-        """Where the constants of every layer lie, one behind the other in each memory."""
+        """Places of every layer's constants, one after the other in each memory."""
         ends: dict[str, int] = defaultdict(int)
         found = list[tuple[ConstantPlace, ...]]()
         for layer, engine in zip(self.network, self.analysis.runs, strict=True):
@@ -343,7 +343,7 @@ class Layout:
         return found
 
     def width(self, memory: str, engine: str, port: str) -> int:
-        """Bytes of a word of an engine's port to a memory."""
+        """Bytes per word of an engine's port to a memory."""
         found = next(each for each in kernel_of(engine).ports if each.name == port)
         reached = self.memories.memories[memory]
         return self.widths.word if found.lanes is None else self.params[engine][found.lanes] * reached.bytes
@@ -363,12 +363,12 @@ class Layout:
         return self._units[memory]
 
     def tiles(self, layer: Linear, t_in: int) -> tuple[int, int]:
-        """Weight words per tile of a layer, and its tiles."""
+        """Weight words per tile of a layer, and its number of tiles."""
         source, target = self.columns[layer.source].total, self.columns[layer.target].total
         return ceil_div(source, t_in), ceil_div(target, self.t_out)
 
     def spans(self, name: str, row: int, rows: int, most: int) -> list[Span]:
-        """The bytes of some rows of a tensor, group by group of at most so many."""
+        """Byte ranges of some rows of a tensor, one per group of at most ``most`` rows."""
         key = name, row, rows, most
         if key not in self._spans:
             region = self.regions[name]
@@ -380,7 +380,7 @@ class Layout:
         return min(row_group, self.regions[layer.source].chunk, self.regions[layer.target].chunk)
 
     def _columns(self, name: str) -> Columns:
-        """Padded where an engine asks for it; of several that do, the first."""
+        """Columns of a tensor, padded as the first engine that asks for it requires."""
         columns = self.network.tensors[name].columns
         if name not in self.analysis.padders:
             return Columns(1, columns, columns, columns)
@@ -396,7 +396,7 @@ class Layout:
         return padded(columns * wide, max(self.unit(home), wide * self.t_out))
 
     def _allocate(self, room: Mapping[str, int]) -> dict[str, Region]:
-        """First fit by lifetime; what does not fit the room of its memory gets a window of rows if it may."""
+        """Allocates first fit by lifetime; a matrix too large for its room gets a window of rows if it may."""
         last = self.analysis.last
         live: dict[str, list[tuple[int, int, int]]] = {}
         regions: dict[str, Region] = {}
@@ -415,7 +415,7 @@ class Layout:
         return regions
 
     def _align(self, row_group: int) -> None:
-        """Shrinks windows to a multiple of a command's rows, so that no group crosses the end of one."""
+        """Shrinks windows to a multiple of a command's rows, so that no row group wraps around."""
         for layer in self.network:
             if isinstance(layer, Linear):
                 chunk = self.chunk(layer, row_group)
@@ -426,7 +426,7 @@ class Layout:
 
 
 def _window(rows: int, pitch: int, room: int) -> int:
-    """Rows of a streamed matrix that are kept on chip at once: all, or an even number of which the room holds."""
+    """Rows of a matrix kept on chip at once: all, or the largest even number that the room holds, if not 0."""
     fit = room // pitch // 2 * 2
     return rows if rows * pitch <= room or fit < 2 else fit
 
@@ -444,7 +444,7 @@ def layout(network: Network, design: Design) -> Layout:
 
 
 def whole_layout(network: Network, design: Design) -> Layout:
-    """The layout that keeps every tensor of a network whole, however large the memories of a design are.
+    """The layout that keeps every tensor of a network whole, whatever the sizes of the design's memories.
 
     Raises:
         NothingFits: see `runners` and `homes`.
@@ -455,7 +455,7 @@ def whole_layout(network: Network, design: Design) -> Layout:
 def memory_need(network: Network, design: Design) -> dict[str, int]:
     """Bytes that each on-chip memory must hold to keep every tensor and every constant of the network whole.
 
-    An engine's own memories hold a word at least, as its ports must lead somewhere.
+    An engine's own memories hold at least one word, as its ports must be connected.
     """
     found = whole_layout(network, design)
     sizes: dict[str, list[int]] = {}

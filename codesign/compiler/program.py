@@ -1,7 +1,7 @@
-"""From an integer network and a design to a command list, a memory plan and a DRAM image.
+"""Compilation of an integer network for a design: command list, memory plan and DRAM image.
 
-Every layer becomes one command per group of rows (and per group of columns if its weights
-do not fit the weight ring). Where the matrices lie on chip says `codesign.compiler.layout`.
+Every layer becomes one command per row group (and per group of columns if its weights
+do not fit the weight ring). `codesign.compiler.layout` places the matrices on chip.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,10 +23,10 @@ from codesign.target.kernel import Columns, Number, Params, ceil_div, maximum, m
 
 PAGE = 4096
 FETCH_LEAD = 4
-"""Weight blocks whose fetch is put ahead of the block in use."""
+"""Weight blocks fetched ahead of the block in use."""
 LUT_BYTES = 256
 _KEPT = 128
-"""Programs without constants that are kept: designs beside each other often run the same one."""
+"""Programs without constants that are cached: neighbouring designs often run the same one."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class DramMatrix:
 
     @property
     def size(self) -> int:
-        """Bytes from the first to behind the last row."""
+        """Bytes of all rows, padding included."""
         return self.rows * self.pitch
 
 
 class Job(NamedTuple):
-    """A work of an engine, and the numbers of the commands that do it."""
+    """A work of an engine, and the indices of the commands that do it."""
 
     engine: str
     work: Mapping[str, int]
@@ -56,16 +56,16 @@ class Job(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """What one start of the accelerator runs.
+    """Commands and data of one run of the accelerator.
 
     Attributes:
-        commands: the list, tokens included.
+        commands: the command list, tokens included.
         list_at: its byte address.
         constants: weights, tables and other constants, as they lie in DRAM.
         constants_at: their byte address.
-        inputs, outputs: where the host puts and finds matrices, by tensor name.
+        inputs, outputs: places that the host writes and reads, by tensor name.
         dram_bytes: DRAM that the program uses.
-        engines: of the design, in the order of their numbers.
+        engines: the design's, ordered by number.
     """
 
     commands: tuple[Command, ...]
@@ -88,7 +88,7 @@ class Program:
 
     @cached_property
     def jobs(self) -> tuple[Job, ...]:
-        """The different works of its commands; those that only move data have none."""
+        """Distinct works of the commands; data movers have none."""
         found: dict[tuple[str, tuple[tuple[str, int], ...]], list[int]] = {}
         for index, command in enumerate(self.commands):
             if command.engine not in MOVERS:
@@ -97,10 +97,10 @@ class Program:
 
 
 def block_tiles(rows: int, ib: Number, ob: Number, linear: Params, row_group: Number) -> Number:
-    """Tiles of one command: as many as the table ring holds, and the weight ring where more than one group needs them.
+    """Tiles of one command: as many as the table ring holds, and also the weight ring if several passes use them.
 
     Args:
-        rows: of the layer.
+        rows: rows of the layer.
         ib: weight words per tile.
         ob: tiles of the layer.
         linear: n_l, ring_words and table_words.
@@ -115,15 +115,15 @@ def compile_network(network: Network, design: Design, *, bare: bool = False) -> 
     """The program of a network on a design.
 
     Args:
-        network: its layers.
-        design: what it runs on.
-        bare: without the bytes of the constants, which decide no command. Such a program is shared by all designs
-            that differ in nothing that decides a cycle: its cycles, traffic and works are those of the design's own,
-            but its on-chip addresses may count in the units of another design's ports.
+        network: the network.
+        design: the design that runs it.
+        bare: leaves out the bytes of the constants, which affect no command. Such a program is shared by all designs
+            equal in all that affects a cycle: cycles, traffic and works are those of the design's own program, but
+            on-chip addresses may be in units of another design's ports.
 
     Raises:
         NothingFits: a memory, table or ring of the design is too small; the message names it, the need
-            and what there is.
+            and its size.
     """
     check_engines(network)
     found = layout(network, design)
@@ -134,7 +134,7 @@ def compile_network(network: Network, design: Design, *, bare: bool = False) -> 
 
 
 def check_engines(network: Network) -> None:
-    """Refuse layers for which there is no kernel.
+    """Refuses layers for which there is no kernel.
 
     Raises:
         NothingFits: the message names them.
@@ -170,7 +170,7 @@ def _cuts(found: Layout, design: Design) -> tuple[int, ...]:
     """Tiles per command of every linear layer, 0 for any other layer.
 
     Raises:
-        NothingFits: what no cut of a layer could fit into the design.
+        NothingFits: a layer does not fit the design however it is cut.
     """
     cuts, p = [0] * len(found.network.layers), design.linear
     for layer, numbers in found.kinds:
@@ -199,7 +199,7 @@ def _check_linear(found: Layout, design: Design, layer: Linear, ib: int) -> None
 
 
 def _program(found: Layout, t_in: int, row_group: int, cuts: tuple[int, ...], bare: bool = False) -> Program:
-    """The program of a layout; what else decides it is told by numbers, see `_cuts`."""
+    """The program of a layout; the numbers are all else that decides it, see `_cuts`."""
     inputs, outputs, end = _host_places(found)
     emit = _Emitter(found, t_in, row_group, end, inputs, outputs, bare=bare)
     for step, (layer, tiles) in enumerate(zip(found.network, cuts, strict=True)):
@@ -233,7 +233,7 @@ class _Emitter:
     size: int = 0
 
     def constant(self, size: int, data: Callable[[], bytes]) -> int:
-        """Puts bytes into the image on a page of their own, or but leaves room for them; returns their address."""
+        """Puts bytes into the image on pages of their own, or if ``bare`` only counts them; returns their address."""
         address = self.constants_at + self.size
         self.size += padded(size, PAGE)
         if not self.bare:
@@ -241,7 +241,7 @@ class _Emitter:
         return address
 
     def load(self, span: Span, data: Callable[[], bytes], label: str) -> None:
-        """Loads a constant into bytes of an on-chip memory, as many words as they are."""
+        """Emits the load of a constant into a byte range of an on-chip memory."""
         word = self.layout.widths.word
         fields = {
             "memory": self.load_number(span.memory),
@@ -252,13 +252,13 @@ class _Emitter:
         self.commands.append(Command("load", fields, writes=(span,), label=label))
 
     def load_number(self, memory: str) -> int:
-        """Number of a memory at the load engine; the last means the 8-bit tables."""
+        """Number of a memory at the load engine; the 8-bit tables come last."""
         loaded = self.layout.memories.numbers["load", "out"]
         return len(loaded) if memory == LUT else loaded.index(memory)
 
 
 def _host_places(found: Layout) -> tuple[dict[str, DramMatrix], dict[str, DramMatrix], int]:
-    """DRAM places of inputs and outputs from address 0 on, and the address behind them."""
+    """DRAM places of inputs and outputs from address 0 on, and the address after them."""
     network, address = found.network, 0
     places: list[dict[str, DramMatrix]] = [{}, {}]
     ports = [[(put.name, put.target) for put in network.inputs], [(out.name, out.source) for out in network.outputs]]
@@ -272,7 +272,7 @@ def _host_places(found: Layout) -> tuple[dict[str, DramMatrix], dict[str, DramMa
 
 
 def _finish(emit: _Emitter) -> Program:
-    """Puts the fetches ahead of their use, orders everything by tokens, and closes the memory plan."""
+    """Inserts the fetches ahead of their use, adds all tokens, and completes the memory plan."""
     commands: list[Command] = []
     uses = dict.fromkeys(index for index, _ in emit.fetches)
     fetches, lead_at = _behind_loads(emit)
@@ -297,10 +297,10 @@ def _finish(emit: _Emitter) -> Program:
 
 
 def _behind_loads(emit: _Emitter) -> tuple[list[Command], int]:
-    """The fetches in order, and the index of the command ahead of which the first but one belongs.
+    """The fetches in order, and the index of the command before which the second fetch belongs.
 
-    What is loaded before that one's use is needed first and would wait behind its bursts; so it begins
-    behind those loads. In a single layer rows are loaded all the time, and nothing waits.
+    The loads before its use are needed first and would wait for its bursts, so it starts after them.
+    In a single layer rows are loaded all the time, and no fetch waits.
     """
     fetches = [command for _, command in emit.fetches]
     if len(fetches) < 2 or len(emit.layout.network.layers) < 2:
@@ -322,7 +322,7 @@ class _WeightBlock(NamedTuple):
 
 
 def _linear(emit: _Emitter, layer: Linear, most: int) -> None:
-    """Blocks of columns that fit the rings, and for each the groups of rows.
+    """Emits all row groups for every block of columns that fits the rings.
 
     A streamed output is written row group by row group, so its blocks are the inner loop and
     their weights are fetched again for every group.
@@ -350,11 +350,11 @@ def _linear(emit: _Emitter, layer: Linear, most: int) -> None:
 
 
 class _Part(NamedTuple):
-    """What the commands of one group of rows share, one per block.
+    """Common part of a row group's commands, one per block.
 
     Attributes:
-        fields: operands, bases as if of the first block, flags but for `RELEASE`.
-        reads, writes: on-chip bytes.
+        fields: operands, with bases of the first block and flags without `RELEASE`.
+        reads, writes: on-chip byte ranges.
         first: first row.
     """
 
@@ -377,7 +377,7 @@ class _Part(NamedTuple):
 
 
 def _parts(emit: _Emitter, layer: Linear, cut: list[tuple[int, int]], ib: int) -> dict[tuple[int, int], _Part]:
-    """What the commands of every group share; loads the layer's table and the rows to add."""
+    """The `_Part` of every row group; emits the loads of the layer's table and of the rows to add."""
     found, word = emit.layout, emit.layout.widths.word
     source, target = found.regions[layer.source], found.regions[layer.target]
     port, memories = found.width(target.memory, RING, "out"), found.memories
@@ -405,7 +405,7 @@ def _parts(emit: _Emitter, layer: Linear, cut: list[tuple[int, int]], ib: int) -
 
 
 def _table(emit: _Emitter, layer: Linear, fields: dict[str, int]) -> tuple[Span, ...]:
-    """Puts the number of the layer's 8-bit table into the operands; returns its bytes. Equal tables are loaded once."""
+    """Puts the layer's 8-bit table into the operands; returns its byte range. Equal tables are loaded once."""
     if layer.table is None:
         return ()
     number = emit.layout.analysis.tables[layer]
@@ -435,7 +435,7 @@ def _wide_rows(rows: NDArray[np.int16], pitch: int) -> bytes:
 
 
 def _need_input(emit: _Emitter, name: str, group: tuple[int, int], first_row: int) -> None:
-    """Loads input rows that a command is about to read: all at once if they stay on chip."""
+    """Emits the load of input rows that a command is about to read: all at once if they stay on chip."""
     if name not in emit.inputs:
         return
     place, region = emit.inputs[name], emit.layout.regions[name]
@@ -448,7 +448,7 @@ def _need_input(emit: _Emitter, name: str, group: tuple[int, int], first_row: in
 
 
 def _store_whole(emit: _Emitter, name: str) -> None:
-    """Stores a network output; nothing for any other tensor."""
+    """Emits the store of a network output; else nothing."""
     if name in emit.outputs:
         _store_rows(emit, name, 0, emit.outputs[name].rows)
 
@@ -459,7 +459,7 @@ def _store_rows(emit: _Emitter, name: str, first: int, rows: int) -> None:
 
 
 def _transfer(engine: str, memory: int, found: Layout, place: DramMatrix, name: str, first: int, rows: int) -> Command:
-    """Loads or stores some rows of a tensor."""
+    """Load or store command of some rows of a tensor."""
     region, word = found.regions[name], found.widths.word
     span = region.span(first, rows)
     fields = {
@@ -472,7 +472,7 @@ def _transfer(engine: str, memory: int, found: Layout, place: DramMatrix, name: 
 
 
 def _pack_weights(emit: _Emitter, layer: Linear, blocks: list[_WeightBlock]) -> dict[int, Command]:
-    """Puts the layer's blocks into the image: requantization table, then weights, as the array consumes them."""
+    """The fetches of a layer's blocks by first tile; puts their requantization tables and weights into the image."""
     t_out, word, packed = emit.layout.t_out, emit.layout.widths.word, list[tuple[Any, Any]]()
 
     def data(block: _WeightBlock) -> bytes:
@@ -506,7 +506,7 @@ def _packed(emit: _Emitter, layer: Linear, blocks: list[_WeightBlock]) -> tuple[
 
 
 class _Placed:
-    """Where the matrices of a layer lie, in words of its engine's ports; see `codesign.target.kernel.Placement`."""
+    """Placement of a layer's matrices in words of its engine's ports; see `codesign.target.kernel.Placement`."""
 
     def __init__(self, found: Layout, step: int, layer: Layer, engine: str) -> None:
         self.layout, self.constants = found, found.constants[step]
@@ -515,15 +515,15 @@ class _Placed:
         self._engine = engine
 
     def base(self, tensor: str, row: int) -> int:
-        """Word in which a row begins."""
+        """Word address of a row."""
         return self.layout.regions[tensor].at(row) // self._words[tensor]
 
     def stride(self, tensor: str) -> int:
-        """Words from row to row."""
+        """Words from one row to the next."""
         return self.layout.regions[tensor].pitch // self._words[tensor]
 
     def constant(self, index: int) -> int:
-        """Word in which a constant begins."""
+        """Word address of a constant."""
         memory, start, _ = self.constants[index]
         readers = self.layout.memories.memories[memory].readers
         port = next(each.port.name for each in readers if each.engine == self._engine)
@@ -535,7 +535,7 @@ class _Placed:
 
 
 def _commands(emit: _Emitter, step: int, layer: Layer) -> None:
-    """One command per group of rows; what a row needs whole stays whole, constants are loaded once and stay."""
+    """Emits one command per row group; matrices needed whole are read whole, constants are loaded once and stay."""
     found, engine = emit.layout, emit.layout.analysis.runs[step]
     kernel, params, place = command_kernel(engine), found.params[engine], _Placed(found, step, layer, engine)
     for read in layer.reads:

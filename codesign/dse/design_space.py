@@ -1,4 +1,4 @@
-"""All designs for a network on a board as one problem: axes, limits, objectives, and the exact score.
+"""The designs for a network on a board as one problem: axes, limits, objectives, and the exact score.
 
 The engines' parameters, the depths of the rings and the rows per command are searched together.
 Resources are the kernels' own expressions; latency is bounded by `codesign.timing.bound.schedule` over all designs
@@ -35,21 +35,21 @@ from codesign.timing.jit import compiled_run
 from codesign.timing.stalls import busy
 
 OBJECTIVES = ("latency_us", ENERGY, *RESOURCES)
-"""What a search may minimise; energy is modelled and needs a board with coefficients."""
+"""Objectives that a search may minimise; energy is modelled and needs a board with coefficients."""
 
 NEAR = 1.02
-"""Designs at most so much worse than the best count as equally good."""
+"""Ratio to the best up to which designs count as equally good."""
 
 _ARRAY_AXES = ("t_in", "t_out", "n_l", "row_group", "ports", "clock_hz")
 _RINGS = ("ring_words", "table_words")
 _LINEAR_AXES = ("t_in", "t_out", "n_l", *_RINGS)
 _PARTS = ("free_cycles", "held_cycles")
-"""Bounds of the cycles that know either of rings or of all other engines."""
+"""Bounds of the cycles: for any rings, and for any engines other than the linear one."""
 _T_IN, _T_OUT, _MOST_N_L = (4, 8, 16, 32), (8, 16, 32, 64), 32
 _RING, _TABLE, _GROUPS = 64, 16, 8
 """Fewest words of the rings, and most row groups that a layer is cut into."""
 _CELLS = 1 << 22
-"""Combinations that are tabulated at once; more than the time's axes have."""
+"""Most combinations that a term is tabulated for; more than the cycles' axes have."""
 _FREE = 1 << 30
 
 
@@ -59,7 +59,7 @@ class DesignSpace:
     Args:
         network: every layer must have a kernel.
         board: figures of the device and its memory.
-        tools: the kernels and what the hardware says of a design.
+        tools: the kernels and the hardware's figures of a design.
         budget: limits by resource name below what the board has.
     """
 
@@ -84,7 +84,7 @@ class DesignSpace:
 
     @cached_property
     def axes(self) -> dict[str, tuple[int, ...]]:
-        """Values by parameter; those of engines that the network does not use are missing."""
+        """Values by parameter, without those of engines that the network does not use."""
         linears = [layer for layer in self.network if isinstance(layer, Linear)]
         rows = max(layer.rows for layer in self.network)
         groups = tuple(sorted({ceil_div(rows, n) for n in range(1, _GROUPS + 1)}))
@@ -101,7 +101,7 @@ class DesignSpace:
 
     @staticmethod
     def _passes(layers: list[Linear], groups: tuple[int, ...]) -> tuple[int, ...]:
-        """The fewest rows at once for each number of passes over any command's rows; more would only idle."""
+        """Values of ``n_l``: the fewest rows per pass for each number of passes of a command; more would only idle."""
         ends = {layer.rows % size for layer in layers for size in groups}
         whole = {min(layer.rows, size) for layer in layers for size in groups}
         found = {ceil_div(rows, passes) for rows in {*ends, *whole} for passes in range(1, rows + 1)}
@@ -114,11 +114,11 @@ class DesignSpace:
         return self.planner.design(DesignChoice.of(point))
 
     def named(self, point: Mapping[str, int]) -> Design:
-        """The design with such parameters; those left out are as in `codesign.dse.planner.DesignChoice`.
+        """The design with these parameters; the others are the defaults of `codesign.dse.planner.DesignChoice`.
 
         Raises:
-            InputError: a parameter that there is not, or a value that no design has.
-            NothingFits: it is not legal, or needs more than there is.
+            InputError: an unknown parameter, or a value that no design has.
+            NothingFits: the design is not legal, or exceeds the limit.
         """
         names = (*OWN, *self._boxed_axes)
         wrong = [name for name in point if name not in names]
@@ -147,13 +147,13 @@ class DesignSpace:
 
     @property
     def _energetic(self) -> bool:
-        """Whether energy can be said."""
+        """Whether energy can be computed."""
         return self.board.energy is not None and self.tools.joules is not None
 
     # The problem.
 
     def problem(self, objectives: tuple[str, ...]) -> Problem:
-        """The space with its limits and with a bound in place of the latency."""
+        """The problem of this space, with lower bounds in place of latency and energy."""
         engines = list(self._engine_axes)
         wrong = [self._untileable(), *(self._illegal(engine) for engine in engines)]
         cycles = [self._least_cycles(), self._free_cycles(), self._held_cycles(), peak("cycles", _PARTS)]
@@ -166,15 +166,15 @@ class DesignSpace:
         return Problem(self.axes, tuple(terms), limits, objectives)
 
     def search(self, objectives: tuple[str, ...] = ("latency_us", "dsp"), *, progress: Progress | None = None) -> Front:
-        """All designs of which none is better in every objective, with the proof.
+        """The front of all non-dominated designs, with the proof.
 
         Args:
             objectives: two or three of `OBJECTIVES`.
-            progress: told how far it is; if it has a method ``timed``, that is told how many designs are timed.
+            progress: called with the points settled; its method ``timed``, if any, with the number of designs timed.
         """
         refine, timed = None, tuple(name for name in objectives if name in ("latency_us", ENERGY))
         if timed:
-            compiled_run()  # the bounds ask for runs too
+            compiled_run()  # the bounds run the cycle model too
             scorer = _Scorer(self, timed)
             told = getattr(progress, "timed", None)
             refine = ExactScorer(
@@ -191,7 +191,7 @@ class DesignSpace:
         return np.asarray(ports) * (self.board.memory.port_bits // 8)
 
     def _variant(self, ports: Any, clock_hz: Any) -> Any:
-        """Number of the memory that so many ports at such a clock are."""
+        """Index of the memory variant with these ports at this clock."""
         at = np.searchsorted(np.array(port_counts(self.board)), ports)
         return at * len(clocks(self.board)) + np.searchsorted(np.array(clocks(self.board)), clock_hz)
 
@@ -200,20 +200,20 @@ class DesignSpace:
         return EngineTables(self.network, self.planner.axes, self.tools.formulas)
 
     def _boxed_cycles(self, inputs: Inputs) -> NDArray[np.int64]:
-        """A lower bound for all attention and vector engines of some boxes, for values of the other parameters.
+        """Lower bound over boxes of attention and vector engines, for values of the other parameters.
 
-        Without words of the rings for all rings.
+        It holds for all rings if no ring words are given.
         """
         return _ascending(inputs, self._cycles_of)
 
     def _bounds(self, inputs: Inputs, begun: Mapping[tuple[int, int], NDArray[np.int64]], leaping: bool) -> Any:
-        """A lower bound that knows of the rings, for designs whose every parameter is given, and of their begin."""
+        """A lower bound for fully specified designs, rings and known done cycles of first row groups included."""
         used: dict[str, Any] = self._engines(inputs)
         variant, formulas = self._variant(inputs["ports"], inputs["clock_hz"]), self.tools.formulas(used)
         return self.bound(used, formulas, inputs["row_group"], variant, begun=begun, leaping=leaping)
 
     def _engines(self, inputs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-        """Axes by engine, of those that are given."""
+        """The given axis values, by engine."""
         found = {
             name: {axis: inputs[axis] for axis in axes if axis in inputs} for name, axes in self._engine_axes.items()
         }
@@ -230,16 +230,16 @@ class DesignSpace:
         return self.bound({RING: linear}, formulas, inputs["row_group"], variant, boxed=boxed, leaping=True)
 
     def _least_cycles(self) -> Term:
-        """A lower bound for any attention and vector engine, and any rings."""
+        """Lower bound for any attention and vector engines, and any rings."""
         return Term("least_cycles", _ARRAY_AXES, _flat(_ARRAY_AXES, self._any_cycles))
 
     def _any_cycles(self, inputs: Inputs) -> NDArray[np.int64]:
-        """A lower bound for all attention and vector engines."""
+        """Lower bound for any attention and vector engines."""
         roots = {axis: np.zeros_like(inputs["t_in"]) for axis in self._boxed_axes}
         return self._boxed_cycles({**inputs, **roots})
 
     def _once(self, inputs: Inputs, cycles: Callable[[Inputs], Any]) -> NDArray[np.int64]:
-        """A bound of designs by ascending rows per command, asked for once where only tables that suffice differ."""
+        """Evaluates a bound once for all designs that differ in spare table words alone; rows per command ascend."""
         most, arrays = self.axes["table_words"][-1], {axis: np.asarray(values) for axis, values in inputs.items()}
         tables, code = arrays["table_words"], np.zeros(len(arrays["t_in"]), np.int64)
         columns = {**arrays, "table_words": np.where(tables >= self._window(arrays), most, tables)}
@@ -250,7 +250,7 @@ class DesignSpace:
         return found
 
     def _window(self, inputs: Inputs) -> Any:
-        """Words of the table ring, more of which hold nothing back; for any attention engine if none is given."""
+        """Words of the table ring from which on it delays nothing; for any attention engine if none is given."""
         axes = tuple(axis for axis in ("t_out", *self._padding, "ports") if axis in inputs)
         open_axes = [axis for axis in self._padding if axis not in inputs]
 
@@ -263,13 +263,13 @@ class DesignSpace:
         return _each(inputs, axes, window)
 
     def _held_cycles(self) -> Term:
-        """A lower bound for any attention and vector engine."""
+        """Lower bound for given rings and any attention and vector engines."""
         axes = (*_ARRAY_AXES, *_RINGS)
         formula = _flat(axes, lambda inputs: self._once(inputs, self._any_cycles))
         return Term("held_cycles", axes, formula, floor="least_cycles", boxed=formula, single=axes)
 
     def _free_cycles(self) -> Term:
-        """A lower bound for any rings."""
+        """Lower bound for given engines and any rings."""
         axes = self._of(self._time_axes)
 
         def leaves(inputs: Inputs) -> NDArray[np.int64]:
@@ -287,7 +287,7 @@ class DesignSpace:
 
     @cached_property
     def _energy(self) -> list[Term]:
-        """A lower bound, with what it is made of; its tables are made once for all problems.
+        """Terms of the energy's lower bound; their tables are shared by all problems.
 
         Raises:
             InputError: the board has no coefficients.
@@ -302,13 +302,13 @@ class DesignSpace:
         return self.problem((ENERGY,))
 
     def least_energy(self, points: Inputs, cycles: NDArray[np.int64]) -> Any:
-        """A lower bound of the energy in microjoules of designs that take at least so many cycles."""
+        """A lower bound of the energy in microjoules of designs that take at least ``cycles`` cycles."""
         term = self._energies.by_name[ENERGY]
         known = self._energies.compute(points, [name for name in term.of if name != "cycles"])
         return term.formula({**known, "cycles": cycles})
 
     def _untileable(self) -> Term:
-        """1 where the weights of the longest tile do not fit the ring."""
+        """Term: 1 where the longest tile's weights do not fit the ring."""
 
         def formula(inputs: Inputs) -> Any:
             deepest = max(layer.k for layer in self.network if isinstance(layer, Linear))
@@ -320,7 +320,7 @@ class DesignSpace:
         return self._engine_term(f"{engine}_{name}", engine, lambda params: getattr(self._needs(engine, params), name))
 
     def _needs(self, engine: str, params: Params) -> Resources:
-        """All resources of an engine; those last asked for are kept, as every one of them is asked for in turn."""
+        """All resources of an engine; the last result is cached, as one term per resource asks for it."""
         asked, found = self._asked.get(engine, ({}, Resources()))
         if [*asked] != [*params] or not all(np.array_equal(asked[name], value) for name, value in params.items()):
             found = self.tools.kernels[engine].resources(params)
@@ -328,12 +328,12 @@ class DesignSpace:
         return found
 
     def _illegal(self, engine: str) -> Term:
-        """1 where the kernel does not take its parameters."""
+        """Term: 1 where the kernel rejects its parameters."""
         kernel = self.tools.kernels[engine]
         return self._engine_term(f"illegal_{engine}", engine, lambda params: 1 - np.asarray(kernel.legal(params)) * 1)
 
     def _engine_term(self, name: str, engine: str, value: Callable[[Params], Any]) -> Term:
-        """What an engine says of all its parameters; those that are no axes follow from the network."""
+        """A term of all parameters of an engine; those that are no axes follow from the network."""
         fixed = self.planner.design(DesignChoice()).engines[engine]
 
         def formula(inputs: Inputs) -> Any:
@@ -348,14 +348,14 @@ class DesignSpace:
         return Term(name, (*self._engine_axes[engine], *more), formula)
 
     def _row_words(self) -> Term:
-        """Words of the longest source row, heads padded for the ports of their memories."""
+        """Term: words of the longest source row, heads padded for the ports of their memories."""
         axes = ("t_out", *self._padding, "ports")
         return Term(
             "kw_max", axes, lambda inputs: _each(inputs, axes, lambda point: self.design(point).linear["kw_max"])
         )
 
     def _rest(self, name: str) -> Term:
-        """Memories and shell, per combination of the ports' widths."""
+        """Term of memories and shell, per combination of the port widths."""
         axes = self._memory_axes
         return Term(
             f"rest_{name}",
@@ -372,7 +372,7 @@ class DesignSpace:
 
 
 def _flat(axes: tuple[str, ...], formula: Callable[[Inputs], NDArray[np.int64]]) -> Callable[[Inputs], Any]:
-    """A formula of flat arrays for arrays of any shapes."""
+    """Adapts a formula of flat arrays to arrays of any shapes."""
 
     def found(inputs: Inputs) -> Any:
         arrays = np.broadcast_arrays(*(np.asarray(inputs[axis]) for axis in axes))
@@ -382,7 +382,7 @@ def _flat(axes: tuple[str, ...], formula: Callable[[Inputs], NDArray[np.int64]])
 
 
 def _ascending(inputs: Inputs, cycles: Callable[[Inputs], Any]) -> NDArray[np.int64]:
-    """What is said of designs in the order of their rows per command, in their own order."""
+    """Evaluates designs sorted by rows per command; returns the values in the caller's order."""
     arrays = {axis: np.asarray(inputs[axis]) for axis in inputs}
     order = np.argsort(arrays["row_group"], kind="stable")
     found = np.zeros(len(order), np.int64)
@@ -391,7 +391,7 @@ def _ascending(inputs: Inputs, cycles: Callable[[Inputs], Any]) -> NDArray[np.in
 
 
 def _each(inputs: Inputs, axes: tuple[str, ...], value: Callable[[Mapping[str, int]], int]) -> NDArray[np.int64]:
-    """A value of every combination of some axes, asked for once for each that there is."""
+    """Evaluates a function once per distinct combination of some axes, as a broadcast array."""
     arrays = np.broadcast_arrays(*(np.asarray(inputs[axis]) for axis in axes))
     columns = [np.unique(array, return_inverse=True) for array in arrays]
     shape = tuple(len(values) for values, _ in columns)
@@ -406,7 +406,7 @@ def parse_design(text: str | None) -> dict[str, int] | None:
     """Parameters by name, from ``t_in=16,t_out=32,...``; None for None.
 
     Raises:
-        InputError: something else, or a parameter twice.
+        InputError: another form, or a parameter twice.
 
     >>> parse_design("t_in=16,n_l=3")
     {'t_in': 16, 'n_l': 3}
@@ -421,7 +421,7 @@ def parse_design(text: str | None) -> dict[str, int] | None:
 
 
 CHOICES = {"latency": ("latency_us", "dsp"), "area": ("dsp", "latency_us"), "energy": (ENERGY, "latency_us")}
-"""What a build may ask for: what must be near the best, and what then decides."""
+"""Goals of a build: the objective to be near the best in, and the one that then decides."""
 
 
 def choose(front: Front, objective: str) -> int:
@@ -442,15 +442,15 @@ _Need = tuple[int | None, int | None]
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What is kept of a run.
+    """Cached result of a run.
 
     Attributes:
         rings: words of the weight ring and of the table ring of the design.
-        need: how many of them the run needs; None where only these are sure to do.
-        cycles: of the run.
-        spent: what else of it decides its energy; None if nobody asks.
-        begun: of what ends before the first attention or norm begins: numbers of linear layer and group of rows, the
-            cycle in which it is done, and how many words of the rings are needed to then.
+        need: ring words that the run needs; None where only the design's own number is sure to do.
+        cycles: cycles of the run.
+        spent: all else of the run that decides its energy; None if energy is not an objective.
+        begun: row groups that end before the first attention or norm starts: indices of linear layer and of group,
+            done cycle, and ring words needed until then.
     """
 
     rings: tuple[int, int]
@@ -460,13 +460,13 @@ class _Run:
     begun: tuple[tuple[tuple[int, int], int, _Need], ...]
 
     def runs(self, rings: tuple[int, int], need: _Need) -> bool:
-        """Whether a design with such rings runs as this one, as far as these are enough."""
+        """Whether a design with these rings runs like this one, given the needed ring words."""
         pairs = zip(rings, self.rings, need, strict=True)
         return all(ring == mine or (least is not None and ring >= least) for ring, mine, least in pairs)
 
 
 class _Spent(NamedTuple):
-    """The program of a run, the cycles in which its engines are busy, and the bytes that it moves off chip."""
+    """The program of a run, its busy cycles by engine, and the off-chip bytes that it moves."""
 
     program: Program
     busy: Mapping[str, int]
@@ -474,10 +474,10 @@ class _Spent(NamedTuple):
 
 
 class _Scorer:
-    """Exact latencies in microseconds and energies in microjoules, and bounds that get near to them.
+    """Exact latencies in microseconds and energies in microjoules, and tight lower bounds of them.
 
-    Runs are remembered. Designs often differ only in rings that are longer than they need to be; then one runs as the
-    other. And what happens before the first attention or norm does not depend on how fast these are.
+    Runs are cached: designs often differ only in rings longer than needed, and then run alike. And what happens
+    before the first attention or norm does not depend on the speed of these engines.
     """
 
     def __init__(self, space: DesignSpace, names: tuple[str, ...] = ("latency_us",)) -> None:
@@ -488,7 +488,7 @@ class _Scorer:
         self._begun: dict[tuple[int, ...], list[_Run]] = {}
 
     def score(self, point: Mapping[str, int]) -> tuple[float, ...] | None:
-        """What is asked for; None if the design is not legal or runs no program."""
+        """Exact objectives; None if the design is not legal or runs no program."""
         space, design = self.space, self.space.design(point)
         if not space.planner.legal(design):
             return None
@@ -508,7 +508,7 @@ class _Scorer:
         return self._objectives(point, run)
 
     def cached_score(self, point: Mapping[str, int]) -> tuple[float, ...] | None:
-        """What is asked for if the design is known to run as one that was scored."""
+        """Exact objectives if the design is known to run as one already scored, else None."""
         rings, known = (point["ring_words"], point["table_words"]), self._runs.get(self._engines(point), [])
         runs = [(key, run) for key, run in known if run.runs(rings, run.need)]
         mine = self._key(point) if runs else ()
@@ -516,7 +516,7 @@ class _Scorer:
         return None if run is None else self._objectives(point, run)
 
     def _objectives(self, point: Mapping[str, int], run: _Run) -> tuple[float, ...]:
-        """What is asked for of a design that runs so; energy counts all that it has."""
+        """Objectives of a design with this run; energy counts the design's own resources."""
         found = {"latency_us": run.cycles * 1e6 / point["clock_hz"]}
         tools = self.space.tools
         if run.spent is not None and tools.joules is not None:
@@ -529,7 +529,7 @@ class _Scorer:
         return tuple(found[name] for name in self.names)
 
     def _first(self, timing: Timing, row_group: int) -> tuple[tuple[tuple[int, int], int, _Need], ...]:
-        """What ends before the first attention or norm begins: see `_Run.begun`."""
+        """Row groups that end before the first attention or norm starts: see `_Run.begun`."""
         found = list[tuple[tuple[int, int], int, _Need]]()
         others = list(self.space.planner.others)
         first = list(takewhile(lambda name: name[0] not in others, timing.names))
@@ -541,11 +541,11 @@ class _Scorer:
         return tuple(found)
 
     def cheap_bound(self, points: Inputs) -> NDArray[np.float64]:
-        """Bounds of what is asked for of many designs; rings hold back weights in them."""
+        """Lower bounds of the objectives of many designs, with delays by full rings."""
         return self._least(points, self._rough)
 
     def tight_bound(self, points: Inputs) -> NDArray[np.float64]:
-        """The same, better and dearer."""
+        """Tighter, costlier bounds than `cheap_bound`."""
         return self._least(points, self._fine)
 
     def _least(self, points: Inputs, cycles: Callable[[Inputs], Any]) -> NDArray[np.float64]:
@@ -556,15 +556,15 @@ class _Scorer:
         return np.stack([found[name] for name in self.names], axis=1)
 
     def _rough(self, points: Inputs) -> Any:
-        """Bounds of the cycles of designs of ascending rows per command."""
+        """Lower bounds of the cycles of designs with ascending rows per command."""
         return self.space._once(points, lambda inputs: self.space._bounds(inputs, {}, leaping=True))
 
     def _fine(self, points: Inputs) -> Any:
-        """Better bounds, with what is known of the begin."""
+        """Tighter bounds, with known cycles of the first row groups."""
         return self.space._bounds(points, self._known(points), leaping=False)
 
     def _known(self, points: Inputs) -> dict[tuple[int, int], NDArray[np.int64]]:
-        """What is known of the begin of designs: see `codesign.timing.bound.schedule.Bound`."""
+        """Done cycles of the first row groups: ``begun`` of `codesign.timing.bound.schedule.Bound`."""
         found: dict[tuple[int, int], NDArray[np.int64]] = {}
         rows, back = np.unique(self._begins(points), axis=0, return_inverse=True)
         for row, (*begin, ring, table) in enumerate(rows.tolist()):
@@ -573,7 +573,7 @@ class _Scorer:
         return {place: cycles[back] for place, cycles in found.items()}
 
     def _known_prefix(self, begin: tuple[int, ...], rings: tuple[int, int]) -> dict[tuple[int, int], int]:
-        """The same of one design."""
+        """The known done cycles of one design."""
         runs = self._begun.get(begin, [])
         return {place: cycle for run in runs for place, cycle, need in run.begun if run.runs(rings, need)}
 
@@ -581,12 +581,12 @@ class _Scorer:
         return tuple(point[axis] for axis in (*self._axes, *self._boxed))
 
     def _key(self, point: Mapping[str, int]) -> tuple[int, ...]:
-        """All that decides the commands of a design and how long they take."""
+        """Key of a design's commands and durations, but for delays by full rings."""
         found: Any = self._decided(point, point["ports"] * self.space.board.memory.port_bits // 8, point["row_group"])
         return (*(point[axis] for axis in self._axes), *map(int, found), *(point[axis] for axis in self._boxed))
 
     def _begins(self, points: Inputs) -> NDArray[np.int64]:
-        """What the begin of designs depends on, a row each: see `_begin`, and the words of the rings."""
+        """Keys of the first row groups of designs as in `_begin`, with the ring words, one design per row."""
         count, word = len(points["clock_hz"]), self.space._word(points["ports"])
         found = self._decided(points, word, points["row_group"])
         columns = [*(points[axis] for axis in self._axes), *found, *(points[axis] for axis in _RINGS)]
@@ -597,5 +597,5 @@ class _Scorer:
         return bound.cuts(engines, word, row_group) + bound.lengths(engines, word)
 
     def _begin(self, key: tuple[int, ...]) -> tuple[int, ...]:
-        """The part of it that what happens before the first attention or norm depends on."""
+        """The part of a key that decides what happens before the first attention or norm."""
         return key[: len(key) - len(self._boxed)]

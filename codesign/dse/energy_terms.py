@@ -1,8 +1,8 @@
-"""A lower bound of the energy of a run as terms of a problem, from the kernels' own formulas.
+"""Lower bound of the energy of a run as terms of a problem, from the kernels' own formulas.
 
-Work costs what the kernels say of it, whatever the time; what is drawn all the time is counted for a bound of the
-cycles. Left out are waiting in the linear engine, that a layer's weights come block by block, and padding of all that
-is loaded and stored but weights.
+Work costs what the kernels compute, whatever the time; power drawn all the time is counted over a bound of the cycles.
+Left out are waiting in the linear engine, the cut of a layer's weights into blocks, and padding in all loads and
+stores but those of weights.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -21,19 +21,19 @@ from codesign.timing.bound.schedule import kernel_of_layer
 ENERGY = "energy_uj"
 
 _SLACK = 1 - 1e-9
-"""Sums of floating-point numbers in another order may be less."""
+"""Margin for floating-point sums in another order."""
 _FEMTO, _MILLI, _MICRO = 1e-15, 1e-3, 1e6
 
 
 class EnergyTerms:
-    """Terms whose last is the energy in microjoules.
+    """Terms of the energy bound; the last is the energy in microjoules.
 
     Args:
         network: the layers.
         board: with coefficients.
         kernels: kernel classes by engine name.
         fixed: parameters by engine that are no axes.
-        axes: values by parameter; what kernels say is computed once for all of them.
+        axes: values by parameter; kernel formulas are tabulated over them.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class EnergyTerms:
         self.port_bytes = board.memory.port_bits // 8
 
     def terms(self) -> list[Term]:
-        """All of them; they read ``cycles``, and resources by engine and of the ``rest``."""
+        """All terms; they read ``cycles`` and the resource terms of each engine and of the ``rest``."""
         others = [engine for engine in self.fixed if engine != RING]
         padding = [axis for engine in others for axis in command_kernel(engine).padding]
         needs = {RING: ("t_in", "t_out", "n_l", "row_group", *padding, "ports")}
@@ -82,7 +82,7 @@ class EnergyTerms:
         return monotone(ENERGY, of, formula, falling=("clock_hz",))
 
     def _tabled(self, of: tuple[str, ...], formula: Callable[[Inputs], Any]) -> Callable[[Inputs], Any]:
-        """A formula of some axes that is computed for all their values when first asked for."""
+        """A formula of some axes, tabulated over all their values on first use."""
         values = [np.array(self.axes[axis], np.int64) for axis in of]
 
         @cache
@@ -93,11 +93,11 @@ class EnergyTerms:
         return lambda x: table()[tuple(np.searchsorted(each, x[axis]) for each, axis in zip(values, of, strict=True))]
 
     def _padded(self, layer: Layer, x: Inputs) -> Columns | None:
-        """Columns of a layer's matrices; None where they are not padded."""
+        """Padded columns of a layer's matrices; None for no padding."""
         return kernel_of_layer(layer).columns(layer, x, maximum(x["t_out"], x["ports"] * self.port_bytes))
 
     def _columns(self, x: Inputs) -> dict[str, Any]:
-        """Columns of the matrices that are padded."""
+        """Columns of the padded matrices, by tensor."""
         found: dict[str, Any] = {}
         for layer in self.network:
             if isinstance(layer, Linear) or not kernel_of_layer(layer).padding:
@@ -108,7 +108,7 @@ class EnergyTerms:
         return found
 
     def _linear(self, x: Inputs) -> Any:
-        """Multiplications and on-chip memory, and the weights' way from off chip."""
+        """Joules of the linear engine's work, and of all off-chip transfers."""
         kernel, e = self.kernels[RING], self.board.coefficients
         params = {**self.fixed[RING], **x, "word_bytes": x["ports"] * self.port_bytes}
         per_byte = (e.offchip_byte_fj + e.ram_byte_fj) * _FEMTO
@@ -129,7 +129,7 @@ class EnergyTerms:
                 yield layer, k, n
 
     def _transferred(self) -> int:
-        """Bytes that every program moves beside weights and commands: inputs, outputs and constants."""
+        """Bytes that every program transfers beside weights and commands: inputs, outputs and constants."""
         names = {*(put.target for put in self.network.inputs), *(out.source for out in self.network.outputs)}
         tensors = [self.network.tensors[name] for name in names]
         moved = sum(tensor.rows * tensor.columns * tensor.bits // 8 for tensor in tensors)
@@ -139,14 +139,14 @@ class EnergyTerms:
         return moved + sum(each.size for layer in others for each in kernel_of_layer(layer).constants(layer))
 
     def _commands(self, row_group: Any) -> Any:
-        """Commands of every program at least: for every group of rows, and a fetch or a load per layer."""
+        """Fewest commands of any program: one per row group, and a fetch or a load per layer that needs one."""
         groups = sum(ceil_div(layer.rows, row_group) for layer in self.network)
         return groups + sum(
             isinstance(each, Linear) or len(kernel_of_layer(each).constants(each)) for each in self.network
         )
 
     def _busy(self, x: Inputs) -> Any:
-        """Cycles of the linear engine's commands, as if it had all weights of a layer at once; it takes no less."""
+        """Fewest cycles of the linear engine's commands: those with all weights of a layer present at once."""
         kernel, params = self.kernels[RING], {**x, "word_bytes": x["ports"] * self.port_bytes}
         busy: Any = np.zeros((), np.int64)
         for layer, k, n in self._products(x):
@@ -155,7 +155,7 @@ class EnergyTerms:
         return busy
 
     def _commanded(self, engine: str, x: Inputs) -> Any:
-        """What the commands of an engine other than the one with the ring cost."""
+        """Joules of the commands of an engine other than the linear one."""
         kernel, layers = command_kernel(engine), self._layers(engine)
         params = {**self.fixed[engine], **kernel.follows(layers, x), **x}
         spent: Any = 0.0
@@ -168,7 +168,7 @@ class EnergyTerms:
         return spent
 
     def _active(self, kernel: type[Kernel], params: Params, work: Mapping[str, Any], *, lut: bool) -> Any:
-        """Joules of a command without those of its flip-flops, and perhaps without those of its look-up tables."""
+        """Joules of a command without its engine's flip-flops and, unless ``lut``, without its look-up tables."""
         logic, cycles = kernel.resources(params), kernel.cycles(params, work)
         left_out = Resources(lut=0 if lut else logic.lut, ff=logic.ff)
         whole = kernel.energy(params, work, self.board)
@@ -176,7 +176,7 @@ class EnergyTerms:
 
 
 def _groups(row_group: Any, rows: int) -> Iterator[tuple[Any, int]]:
-    """How often groups of so many rows come, for every size of the axis."""
+    """Yields counts of equal row groups, shaped like ``row_group``, and their rows."""
     for size in np.unique(row_group).tolist():
         here = row_group == size
         if rows >= size:
@@ -186,7 +186,7 @@ def _groups(row_group: Any, rows: int) -> Iterator[tuple[Any, int]]:
 
 
 def _places(row_group: Any, rows: int) -> Iterator[tuple[Any, int, int]]:
-    """Every group: where the axis has its size, its first row, and its rows."""
+    """Yields every row group: where it exists (1 or 0), first row, and rows."""
     for size in np.unique(row_group).tolist():
         for first in range(0, rows, size):
             yield (row_group == size) * 1, first, min(size, rows - first)

@@ -1,4 +1,4 @@
-"""Cycles of all engines but the one with the ring by box of their parameters: the least over all engines of a box."""
+"""Least costs of the engines other than the linear one over boxes of their parameters."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,12 +17,12 @@ Table = NDArray[np.int64]
 
 
 class EngineTables:
-    """Tables over the values and nodes of the engines' axes, filled when asked for.
+    """Tables of least costs over the nodes of the engines' axes, filled on demand.
 
     Args:
         network: the layers.
         axes: values by parameter for each of the engines.
-        formulas: what the kernels say of parameters by engine.
+        formulas: duration formulas for parameters by engine.
     """
 
     def __init__(
@@ -39,19 +39,19 @@ class EngineTables:
         self._tables: dict[tuple[object, ...], Table] = {}
 
     def leaf(self, axis: str, values: NDArray[np.int64]) -> Nodes:
-        """The nodes that are single values."""
+        """Leaf nodes of some values of an axis."""
         return np.asarray(self.trees[axis].first[-1] + np.searchsorted(self.values[axis], values))
 
     def at(self, nodes: Mapping[str, Nodes], t_out: Number, word: Number, row_group: Number) -> "Costs":
-        """The tables for some nodes, with columns of the array, bytes of a bus word, and ascending rows per command."""
+        """Costs at some nodes, for columns of the array, bytes of a bus word, and ascending rows per command."""
         return Costs(self, nodes, np.asarray(t_out), np.asarray(word), np.asarray(row_group))
 
     def grid(self, engine: str) -> dict[str, Any]:
-        """Values of an engine's axes, arrays that broadcast to all its designs, last axis last."""
+        """Values of an engine's axes as arrays that broadcast to all its designs, last axis last."""
         return dict(zip(self.axes[engine], np.ix_(*(self.values[axis] for axis in self.axes[engine])), strict=True))
 
     def table(self, key: tuple[object, ...], engine: str, make: Callable[[], Any]) -> Table:
-        """A table whose last axes are those of an engine, over nodes, made once."""
+        """A cached table whose last axes are an engine's, extended to nodes by minimum."""
         if key not in self._tables:
             axes = self.axes[engine]
             found = np.asarray(make(), np.int64)
@@ -63,7 +63,7 @@ class EngineTables:
 
 
 class Costs:
-    """The least of everything for some boxes, see `codesign.timing.bound.schedule.EngineMinima`."""
+    """Least costs of some boxes, as a `codesign.timing.bound.schedule.EngineMinima`."""
 
     def __init__(
         self, tables: EngineTables, nodes: Mapping[str, Nodes], t_out: Table, word: Table, row_group: Table
@@ -74,7 +74,7 @@ class Costs:
         _, self._starts, self._size = np.unique(row_group, return_index=True, return_inverse=True)
 
     def columns(self, layer: Layer) -> Number:
-        """Columns of a row of the layer's matrices."""
+        """Fewest columns of a row of the layer's matrices."""
         kernel = kernel_of_layer(layer)
         key = ("columns", type(layer), *layer.shape, *self.units.tolist())
 
@@ -89,7 +89,7 @@ class Costs:
         return costs
 
     def time(self, layer: Layer, first: Number, rows: Number) -> Number:
-        """Cycles of a command of some rows."""
+        """Fewest cycles of a command of some rows."""
         kernel, have = kernel_of_layer(layer), len(np.asarray(rows))
         starts = self._starts[self._starts < have]
         firsts, counts = np.asarray(first)[starts], np.asarray(rows)[starts]
@@ -101,7 +101,7 @@ class Costs:
         return costs
 
     def _times(self, kernel: type[CommandKernel], layer: Layer, rows: tuple[Table, Table], units: Table) -> Any:
-        """Cycles by number of rows per command, unit of columns and engine."""
+        """Cycles by row group, unit of columns, and the engine's axes."""
         grid = self.tables.grid(kernel.op)
         first, count = (self._along(each[:, None], kernel) for each in rows)
         columns = kernel.columns(layer, grid, self._along(units, kernel))
@@ -111,7 +111,7 @@ class Costs:
         return np.broadcast_to(found, shape)
 
     def words(self, layer: Layer) -> list[Number]:
-        """Bus words of the layer's constants."""
+        """Fewest bus words of each constant."""
         kernel, found = kernel_of_layer(layer), list[Number]()
         for constant in kernel.constants(layer):
             key = ("words", kernel.op, constant.memory, constant.size, *self.words_of.tolist())
@@ -125,9 +125,9 @@ class Costs:
         return found
 
     def _along(self, values: Table, kernel: type[CommandKernel]) -> Any:
-        """An array with an axis of length 1 behind for each of an engine's."""
+        """The array with a trailing axis of length 1 for each axis of the engine."""
         return values.reshape(*values.shape, *(1,) * len(self.tables.axes[kernel.op]))
 
     def _nodes(self, kernel: type[CommandKernel], have: int) -> list[Nodes]:
-        """Nodes of an engine's axes, those of so many sets."""
+        """Nodes of an engine's axes, for the leading ``have`` boxes."""
         return [self.nodes[axis][:have] for axis in self.tables.axes[kernel.op]]

@@ -31,21 +31,21 @@ _GROUPS = (1, 2, 4, 8)
 _WHOLE = 1 << 15
 _BRAM_BITS = 36 * 1024
 _RING_SHARE, _TABLE_SHARE = 4, 16
-"""The weight ring takes at most this fraction of the block RAM, and the table ring that one."""
+"""Largest parts of the block RAM for the weight ring and for the table ring, as divisors."""
 _DEEP = 64
-"""Words up to which a memory is LUT RAM; a deeper one comes in steps of `_STEP` words."""
+"""Most words of a memory in LUT RAM; deeper memories are multiples of `_STEP` words."""
 _STEP = 512
 
 
 @dataclass(frozen=True)
 class HardwareQueries:
-    """What the choice asks the hardware; handed in, because hardware lies above this module.
+    """The hardware's figures of a design, passed in because the hardware package lies above this module.
 
     Attributes:
         kernels: kernel classes by engine name.
         resources: resources of a design's parts.
-        formulas: what the cycle model and its bound need, of parameters by engine.
-        joules: what the commands of a design's engines cost; None if nobody asks for energy.
+        formulas: duration formulas for parameters by engine.
+        joules: energy of the commands of a design's engines; None if no energy is needed.
     """
 
     kernels: Mapping[str, type[Kernel]]
@@ -56,13 +56,13 @@ class HardwareQueries:
 
 @dataclass(frozen=True)
 class DesignChoice:
-    """What is free in a design for a network; the rest follows. See the engines' parameters.
+    """Free parameters of a design for a network; the rest follows. See the engines' parameters.
 
     Attributes:
-        ring_words, table_words: 0 for as deep as the weights ask for, within a share of the device.
+        ring_words, table_words: 0 for deep enough for all weights, within a share of the device.
         ports, clock_hz: 0 for those of the board.
-        generous: whether that share is more than the least.
-        others: values of the other engines' axes by name, in that order; those left out are of the smallest designs.
+        generous: whether that share is used, not the least depth.
+        others: values of the other engines' axes, sorted by name; missing ones are those of the smallest designs.
     """
 
     t_in: int = 8
@@ -88,18 +88,18 @@ class DesignChoice:
         return cls(**mine, others=others)  # type: ignore[arg-type]
 
     def with_others(self, values: Mapping[str, int]) -> "DesignChoice":
-        """The same with other values of some of the other engines' axes."""
+        """A copy with new values of some of the other engines' axes."""
         return replace(self, others=tuple(sorted({**dict(self.others), **values}.items())))
 
 
 def parameters() -> tuple[str, ...]:
-    """Names of everything that is free in a design: of every choice, and of all engines that there are."""
+    """Names of all free parameters: those of every choice, and the axes of all engines available."""
     others = (axis for engine in kernels() if engine != RING for axis in command_kernel(engine).axes(()))
     return (*OWN[:_LINEAR], *others, *OWN[_LINEAR:])
 
 
 _LINEAR = 5
-"""Parameters of a choice that are those of the engine with the ring."""
+"""Number of leading parameters of a choice that belong to the linear engine."""
 OWN = tuple(each.name for each in fields(DesignChoice) if each.name not in ("generous", "others"))
 """Parameters of a choice that every design has."""
 
@@ -108,7 +108,7 @@ def parse_budget(text: str | None) -> dict[str, int]:
     """Limits by resource name, from ``dsp=N,bram36=N,uram=N,lut=N``.
 
     Raises:
-        InputError: an unknown resource, one twice, or no whole number.
+        InputError: an unknown or repeated resource, or no whole number.
 
     >>> parse_budget("dsp=500,lut=100000")
     {'dsp': 500, 'lut': 100000}
@@ -129,12 +129,12 @@ def plain(network: Network, board: Board, tools: HardwareQueries, *, budget: Map
     Args:
         network: every layer must have a kernel.
         board: figures of the device and its memory.
-        tools: the kernels and what the hardware says of a design.
+        tools: the kernels and the hardware's figures of a design.
         budget: limits by resource name below what the board has.
 
     Raises:
         NothingFits: a layer has no kernel, or not even the smallest design fits; the message names the binding
-            resource, the need, what there is and the smallest budget that fits.
+            resource, the need, the limit and the smallest budget that fits.
     """
     planner = Planner(network, board, tools, available(board, budget or {}))
     start = DesignChoice()
@@ -148,7 +148,7 @@ def plain(network: Network, board: Board, tools: HardwareQueries, *, budget: Map
 
 
 def available(board: Board, budget: Mapping[str, int]) -> Resources:
-    """What a design may use: the board's resources, or less where a budget says so."""
+    """Resources that a design may use: the board's, or less where the budget is lower."""
     return Resources(**{name: min(getattr(board.resources, name), budget.get(name, 1 << 62)) for name in RESOURCES})
 
 
@@ -163,7 +163,7 @@ def _check_supported(network: Network, kernels: Mapping[str, type[Kernel]]) -> N
 
 
 class Planner:
-    """Designs of choices, their resources and their time."""
+    """Designs of choices, with their resources and time."""
 
     def __init__(self, network: Network, board: Board, tools: HardwareQueries, limit: Resources) -> None:
         _check_supported(network, tools.kernels)
@@ -182,7 +182,7 @@ class Planner:
     # From a choice to a design.
 
     def design(self, choice: DesignChoice) -> Design:
-        """The design of a choice with rings and memories sized for the network."""
+        """The design of a choice, its rings and memories sized for the network."""
         engines: dict[str, Mapping[str, int]] = {RING: self._linear(choice, 1, 1, 1)}
         engines |= {engine: self._other(engine, choice) for engine in self.others}
         bare = Design(self._board(choice.ports, choice.clock_hz), engines, {}, choice.row_group)
@@ -197,10 +197,10 @@ class Planner:
 
     @cached_property
     def axes(self) -> dict[str, dict[str, tuple[int, ...]]]:
-        """Axes of the other engines that the network needs.
+        """Axes of the other engines that the network needs, by engine.
 
         Raises:
-            ValueError: two have an axis of one name.
+            ValueError: an axis name occurs twice.
         """
         found = {engine: command_kernel(engine).axes(layers) for engine, layers in self.others.items()}
         names = [axis for axes in found.values() for axis in axes]
@@ -212,7 +212,7 @@ class Planner:
 
     @cached_property
     def _smallest(self) -> dict[str, int]:
-        """Axes of the other engines' smallest designs."""
+        """Axis values of the other engines' smallest designs."""
         return {axis: value for engine in self.others for axis, value in self.choices(engine, DesignChoice())[0].others}
 
     def _other(self, engine: str, choice: DesignChoice) -> dict[str, int]:
@@ -224,7 +224,7 @@ class Planner:
 
     @cached_property
     def follows(self) -> dict[str, Callable[[tuple[tuple[str, int], ...]], dict[str, int]]]:
-        """By engine what its kernel says of the parameters that follow, asked once for each of its designs."""
+        """By engine, a cached function that derives its remaining parameters from its axis values."""
 
         def asked(engine: str, params: tuple[tuple[str, int], ...]) -> dict[str, int]:
             found = command_kernel(engine).follows(self.others[engine], dict(params))
@@ -240,7 +240,7 @@ class Planner:
         }  # fmt: skip
 
     def _rings(self, bare: Design, choice: DesignChoice) -> dict[str, int]:
-        """The linear engine with rings as deep as all weights ask for, or as their share of the device allows."""
+        """Parameters of the linear engine, its rings deep enough for all weights or as deep as their share allows."""
         key = widths(bare), choice.t_in
         if key not in self._weights:
             self._weights[key] = _weights(self.columns(bare), choice, bare.word_bytes)
@@ -250,7 +250,7 @@ class Planner:
         return self._linear(choice, need.row_words, max(ring, need.least, 2), max(table, 2))
 
     def _depth(self, words: int, bits: int, share: int, choice: DesignChoice) -> int:
-        """Words of a ring: all, or the power of two that its share of the block RAM holds."""
+        """Words of a ring: a power of two, for all words or what its block RAM share holds."""
         room = int(self.limit.bram36) * _BRAM_BITS // share // bits if choice.generous else 0
         depth = _power(words)
         while depth > max(room, 2):
@@ -258,7 +258,7 @@ class Planner:
         return depth
 
     def _memories(self, sized: Design) -> dict[str, int]:
-        """Bytes by memory; of several layers, rows per command decide none of them."""
+        """Bytes by memory, cached; with several layers, independent of rows per command."""
         key = widths(sized), sized.row_group if len(self.network.layers) == 1 else 0
         if key not in self._sizes:
             self._sizes[key] = self._sized(sized)
@@ -278,9 +278,9 @@ class Planner:
         return {name: windows.get(name) or _rounded(size, self._widest(name, sized)) for name, size in need.items()}
 
     def _widest(self, memory: str, design: Design) -> int:
-        """Bytes of which a memory holds a whole number of words: the bus, and every port to 16-bit memories.
+        """Unit in bytes of a memory's size: the widest word of the bus and of all ports to 16-bit memories.
 
-        Wider elements count in their own memory alone.
+        Ports with wider elements count in their own memory alone.
         """
         key = widths(design)
         if key not in self._words:
@@ -298,7 +298,7 @@ class Planner:
             self._words[key] = found
         return self._words[key][memory]
 
-    # What a choice costs.
+    # Costs of a choice.
 
     def need(self, choice: DesignChoice) -> Resources:
         """Resources of a choice, all parts together."""
@@ -318,16 +318,16 @@ class Planner:
         return self.legal(design) and not _excess(self.cost(design), self.limit)
 
     def columns(self, design: Design) -> list[tuple[Linear, int, int]]:
-        """Every linear layer with its columns as they lie on chip."""
+        """Every linear layer with its source and target columns on chip."""
         return linear_columns(self.network, design)
 
     def legal(self, design: Design) -> bool:
-        """Whether every kernel takes its parameters."""
+        """Whether every kernel accepts its parameters."""
         word = {"word_bytes": design.word_bytes}
         return all(self.tools.kernels[name].legal({**params, **word}) for name, params in design.engines.items())
 
     def verdict(self, choice: DesignChoice) -> str:
-        """Why a choice does not fit, in one line."""
+        """Reason why a choice does not fit, in one line."""
         need = self.need(choice)
         short = _excess(need, self.limit)
         if not short:
@@ -340,7 +340,7 @@ class Planner:
         )
 
     def time(self, choice: DesignChoice) -> dict[str, int]:
-        """Cycles of every engine if its layers ran one after the other, without transfers."""
+        """Cycles of every engine for its layers one after the other, without transfers."""
         design = self.design(choice)
         return {engine: self._busy(design, engine, work) for engine, work in self._work(design).items()}
 
@@ -371,19 +371,19 @@ class Planner:
         return max(useful, key=lambda c: (c.t_out * c.n_l, -cycles[c]))
 
     def choices(self, engine: str, choice: DesignChoice) -> list[DesignChoice]:
-        """A choice with other designs of another engine, the smallest first."""
+        """The choice with each candidate design of another engine, the smallest first."""
         kernel = command_kernel(engine)
         return [choice.with_others(values) for values in kernel.choices({"t_in": choice.t_in, "t_out": choice.t_out})]
 
     def lean(self, choice: DesignChoice, axis: Iterable[DesignChoice]) -> DesignChoice:
-        """Of the choices that fit, the one of fewest DSPs among those within 5 % of the fastest."""
+        """The choice of fewest DSPs among those that fit and are within 5 % of the fastest of these."""
         fitting = [c for c in (choice, *axis) if self.fits(c)]
         cycles = {c: sum(self.time(c).values()) for c in fitting}
         best = min(cycles.values())
         return min((c for c in fitting if 20 * cycles[c] <= 21 * best), key=lambda c: (self.need(c).dsp, cycles[c]))
 
     def grouped(self, choice: DesignChoice) -> Design:
-        """The number of rows per command that takes the fewest cycles, and the design for it."""
+        """The design of a choice with the number of rows per command that takes the fewest cycles."""
         rows = max(layer.rows for layer in self.network)
         sizes = [_WHOLE, *(choice.n_l * times for times in _GROUPS if choice.n_l * times < rows)]
         best: tuple[int, Design] | None = None
@@ -406,7 +406,7 @@ class Planner:
 
 
 class _Weights(NamedTuple):
-    """What all the weights of a network ask for: words, tiles, words of the longest tile and of a source row."""
+    """Needs of all weights of a network: words, tiles, words of the longest tile and of the longest source row."""
 
     words: int
     tiles: int
@@ -421,7 +421,7 @@ def _weights(columns: Iterable[tuple[Linear, int, int]], choice: DesignChoice, w
 
 
 def _excess(need: Resources, limit: Resources) -> list[str]:
-    """Names of the resources of which more is needed than there is."""
+    """Names of the resources whose need exceeds the limit."""
     return [name for name in RESOURCES if getattr(need, name) > getattr(limit, name)]
 
 

@@ -1,1 +1,1 @@
-"""The exact search of any problem made of tabulated terms: axes, bounds of boxes, branching, the front."""
+"""Exact search of any problem made of tabulated terms: axes, bounds of boxes, branching, the front."""

@@ -1,4 +1,4 @@
-"""Branch and bound: splits the space of a problem into ever smaller boxes and cuts those that cannot matter."""
+"""Branch and bound: splits a problem's space into ever smaller boxes and cuts the infeasible and dominated ones."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,13 +15,13 @@ from codesign.solver.problem import Array, Problem
 Progress = Callable[[int, int, int], None]
 """Called with the points settled so far, the points of the space, and the points of the front."""
 Sink = Callable[[Values, Points], None]
-"""Takes feasible points; all that the archive does not dominate, and a few others."""
+"""Receives feasible points: all that the archive does not dominate, and a few others."""
 
 _SAMPLE = 256
 
 
 class _RefineStep(NamedTuple):
-    """One axis goes from a level of its tree to the next; afterwards the axes in `single` are single values."""
+    """A step of one axis from a tree level to the next, after which the axes in `single` are single values."""
 
     axis: str
     level: int
@@ -40,7 +40,7 @@ class _Batch(NamedTuple):
 
 @dataclass
 class Tally:
-    """Counts of what became of the points; see `codesign.solver.front.Proof`."""
+    """Counts of points by outcome; see `codesign.solver.front.Proof`."""
 
     infeasible: dict[str, int] = field(default_factory=dict)
     dominated: int = 0
@@ -49,7 +49,7 @@ class Tally:
 
     @property
     def settled(self) -> int:
-        """Points that are done with."""
+        """Points cut or evaluated so far."""
         return sum(self.infeasible.values()) + self.dominated + self.evaluated
 
     def cut(self, name: str, points: int) -> None:
@@ -58,7 +58,7 @@ class Tally:
             self.infeasible[name] = self.infeasible.get(name, 0) + points
 
     def proof(self, problem: Problem, tried: int) -> Proof:
-        """What the counts prove."""
+        """The counts as a proof."""
         return Proof(problem.size, self.infeasible, self.dominated, self.evaluated, self.boxes, tried)
 
 
@@ -100,11 +100,11 @@ class Branching:
         return self.tally
 
     def dive(self, guide: DominatedRegion, most: int) -> tuple[Values, Points]:
-        """Some good feasible points with the bounds of their objectives; that proves nothing.
+        """Some good feasible points with bounds of their objectives, found without any proof.
 
         Args:
-            guide: what a sample of points dominates; says which axes come first.
-            most: boxes kept after every step, those on the front of their bounds first.
+            guide: region that a sample of points dominates; decides the order of the axes.
+            most: boxes kept after every step, those with non-dominated bounds first.
         """
         batch, values = self._root(), np.zeros((1, len(self.problem.objectives)))
         for step in self._plan(guide):
@@ -120,23 +120,23 @@ class Branching:
         firsts = np.array([tree.first[-1] for tree in self.trees.values()])
         return np.asarray(batch.nodes.T.astype(np.int64) - firsts)
 
-    # Which boxes and which axis come next.
+    # Order of boxes and of axes.
 
     def _most(self, step: _RefineStep) -> int:
-        """Boxes of one block before the step."""
+        """Boxes of a step whose children fill one block."""
         fan: int = self.trees[step.axis].kids[step.level][0].shape[1]
         return max(1, self.block // fan)
 
     def _next(self, pending: list[list[_Batch]], steps: list[_RefineStep]) -> int:
-        """The deepest step with a full block, or else the first step with anything."""
+        """The deepest step with a full block of boxes, or else the first with any."""
         filled = [depth for depth, batches in enumerate(pending) if batches]
         full = [d for d in filled if sum(len(b.weight) for b in pending[d]) >= self._most(steps[d])]
         return full[-1] if full else filled[0]
 
     def _plan(self, cover: DominatedRegion) -> list[_RefineStep]:
-        """An order of all steps: each next one leaves the fewest boxes per bit of splitting, on a sample.
+        """An order of all steps: each leaves, on a sample, the fewest boxes per bit of splitting.
 
-        Before the axes that an expensive term has only nodes of come those that must be single values for it.
+        Axes that must be single values for an expensive term come before those that it takes as nodes.
         """
         level = {name: 0 for name, tree in self.trees.items() if tree.depth}
         batch, steps = self._root(), list[_RefineStep]()
@@ -152,12 +152,12 @@ class Branching:
         return steps
 
     def _single(self, level: dict[str, int], stepped: str) -> frozenset[str]:
-        """The axes at their last level once one more has made its step."""
+        """The axes at their last level after axis ``stepped`` has made its step."""
         after = {**level, stepped: level[stepped] + 1}
         return frozenset(name for name, tree in self.trees.items() if after.get(name, tree.depth) == tree.depth)
 
     def _trial(self, batch: _Batch, step: _RefineStep, cover: DominatedRegion) -> tuple[float, _Batch]:
-        """The worth of a step, the less the better, and a sample of what it leaves."""
+        """The cost of a step, the less the better, and a sample of the boxes that it leaves."""
         if not len(batch.weight):
             return 0.0, batch
         scratch = Tally()
@@ -171,7 +171,7 @@ class Branching:
     def _split(
         self, batch: _Batch, step: _RefineStep, cover: DominatedRegion, tally: Tally, asking: bool = True
     ) -> tuple[_Batch, Values]:
-        """The children along one axis that are not cut, and the lower bounds of their objectives."""
+        """The children of boxes along one axis that are not cut, and lower bounds of their objectives."""
         tree, axis = self.trees[step.axis], self.names.index(step.axis)
         nodes = batch.nodes.astype(np.int64)
         kids, sizes = (table[nodes[axis] - tree.first[step.level]] for table in tree.kids[step.level])
@@ -197,12 +197,12 @@ class Branching:
         return _Batch(children, weight[free]), values[free]
 
     def _new(self, step: _RefineStep) -> bool:
-        """Truth of a step that finishes an axis telling something of an expensive term that its floor does not."""
+        """Whether a step completes an axis so that an expensive term's bound may exceed its floor."""
         terms = [memo.term for memo in self.bounder.lazy.values() if step.axis in step.single]
         return any(step.axis in self._late or step.single.issuperset(term.of) for term in terms if step.axis in term.of)
 
     def _allowed(self, bounds: Bounds, weight: NDArray[np.int64], tally: Tally) -> Mask:
-        """Truth of the boxes that may hold a feasible point."""
+        """Whether each box may hold a feasible point; counts the others."""
         keep = weight > 0
         for name, limit in self.problem.limits.items():
             low = bounds.low(name)
@@ -212,7 +212,7 @@ class Branching:
         return keep
 
     def _values(self, bounds: Bounds, at: NDArray[np.int64], shape: tuple[int, ...]) -> Values:
-        """Lower bounds of the objectives of some boxes, given by their places in the block; -inf for none."""
+        """Lower bounds of the objectives of the boxes at positions ``at`` of a block; -inf for no bound."""
         values = np.full((len(at), len(self.problem.objectives)), -np.inf)
         for j, name in enumerate(self.problem.objectives):
             low = bounds.low(name) if len(at) else None
@@ -223,14 +223,14 @@ class Branching:
 
 
 def _picked(low: Array, at: NDArray[np.int64], shape: tuple[int, ...]) -> Array:
-    """Entries of an array broadcast to a block."""
+    """Entries, by flat position, of an array broadcast to a block."""
     if len(shape) == 2 and low.shape == (shape[0], 1):
         return np.asarray(low.ravel().take(at // shape[1]))
     return np.asarray(np.broadcast_to(low, shape).ravel().take(at))
 
 
 def _take(batches: list[_Batch], most: int) -> _Batch:
-    """Removes up to so many boxes."""
+    """Removes and returns up to ``most`` boxes."""
     joined = batches[0]
     if len(batches) > 1:
         nodes, weights = zip(*batches, strict=True)

@@ -23,19 +23,19 @@ from codesign.solver.problem import Inputs, Problem
 
 _STARTS = 4096
 _FEW = 256
-"""Random starts, and those where objectives are expensive."""
+"""Random starts, and their number if objectives are expensive."""
 _TRIES, _ROUNDS = 1 << 21, 4
-"""Points tried at most, and rounds of improvements where objectives are expensive."""
+"""Most points tried, and rounds of improvement if objectives are expensive."""
 _DIVE = 2000
-"""Boxes kept by a dive, which comes first where objectives are expensive."""
+"""Boxes kept by the initial dive for expensive objectives."""
 _WIDE = 1 << 18
-"""Boxes bounded at once there, as asking often costs more than asking for many."""
+"""Boxes bounded at once if objectives are expensive, as calls cost more than boxes."""
 _CROWD, _SCOUTS = 1 << 13, 50
-"""Points that wait for a score before some are scored at once, which cut many of the others, and how many of them."""
+"""Waiting points above which a few are scored early, to cut many others, and the number of these few."""
 _POOL = 1 << 17
 _CHUNK = 1 << 17
 _BESIDE = 300
-"""Points beside the front that a check scores, at most."""
+"""Most points next to the front that a check scores."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,14 @@ class ExactScorer:
     Attributes:
         objectives: the names of those objectives.
         score: their exact values for the parameters of one design, in that order; None if it cannot be built.
-        budget: designs scored at most; what is left then is counted, and the front is not proven.
-        told: told how many are scored, after each.
+        budget: most designs scored; points left over are counted, and the front is not proven.
+        told: called with the number of designs scored, after each.
         cheap_bound: better lower bounds of many designs at once, a row each, from their parameters.
-        tight_bound: tighter but dearer lower bounds, for the designs that `cheap_bound` does not exclude; called after
-            the first designs are scored, so it may use what those scores showed.
+        tight_bound: tighter but costlier lower bounds, for the designs that `cheap_bound` does not exclude; called
+            after the first designs are scored, so it may use what those scores showed.
         cached_score: the score of a design if it is known to equal that of one already scored, else None; quick. Of
-            designs with equal objectives, the front then has the one that leaves the most of what is limited.
-        spare: axes of which designs often have more than they need, so that with less they would take the same score.
+            designs with equal objectives, the front then has the one that uses the least of the limited terms.
+        spare: axes whose values are often larger than a design needs, so that smaller ones take the same score.
     """
 
     objectives: tuple[str, ...]
@@ -84,7 +84,7 @@ def search(
     Args:
         problem: what to search.
         refine: exact scores instead of bounds; every point whose bound no score dominates is scored.
-        progress: told after every block; with `refine` the points are gone through twice.
+        progress: called after every block; with `refine` the space may be searched twice.
         block: boxes bounded at once; sets the memory used. More where terms are expensive to bound.
         cells: terms of at most so many combinations of values are tabulated; one that is not needs directions, or
             else no box is cut by it before its axes are single values (see `interval_bounds.Bounder.late`).
@@ -121,14 +121,14 @@ def _design(problem: Problem, point: Points) -> dict[str, int]:
 
 
 class _Engine:
-    """Tries, then branches."""
+    """Tries some points, then branches over all."""
 
     def __init__(self, bounder: Bounder, block: int, progress: Progress | None) -> None:
         self.problem, self.bounder, self.block, self.progress = bounder.problem, bounder, block, progress
         self.climber = _Climber(bounder, block)
 
     def front(self) -> tuple[Archive, Proof]:
-        """The front of the objectives' terms."""
+        """Front and proof by the objectives' terms."""
         archive = self.tries()
 
         def sink(values: Values, points: Points) -> None:
@@ -140,7 +140,7 @@ class _Engine:
         return archive, self.branch(archive, sink)
 
     def tries(self) -> Archive:
-        """A front to cut with, of some points."""
+        """A front of some points to cut boxes with."""
         archive = Archive(len(self.problem.objectives), len(self.problem.axes))
         if self.bounder.lazy and self.problem.size > 1:
             archive.add(*self._dive(archive))
@@ -156,7 +156,7 @@ class _Engine:
         return values, points
 
     def branch(self, archive: Archive, sink: Callable[[Values, Points], None]) -> Proof:
-        """Hands to the sink every feasible point that the archive does not dominate."""
+        """Hands the feasible points that the archive does not dominate to the sink."""
         if self.problem.size == 1:
             sink(*self.climber.feasible(self._starts()[:1]))
             return Proof(1, {}, 0, 1, 0, self.climber.tried)
@@ -184,7 +184,7 @@ class _Climber:
         self._chunk = max(1, block // sum(self.problem.shape))
 
     def climb(self, archive: Archive, starts: Points) -> None:
-        """Adds the feasible starts, then what differs from the archive in one axis, until nothing changes."""
+        """Adds the feasible starts, then points that differ from the archive's in one axis, until nothing changes."""
         archive.add(*self.feasible(starts))
         self.tried += len(starts)
         changed, mark, rounds = len(archive) > 0, -1, _ROUNDS if self.bounder.lazy else _TRIES
@@ -198,7 +198,7 @@ class _Climber:
             changed = archive.add(values, points)
 
     def feasible(self, points: Points, asking: bool = True) -> tuple[Values, Points]:
-        """The feasible ones of some points, with their objectives, or bounds of those that are not asked for."""
+        """The feasible ones of some points and their objectives; expensive ones are bounds unless ``asking``."""
         if self.bounder.lazy and asking:
             ok = self._lines(points, 0, points[:, :1])[1][:, 0]
             boxes = self.bounder.leaves(points[ok])
@@ -225,9 +225,9 @@ class _Climber:
         return values[new], found
 
     def _lines(self, points: Points, axis: int, places: Points) -> tuple[Values, Mask]:
-        """Objectives and feasibility of points with one axis set to other places, point by place.
+        """Objectives and feasibility of points with one axis set to other positions, points by positions.
 
-        Objectives that are expensive are lower bounds, unless they were asked for.
+        Expensive objectives are lower bounds, unless they were computed before.
         """
         bounds, ok = self._bounds(points, axis, places)
         return self._objectives(bounds, ok.shape), ok
@@ -248,7 +248,7 @@ class _Climber:
         return boxes
 
     def _ask(self, points: Points, axes: Sequence[int], cover: DominatedRegion | None) -> None:
-        """Has the expensive objectives computed of what differs from points in one of some axes and may matter."""
+        """Computes the expensive objectives of feasible, undominated points that differ from these in one axis."""
         found = list[Points]()
         for axis in axes if self.bounder.lazy else ():
             places = np.arange(self.problem.shape[axis])[None, :]
@@ -269,7 +269,7 @@ class _Climber:
         return found
 
     def raised(self, points: Points, refine: ExactScorer) -> Points:
-        """The points with all spare axes as high as the objectives that are not refined let them be."""
+        """The points with each spare axis as high as limits and unrefined objectives allow."""
         points = points.copy()
         for axis in self._spare(refine):
             count = self.problem.shape[axis]
@@ -284,13 +284,13 @@ class _Climber:
         return [at for at, name in enumerate(self.problem.axes) if name in refine.spare]
 
     def _plain(self, refine: ExactScorer) -> list[int]:
-        """The objectives that are not refined."""
+        """Positions of the unrefined objectives."""
         return [at for at, name in enumerate(self.problem.objectives) if name not in refine.objectives]
 
     def alike(self, points: Points, refine: ExactScorer) -> list[Points]:
-        """For each point the feasible ones that differ in spare axes alone and are as good but for what is refined.
+        """For each point, the feasible ones that differ in spare axes alone and in no unrefined objective.
 
-        The most sparing come first.
+        Those that use the least of the limits come first.
         """
         axes, shape = self._spare(refine), self.problem.shape
         places = np.array([*product(*(range(shape[axis]) for axis in axes))], np.int64)
@@ -305,7 +305,7 @@ class _Climber:
         return [found[part[good[part]]] for part in parts]
 
     def _share(self, bounds: Bounds, count: int) -> Values:
-        """What points take of what is limited and no objective, as shares of the limits, added up."""
+        """Sum, per point, of the limited terms that are no objectives, as shares of their limits."""
         limits = {name: most for name, most in self.problem.limits.items() if most > 0}
         spare = [bounds.value(name) / most for name, most in limits.items() if name not in self.problem.objectives]
         found: Values = np.zeros(count)
@@ -314,7 +314,7 @@ class _Climber:
         return found
 
     def lowered(self, points: Points) -> Points:
-        """The points with every axis as low as it can be alone without changing an objective."""
+        """The points with every axis as low as it can be, alone, without changing an objective."""
         points, before = points.copy(), points[:0]
         while len(points) and not np.array_equal(points, before):
             before = points.copy()
@@ -330,12 +330,12 @@ class _Climber:
 
 
 def _refined(engine: _Engine, refine: ExactScorer) -> tuple[Points, Values, Proof]:
-    """The front of exact scores: first of points on or near the front of bounds, then of all that may still matter."""
+    """The front of exact scores: scores points on or near the front of bounds, then all that may still matter."""
     scorer = _PointScorer(engine.problem, refine)
     archive = engine.tries() if engine.bounder.lazy else engine.front()[0]
     scorer.take(*engine.climber.feasible(engine.climber.raised(archive.points, refine), asking=False))
     scorer.settle(0, lifting=False)
-    scorer.unscored = 0  # these come again
+    scorer.unscored = 0  # branching hands these over again
 
     def sink(values: Values, points: Points) -> None:
         scorer.take(values, points)
@@ -374,11 +374,11 @@ class _PointScorer:
 
     @property
     def waiting(self) -> int:
-        """Points without a score."""
+        """Number of points without a score."""
         return len(self._values)
 
     def take(self, values: Values, points: Points) -> None:
-        """Takes up points with the bounds of their objectives."""
+        """Adds undominated points with their objectives' bounds."""
         keep = ~self.archive.cover.reaches(values)
         values, points = values[keep], points[keep]
         if len(points):
@@ -388,7 +388,7 @@ class _PointScorer:
         self._lifted = np.concatenate([self._lifted, np.zeros(len(values), np.bool_)])
 
     def scout(self, most: int) -> None:
-        """Scores at most so many points of those that no other waiting one dominates, far from each other."""
+        """Scores up to ``most`` points that no other waiting one dominates, spread over these."""
         self._filter()
         chosen = np.flatnonzero(nondominated(self._values, ties=True))
         for i in chosen[:: 1 + len(chosen) // most][: self._left()]:
@@ -396,9 +396,9 @@ class _PointScorer:
         self._filter()
 
     def settle(self, most: int, *, lifting: bool = True) -> None:
-        """Scores points until at most so many wait, the others being scored or dominated.
+        """Scores points until at most ``most`` wait, the others being scored or dominated.
 
-        Only points that must be scored anyway are: no bound of a waiting point dominates theirs, so no score will.
+        Only points are scored that must be anyway: no bound of a waiting point dominates theirs, so no score will.
         """
         self._filter()
         while self.waiting > most:
@@ -419,7 +419,7 @@ class _PointScorer:
         return None
 
     def _raise_bounds(self, bound: Callable[[Inputs], Values] | None, values: Values, points: Points) -> Values:
-        """The bounds of points, raised."""
+        """Bounds, raised to ``bound`` where that is higher."""
         if bound is None:
             return values
         raised = values.copy()
@@ -477,7 +477,7 @@ class _PointScorer:
         return None if self.refine.cached_score is None else self.refine.cached_score(design)
 
     def spared(self, alike: Callable[[Points], list[Points]]) -> Points:
-        """The points of the front, each replaced by the first of those like it that is known to have its score."""
+        """The points of the front, each replaced by the first of its ``alike`` ones known to have its score."""
         points, values = self.archive.points.copy(), self.archive.values[:, self._columns].tolist()
         for i, options in enumerate(alike(points) if self.refine.cached_score is not None else ()):
             scores = ((each, self._cached_score(_design(self.problem, each))) for each in options)
@@ -491,7 +491,7 @@ class _PointScorer:
 
 @dataclass(frozen=True)
 class FrontCheck:
-    """What `check_front` looked at.
+    """Counts of points that `check_front` examined.
 
     Attributes:
         points: points evaluated.
@@ -521,15 +521,15 @@ def check_front(
     are scored whatever their bounds say.
 
     Args:
-        problem: what was searched.
-        front: what was found.
-        seed: of the choice of subspaces.
-        points: a subspace has at least so many, or is the whole space.
-        spaces: how many subspaces.
-        refine: the scorer that the search had.
+        problem: the problem searched.
+        front: the front found.
+        seed: seed for the choice of subspaces.
+        points: fewest points of a subspace that is not the whole space.
+        spaces: number of subspaces.
+        refine: the search's scorer.
 
     Raises:
-        CheckError: something is wrong; the message names the point.
+        CheckError: the front is wrong; the message names the point.
     """
     places = _check_members(problem, front, refine)
     random, count, feasible, scored = np.random.default_rng(seed), 0, 0, 0
@@ -584,13 +584,13 @@ def _scores(problem: Problem, refine: ExactScorer | None, places: Points, bounds
 
 
 def _subspace(problem: Problem, random: np.random.Generator, points: int, through: Points | None) -> Iterator[Points]:
-    """All points of a subspace of at least so many, chunk by chunk: some axes free, the others fixed."""
+    """Yields the points of a subspace of at least ``points``, chunk by chunk: some axes free, the others fixed."""
     fixed = np.array([random.integers(n) for n in problem.shape]) if through is None else through
     free: list[int] = []
     for axis in random.permutation(len(problem.shape)).tolist():
         if prod(problem.shape[a] for a in free) < points:
             free.append(axis)
-    for axis in [*free]:  # those that the later ones made needless
+    for axis in [*free]:  # drops axes that later ones made needless
         if prod(problem.shape[a] for a in free if a != axis) >= points:
             free.remove(axis)
     shape = tuple(problem.shape[a] for a in free)
@@ -603,7 +603,7 @@ def _subspace(problem: Problem, random: np.random.Generator, points: int, throug
 
 
 def _undominated(members: Values, values: Values) -> NDArray[np.int64]:
-    """Positions of the vectors that no member is below or equal to, one member after the other."""
+    """Positions of the vectors that no member dominates or equals, found member by member."""
     left, columns = np.arange(len(values)), np.ascontiguousarray(values.T)
     sample = values[:: max(1, len(values) // 200)]
     hits = np.array([(sample >= member).all(axis=1).sum() for member in members])
@@ -617,7 +617,7 @@ def _undominated(members: Values, values: Values) -> NDArray[np.int64]:
 
 
 def _check_outside(problem: Problem, front: Front, refine: ExactScorer | None, point: Points) -> None:
-    """Checks a point whose cheap objectives the front does not dominate: its exact ones must be."""
+    """Checks that the front dominates the exact objectives of a point, whatever its bounds."""
     exact = _scores(problem, refine, point[None], problem.evaluate(point[None]).values)
     if np.isfinite(exact).all() and not (front.values <= exact).all(axis=1).any():
         raise CheckError(

@@ -44,7 +44,7 @@ class DominatedRegion:
         self._exact = True
 
     def _grid(self, members: Values) -> None:
-        """Least last coordinate of the members below the edges of a grid over the other coordinates."""
+        """Tabulates the least last coordinate of the members below each edge of a grid over the others."""
         dims = members.shape[1] - 1
         most = max(2, int(_CELLS ** (1 / dims)) - 1)
         columns = [np.unique(members[:, j]) for j in range(dims)]
@@ -59,11 +59,11 @@ class DominatedRegion:
         self._table = table.ravel()
 
     def reaches(self, queries: Values, *, fast: bool = False) -> Mask:
-        """Truth, per query, of some member being at most as large in every coordinate.
+        """Whether, per query, some member is at most as large in every coordinate.
 
         Args:
             queries: vectors, one per row.
-            fast: a query may be called not reached although it is (never the other way round).
+            fast: allows false negatives, but no false positives.
         """
         if not len(self._members) or not len(queries):
             return np.zeros(len(queries), dtype=np.bool_)
@@ -81,7 +81,7 @@ class DominatedRegion:
 
 
 def _pairwise(members: Values, queries: Values) -> Mask:
-    """Like `DominatedRegion.reaches`, by comparing every pair, block by block."""
+    """Result of `DominatedRegion.reaches` by comparing every pair, block by block."""
     step, found = max(1, (1 << 20) // len(members)), np.zeros(len(queries), dtype=np.bool_)
     for start in range(0, len(queries), step):
         block = queries[start : start + step]
@@ -93,11 +93,11 @@ def _pairwise(members: Values, queries: Values) -> Mask:
 
 
 def nondominated(values: Values, *, ties: bool = False) -> Mask:
-    """Truth, per row, of no other row being at most as large everywhere.
+    """Whether, per row, no other row is at most as large everywhere.
 
     Args:
         values: vectors, one per row.
-        ties: of equal rows all count; else the first.
+        ties: whether to keep all of equal rows; else only the first.
 
     >>> nondominated(np.array([[1.0, 3.0], [2.0, 2.0], [2.0, 3.0], [1.0, 3.0]])).tolist()
     [True, True, False, False]
@@ -116,7 +116,7 @@ def nondominated(values: Values, *, ties: bool = False) -> Mask:
 
 
 def layers(values: Values, most: int) -> NDArray[np.int64]:
-    """Positions of so many rows, or all: the non-dominated first, then those of the rest, and so on.
+    """Positions of up to ``most`` rows: the non-dominated first, then those of the rest, and so on.
 
     >>> sorted(layers(np.array([[1.0, 3.0], [2.0, 2.0], [2.0, 3.0], [3.0, 3.0]]), 3).tolist())
     [0, 1, 2]
@@ -132,12 +132,12 @@ def layers(values: Values, most: int) -> NDArray[np.int64]:
 
 
 def _firsts(rows: Values) -> Mask:
-    """Truth of each of some sorted rows differing from the one before."""
+    """Whether each of some sorted rows differs from the one before."""
     return np.concatenate([[True], (rows[1:] != rows[:-1]).any(axis=1)])
 
 
 def _sorted_best(rows: Values) -> NDArray[np.int64]:
-    """Positions of the non-dominated among different rows in lexicographic order."""
+    """Positions of the non-dominated among distinct rows in lexicographic order."""
     count, width = rows.shape
     if width == 1:
         return np.zeros(1, dtype=np.int64)
@@ -160,7 +160,7 @@ class Archive:
 
     Attributes:
         values: objective vectors.
-        points: what was added with them, row by row.
+        points: points added with them, row by row.
         born: number of the `add` that brought each.
     """
 
@@ -176,16 +176,16 @@ class Archive:
 
     @property
     def cover(self) -> DominatedRegion:
-        """What the archive dominates."""
+        """The region that the archive dominates."""
         if self._cover is None:
             self._cover = DominatedRegion(self.values)
         return self._cover
 
     def add(self, values: Values, points: Points) -> bool:
-        """Takes up what is not dominated, drops what that dominates.
+        """Adds undominated points and drops those that they dominate.
 
         Returns:
-            Truth of a change.
+            Whether the archive changed.
         """
         self.adds += 1
         fresh = np.flatnonzero(~self.cover.reaches(values, fast=True))
@@ -203,7 +203,7 @@ class Archive:
 
 @dataclass(frozen=True)
 class Proof:
-    """What a search did with every point of its space; the three kinds add up to the space.
+    """Account of every point of a searched space: infeasible, dominated and evaluated ones add up to it.
 
     Attributes:
         points: points of the space.
@@ -238,7 +238,7 @@ class Proof:
 
     @property
     def exact(self) -> bool:
-        """Truth of the front being proven."""
+        """Whether the front is proven."""
         return not self.unscored
 
     def __str__(self) -> str:
@@ -255,11 +255,11 @@ class Proof:
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt(Proof):
-    """The account of a search without a proof: most points were never looked at.
+    """Account of a search without a proof: most points were never evaluated.
 
     Attributes:
-        strategy: its name.
-        seed: of its random numbers.
+        strategy: name of the strategy.
+        seed: seed of its random numbers.
         feasible: of the points evaluated, those that meet every limit and can be built.
     """
 
@@ -274,7 +274,7 @@ class Attempt(Proof):
 
     @property
     def exact(self) -> bool:
-        """Never: even a heuristic that saw every point does not know it."""
+        """False, always: even a heuristic that saw every point does not know it."""
         return False
 
     def __str__(self) -> str:
@@ -341,7 +341,7 @@ class Front:
         return [rows[i] for i in np.linspace(0, len(rows) - 1, limit).round().astype(int)]
 
     def plot(self, x: str | None = None, y: str | None = None) -> Picture:
-        """The points by two of their columns, the first two objectives if not given; shows itself in notebooks."""
+        """Scatter plot of two columns, by default the first two objectives; shows itself in notebooks."""
         return scatter(self.rows, x, y, objectives=self.objectives)
 
     def _repr_html_(self) -> str:
@@ -357,11 +357,11 @@ def _short(value: int | float) -> str:
 
 
 def hypervolume(values: Values, reference: Sequence[float]) -> float:
-    """Volume of what a set of vectors dominates below a reference point, exact but for rounding.
+    """Volume of the region that vectors dominate below a reference point, exact but for rounding.
 
     Args:
         values: one vector per row.
-        reference: a vector; what lies above it in any coordinate adds nothing.
+        reference: the point; vectors above it in any coordinate add nothing.
 
     >>> hypervolume(np.array([[0.0, 1.0], [1.0, 0.0]]), (2.0, 2.0))
     3.0
@@ -374,7 +374,7 @@ def hypervolume(values: Values, reference: Sequence[float]) -> float:
 
 
 def _volume(rows: Values, corner: Values) -> float:
-    """Volume below the corner; rows inside, not necessarily non-dominated."""
+    """Volume that rows below the corner dominate; they need not be non-dominated."""
     if not len(rows):
         return 0.0
     rows = rows[np.argsort(rows[:, -1], kind="stable")]

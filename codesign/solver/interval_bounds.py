@@ -18,7 +18,7 @@ from codesign.solver.problem import Array, Inputs, Problem, Term
 Nodes = NDArray[np.int64]
 
 _FAN = 8
-"""Children per node, at most; a few more where the count of values asks for it."""
+"""Most children per node; a few more where the count of values requires it."""
 _CHEAP = 1 << 17
 
 
@@ -48,7 +48,7 @@ class Tree:
 
     @cached_property
     def kids(self) -> list[tuple[Nodes, NDArray[np.int64]]]:
-        """Per step, the children of each node of its level and their sizes; short rows repeat, with size 0."""
+        """Per step, the children of each node of its level and their sizes; short rows repeat a child, with size 0."""
         return [self._step(*pair, first) for pair, first in zip(pairwise(self.levels), self.first[1:], strict=True)]
 
     def _step(self, upper: Nodes, lower: Nodes, first: int) -> tuple[Nodes, NDArray[np.int64]]:
@@ -59,7 +59,7 @@ class Tree:
         return kids, np.where(at < end[:, None], self.size[kids], 0)
 
     def extend(self, table: Array, axis: int, extreme: np.ufunc) -> Array:
-        """A table over values becomes one over nodes."""
+        """Extends a table from values to nodes along ``axis``."""
         parts = [table]
         for upper, lower in reversed([*pairwise(self.levels)]):
             if len(upper) == 1:
@@ -77,7 +77,7 @@ class _Table:
     strides: Mapping[str, int]
 
     def look(self, boxes: Mapping[str, Nodes]) -> Array:
-        """The entries of boxes; the largest index array is added last."""
+        """Entries of boxes; the largest index array is added last."""
         parts = sorted((boxes[axis] * stride for axis, stride in self.strides.items()), key=lambda part: part.size)
         index = parts[0]
         for part in parts[1:]:
@@ -86,7 +86,7 @@ class _Table:
 
 
 class _Memo:
-    """What is known of an expensive term by box, 0 where nothing is."""
+    """Known bounds of an expensive term by box, 0 where unknown."""
 
     def __init__(self, term: Term, problem: Problem, trees: Mapping[str, Tree]) -> None:
         self.term, self.trees = term, trees
@@ -97,7 +97,7 @@ class _Memo:
         self._known = np.zeros(prod(counts), np.int64)
 
     def look(self, boxes: Mapping[str, Nodes]) -> Array:
-        """What is known of boxes."""
+        """Known bounds of boxes, else 0."""
         return np.asarray(self._known.take(self._index(boxes)))
 
     def _index(self, boxes: Mapping[str, Nodes]) -> NDArray[np.int64]:
@@ -107,7 +107,7 @@ class _Memo:
         return index
 
     def ask(self, boxes: Mapping[str, Nodes]) -> None:
-        """Computes what is not known of flat boxes."""
+        """Computes the unknown bounds of flat boxes."""
         new = np.unique(self._index(boxes))
         new = new[self._known[new] == 0]
         if not len(new):
@@ -123,8 +123,8 @@ class Bounder:
 
     Args:
         problem: the axes and formulas.
-        cells: a term with at most so many combinations of its axes' values is tabulated, unless it has a bound from
-            its inputs anyway.
+        cells: most combinations of axis values for which a term is tabulated; fewer suffice for a term that has a
+            bound from its inputs.
     """
 
     def __init__(self, problem: Problem, cells: int) -> None:
@@ -146,14 +146,14 @@ class Bounder:
             self._plan(name, False)
 
     def _worth(self, term: Term) -> bool:
-        """Truth of a term being tabulated; one with a bound from its inputs only if that is cheap."""
+        """Whether to tabulate a term; one with a bound from its inputs only if that is cheap."""
         if term.boxed is not None:
             return False
         size = prod(len(self.problem.axes[axis]) for axis in self.problem.support[term.name])
         return size <= (self._cells if self.late(term.name) else min(self._cells, _CHEAP))
 
     def _plan(self, name: str, high: bool) -> None:
-        """Makes the tables that the bound of a term reads."""
+        """Builds the tables that the bound of a term reads."""
         if (name, high) in self._planned:
             return
         self._planned.add((name, high))
@@ -182,7 +182,7 @@ class Bounder:
         return _Table(table.ravel(), dict(zip(axes, strides, strict=True)))
 
     def _sparse(self, name: str, grid: Mapping[str, Array], extreme: np.ufunc) -> Array:
-        """Values of a term, computed only where the limits leave a feasible point; elsewhere one that no box reads."""
+        """Values of a term, computed only where the limits may be met; elsewhere a filler that no uncut box reads."""
         leaves = np.ix_(*(self.trees[axis].first[-1] + np.arange(values.size) for axis, values in grid.items()))
         root = {axis: np.zeros((1,) * len(grid), np.int64) for axis in self.trees}
         single = frozenset(axis for axis, tree in self.trees.items() if axis in grid or not tree.depth)
@@ -200,7 +200,7 @@ class Bounder:
         return table
 
     def late(self, name: str) -> frozenset[str]:
-        """Axes that must be single values before a term has a lower bound; the fewer the faster a search."""
+        """Axes that must be single values before a term has a lower bound; the fewer, the faster the search."""
         if name in self._small:
             return frozenset()
         term = self.problem.by_name[name]
@@ -209,12 +209,12 @@ class Bounder:
         return own if term.floor is None else min(own, self.late(term.floor), key=len)
 
     def ask(self, boxes: Mapping[str, Nodes], single: frozenset[str], axis: str | None = None) -> bool:
-        """Has the expensive bounds of boxes computed, one per entry of flat arrays; returns whether there are any.
+        """Computes the expensive bounds of boxes, one per entry of flat arrays; returns whether there are any.
 
         Args:
             boxes: nodes by axis.
             single: the axes whose nodes are single values in all boxes.
-            axis: only those that read this one; None for all.
+            axis: only bounds of terms that read this axis; None for all.
         """
         memos = [memo for memo in self.lazy.values() if axis is None or axis in memo.term.of]
         found = [memo for memo in memos if single.issuperset(memo.term.single)]
@@ -238,7 +238,7 @@ class Bounder:
 
 
 class Bounds:
-    """Lower and upper bounds of terms over the same boxes, each computed when first asked for."""
+    """Lower and upper bounds of terms over the same boxes, each computed on first use."""
 
     def __init__(self, bounder: Bounder, boxes: Mapping[str, Nodes], single: frozenset[str]) -> None:
         self._bounder, self._boxes, self._single = bounder, boxes, single
@@ -276,7 +276,7 @@ class Bounds:
         return np.asarray(np.maximum(own, floor))
 
     def _lazily(self, term: Term, high: bool) -> Array | None:
-        """What is known of an expensive term, or else its floor."""
+        """Known lower bound of an expensive term, or else its floor."""
         floor = self._side(term.floor, False) if term.floor and not high else None
         if floor is None or not self._single.issuperset(term.single):
             return floor
@@ -288,5 +288,5 @@ class Bounds:
         return None
 
     def _settled(self, name: str) -> bool:
-        """Truth of all axes of a term being single values."""
+        """Whether all axes of a term are single values."""
         return self._single.issuperset(self._bounder.problem.support[name])

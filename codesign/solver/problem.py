@@ -30,17 +30,16 @@ class Term:
     everywhere never makes the result smaller (rising) or larger (falling). `check_directions` tests it.
 
     Attributes:
-        name: other terms refer to it by this.
+        name: name by which other terms refer to it.
         of: axes and earlier terms that the formula reads.
         formula: the expression.
         rising: inputs in which it never falls.
         falling: inputs in which it never rises.
         floor: an earlier term that is never above this one; bounds may use it.
-        boxed: a lower bound of the term, whole numbers above zero, over boxes of axes alone: values of the axes in
-            `single`, and of the others nodes of their `codesign.solver.interval_bounds.Tree`. It is taken to be
-            expensive and asked only of boxes that nothing else cuts; at single points it is the term itself. Needs a
-            floor.
-        single: the axes that must be single values for that.
+        boxed: a lower bound of the term over boxes of axes, in whole numbers above zero. Its inputs are values of the
+            axes in `single` and nodes of the others' `codesign.solver.interval_bounds.Tree`; at single points it is
+            the term itself. Taken to be expensive, so computed only for boxes that nothing else cuts. Needs a floor.
+        single: axes that must be single values for `boxed`.
     """
 
     name: str
@@ -87,7 +86,7 @@ def peak(name: str, of: tuple[str, ...]) -> Term:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a problem says of some points, one per row.
+    """Objectives and limits of some points, one per row.
 
     Attributes:
         values: objective vectors.
@@ -99,18 +98,18 @@ class Evaluation:
 
     @property
     def feasible(self) -> NDArray[np.bool_]:
-        """Truth of each point meeting every limit."""
+        """Whether each point meets every limit."""
         return np.asarray((self.excess <= 0).all(axis=1))
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A space of designs, what is allowed in it, and what is good.
+    """A space of designs with limits and objectives.
 
     Attributes:
         axes: ascending values by parameter name.
         terms: every one after those it reads. Whole numbers must stay below 2^53.
-        limits: terms that must not be larger than a number.
+        limits: largest allowed value by term.
         objectives: terms that are minimised.
     """
 
@@ -145,16 +144,16 @@ class Problem:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Values per axis."""
+        """Number of values per axis."""
         return tuple(map(len, self.axes.values()))
 
     def parameters(self, points: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
-        """Values by axis, of positions on the axes, one point per row."""
+        """Values by axis of points given as positions on the axes, one per row."""
         columns = zip(self.axes.items(), points.T, strict=True)
         return {name: np.array(values, dtype=np.int64)[at] for (name, values), at in columns}
 
     def compute(self, parameters: Inputs, names: Iterable[str]) -> dict[str, Array]:
-        """Terms of parameter values, straight from the formulas.
+        """Values of terms for parameter values, straight from the formulas.
 
         Args:
             parameters: arrays by axis, of shapes that broadcast.

@@ -24,11 +24,11 @@ def check_axes(axes: Mapping[str, tuple[int, ...]]) -> None:
 
 @dataclass(frozen=True)
 class ParameterSpace:
-    """The product of some axes, less what is not legal.
+    """The product of some axes, without the illegal points.
 
     Attributes:
         axes: ascending values by parameter name.
-        legal: truth (a number or an array) of parameters being a legal design.
+        legal: whether parameters are a legal design, as a number or an array.
     """
 
     axes: Mapping[str, tuple[int, ...]]
@@ -43,11 +43,11 @@ class ParameterSpace:
         return prod(len(values) for values in self.axes.values())
 
     def points(self, first: int = 0, count: int | None = None) -> dict[str, NDArray[np.int64]]:
-        """The points of a range of the product, the last axis fastest, legal or not.
+        """The points of a range of the product, legal or not; the last axis varies fastest.
 
         Args:
             first: index of the first point.
-            count: how many; None for all to the end.
+            count: number of points; None for all to the end.
 
         Returns:
             One array per parameter.

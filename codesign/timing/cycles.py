@@ -32,8 +32,8 @@ class Timing:
         total: from the start write to the interrupt, the hardware's cycle register.
         names: engine and label of every command, in list order.
         start, stop: cycles in which these are accepted and done.
-        rings, early: words of the weight ring and of the table ring that the whole run needs, and that the run up to
-            the end of some commands needs; see `codesign.timing.simulate.Machine`.
+        rings, early: words of the weight ring and of the table ring that the run needs, in all and up to the end
+            of some commands; see `codesign.timing.simulate.Machine`.
     """
 
     total: int
@@ -63,7 +63,7 @@ def exact(
     The run begins with the accelerator idle and the memory's bandwidth bucket full.
 
     Args:
-        program: the command list and its address.
+        program: the program.
         design: the design that runs it.
         formulas: duration formulas of the kernels.
         counts: data-dependent work of one inference, from `codesign.ir.network.counts`; None for the kernels'
@@ -72,7 +72,7 @@ def exact(
             requested before. Compiling takes seconds, once; request it for many or long runs. Never changes a cycle.
 
     Raises:
-        CheckError: the program deadlocks; the message names the first command that never starts.
+        CheckError: the program deadlocks; the message names the first command that never ends.
     """
     machine = Machine(program, design, formulas, counts=counts, compiled=compiled)
     machine.run()

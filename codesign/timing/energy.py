@@ -47,11 +47,11 @@ class RunEnergy:
 
     @property
     def band(self) -> tuple[float, float]:
-        """Lower and upper end of the uncertainty band around the total, in joules."""
+        """Lower and upper end of the band around the total."""
         return self.total * (1 - self.error), self.total * (1 + self.error)
 
     def to_json(self) -> dict[str, object]:
-        """JSON-ready data in joules, with the total, the band and the kind of evidence."""
+        """JSON-ready joules, with total, band and kind of evidence."""
         parts = {name: getattr(self, name) for name in ("offchip", "shell", "idle", "static")}
         return {
             "engines": dict(self.engines),

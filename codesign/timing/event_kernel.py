@@ -37,7 +37,7 @@ MOST_PORTS = 64
     # The store engine.
     STORE_LEFT, STORE_OFFSET, STORE_FROM, STORE_TURN, UNANSWERED, LAST_ANSWER, ANSWER_AT, ANSWER_MASK, OUTSTANDING,
 ) = range(76)  # fmt: skip
-"""Positions of scalars. Names in AT hold the start of a table or, like those in FROM, a cycle."""
+"""Positions of scalars. Names ending in AT hold the start of a table or, like FROM, a cycle."""
 
 # Records: sizes, positions and fields.
 
@@ -76,18 +76,18 @@ it, whether it is its command's last, and the cycle in which it is loaded. There
 GROUP_END = GROUP + 2 * GROUP_SIZE
 """Cycles in which the last two groups ended."""
 SLOT = GROUP_END + 2
-"""First cycles in which the linear engine's command slots are free."""
+"""First cycles of free command slots of the linear engine."""
 OVER = SLOT + LINEAR_SLOTS
 """Commands that the linear engine finished, as index and cycle of the done pulse."""
 
 HEADS = OVER + 2 * LINEAR_SLOTS
-"""Per port, the first cycles in which its next read and its next write can be granted; NEVER without one."""
+"""Per port, first cycles to grant its next read and its next write in; NEVER without one."""
 HEAD_WORDS = HEADS + 2 * MOST_PORTS
-"""Bus words of these bursts."""
+"""Bus words of the bursts in `HEADS`."""
 NEXT_READ = HEAD_WORDS + 2 * MOST_PORTS
-"""Per port, the number of the next read burst to grant."""
+"""Per port, the next read burst to grant."""
 DATA_FREE = NEXT_READ + MOST_PORTS
-"""Per port, the first cycle in which its data channel is free."""
+"""Per port, first cycle in which its data are free."""
 WRITER_SIZE, WRITER = 16, DATA_FREE + MOST_PORTS
 WRITES_READ, OFFERED, WRITTEN, IDLE, BUFFER, WAITING, WAITING_WORDS = 0, 1, 2, 3, 4, 6, 8
 """A write port: bursts read into its buffers, offered and granted; first cycle after the last beat; first cycles in
@@ -162,7 +162,7 @@ def _handle_event(m: Memory, what: int, time: int, count: int) -> None:
 
 
 def _command_words(m: Memory, first: int, words: int) -> None:
-    """Handles command words that arrive from cycle ``first`` on, one per cycle."""
+    """Handles command words arriving from cycle ``first`` on."""
     have, per = m[LIST_WORDS], m[PER]
     m[LIST_WORDS] = have + words
     for index in range(have // per, (have + words) // per):
@@ -172,7 +172,7 @@ def _command_words(m: Memory, first: int, words: int) -> None:
 
 
 def _dispatch(m: Memory) -> None:
-    """Dispatches commands to their engines' queues in list order, one per cycle, while there is room."""
+    """Dispatches commands to their engines' queues in order, one per cycle, while there is room."""
     while m[DISPATCHED] < m[ARRIVED]:
         index = m[DISPATCHED]
         engine = ENGINE + ENGINE_SIZE * m[m[COMMAND_AT] + COMMAND_SIZE * index]
@@ -191,7 +191,7 @@ def _dispatch(m: Memory) -> None:
 
 
 def _plan(m: Memory, engine: int) -> None:
-    """Plans when the engine accepts the head of its queue: once it is ready and all tokens are there, if known."""
+    """Plans the engine's next accept, once it is known to be ready and all tokens to be there."""
     t, head = m[engine + READY], m[engine + HEAD]
     if t == NEVER or head == m[engine + TAIL]:
         return
@@ -365,7 +365,7 @@ def _run_group(m: Memory) -> bool:
 
 
 def _end_group(m: Memory, group: int, end: int) -> None:
-    """Ends a group whose last tile occupies the array up to, not including, cycle ``end``."""
+    """Ends a group; its last tile occupies the array until before cycle ``end``."""
     m[TILE], m[FREE] = 0, end
     m[GROUP_END + m[GROUPS_DONE] % 2] = end - 1
     m[GROUPS_DONE] += 1
@@ -387,7 +387,7 @@ def _want(m: Memory, client: int, offset: int, words: int, visible: int) -> None
 
 
 def _begin_load(m: Memory, t: int, offset: int, words: int, single: int) -> None:
-    """Starts a load accepted in cycle ``t``; ``single`` for the 8-bit tables, written byte by byte, burst by burst."""
+    """Starts a load; ``single`` for the 8-bit tables, written byte by byte, burst by burst."""
     _want(m, LOADS, offset, words, t + 1)
     m[LOADS + SINGLE], m[LOADS + SPACE] = single, m[MOST] if single else words
     m[LOADS + COMING] = m[LOADS + COMING_END] = m[LOADS + COMING_AT]
@@ -419,7 +419,7 @@ def _has_room(m: Memory, client: int) -> bool:
 
 
 def _count(m: Memory, client: int, t: int, words: int) -> None:
-    """Counts the words that a ring holds or awaits after a request in cycle ``t``, and keeps the peak."""
+    """Updates the peak of words that a ring holds or awaits, for a request in cycle ``t``."""
     at, end = m[client + SEEN], m[client + COMING_END]
     while at < end and m[at] <= t:
         m[client + GIVEN] += m[at + 1]
@@ -440,7 +440,7 @@ def _needed(m: Memory, client: int) -> int:
 
 
 def _steps(m: Memory, limit: int) -> None:
-    """Issues requests and grants until an event is posted or cycle ``limit`` is over."""
+    """Takes steps until an event is posted or cycle ``limit`` is over."""
     while m[TOLD] == 0:
         if m[STALE]:
             _plan_grant(m)
@@ -467,7 +467,7 @@ def _first_slot(m: Memory) -> int:
 
 
 def _plan_issue(m: Memory) -> None:
-    """Plans the next request: the highest-priority client in the first cycle in which any can request."""
+    """Plans the next request: the first client, in order, in the first cycle that any can."""
     m[ISSUE_AT] = m[RIVAL] = NEVER
     if m[ISSUED] - m[DELIVERED] == m[BURSTS]:
         return
@@ -540,7 +540,7 @@ def _request(m: Memory, client: int, port: int, ready: int, words: int) -> bool:
 
 
 def _asked(m: Memory, t: int, client: int) -> None:
-    """Handles a client's request for its last word in cycle ``t``: weights follow tables, then the fetch is done."""
+    """Handles a client's request for its last word in cycle ``t``."""
     if client == TABLES:
         m[WEIGHTS + LEFT], m[WEIGHTS + OFFSET] = m[THEN_WORDS], m[THEN_OFFSET]
         m[WEIGHTS + VISIBLE] = m[WEIGHTS + SINCE] = t + 2
@@ -622,7 +622,7 @@ def _deliver(m: Memory, burst: int) -> None:
 
 
 def _weights(m: Memory, first: int, words: int) -> None:
-    """Handles weight words that arrive from cycle ``first`` on; posts an event if the array waits for one of them."""
+    """Handles weight words arriving from cycle ``first`` on; posts an event if the array waits for one of them."""
     ratio, known, last = m[RATIO], m[KNOWN], first + words + 1
     at = first + 1 + ratio - m[PART]
     while at <= last:
@@ -636,7 +636,7 @@ def _weights(m: Memory, first: int, words: int) -> None:
 
 
 def _loaded(m: Memory, first: int, words: int) -> None:
-    """Handles words of a load that arrive from cycle ``first`` on."""
+    """Handles words of a load arriving from cycle ``first`` on."""
     end = first + words
     if m[LOADS + SINGLE]:
         end = first + words * m[WORD] + 1
@@ -679,7 +679,7 @@ def _answer(m: Memory, port: int, number: int) -> int:
 
 
 def _offer(m: Memory, port: int, writer: int) -> None:
-    """Offers the oldest whole burst of an idle port to the memory, once few enough are unanswered."""
+    """Offers an idle port's oldest whole burst to the memory, once few enough are unanswered."""
     number = m[writer + OFFERED]
     answered = m[_answer(m, port, number - m[OUTSTANDING])]
     m[HEADS + 2 * port + 1] = max(m[writer + WAITING + number % 2], m[writer + IDLE], answered) + 2

@@ -55,7 +55,7 @@ def compiled_run(cache: Path | None = None) -> Run | None:
 
 
 def ready_run() -> Run | None:
-    """The result of `compiled_run` if that was called before, else None, so that no short run waits for a compiler."""
+    """The result of `compiled_run` if it was called before, else None without compiling."""
     return compiled_run() if compiled_run.cache_info().currsize else None
 
 
@@ -70,7 +70,7 @@ def _module(path: Path) -> ModuleType:
 
 
 def _compiled(path: Path) -> Run:
-    """Compiles every function of a source file, or reads the cached result beside it.
+    """Compiles the functions of a file, or reads the result cached beside it.
 
     Functions that ``run`` calls are compiled into it, so only ``run`` is cached.
     """

@@ -30,7 +30,7 @@ class Machine:
     """One run of a program.
 
     Args:
-        program: the command list and its address.
+        program: the program.
         design: the design that runs it.
         formulas: duration formulas of the kernels.
         counts: data-dependent work, by layer; None for the kernels' assumption.
@@ -110,15 +110,15 @@ def _need(m: NDArray[np.int64], client: int, ratio: int) -> int | None:
 
 
 class _Records:
-    """The part of the event kernel's state that depends on the command list alone.
+    """State of the event kernel that depends on the command list alone.
 
     Args:
-        program: the program with the list.
+        program: the program.
         word: bytes of a bus word.
 
     Attributes:
-        rows: the commands' records, concatenated, without the durations that kernels compute.
-        open: works whose duration a kernel computes: engine, work, and positions of the duration in `rows`.
+        rows: the commands' records, concatenated, without durations from kernels.
+        open: works with a duration from a kernel: engine, work, and positions of the duration in `rows`.
         linear: indices of the linear commands.
         timed: index of the first command of each work in `open`.
         given: tokens given in the whole run, by taker and giver.
@@ -154,12 +154,12 @@ def _kept(program: Program, word: int) -> _Records:
 
 @cache
 def _programs() -> WeakKeyDictionary[Program, dict[int, _Records]]:
-    """Cache of records, by program and bytes of a bus word."""
+    """Records by program and bytes of a bus word."""
     return WeakKeyDictionary()
 
 
 def _record(command: Command, numbers: Mapping[str, int], word: int) -> tuple[int, ...]:
-    """Record of a command in the format of `codesign.timing.event_kernel`."""
+    """A command's record for `codesign.timing.event_kernel`."""
     engine, fields = command.engine, command.fields
     head = numbers[engine], *_tokens(command.waits, numbers), *_tokens(command.posts, numbers)
     if engine == RING:
@@ -189,7 +189,7 @@ def _given(commands: Sequence[Command], numbers: Mapping[str, int]) -> NDArray[n
 
 
 def _tokens(counts: Mapping[str, int], numbers: Mapping[str, int]) -> tuple[int, int]:
-    """Token counts by engine, packed into two integers."""
+    """Counts by engine, packed into two integers."""
     value = 0
     for engine, count in counts.items():
         if not 0 <= count <= MAX_TOKENS:
@@ -208,8 +208,8 @@ class _Layout:
     """Initial state of the event kernel for a run.
 
     Attributes:
-        memory: its first part: scalars, records and the commands' tables.
-        zeros: number of zeros after it.
+        memory: its start: scalars and the commands' tables.
+        zeros: zeros after it.
     """
 
     def __init__(self, records: _Records, design: Design, formulas: Formulas, list_at: int) -> None:
@@ -227,11 +227,11 @@ class _Layout:
         self._set_room(records)
 
     def set_time(self, index: int, cycles: int) -> None:
-        """Sets the duration of a command of a compute engine other than the linear one."""
+        """Sets the duration of a command that is neither a move nor linear."""
         self.memory[ev.FIXED + index * ev.COMMAND_SIZE + ev.OPERAND] = cycles
 
     def _table(self, size: int) -> int:
-        """Reserves a table of ``size`` zeros; returns its position."""
+        """Position of a new table of zeros."""
         self.zeros += size
         return len(self.memory) + self.zeros - size
 

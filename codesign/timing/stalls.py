@@ -15,7 +15,7 @@ from codesign.timing.cycles import Activity
 from codesign.timing.event_kernel import ENGINE_QUEUE
 
 HANDOVER = 1
-"""Cycles between back-to-back commands of an engine; they do not count as idle."""
+"""Cycles between back-to-back commands of an engine, not idle."""
 
 READING, DONE, WEIGHTS = "command list", "end of run", "weights"
 """Causes other than engines: the next command is still being read, none is left, or weights are late (`starved`)."""
@@ -26,9 +26,9 @@ class Wait(NamedTuple):
 
     Attributes:
         engine: the idle engine.
-        start, stop: first idle cycle, and first cycle after the interval.
+        start, stop: first idle cycle, and first after it.
         cause: the engine that it waits for, `READING`, `DONE` or `WEIGHTS`.
-        reason: one sentence for the reader.
+        reason: one sentence.
     """
 
     engine: str
@@ -110,7 +110,7 @@ def starved(commands: Sequence[Command], activities: Sequence[Activity]) -> tupl
 
 
 def _givers(commands: Sequence[Command]) -> list[list[int]]:
-    """For each command, the commands whose tokens it takes: the last one of each giving engine."""
+    """For each command, the commands whose tokens it takes, the last of each engine."""
     given: dict[tuple[str, str], list[int]] = defaultdict(list)
     for index, command in enumerate(commands):
         for engine, count in command.posts.items():

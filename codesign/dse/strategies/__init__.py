@@ -6,7 +6,7 @@ named ``hill-climb`` as its ``STRATEGY``. Other packages offer theirs through an
     [project.entry-points."codesign.strategies"]
     hill-climb = "mypackage.hill_climb:STRATEGY"
 
-Nothing else names it: command line, benches and reports ask for the strategies that there are.
+Nothing else names it: command line, benches and reports list the strategies available.
 """
 
 import importlib
@@ -26,20 +26,20 @@ from codesign.solver.problem import Problem
 GROUP = "codesign.strategies"
 """Entry points through which other packages offer strategies."""
 DEFAULT = "exact"
-"""The strategy of a search for which none is named."""
+"""Name of the default strategy."""
 EVALUATIONS = 1000
-"""Designs that a strategy without a proof looks at unless another number is given; each is timed exactly."""
+"""Designs that a strategy without a proof evaluates by default; each is timed exactly."""
 
 Score = Callable[[Mapping[str, int]], Mapping[str, float] | None]
 """Exact objectives of a design by name; None if it cannot be built."""
 
 
 class Space(Protocol):
-    """Designs to search, as `codesign.dse.design_space.DesignSpace` has them."""
+    """Designs to search, such as a `codesign.dse.design_space.DesignSpace`."""
 
     @property
     def evaluate(self) -> Score | None:
-        """Exact objectives of a design; None if the problem's terms are exact, not bounds, and every design is real."""
+        """Function for the exact objectives; None if the terms are exact, not bounds, and every design can be built."""
 
     def problem(self, objectives: tuple[str, ...]) -> Problem:
         """Axes, limits and terms; a term of an expensive objective is a lower bound of it."""
@@ -54,10 +54,10 @@ class Strategy(Protocol):
 
     @property
     def name(self) -> str:
-        """How users ask for it: the name of its file, with ``-`` for ``_``, or of its entry point."""
+        """Name for users: that of its file, with ``-`` for ``_``, or of its entry point."""
 
     def missing(self) -> str | None:
-        """Which packages it lacks and how to get them, in one line; None if it can run."""
+        """Missing packages and how to install them, in one line; None if it can run."""
 
     def search(
         self,
@@ -68,14 +68,14 @@ class Strategy(Protocol):
         seed: int,
         progress: Progress | None,
     ) -> Front:
-        """The best designs found; ``proof.exact`` of the front is the truth of there being no better one.
+        """The best designs found; ``proof.exact`` of the front tells whether they are proven best.
 
         Args:
             space: the designs.
             objectives: names, all minimised.
-            evaluations: designs looked at, at most; a strategy that proves its front may ignore it.
+            evaluations: most designs evaluated; a strategy that proves its front may ignore it.
             seed: of random numbers; the same arguments give the same front.
-            progress: told designs settled, of how many, and the front's size.
+            progress: called with the designs settled, the designs in all, and the front's size.
 
         Raises:
             ToolError: a library is missing or fails.
@@ -84,7 +84,7 @@ class Strategy(Protocol):
 
 @dataclass(frozen=True)
 class ProblemSpace:
-    """A problem as a space.
+    """A `Space` made of a problem.
 
     Attributes:
         whole: the problem.
@@ -104,7 +104,7 @@ class ProblemSpace:
 
 
 def catalog() -> Catalog[Strategy]:
-    """Every strategy; none is imported before it is asked for."""
+    """Every strategy; each is imported on first use."""
     stems = [found.name for found in iter_modules(__path__) if not found.name.startswith("_")]
     return Catalog("strategy", (*map(_of_file, stems), *offered("strategy", GROUP, _checked)))
 
@@ -141,7 +141,7 @@ def searched(
 
     Raises:
         InputError: an unknown strategy.
-        NothingFits: it met no design that fits, and did not prove that there is none.
+        NothingFits: no design that fits was found, without proof that there is none.
         ToolError: the strategy, or a library that it needs, is missing or fails.
     """
     found = find(strategy).search(space, objectives, evaluations=evaluations, seed=seed, progress=progress)

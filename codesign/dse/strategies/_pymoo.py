@@ -1,7 +1,7 @@
-"""Evolutionary searches through pymoo, to set beside the exact one: they find good points and prove nothing.
+"""Evolutionary searches by pymoo, to compare the exact one with: they find good points and prove nothing.
 
-Every axis is an index variable; a point that breaks limits is worth less the further it breaks them. What is
-returned is the best of all points looked at, not the last population alone.
+Every axis is an index variable; points that break limits rank lower the further they break them. The result is the
+best of all points evaluated, not of the last population alone.
 """
 
 import importlib
@@ -22,13 +22,13 @@ from codesign.solver.front import Archive, Attempt, Front, Points, Values
 from codesign.solver.problem import Problem
 
 INSTALL = "pip install 'codesign[heuristics]'"
-"""The command that gets the library."""
+"""Command that installs the library."""
 
 _NEEDED = ("pymoo", "numba")
 _POPULATION, _GENERATIONS = 20, 100
-"""Points per generation at least; more where so many generations would use up fewer than the evaluations."""
+"""Fewest points per generation; more where `_GENERATIONS` of these would not use up the evaluations."""
 _IDLE = 20
-"""Generations in a row without a new point after which it ends."""
+"""Generations in a row without a new point after which a search ends."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Evolutionary:
 
     Attributes:
         name: of the strategy.
-        module: of ``pymoo.algorithms.moo``.
+        module: in ``pymoo.algorithms.moo``.
         kind: the class in it.
     """
 
@@ -46,7 +46,7 @@ class Evolutionary:
     kind: str
 
     def missing(self) -> str | None:
-        """Which packages are not installed and the command that gets them; None if all are."""
+        """Missing packages and the command that installs them; None if all are installed."""
         absent = [name for name in _NEEDED if find_spec(name) is None]
         return f"no {' and '.join(absent)}; install: {INSTALL}" if absent else None
 
@@ -59,7 +59,7 @@ class Evolutionary:
         seed: int = 0,
         progress: Progress | None = None,
     ) -> Front:
-        """The best points that it sees; see `codesign.dse.strategies.Strategy.search`.
+        """The best points evaluated; see `codesign.dse.strategies.Strategy.search`.
 
         Raises:
             ValueError: no evaluations.
@@ -78,7 +78,7 @@ class Evolutionary:
         return seen.front(self.name, seed, process_time() - start)
 
     def _generations(self, problem: Problem, evaluations: int, seed: int, seen: "_Seen") -> Iterator[Points]:
-        """Points that pymoo asks for, a generation at a time, until nothing new comes."""
+        """Yields the points that pymoo asks for, by generation, until no new ones come."""
         top = np.array(problem.shape) - 1
         free = np.flatnonzero(top)
         model, algorithm = self._algorithm(top[free], problem, evaluations)
@@ -98,7 +98,7 @@ class Evolutionary:
             _quietly(algorithm.tell, infills=asked)
 
     def _algorithm(self, top: NDArray[np.int64], problem: Problem, evaluations: int) -> tuple[Any, Any]:
-        """Pymoo's problem of index variables up to ``top``, and the algorithm as its guide sets it up for such."""
+        """Pymoo's problem of index variables up to ``top``, and the algorithm set up for them as its guide advises."""
         kind = _pymoo(f"algorithms.moo.{self.module}", self.kind)
         repair = _pymoo("operators.repair.rounding", "RoundingRepair")()
         model = _pymoo("core.problem", "Problem")(
@@ -120,8 +120,8 @@ class _Seen:
     Attributes:
         known: objectives and excess over each limit by point.
         archive: the front of the feasible ones.
-        feasible: how many are.
-        scored: how often the score was asked.
+        feasible: number of feasible points.
+        scored: number of calls of the score.
     """
 
     def __init__(self, problem: Problem, score: Score | None) -> None:
@@ -132,7 +132,7 @@ class _Seen:
         self._scale = np.array([abs(limit) or 1.0 for limit in problem.limits.values()])
 
     def look(self, points: Points, most: int) -> None:
-        """Evaluates the points that are not known yet, at most so many."""
+        """Evaluates those points that are not known yet, at most ``most``."""
         new = {point.tobytes(): point for point in points if point.tobytes() not in self.known}
         fresh = np.array([*new.values()][:most], np.int64)
         if not len(fresh):
@@ -145,7 +145,7 @@ class _Seen:
             self.known[point.tobytes()] = value, over
 
     def front(self, strategy: str, seed: int, cpu_s: float) -> Front:
-        """The best of them, with the account of a strategy."""
+        """The best points as a front, with the counts of the attempt."""
         problem, found = self.problem, self.archive
         order = np.lexsort(found.values.T[::-1])
         attempt = Attempt(
@@ -155,12 +155,12 @@ class _Seen:
         return Front(problem.objectives, found.values[order], problem.parameters(found.points[order]), attempt)
 
     def told(self, points: Points) -> tuple[Values, Values]:
-        """Objectives and excess of points looked at."""
+        """Objectives and excess of points evaluated before."""
         values, excess = zip(*(self.known[point.tobytes()] for point in points), strict=True)
         return np.stack(values), np.stack(excess)
 
     def _evaluated(self, points: Points) -> tuple[Values, Values]:
-        """Objectives; and the excess over each limit as a share of it, the last one of a design not to be built."""
+        """Objectives, and excess over each limit as a share of it; a last column is 1 if the design cannot be built."""
         if self.score is None:
             found = self.problem.evaluate(points)
             return found.values, np.concatenate([found.excess / self._scale, np.zeros((len(points), 1))], axis=1)
@@ -180,7 +180,7 @@ class _Seen:
 
 
 def _pymoo(module: str, name: str) -> Any:
-    """Something of pymoo; it raises more than ImportError where a library of its own is missing.
+    """An attribute of pymoo, which raises more than ImportError if a dependency is missing.
 
     Raises:
         ToolError: it is missing.
@@ -194,10 +194,10 @@ def _pymoo(module: str, name: str) -> Any:
 
 
 def _quietly(action: Any, *arguments: Any, **options: Any) -> Any:
-    """Calls pymoo; what it divides by zero on a front of one point is its own affair.
+    """Calls pymoo without warnings, as of divisions by zero on a front of one point.
 
     Raises:
-        ToolError: whatever it raises.
+        ToolError: the call raises anything.
     """
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):

@@ -12,12 +12,12 @@ class _Exact:
     name: str = "exact"
 
     def missing(self) -> None:
-        """Nothing; without the extra ``compiled`` it is slow."""
+        """None, always; without the extra ``compiled`` it is slow."""
 
     def search(
         self, space: Space, objectives: tuple[str, ...], *, evaluations: int, seed: int, progress: Progress | None
     ) -> Front:
-        """Every design is settled, whatever the evaluations and the seed."""
+        """The whole front with its proof; evaluations and seed are ignored."""
         return space.search(objectives, progress=progress)
 
 

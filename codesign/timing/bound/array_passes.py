@@ -10,10 +10,10 @@ from codesign.timing.bound.row_groups import replace_leading, take_leading
 
 
 class Passes:
-    """Passes of the array over a block of weights for the rows of a group, at most ``n_l`` rows each.
+    """Passes of the array over a block of weights for a row group, at most ``n_l`` rows each.
 
     Attributes:
-        count, most: number of passes, and its maximum over all designs.
+        count, most: passes, and the most of any design.
         full, last: rows of every pass but the last, and of the last one.
     """
 
@@ -26,17 +26,17 @@ class Passes:
 
     @cached_property
     def ends(self) -> tuple["_Turns", "_Turns"]:
-        """Pass counts up to the last pass and up to the one before it, each taken as at least two."""
+        """Pass counts up to the last pass and to the one before, at least two each."""
         return _turns(maximum(self.count, 2)), _turns(maximum(self.count - 1, 2))
 
 
 class _Turns(NamedTuple):
-    """Figures of a number of passes, at least two, that alternate between two buffers.
+    """A number of passes, at least two, that alternate between two buffers.
 
     Attributes:
-        two, four: 1 where there are exactly two passes, and where there are four or more.
+        two, four: 1 for exactly two passes, and for four or more.
         more: passes after the second.
-        pairs, odd: pairs among these, and 1 where one is left over.
+        pairs, odd: pairs of these, and 1 if one is left.
         others, even: the same for all passes after the first.
     """
 
@@ -72,21 +72,20 @@ class Rows(NamedTuple):
     turn: Number
 
     def take_leading(self, like: Number) -> "Rows":
-        """The same for the leading designs, as many as ``like`` has."""
+        """Values of the leading designs, as many as ``like`` has."""
         return Rows(*(take_leading(each, like) for each in self))
 
 
 class Array:
     """Timing of the array and of the row loader before it.
 
-    Rows are double-buffered: those of a pass load after the end of the last pass but one; its tiles then take one
-    period of the array.
+    Rows are double-buffered: those of a pass load after the end of the last pass but one; its tiles take a period.
 
     Args:
         n_l: most rows of a pass.
 
     Attributes:
-        loader, free: first cycles in which the loader and the array can go on.
+        loader, free: first cycles in which they can go on.
         ends: cycles in which the last two passes ended, older first.
     """
 
@@ -121,13 +120,13 @@ class Array:
 
     @staticmethod
     def _several(passes: Passes, one: Number, then: Number, earlier: Number, work: Rows) -> tuple[Number, Number]:
-        """Ends of the last pass and of the one before it; ``one`` and ``earlier`` where there is a single pass."""
+        """Ends of the last pass and of the one before; of a single pass ``one`` and ``earlier``."""
         period, full = work.period, passes.full * work.kw
         short = full - passes.last * work.kw
         detour = full + 2 + period
 
         def until(turns: _Turns, short: Any) -> Any:
-            """End of the last of these passes, whose rows load in ``short`` cycles less than those of a full one."""
+            """End of the last of these passes, whose rows load ``short`` cycles faster than a full one's."""
             second = maximum(one, then + full - short * turns.two + 2) + period
             found = maximum(second + turns.more * period, then + turns.more * full + full - short + 2 + period)
             pairs: Any = second + turns.pairs * detour + turns.odd * period - short * turns.four

@@ -19,7 +19,7 @@ class Load(NamedTuple):
 
 
 class Move(NamedTuple):
-    """Size of an issued load, and the layer that waits for it.
+    """An issued load.
 
     Attributes:
         words: bus words moved.
@@ -63,7 +63,7 @@ class Loads:
         self.begun: list[Load] = []
 
     def add(self, load: Load, layer: int) -> Number:
-        """Issues the next load; returns the earliest cycle in which it is done.
+        """Issues the next load; returns its earliest done cycle.
 
         Args:
             load: the load.
@@ -80,11 +80,11 @@ class Loads:
         return self.free
 
     def behind_first(self) -> None:
-        """Marks the start of the first linear layer: later loads share the memory with more than the first fetch."""
+        """Marks the start of the first linear layer: later loads share the memory."""
         self.first = None
 
     def repeat(self, moves: list[Move], times: int, layers: int) -> None:
-        """Appends the loads of all repeats but the first; each repeat has ``layers`` linear layers."""
+        """Appends the loads of further repeats, each of ``layers`` linear layers."""
         for number in range(1, times):
             self.moves += [Move(move.words, move.layer + number * layers) for move in moves]
 

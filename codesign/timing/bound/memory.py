@@ -48,7 +48,7 @@ class Interface:
         return (self._listed if len(self.network.layers) > 1 else self._run)([_load(1)]).start[0]
 
     def prologue(self, bytewise: tuple[bool, ...], sizes: tuple[int, ...]) -> int:
-        """Earliest cycle in which the last of the loads that open a multi-layer program is done.
+        """Earliest done cycle of the last of the loads that open a multi-layer program.
 
         They share the memory with the first fetch alone, of as many tiles as the rings hold; the fetch is ignored if
         too many tile counts are possible.
@@ -71,7 +71,7 @@ class Interface:
         return machine.stop[(len(loads) - 1 + len(fetch)) * (len(loads) > 1)]
 
     def _listed(self, commands: list[Command]) -> Machine:
-        """Runs the first commands of a list, filled up with idle ones to the shortest list, at most the read-ahead."""
+        """Runs the first commands of a list, filled up with idle ones to the shortest list or the read-ahead."""
         fewest = 2 + sum(1 + isinstance(layer, Linear) for layer in self.network)
         return self._run(commands + [Command("idle", {})] * (min(fewest, COMMAND_QUEUE) - len(commands)))
 
@@ -118,7 +118,7 @@ class Interfaces:
         self.all = [Interface(network, board) for board in boards]
 
     def of(self, variant: Number, what: Callable[[Interface], int]) -> Number:
-        """A figure of the interface at each index in ``variant``."""
+        """A figure of the interface per index in ``variant``."""
         if isinstance(variant, int):
             return what(self.all[variant])
         return np.array([what(each) for each in self.all], np.int64)[variant]
@@ -126,7 +126,7 @@ class Interfaces:
     def each(
         self, variant: Number, sizes: Sequence[Number], what: Callable[[Interface, tuple[int, ...]], int]
     ) -> Number:
-        """A figure of the interface at each index for the sizes there, computed once per distinct combination."""
+        """A figure per interface index and sizes, computed once per distinct combination."""
         if all(isinstance(size, int) for size in (variant, *sizes)):
             return what(self.all[int(variant)], tuple(int(size) for size in sizes))
         columns = np.broadcast_arrays(variant, *sizes)
@@ -141,7 +141,7 @@ class Interfaces:
 
 
 class Rates:
-    """Best-case rates of a memory, or of one of several for each design of an array.
+    """Best-case rates of a memory, or of one of several per design.
 
     Args:
         interfaces: the memory interfaces.
@@ -170,7 +170,7 @@ class Rates:
         self._there: Number = self.latency + _REQUEST + 1 + self.ports
 
     def credit(self, cycles: Any) -> Number:
-        """Bytes that the memory's bandwidth allows in a number of cycles."""
+        """Bytes that the memory may grant in some cycles."""
         found: Number = cycles * self.numerator // self.denominator
         return found
 

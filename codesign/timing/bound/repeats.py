@@ -1,4 +1,4 @@
-"""Repeating layers of a network, and the first linear layer that depends on each tensor."""
+"""Repeating layers of a network, and the first linear reader of each tensor."""
 
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ class Repeat(NamedTuple):
 
 
 def repeats(network: Network) -> Repeat:
-    """The repeat that spares the most layers, after at least as many others and before the last linear layer.
+    """The repeat that spares most layers, after at least as many others, before the last linear layer.
 
     Length 0 if nothing repeats. Layers are equal if they have the same shape and read from layers equally far back.
     """
@@ -40,7 +40,7 @@ def repeats(network: Network) -> Repeat:
 
 
 def readers(network: Network) -> dict[str, int]:
-    """By tensor, the index of the first linear layer that depends on it; the count of linear layers if none does."""
+    """By tensor, index of the first linear layer that depends on it; the count of linear layers if none does."""
     count = number = sum(isinstance(layer, Linear) for layer in network)
     found = dict.fromkeys(network.tensors, count)
     for layer in reversed(network.layers):

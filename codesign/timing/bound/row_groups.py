@@ -39,7 +39,7 @@ class RowGroups:
     """The cut of a layer's rows into groups.
 
     Args:
-        rows: rows of the layer.
+        rows: the layer's rows.
         size: most rows of a group, an integer or an ascending array.
 
     Attributes:
@@ -66,11 +66,11 @@ class Done:
     """Cycles in which the row groups of a tensor are done.
 
     Args:
-        groups: cut of the rows; None if all rows are done at once.
+        groups: their cut; None if all rows are done at once.
 
     Attributes:
-        ends: done cycle of each group.
-        all: done cycle of the last group.
+        ends: by group.
+        all: of the last group.
     """
 
     def __init__(self, groups: RowGroups | None, ends: Iterable[Number] = ()) -> None:
@@ -81,7 +81,7 @@ class Done:
             self.add(end)
 
     def add(self, end: Number) -> None:
-        """Appends the done cycle of the next group."""
+        """Appends the next group's end."""
         self.ends.append(end)
         self.all = replace_leading(self.all, end)
 

@@ -90,7 +90,7 @@ class Bound:
 
     @cached_property
     def shapes(self) -> list["_Shape"]:
-        """Shapes of the linear layers, in order; they decide how the layers are cut."""
+        """Shapes of the linear layers, in order; they decide the cuts."""
         pads = {name: Padding(layer) for name, layer in self.padders.items()}
         linears = [layer for layer in self.network if isinstance(layer, Linear)]
         return [_Shape(each.rows, each.k, each.n, pads.get(each.source), pads.get(each.target)) for each in linears]
@@ -111,7 +111,7 @@ class Bound:
         return list(dict.fromkeys(found))
 
     def cuts(self, engines: Mapping[str, Params], word: Number, row_group: Number) -> list[Number]:
-        """Tiles per command of the linear layers, one entry per distinct shape.
+        """Tiles per command of the linear layers, one per distinct shape.
 
         Args:
             engines: parameters by engine.
@@ -123,7 +123,7 @@ class Bound:
         return [block_tiles(shape.rows, ib, ob, linear, row_group) for shape, ib, ob in cut]
 
     def lengths(self, engines: Mapping[str, Params], word: Number) -> list[Number]:
-        """Sizes of fetches and loads that other engines affect: tile words and tiles per shape, words per constant."""
+        """Sizes that other engines affect: tile words and tiles per shape, bus words per constant."""
         sizes = [constant_words(size, engines[engine], engine, memory, word) for engine, memory, size in self.constants]
         return self._tiles(engines, word) + sizes
 
@@ -140,12 +140,12 @@ class Bound:
 
     @cached_property
     def _padding(self) -> list[tuple[str, str]]:
-        """Engine and name of every parameter that decides column padding."""
+        """Engines and their parameters that decide column padding."""
         engines = dict.fromkeys(kernel_of_layer(layer) for layer in self.padders.values())
         return [(kernel.op, axis) for kernel in engines for axis in kernel.padding]
 
     def window(self, engines: Mapping[str, Params], word: Number) -> Number:
-        """Words of the table ring from which on it delays nothing in this bound; arguments as in `cuts`."""
+        """Table ring words from which on the ring delays nothing here; arguments as in `cuts`."""
         tiles = [shape.tiles(engines, word)[1] for shape in self.shapes]
         found = 0 * engines[RING]["t_out"]
         for last in range(len(tiles)):
@@ -155,7 +155,7 @@ class Bound:
 
 @dataclass(frozen=True, eq=False)
 class Padding:
-    """Column padding by a layer's kernel; equal for layers of equal type and shape, on which alone it depends."""
+    """Column padding by a layer's kernel; depends on the layer's type and shape alone."""
 
     layer: Layer
 
@@ -196,13 +196,13 @@ class _Shape(NamedTuple):
 
 
 class EngineMinima(Protocol):
-    """Least costs over sets of designs of the engines other than the linear one; every method is per layer."""
+    """Least costs over sets of the engines other than the linear one; every method is per layer."""
 
     def columns(self, layer: Layer) -> Number:
         """Fewest columns of a row of the layer's matrices."""
 
     def time(self, layer: Layer, first: Number, rows: Number) -> Number:
-        """Fewest cycles of a command of ``rows`` rows from ``first`` on, for the leading sets in these arrays."""
+        """Fewest cycles of a command of some rows, for the leading sets in these arrays."""
 
     def words(self, layer: Layer) -> list[Number]:
         """Fewest bus words of each of the layer's constants."""
@@ -253,7 +253,7 @@ class _Schedule:
         self.leaping = False
 
     def total(self) -> Number:
-        """Lower bound of the cycles to the interrupt."""
+        """Fewest cycles to the interrupt."""
         layers, (first, length, times) = self.network.layers, self.repeat
         for layer in layers[:first]:
             self._layer(layer)
@@ -341,7 +341,7 @@ class _Schedule:
         return self.groups[rows]
 
     def _passes(self, rows: int) -> list[Passes]:
-        """Passes over every row group of a layer of ``rows`` rows."""
+        """Passes over every row group of ``rows`` rows."""
         if rows not in self.passes:
             self.passes[rows] = [Passes(group.rows, self.linear["n_l"]) for group in self._groups(rows).list]
         return self.passes[rows]
@@ -351,11 +351,11 @@ class _Schedule:
         return Passes(self._groups(rows).last, self.linear["n_l"])
 
     def _ready(self, name: str | None, group: Group, first_row: int = 0) -> Number:
-        """First cycle in which a command on ``group`` can start, given the rows that it reads of tensor ``name``."""
+        """First cycle in which a group's command can start that reads these rows of a tensor."""
         return self.done[name].of(group, first_row) + 1 if name in self.done else 0
 
     def _load(self, load: Load, layer: int) -> Number:
-        """Issues a load before a linear layer; returns its done cycle, 0 while repeats are being skipped."""
+        """Issues a load before a linear layer; returns its done cycle."""
         self.listed = self.listed + 1
         done = self.loads.add(load, layer)
         return 0 if self.leaping else done
@@ -534,7 +534,7 @@ class _Schedule:
         return self.times[key]
 
     def _whole(self, group: Group) -> tuple[Number, Number]:
-        """First row and rows of a group for all designs; legal placeholders for designs without it."""
+        """First row and rows of a group; legal placeholders for designs without it."""
         return replace_leading(0 * self.row_group, group.first), replace_leading(self.row_group, group.rows)
 
     def _constants(self, layer: Layer) -> list[Number]:

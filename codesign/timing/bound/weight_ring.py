@@ -10,7 +10,7 @@ from codesign.timing.bound.memory import FREE, Rates
 from codesign.timing.simulate import BURST_BYTES
 
 LATEST = 3
-"""Tiles examined for holding back weights by their ring room; only the latest matter."""
+"""Tiles examined for holding back weights; only the latest matter."""
 
 
 class Freed(NamedTuple):
@@ -31,9 +31,9 @@ class Cut(NamedTuple):
 
     Attributes:
         ib, spacing: weight words and initiation interval of a tile.
-        all, tiles, blocks, last: tiles of the layer and of a block; number of blocks; tiles of the last block.
+        all, tiles, blocks, last: tiles of the layer and of a block; blocks; tiles of the last block.
         passes: passes of the array over a block.
-        freed: cycles from the start of a tile in the last pass until its ring room is freed.
+        freed: cycles from a tile's start in the last pass until its room is freed.
     """
 
     ib: Number
@@ -50,14 +50,14 @@ class Rings:
     """The weights fetched so far, and the latest tiles that freed their room.
 
     Args:
-        rates: best-case rates of the memory.
+        rates: the memory's best-case rates.
         linear: parameters of the linear engine.
 
     Attributes:
-        known: whether the ring sizes are known; if not, they and the weight blocks may have any size.
-        tiles, words: totals of all weights so far.
+        known: whether the ring sizes are known; if not, these and the blocks may be any.
+        tiles, words: of all weights so far.
         bursts: fewest full-length bursts that brought them.
-        freed: tiles that freed their room, in order; only the latest matter.
+        freed: tiles that freed their room, in order.
         came: earliest cycle in which all weights so far have arrived.
     """
 
@@ -73,7 +73,7 @@ class Rings:
         self.came: Number = 0
 
     def take(self, cut: Cut) -> Freed:
-        """Appends the next layer; returns its start in the sequence of all weights."""
+        """Appends the next layer; returns where its weights start."""
         before = Freed(self.tiles, self.words, 0)
         self.tiles, self.words = self.tiles + cut.all, self.words + cut.all * cut.ib
         if self.known:
@@ -98,13 +98,13 @@ class Rings:
         return found
 
     def arrival(self, early: Sequence[tuple[Number, Number]]) -> Number:
-        """Earliest cycle in which the last of the weights so far can have arrived.
+        """Earliest arrival of the last of the weights so far.
 
         The memory has a rate and a latency; and with a full ring, a word is requested only after the word in its
         place has arrived and been used.
 
         Args:
-            early: loads as bus words and bytes; each is requested before all weights more than these bytes in.
+            early: bus words of loads, and bytes from the first weights on after which all weights are requested later.
         """
         p, rates = self.linear, self.rates
         turns = maximum((self.words - 1) // p["ring_words"], (self.tiles - 1) // p["table_words"])
@@ -120,7 +120,7 @@ class Rings:
 
         Args:
             cut: its cut.
-            before: its start in the sequence of all weights.
+            before: where its weights start.
             there: earliest arrival of its last weights without these delays.
             start: earliest start of the array on it.
 
@@ -146,7 +146,7 @@ class Rings:
         return there, found
 
     def give_back(self, cut: Cut, end: Number) -> None:
-        """Records when the weights of a layer free their room, the array having ended it in cycle ``end``.
+        """Records when the weights of a layer that the array ended in cycle ``end`` free their room.
 
         In a last pass that is not the only one all weights are present, so it has no gaps.
         """
@@ -173,8 +173,8 @@ class Rings:
     def _turn(self, cut: Cut, tiles: Number, *, asked: bool = False) -> Number:
         """Fewest cycles from the first tile of a single-pass block to that of the next block of ``tiles`` tiles.
 
-        The next block's weights are requested once enough tables of this one are freed. This one's tiles run one after
-        the other and, if its own weights were requested that way (``asked``), no faster than these arrive.
+        The next block's weights are requested once enough tables of the first are freed. The first one's tiles run one
+        by one and, if its own weights were requested that way (``asked``), no faster than these arrive.
         """
         late: Any = tiles - (self.linear["table_words"] - cut.tiles)
         one_by_one = cut.freed + (late - 1) * cut.spacing + self._brought(cut.ib)

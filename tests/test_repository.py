@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from codesign.cli import main
+
 ROOT = Path(__file__).parent.parent
 MAPPED = ("boards", "hw", "quant", "sim")
 LONGEST_FUNCTION = 60  # lines
@@ -74,6 +76,14 @@ def test_house_rules(path: Path) -> None:
         if isinstance(node, ast.FunctionDef):
             lines = (node.end_lineno or 0) - node.lineno + 1
             assert lines <= LONGEST_FUNCTION, f"{node.name} has {lines} lines"
+
+
+@pytest.mark.rtl
+def test_the_readme_shows_what_a_build_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = readme.partition("--out build/digits-vit-zcu102\n")[2].partition("\n\n$")[0]
+    assert main(["build", "digits-vit", "--board", "zcu102", "--out", str(tmp_path / "b"), "--quiet"]) == 0
+    assert capsys.readouterr().out.replace(str(tmp_path / "b"), "build/digits-vit-zcu102").strip() == shown
 
 
 @pytest.mark.slow

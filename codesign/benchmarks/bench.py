@@ -2,13 +2,15 @@
 
 import importlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
 from pkgutil import iter_modules
 from typing import cast
 
 from codesign.benchmarks import benches
 from codesign.benchmarks.benches import BenchFile, Options
 from codesign.benchmarks.row import Row
+from codesign.catalog import Catalog, CatalogSource, guarded
 from codesign.errors import InputError
 
 
@@ -29,7 +31,7 @@ class Bench:
 
 def names() -> tuple[str, ...]:
     """All benches, in order; none is imported."""
-    return tuple(sorted(module.name for module in iter_modules(benches.__path__)))
+    return _catalog().names
 
 
 def bench(name: str, options: Options) -> Bench:
@@ -37,19 +39,32 @@ def bench(name: str, options: Options) -> Bench:
 
     Raises:
         InputError: an unknown name, or an option that this bench does not take.
-        CheckError, ToolError: see `BenchFile.rows`.
+        CheckError, ToolError: see `BenchFile.rows`; a ToolError too if its file cannot be used.
     """
-    if name not in names():
-        raise InputError(f"bench {name!r} is not known; legal: {', '.join(names())}")
-    found = _file(name)
+    found = _catalog().load(name)
     for option, value in vars(options).items():
         if value is not None and option not in found.OPTIONS:
-            owners = " or ".join(each for each in names() if option in _file(each).OPTIONS)
+            owners = " or ".join(other for other, each in _catalog().loaded().items() if option in each.OPTIONS)
             raise InputError(f"--{option} {value}: bench {name} has no such option; legal: with bench {owners}")
     start = time.monotonic()
     rows = found.rows(options)
     return Bench(name, tuple(rows), time.monotonic() - start)
 
 
-def _file(name: str) -> BenchFile:
-    return cast("BenchFile", importlib.import_module(f"{benches.__name__}.{name}"))
+def _catalog() -> Catalog[BenchFile]:
+    return Catalog("bench", tuple(_source(module.name) for module in iter_modules(benches.__path__)))
+
+
+def _source(name: str) -> CatalogSource[BenchFile]:
+    module = f"{benches.__name__}.{name}"
+    return CatalogSource(name, module, partial(guarded, "bench", name, module, partial(_imported, module)), True)
+
+
+def _imported(module: str) -> BenchFile:
+    found = importlib.import_module(module)
+    options = getattr(found, "OPTIONS", None)
+    if not (isinstance(options, tuple) and set(options) <= {field.name for field in fields(Options)}):
+        raise TypeError(f"OPTIONS is {options!r}; legal: a tuple of names of {Options.__name__}, or an empty one")
+    if not callable(getattr(found, "rows", None)):
+        raise TypeError("it has no function rows; legal: see codesign.benchmarks.benches.BenchFile")
+    return cast("BenchFile", found)

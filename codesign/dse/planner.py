@@ -200,12 +200,12 @@ class Planner:
         """Axes of the other engines that the network needs, by engine.
 
         Raises:
-            ValueError: an axis name occurs twice.
+            InputError: an axis has the name of a parameter that every design has.
         """
         found = {engine: command_kernel(engine).axes(layers) for engine, layers in self.others.items()}
         names = [axis for axes in found.values() for axis in axes]
         if len({*names, *OWN}) < len(names) + len(OWN):
-            raise ValueError(
+            raise InputError(
                 f"axes {sorted(names)} of {', '.join(found)}; legal: no name twice, and none of {', '.join(OWN)}"
             )
         return found

@@ -136,17 +136,25 @@ def fault_of(kernel: type[Kernel], known: Mapping[str, type[Kernel]]) -> str | N
 
 
 def _clash(kernel: type[Kernel], known: Mapping[str, type[Kernel]]) -> str | None:
-    """Conflict with known kernels (layer type or memory name), or an unknown port or memory name; None if fine."""
+    """Conflict with known kernels (layer type, axis, memory name), or an unknown port or memory name; None if fine."""
     for other in known.values():
         taken = [layer.__name__ for layer in kernel.layers if layer in other.layers]
         if taken:
             return f"{other.op} runs layers of type {taken[0]} already"
+        shared = [axis for axis in _axes(kernel) if axis in _axes(other)]
+        if shared:
+            return f"{other.op} has an axis {shared[0]!r} already"
     together = {**known, kernel.op: kernel}
     try:
         MemoryMap([(name, _some(each)) for name, each in together.items()], together)
     except ValueError as error:
         return str(error)
     return None
+
+
+def _axes(kernel: type[Kernel]) -> tuple[str, ...]:
+    """Names of the axes that a kernel adds to those of every design."""
+    return tuple(kernel.axes(())) if issubclass(kernel, CommandKernel) else ()
 
 
 def _some(kernel: type[Kernel]) -> Params:

@@ -92,3 +92,28 @@ def test_a_bench_is_one_file(
     assert cli.main(["bench", "--help"]) == 0
     assert "finn, mine, search, spine" in capsys.readouterr().out
     sys.modules.pop("codesign.benchmarks.benches.mine")
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("import nothing_of_this_name", "ModuleNotFoundError: No module named 'nothing_of_this_name'"),
+        ("def rows(options): return []", "OPTIONS is None; legal: a tuple of names of Options"),
+        ("OPTIONS = ('speed',)\ndef rows(options): return []", "OPTIONS is ('speed',); legal: a tuple of names"),
+        ("OPTIONS = ()", "it has no function rows; legal: see codesign.benchmarks.benches.BenchFile"),
+    ],
+)
+def test_a_broken_file_is_one_line_and_the_others_work(
+    code: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.py").write_text(code)
+    monkeypatch.setattr(benches, "__path__", [*benches.__path__, str(tmp_path)])
+    monkeypatch.setattr(spine, "rows", lambda options: [ROW])
+    assert cli.main(["bench", "broken"]) == 3
+    error = capsys.readouterr().err
+    assert "bench 'broken' of codesign.benchmarks.benches.broken cannot be loaded: " in error
+    assert reason in error
+    assert error.count("\n") == 1
+    assert cli.main(["bench", "spine"]) == 0
+    assert cli.main(["bench", "spine", "--strategy", "exact"]) == 2
+    sys.modules.pop("codesign.benchmarks.benches.broken", None)

@@ -144,6 +144,10 @@ OFFERED: Mapping[str, tuple[type[Kernel], str]] = {
         _changed(layers=(Doubling, *kernels()["vector"].layers)),
         "vector runs layers of type Norm already",
     ),
+    "an axis of another": (
+        _changed(axes=classmethod(lambda cls, layers: {"lanes": (1,), "t_v": (1, 2)})),
+        "vector has an axis 't_v' already",
+    ),
     "a memory of another": (
         _changed(memories=_memories(Memory("query", 1, ("y", "linear.source")))),
         "memory query of doubler is another engine's already",

@@ -65,8 +65,8 @@ class AttentionKernel(CommandKernel):
     Attributes:
         t_a: columns of a head per cycle, a power of two, 1 to 32.
         n_a: query rows in parallel, even, 2 to 32.
-        keys: keys the score buffer holds, a power of two, at most 2048.
-        db_max: most blocks of ``t_a`` columns per head; ``t_a * db_max`` is at most 128.
+        max_keys: keys the score buffer holds, a power of two, at most 2048.
+        db_max: blocks of ``t_a`` columns a head may have; ``t_a * db_max`` is at most 128.
     """
 
     contract: ClassVar[int] = 1

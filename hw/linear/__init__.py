@@ -59,8 +59,8 @@ class LinearKernel(Kernel):
         ring_words: depth of the weight ring in words of ``t_in * t_out`` bytes, a power of two.
         table_words: depth of the requantization ring in words of ``8 * t_out`` bytes, a power of two.
         tables: number of 8-bit tables, a power of two.
-        word_bytes: word of the bus and of the activation memories, a power of two that divides the bytes
-        of a weight word and of a requantization word.
+        word_bytes: a word of the bus and of the activation memories, a power of two; weight words and
+            requantization words are multiples of it.
     """
 
     contract: ClassVar[int] = 1

@@ -64,7 +64,7 @@ class VectorKernel(CommandKernel):
     Attributes:
         t_v: columns per cycle, a power of two, 1 to 64.
         max_d: longest row, 2 to 1024.
-        wide: 1 if results may also have 16 bits, written to a separate memory.
+        wide: 1 if results may also have 16 bits, which go to a memory of their own.
     """
 
     contract: ClassVar[int] = 1

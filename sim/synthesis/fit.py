@@ -112,7 +112,7 @@ class Error:
 
     @property
     def error_pct(self) -> float:
-        """Error in per cent, positive if modelled too high; per unit 100 if synthesis needs none."""
+        """Error in per cent, positive if modelled too high; 100 per unit where synthesis needs none."""
         return 100.0 * (self.modelled - self.synthesized) / max(self.synthesized, 1)
 
 
@@ -261,7 +261,7 @@ def _memory_sources(params: Mapping[str, int]) -> tuple[dict[str, str], list[str
 
 
 def _hollow(box: str) -> str:
-    """An empty module, with a wire so that synthesis does not treat it as a black box."""
+    """Module without contents; a wire makes it synthesizable all the same."""
     return box.replace("(* blackbox *)\n", "").replace("endmodule", "  wire inside;\nendmodule")
 
 

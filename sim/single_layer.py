@@ -1,8 +1,8 @@
-"""One layer by itself, on the hardware of a whole design.
+"""Networks that run a single layer on the hardware of a whole design.
 
-The layer is fed with random data: one input of a single word per row goes through random linear
-layers into the memories that the layer reads; what the layer writes is copied to where it can be
-stored. So each kernel can be verified apart from the model that it serves.
+The layer gets random data: an input of one word per row goes through random linear layers into the
+memories that the layer reads, and its result is copied to a memory that can be stored. So each kernel
+can be verified independently of the model.
 """
 
 from collections.abc import Iterator
@@ -19,12 +19,12 @@ from codesign.target.design import Design
 from codesign.target.engines import kernels
 
 RESULT = "result"
-"""Name of the tensor that shows what the layer computed."""
+"""Name of the tensor with the layer's result."""
 
 _SPREAD = {8: 40.0, 16: 8000.0}
-"""Standard deviation of fed values, by bits."""
+"""Standard deviation of random input values, by bits."""
 _PRODUCT = 73.6 * 73.9
-"""Standard deviation of a product of two numbers drawn evenly from int8."""
+"""Standard deviation of a product of two uniform int8 numbers."""
 
 
 @dataclass
@@ -38,7 +38,7 @@ class _Parts:
     layers: list[Layer]
 
     def feed(self, tensor: Tensor) -> None:
-        """Fills a tensor through a random linear layer."""
+        """Fills a tensor by a random linear layer of the input."""
         multiplier, shift = requantizer(_SPREAD[tensor.bits] / (_PRODUCT * self.width**0.5))
         half = 1 << (tensor.bits - 1)
         self.tensors[tensor.name] = tensor
@@ -58,7 +58,7 @@ class _Parts:
         )
 
     def show(self, tensor: Tensor, bits: int) -> None:
-        """Copies an int8 tensor to the result."""
+        """Copies an int8 tensor to `RESULT`."""
         self.tensors[RESULT] = replace(tensor, name=RESULT, bits=bits)
         self.layers.append(
             Linear(
@@ -75,13 +75,13 @@ class _Parts:
 
 
 def isolated(network: Network, kernel: str, design: Design, seed: int) -> Iterator[tuple[Layer, Network | None]]:
-    """Every layer of a kernel with a network that runs it alone; None where the design has no room for one.
+    """Each layer of a kernel with a network that runs it alone; None if the design has no room for one.
 
     Args:
-        network: whose layers.
-        kernel: its name.
-        design: hardware that the networks must run on.
-        seed: of the weights that feed the layer.
+        network: the network with the layers.
+        kernel: name of the kernel.
+        design: hardware to run on.
+        seed: of the random weights.
     """
     for number, layer in enumerate(network.layers):
         if type(layer) in kernels()[kernel].layers:
@@ -102,7 +102,7 @@ def _alone(network: Network, layer: Layer, design: Design, rng: np.random.Genera
 
 
 def _shorter(layer: Layer) -> Iterator[Layer]:
-    """The layer, and where its rows do not depend on each other the same with fewer and fewer rows."""
+    """The layer, then copies with half the rows each time if its rows are independent."""
     yield layer
     rows = layer.rows // 2
     while rows and not any(read.whole for read in layer.reads):
@@ -151,10 +151,10 @@ def _finished(parts: _Parts, name: str, constants: dict[str, NDArray[np.int16]])
 
 
 def _sources(layer: Layer) -> tuple[str, ...]:
-    """Tensors that a layer reads and does not write over."""
+    """Tensors that a layer reads and does not overwrite."""
     return tuple(read.tensor for read in layer.reads if not read.in_place)
 
 
 def _constants(network: Network, layer: Layer) -> tuple[str, ...]:
-    """The constant rows that a layer reads, if it reads some."""
+    """Constant tensors that a layer reads."""
     return tuple(read.tensor for read in layer.reads if read.tensor in network.constants)

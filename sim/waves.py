@@ -1,7 +1,7 @@
-"""Waves (VCD) to a timing diagram as an SVG string, one column per clock cycle.
+"""Timing diagrams from VCD waves: an SVG string with one column per clock cycle.
 
-A cycle shows the values that were settled just before the rising edge that ends it. In files of
-`codesign.sim.verilator.simulator` cycle numbers are the simulator's; in other files the first edge ends cycle 0.
+A cycle shows the values settled just before the rising edge that ends it. In files of
+`codesign.sim.verilator.simulator` cycle numbers are the simulator's; in others the first edge ends cycle 0.
 
 >>> print(draw([Wave("clk", 1, 0, (None, None), is_clock=True)])[:4])
 <svg
@@ -30,14 +30,14 @@ _STYLE = (
 
 @dataclass(frozen=True, slots=True)
 class Wave:
-    """The values of one signal in consecutive cycles.
+    """Values of one signal in consecutive cycles.
 
     Attributes:
-        name: as shown.
+        name: label.
         width: bits.
         first: number of the first cycle.
-        values: unsigned value in each cycle; None where it is unknown.
-        is_clock: shown as a clock, without regard to the values.
+        values: unsigned value per cycle; None where unknown.
+        is_clock: drawn as a clock, whatever the values.
     """
 
     name: str
@@ -49,12 +49,12 @@ class Wave:
 
 @dataclass(slots=True)
 class _Header:
-    """What the file declares: signal name, scopes joined by dots, to identifier and bits."""
+    """Signals declared in a file: dotted hierarchical name to identifier and bits."""
 
     signals: dict[str, tuple[str, int]] = field(default_factory=dict)
 
     def find(self, name: str) -> tuple[str, int]:
-        """The signal of that name or ending in it; of several the one with the fewest scopes."""
+        """Finds a signal by its name or a dotted suffix of it; of several, the one with the fewest scopes."""
         found = [full for full in self.signals if full == name or full.endswith(f".{name}")]
         if not found:
             close = get_close_matches(name, {full.rpartition(".")[2] for full in self.signals}, 5)
@@ -63,7 +63,7 @@ class _Header:
 
 
 def signal_names(path: Path) -> tuple[str, ...]:
-    """Full names of all signals of a file, sorted.
+    """Full names of all signals in a file, sorted.
 
     Raises:
         InputError: the file is missing or is not VCD.
@@ -81,15 +81,15 @@ def read(
     clock: str = "clk",
     period: int | None = PERIOD,
 ) -> tuple[Wave, ...]:
-    """Reads some signals in a window of cycles.
+    """Reads signals in a window of cycles.
 
     Args:
         path: VCD file with one item per line, as simulators write it.
-        names: signals, each by its full name or an end of it after a dot.
+        names: signals, each by full name or a dotted suffix of it.
         first: first cycle; None is the first in the file.
         cycles: length of the window; fewer are returned if the file ends.
         clock: the signal whose rising edges end the cycles.
-        period: time units per cycle, which gives the cycle its number; None counts edges from 0.
+        period: time units per cycle, to compute cycle numbers; None counts edges from 0.
 
     Raises:
         InputError: the file is missing, is not VCD or has no rising edge in the window.
@@ -112,11 +112,11 @@ def read(
 
 
 def draw(waves: Sequence[Wave], *, radix: Mapping[str, str] | None = None, column: int = 34) -> str:
-    """A timing diagram as one SVG element, for a page or for ``IPython.display.SVG``.
+    """Timing diagram as one SVG element, for a page or ``IPython.display.SVG``.
 
     Args:
-        waves: rows from top to bottom; all of the same window.
-        radix: signal name to one of `RADIX`; hex where none is given.
+        waves: rows from top to bottom, all of the same window.
+        radix: signal name to one of `RADIX`; hex if not given.
         column: width of a cycle in pixels, at least 8.
 
     Raises:
@@ -167,7 +167,7 @@ def _header(path: Path, file: TextIO) -> _Header:
 
 
 def _changes(file: Iterable[str], wanted: set[str]) -> Iterator[tuple[int, dict[str, int | None]]]:
-    """Time and the new values of the wanted identifiers, for each time in the file."""
+    """For each time in the file, the time and the changed values of the wanted identifiers."""
     now, changed = 0, dict[str, int | None]()
     for line in file:
         kind = line[:1]
@@ -190,7 +190,7 @@ def _number(digits: str) -> int | None:
 def _cycles(
     file: Iterable[str], wanted: set[str], clock: str, period: int | None
 ) -> Iterator[tuple[int, dict[str, int | None]]]:
-    """Number and settled values of each cycle that a rising edge ends."""
+    """Number and settled values of each cycle, ended by a rising edge."""
     values: dict[str, int | None] = {}
     edges = 0
     for now, changed in _changes(file, wanted):
@@ -241,7 +241,7 @@ def _row(wave: Wave, left: int, y: int, column: int, radix: str) -> Iterator[str
 
 
 def _bus(value: int | None, width: int, x: int, span: int, top: int, radix: str) -> Iterator[str]:
-    """A hexagon from x over span pixels with the value in it, as far as it fits; the whole value as a tip."""
+    """A hexagon with the value, cut to fit; the whole value is its tooltip."""
     text = "?" if value is None else _text(value, width, radix)
     kind = "unknown" if value is None else "bus"
     half, slope = _HIGH // 2, 3

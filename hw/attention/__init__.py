@@ -1,10 +1,10 @@
 """The attention kernel: streaming softmax(q k^T) v, its command, golden and formulas.
 
 A *job* is one head of one group of ``n_a`` query rows; groups are the outer loop. Three stages
-run side by side on neighbouring jobs: the queries of the next job are loaded, the scores of the
-present one are computed and the values of the previous one are summed. They advance together,
-in slots of ``db`` passes; a pass lasts as long as the longest of the three needs per block of
-``t_a`` columns: the keys of the present job, the keys of the previous one, or ``n_a`` rows.
+work in parallel on consecutive jobs: load the queries of the next job, compute the scores of the
+present one, accumulate the values of the previous one. They advance together in slots of ``db``
+passes, one per block of ``t_a`` columns. A pass lasts as many cycles as the largest of: keys of
+the present job, keys of the previous job, ``n_a``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,13 +47,13 @@ from codesign.target.kernel import (
 
 MAX_HEAD_DIM = 128
 MAX_KEYS = 2048
-"""More keys do not fit the 27-bit accumulators: 128 * 255 * 2048 < 2**26."""
+"""Limit of the 27-bit accumulators: 128 * 255 * 2048 < 2**26."""
 
 _CHAIN = 4
 """Products per packed dot; both operands use the full int8 range."""
 _EXP_LATENCY = 2
 _SCORE_BYTES = 3
-"""Of a score in its buffer, rounded up."""
+"""Bytes of a score in its buffer, rounded up."""
 _DIVIDER_LATENCY = 19
 _FULL, _SLIDING = MASKS.index("full"), MASKS.index("sliding")
 
@@ -72,9 +72,9 @@ class AttentionKernel(CommandKernel):
     contract: ClassVar[int] = 1
     op: ClassVar[str] = "attention"
     layers: ClassVar[tuple[type[Layer], ...]] = (Attention,)
-    # rows, keys: query rows and keys; db: words per head and row; query_offset: index of query row 0 as the mask counts
-    # it; bases: first word in the memory concerned; mask: index into `codesign.ir.network.MASKS`; window: of the
-    # sliding mask; multipliers and shifts: see `codesign.numerics.nonlinear.attention`.
+    # rows, keys: query rows and keys; db: words per head and row; query_offset: mask index of query row 0; bases:
+    # first word in that memory; mask: index into `codesign.ir.network.MASKS`; window: of the sliding mask;
+    # multipliers and shifts: see `codesign.numerics.nonlinear.attention`.
     fields: ClassVar[Mapping[str, int]] = {
         "rows": 16, "keys": 16, "heads": 8, "db": 8, "query_offset": 16, "q_base": 24, "k_base": 24, "v_base": 24,
         "o_base": 24, "mask": 8, "window": 16, "score_multiplier": 24, "score_shift": 8, "out_multiplier": 24,
@@ -120,7 +120,7 @@ class AttentionKernel(CommandKernel):
 
     @property
     def max_out_shift(self) -> int:
-        """Largest ``out_shift``: the requantizer shifts by up to that plus total_bits - 1."""
+        """Largest ``out_shift``; the requantizer shifts by up to ``out_shift + total_bits - 1``, at most 63."""
         return 64 - self.total_bits
 
     @classmethod
@@ -136,7 +136,7 @@ class AttentionKernel(CommandKernel):
 
     @classmethod
     def memories(cls, params: Params) -> tuple[Memory, ...]:
-        """Queries, keys and values, written by the linear engine, and the context that it reads."""
+        """Query, key and value memories, written by the linear engine, and the context memory it reads."""
         names = zip(("query", "key", "value"), "qkv", strict=True)
         return (
             *(Memory(name, 1, ("linear.out", port)) for name, port in names),
@@ -150,13 +150,13 @@ class AttentionKernel(CommandKernel):
 
     @classmethod
     def columns(cls, layer: Attention, params: Params, unit: Number) -> Columns:
-        """Heads are padded to whole words, and rows with empty heads."""
+        """Pads each head to whole words, and a row with empty heads."""
         wide = padded(layer.head_dim, params["t_a"])
         return Columns(layer.heads, layer.head_dim, wide, head_columns(layer.heads, wide, unit))
 
     @classmethod
     def operands(cls, layer: Attention, params: Params, place: Placement, first: int, rows: int) -> dict[str, int]:
-        """See `CommandKernel.operands`; keys and values stay whole."""
+        """See `CommandKernel.operands`; keys and values are not tiled by rows."""
         columns = place.columns(layer.query)
         return {
             "rows": rows, "keys": layer.keys, "heads": columns.total // columns.wide,
@@ -169,7 +169,7 @@ class AttentionKernel(CommandKernel):
 
     @classmethod
     def work(cls, layer: Attention, first: Number, rows: Number, columns: Columns | None = None) -> dict[str, Number]:
-        """Rows, keys, heads with empty ones, mask, window, index of the first row, columns of a head."""
+        """Work fields: rows, keys, heads (empty ones included), mask, window, query_offset, columns per head."""
         heads, wide = (
             (layer.heads, layer.head_dim) if columns is None else (columns.total // columns.wide, columns.wide)
         )
@@ -185,7 +185,7 @@ class AttentionKernel(CommandKernel):
 
     @classmethod
     def follows(cls, layers: Sequence[Attention], params: Params) -> dict[str, Number]:
-        """Room for the most keys, and for the widest head."""
+        """Derives ``max_keys`` and ``db_max`` from the most keys and the widest head."""
         keys, widest = max(layer.keys for layer in layers), max(layer.head_dim for layer in layers)
         return {"max_keys": powers_up_to(2, keys)[-1], "db_max": ceil_div(widest, params["t_a"])}
 
@@ -196,7 +196,7 @@ class AttentionKernel(CommandKernel):
 
     @classmethod
     def legal(cls, params: Params) -> Number:
-        """Truth of the parameters being a legal design; see the class."""
+        """1 where the parameters are a legal design (see the class), else 0."""
         t_a, n_a, keys, db = _values(params, "t_a", "n_a", "max_keys", "db_max")
         result: Number = (
             power_of_two(t_a) * (t_a <= 32) * (n_a % 2 == 0) * (n_a >= 2) * (n_a <= 32)
@@ -206,7 +206,7 @@ class AttentionKernel(CommandKernel):
 
     @classmethod
     def space(cls, layer: object, board: Board) -> ParameterSpace:
-        """See `Kernel.space`; a head fills its blocks."""
+        """See `Kernel.space`; ``db_max`` is exactly the blocks of a head."""
         if not isinstance(layer, Attention):
             raise TypeError(f"a {type(layer).__name__} is not an attention layer")
         t_as = powers_up_to(1, min(layer.head_dim, 32))
@@ -220,7 +220,7 @@ class AttentionKernel(CommandKernel):
 
     @classmethod
     def peak_macs(cls, params: Params) -> Number:
-        """Scores and values are multiplied at once."""
+        """See `Kernel.peak_macs`; scores and values are multiplied concurrently."""
         return 2 * params["t_a"] * params["n_a"]
 
     @classmethod
@@ -266,7 +266,7 @@ class AttentionKernel(CommandKernel):
 
     @staticmethod
     def golden(layer: Attention, q: IntLike, k: IntLike, v: IntLike, query_offset: int = 0) -> IntArray:
-        """The layer on int8 matrices; ``query_offset`` is the index of the first row of ``q``."""
+        """Integer reference on int8 matrices; ``query_offset`` is the mask index of row 0 of ``q``."""
         rows = query_offset + len(np.asarray(q))
         lo, hi = nonlinear.mask_interval(layer.mask, rows, layer.keys, layer.window)
         return nonlinear.attention(
@@ -278,9 +278,9 @@ class AttentionKernel(CommandKernel):
     def cycles(cls, params: Params, work: Work) -> Number:
         """Clock cycles from accepting a command to its done pulse.
 
-        Every job is a slot; one slot before them loads the first queries and one after them sums
-        the last values. The pass length rises and falls at most once over the groups, so the
-        slots between two groups of unequal keys add up to one more slot of the longest pass.
+        Every job takes a slot, after one slot that loads the first queries and before one that sums the
+        last values. The pass length rises and falls at most once over the groups, so the slots
+        between two groups of unequal keys add up to one more slot of the longest pass.
 
         Args:
             params: t_a, n_a.
@@ -295,7 +295,7 @@ class AttentionKernel(CommandKernel):
 
     @classmethod
     def resources(cls, params: Params) -> Resources:
-        """DSP and block RAM exact from the structure; LUT and FF by part, see `codesign.hw.primitives.area`."""
+        """DSP and block RAM counts are exact; LUTs and FFs are modelled by part, see `codesign.hw.primitives.area`."""
         t_a, n_a = _values(params, "t_a", "n_a")
         halves, logic, registers = _memories(params)
         return Resources(
@@ -307,7 +307,7 @@ class AttentionKernel(CommandKernel):
 
     @classmethod
     def lut_units(cls, params: Params) -> Units:
-        """What LUTs go into, memories apart: adders and multiplexers by their bits, other parts by their number."""
+        """Units that LUTs are modelled from, memories excluded: adder and multiplexer bits, and part counts."""
         size = _Sizes(params)
         shared = size.units()
         delayed = 24 * size.dots * (size.chain > 3)
@@ -315,7 +315,7 @@ class AttentionKernel(CommandKernel):
 
     @classmethod
     def ff_units(cls, params: Params) -> Units:
-        """What flip-flops go into, likewise."""
+        """Units that flip-flops are modelled from, memories excluded."""
         size = _Sizes(params)
         shared = size.units()
         delayed = 24 * size.dots * ((size.chain > 1) + 2 * (size.chain > 2))
@@ -332,7 +332,7 @@ class AttentionKernel(CommandKernel):
 
     @classmethod
     def energy(cls, params: Params, work: Work, board: Board) -> Joules:
-        """See `Kernel.energy`; lanes without a row, and keys that a row's mask hides, multiply like the others."""
+        """See `Kernel.energy`; lanes without a row and masked keys are multiplied too."""
         t_a, n_a = _values(params, "t_a", "n_a")
         rows, heads, head_dim = _values(work, "rows", "heads", "head_dim")
         keys, columns = heads * _Groups(n_a, work).total(), ceil_div(head_dim, t_a) * t_a
@@ -347,12 +347,12 @@ class AttentionKernel(CommandKernel):
 
 
 def _values(source: Mapping[str, Number], *names: str) -> tuple[Any, ...]:
-    """Some values of a mapping; the type of arithmetic on integers or arrays is beyond the checker."""
+    """Looks up several names; untyped, since arithmetic on integers or arrays is beyond the type checker."""
     return tuple(source[name] for name in names)
 
 
 def _latency(t_a: Any) -> Any:
-    """Cycles of a command that are no slots and no rows of the last group."""
+    """Fixed cycles of a command, without its slots and the rows of the last group."""
     setup = 2 * Requantizer.latency() + 9
     dot = PackedDot.latency(0) + minimum(t_a, _CHAIN) + (t_a > 4) + (t_a > 8) + (t_a > 16)
     score = 2 * READ_LATENCY + dot + 1
@@ -362,7 +362,7 @@ def _latency(t_a: Any) -> Any:
 
 
 class _Sizes:
-    """Widths and numbers of the parts."""
+    """Widths and counts of the engine's parts."""
 
     def __init__(self, params: Params) -> None:
         t_a, n_a, keys, db = _values(params, "t_a", "n_a", "max_keys", "db_max")
@@ -374,7 +374,7 @@ class _Sizes:
         self.dots, self.products = n_a // 2 * self.chains, n_a * ceil_div(t_a, 2)
 
     def units(self) -> dict[str, dict[str, Any]]:
-        """Parts that take LUTs and flip-flops in the same proportions."""
+        """Unit counts that are the same for LUTs and flip-flops."""
         n_a, score_bits = self.n_a, self.n_a * self.score_bits
         tree = n_a * (20 * (self.chains - 1) - _clog2(self.chains))
         return {
@@ -393,9 +393,9 @@ class _Sizes:
 
 
 def _memories(params: Params) -> tuple[Any, Any, Any]:
-    """Block RAM halves, LUTs and flip-flops of the buffers of scores and queries and of the ring of sums.
+    """Block RAM halves, LUTs and flip-flops of the score buffer, the query buffer and the ring of sums.
 
-    Queries are written a row at a time: each is whole bytes of 8 bits in LUT RAM and of 9 in block RAM.
+    Queries have a write enable per row, so each row is whole bytes: 8 bits wide in LUT RAM, 9 in block RAM.
     """
     size, (t_a, n_a, keys) = _Sizes(params), _values(params, "t_a", "n_a", "max_keys")
     word, depth = n_a * (size.score_bits + 1), 2 * 2**size.block_bits
@@ -406,10 +406,10 @@ def _memories(params: Params) -> tuple[Any, Any, Any]:
 
 
 class _Groups:
-    """Pass lengths of the groups of query rows, summed without a loop over them.
+    """Pass lengths of the groups of query rows, summed in closed form.
 
-    Group ``g`` starts at row ``x = offset + g * n`` and has ``r`` rows (n but for the last). Its keys
-    are ``min(x + r, keys) - max(0, x - window + 1)``, its pass length m the larger of that and n.
+    Group ``g`` starts at row ``x = offset + g * n`` and has ``r`` rows (n, fewer in the last). It has
+    ``min(x + r, keys) - max(0, x - window + 1)`` keys; its pass length is the larger of that and n.
     A causal mask is a sliding one with a window past all rows; a full mask a causal one past all keys.
     """
 
@@ -432,7 +432,7 @@ class _Groups:
         return maximum(end - maximum(first - self.window + 1, 0), self.n)
 
     def total(self) -> Any:
-        """Sum of the pass lengths: ``most`` each, less the rise, less the fall; the last apart."""
+        """Sum of the pass lengths: ``most`` each, less rise and fall; the last group is added separately."""
         others = self.count - 1
         reach = self.keys + self.window - 1
         rise = _ramp(self.most - self.n - self.offset, self.n, others)
@@ -441,7 +441,7 @@ class _Groups:
         return others * self.most - rise - fall + self.passes(others)
 
     def longest(self) -> Any:
-        """The largest pass length: where the rise ends, one before, or the last group."""
+        """Largest pass length: candidates are the end of the rise, the group before it, and the last group."""
         last = self.count - 1
         top = minimum(maximum(ceil_div(self.most - self.n - self.offset, self.n), 0), last)
         best = maximum(self.passes(top), self.passes(maximum(top - 1, 0)))

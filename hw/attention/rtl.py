@@ -1,7 +1,7 @@
 """The attention engine in Amaranth.
 
-`_Slots` walks the jobs of a command; T is a cycle in which it shows a certain state. Every other
-stage sees that state a fixed number of cycles later, so all of them change jobs without gaps:
+`_Slots` walks the jobs of a command; T is the cycle in which it shows a given state. Every other
+stage sees that state a fixed number of cycles later, so all of them switch jobs without gaps:
 
 ====================================  ==========================================================
 T                                     query address; counters of keys and of values
@@ -9,8 +9,8 @@ T + 2                                 key address; query buffer read
 T + score                             scores complete: written, row maximum updated
 T + score - 1                         scores of the previous job read again
 T + score + weight                    their exponentials and the value words meet in the multipliers
-T + score + weight + value            sums complete; after a pass they are drained lane by lane
-after 19 and 8 more cycles            reciprocal of the row's total known; requantized word written
+T + score + weight + value            sums complete; drained lane by lane after a pass
+19 and 8 cycles later                 reciprocal of the row's total known; requantized word written
 ====================================  ==========================================================
 """
 
@@ -53,13 +53,13 @@ class _Timing:
 
 
 class _AttentionSetup(wiring.Component):
-    """Accepts a command, checks it and multiplies out its strides; takes the same time for all.
+    """Accepts a command, checks it and computes its strides, in the same time for all.
 
     Members:
         start: pulse, the command is legal and its products are ready.
-        error: pulse, it is not.
+        error: pulse, the command is illegal.
         stride: words per row; group_stride: words per ``n_a`` rows.
-        first_key: query_offset - window + 1; first_offset: the same in words.
+        first_key: query_offset - window + 1; first_offset: first_key in words.
     """
 
     def __init__(self, kernel: AttentionKernel, depths: dict[str, int]) -> None:
@@ -80,7 +80,7 @@ class _AttentionSetup(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
-        """One multiplier and a step counter: heads * db first, then that times four numbers."""
+        """One multiplier and a step counter: heads * db first, then that product times four factors."""
         m = Module()
         m.submodules.product = product = Requantizer(PRODUCT_BITS, PRODUCT_BITS)
         issue = Requantizer.latency() + 1
@@ -138,10 +138,10 @@ class _AttentionSetup(wiring.Component):
 
 
 def _job(kernel: AttentionKernel) -> data.StructLayout:
-    """One head of one group of rows.
+    """Layout of a job: one head of one group of rows; all zero if not valid.
 
-    rows: rows left from this group on; q: offset of its first query word; k: of its first key word;
-    keys: keys of the union of its rows; diagonal: first key minus first row. Zero if not valid.
+    rows: rows left from this group on; q, k: offsets of its first query and key word;
+    keys: keys that any of its rows sees; diagonal: first key minus first row.
     """
     return data.StructLayout(
         {
@@ -156,7 +156,7 @@ def _job(kernel: AttentionKernel) -> data.StructLayout:
 
 
 class _Jobs(wiring.Component):
-    """The jobs of a command one after the other: ``job`` changes two cycles after start or advance."""
+    """Generates the jobs of a command in order; ``job`` changes two cycles after ``start`` or ``advance``."""
 
     def __init__(self, kernel: AttentionKernel) -> None:
         self._kernel = kernel
@@ -177,7 +177,7 @@ class _Jobs(wiring.Component):
         self._key, self._key_offset = Signal(signed(18)), Signal(signed(PRODUCT_BITS))
 
     def elaborate(self, platform: object) -> Module:
-        """Counters of groups and heads with their offsets, then the key interval of the group."""
+        """Group and head counters with their offsets, then the key interval of the group."""
         m = Module()
         command = self.operands
         with m.If(self.start):
@@ -230,13 +230,13 @@ class _Jobs(wiring.Component):
 
 
 class _Slots(wiring.Component):
-    """Three neighbouring jobs and the counters of the slot they share.
+    """Jobs of the three stages and the counters of their common slot.
 
     Members:
         begin: pulse, the first job is at ``job``.
-        load, present, previous: the jobs of the three stages, valid bit and all.
+        load, present, previous: the jobs of the three stages, with valid bits.
         shift: pulse in the cycle before a slot; advance: the same, to the job generator.
-        inner, block: cycle of the pass and pass of the slot; turn: last cycle of a pass.
+        inner, block: cycle within the pass, pass within the slot; turn: last cycle of a pass.
         half: half of the double buffers that ``load`` fills and ``previous`` reads.
         last: the slot is the command's last.
     """
@@ -262,7 +262,7 @@ class _Slots(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
-        """A pass is at least two cycles long, so its length may come a cycle late."""
+        """Counters; a pass is at least two cycles long, so its length may be registered."""
         m = Module()
         running = Signal()
         final = Signal.like(self.inner, init=1)
@@ -285,7 +285,7 @@ class _Slots(wiring.Component):
 
 
 class _RowWalk(wiring.Component):
-    """Addresses of rows, block by block: from ``base`` at start, one word further at each turn."""
+    """Row addresses, block by block: from ``base`` at start, one word further at each turn."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -299,7 +299,7 @@ class _RowWalk(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
-        """The address and the one at which the next block begins."""
+        """Registers for the address and for the start of the next block."""
         m = Module()
         again = Signal(POINTER_BITS)
         m.d.sync += self.address.eq(self.address + self.stride)
@@ -311,11 +311,11 @@ class _RowWalk(wiring.Component):
 
 
 class _KeyWalk(wiring.Component):
-    """Addresses of keys, key by key with all blocks of one, and what the scores need to know.
+    """Key addresses, all blocks of a key before the next key, with the flags that the scores need.
 
     Members:
-        active: there is a key word; first_block, last_block, first_key: of it.
-        key: its place in the job; block: its block; allowed: one bit per row of the group, a cycle late.
+        active: there is a key word; first_block, last_block, first_key: flags of that word.
+        key: index within the job; block: its block; allowed: one mask bit per row of the group, a cycle late.
     """
 
     def __init__(self, kernel: AttentionKernel) -> None:
@@ -360,7 +360,7 @@ class _KeyWalk(wiring.Component):
         return m
 
     def _mask(self, diagonal: Signal) -> Value:
-        """Row ``r`` of the group sees keys with ``r - window < diagonal <= r``, or all."""
+        """Mask bits: row ``r`` sees keys with ``r - window < diagonal <= r``, as far as the mask restricts them."""
         mask, window = self.operands.mask, self.operands.window
         lanes = range(self._kernel.n_a)
         past = Cat((mask == _FULL) | (diagonal <= lane) for lane in lanes)
@@ -374,7 +374,7 @@ class _KeyWalk(wiring.Component):
 class ScorePair(SharedComponent):
     """Scores of two query rows: dot products of ``t_a`` columns, accumulated over the blocks.
 
-    ``valid`` and ``first`` belong to the products that reach the accumulator now.
+    ``valid`` and ``first`` apply to the products at the accumulator input.
     """
 
     def __init__(self, t_a: int, score_bits: int) -> None:
@@ -407,7 +407,7 @@ class ScorePair(SharedComponent):
 
 
 class ExpTable(SharedComponent):
-    """The exponential table with two readers, one 18-Kbit block RAM; see `EXP_LATENCY`."""
+    """Exponential table with two read ports in one 18-Kbit block RAM; latency `EXP_LATENCY`."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -425,7 +425,7 @@ class ExpTable(SharedComponent):
         return "exp_table"
 
     def build(self, platform: object) -> Module:
-        """A memory without writer, its outputs registered."""
+        """A ROM with registered outputs."""
         m = Module()
         m.submodules.rom = rom = memory.Memory(
             shape=8, depth=EXP_ENTRIES, init=exp_table().tolist(), attrs={"rom_style": "block"}
@@ -441,9 +441,9 @@ class SoftmaxPair(SharedComponent):
     """Row maxima and exponentials of two query rows.
 
     Members:
-        s0, s1: the present job's scores; complete: they are a key's; first: its first key's;
-        allowed: the mask's opinion. hold: pulse, the maxima are final and belong to the previous job.
-        word: what to store of a key; stored: what was stored, read again. e0, e1: exponentials of it.
+        s0, s1: scores of the present job; complete: they are valid; first: of the job's first key;
+        allowed: mask bits. hold: pulse, the maxima are final and belong to the previous job.
+        word: scores and mask bits to store; stored: such a word read back. e0, e1: its exponentials.
     """
 
     def __init__(self, score_bits: int) -> None:
@@ -460,7 +460,7 @@ class SoftmaxPair(SharedComponent):
         return f"softmax_pair_{self.score_bits}"
 
     def build(self, platform: object) -> Module:
-        """Two lanes around one table with two readers."""
+        """Two lanes around one dual-port table."""
         m = Module()
         m.submodules.table = table = ExpTable()
         m.d.comb += [self.word.eq(Cat(self.s0, self.allowed[0], self.s1, self.allowed[1]))]
@@ -471,7 +471,7 @@ class SoftmaxPair(SharedComponent):
         return m
 
     def _maximum(self, m: Module, score: Signal, allowed: Value, lane: int) -> Signal:
-        """The largest allowed score of the previous job."""
+        """Largest allowed score of the previous job."""
         lowest = -(1 << self.score_bits - 1)
         running = Signal(signed(self.score_bits), name=f"running{lane}", reset_less=True)
         top = Signal(signed(self.score_bits), name=f"top{lane}", reset_less=True)
@@ -482,7 +482,7 @@ class SoftmaxPair(SharedComponent):
         return top
 
     def _index(self, m: Module, top: Signal, stored: Value, lane: int) -> Value:
-        """Table index of a stored score; that of a zero where the mask forbids the key."""
+        """Table index of a stored score; the last entry where the mask forbids the key."""
         bits = self.score_bits
         m.submodules[f"scale{lane}"] = scale = Requantizer(bits + 1, 11)
         difference = Signal(signed(bits + 1), name=f"difference{lane}", reset_less=True)
@@ -501,7 +501,7 @@ class SoftmaxPair(SharedComponent):
 class ValueLane(SharedComponent):
     """Weighted sums of ``t_a`` value columns for one query row, and the sum of the weights.
 
-    ``valid`` and ``first`` belong to the products that reach the accumulators now.
+    ``valid`` and ``first`` apply to the products at the accumulator inputs.
     """
 
     def __init__(self, t_a: int, total_bits: int) -> None:
@@ -545,10 +545,10 @@ class ValueLane(SharedComponent):
 
 
 class SoftmaxReciprocal(SharedComponent):
-    """``quotient = (multiplier << (L - 1)) // total`` and ``places = L - 1``, one per cycle.
+    """Divider: ``quotient = (multiplier << (L - 1)) // total`` and ``places = L - 1``, one result per cycle.
 
-    L is the bit length of ``total``. The results come `DIVIDER_LATENCY` cycles after ``total``;
-    ``multiplier`` (in [2**16, 2**17)) does not change in between.
+    L is the bit length of ``total``. Latency is `DIVIDER_LATENCY` from ``total``; ``multiplier`` (in
+    [2**16, 2**17)) is constant meanwhile.
     """
 
     def __init__(self, total_bits: int) -> None:
@@ -561,7 +561,7 @@ class SoftmaxReciprocal(SharedComponent):
         return f"reciprocal_{self.total_bits}"
 
     def build(self, platform: object) -> Module:
-        """The divisor shifted to full length, then restoring division, one bit per stage."""
+        """Normalises the divisor, then divides by restoring division, one bit per stage."""
         m = Module()
         bits = self.total_bits
         total, places = Signal(bits, reset_less=True), Signal(5, reset_less=True)
@@ -585,12 +585,12 @@ class SoftmaxReciprocal(SharedComponent):
 
 
 class _SumDrain(wiring.Component):
-    """Takes the sums of all lanes at once and sends them out requantized, a lane per cycle.
+    """Captures the sums of all lanes at once and requantizes them, one lane per cycle.
 
     Members:
         take: pulse, the sums of a pass are at ``lanes`` (t_a sums and the row's total, lane after lane).
-        multiplier, shift: of the command. word: the result, 1 + divider + requantizer cycles
-        after ``take`` for lane 0.
+        multiplier, shift: of the command. word: result of lane 0, 1 + divider + requantizer cycles
+        after ``take``, then one lane per cycle.
     """
 
     def __init__(self, kernel: AttentionKernel) -> None:
@@ -607,7 +607,7 @@ class _SumDrain(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
-        """A shift register of lanes, the divider beside a delay of the sums, t_a requantizers."""
+        """A shift register of lanes, the divider in parallel with a delay of the sums, ``t_a`` requantizers."""
         m = Module()
         bits, sums = self.lane_bits, self._kernel.t_a * self._kernel.acc_bits
         stages = [Signal(bits, name=f"lane{lane}", reset_less=True) for lane in range(self._kernel.n_a)]
@@ -632,7 +632,7 @@ class _SumDrain(wiring.Component):
 
     @staticmethod
     def _late(m: Module, sums: Value) -> Value:
-        """The sums as they were when the divider began, through a ring in LUT RAM."""
+        """Delays the sums by the divider latency, through a ring in LUT RAM."""
         depth = 32
         m.submodules.ring = ring = RowMemory(bits=depth * len(sums), write_bits=len(sums), read_bits=(len(sums),))
         now = Signal(range(depth))
@@ -648,11 +648,11 @@ class _SumDrain(wiring.Component):
 
 @dataclass(frozen=True)
 class _Scores:
-    """What the score stage tells of a key.
+    """Outputs of the score stage for one key.
 
     Attributes:
-        pairs: its scores, per pair of rows; complete: they are ready.
-        first: it is its job's first; place: its word of the buffer; allowed: the rows that see it.
+        pairs: scores per pair of rows; complete: they are valid.
+        first: first key of its job; place: word of the score buffer; allowed: mask bit per row.
     """
 
     pairs: list[tuple[Value, Value]]
@@ -694,7 +694,7 @@ class AttentionEngine(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
-        """Control, then the stages in the order of the data."""
+        """Control, then the stages in data-flow order."""
         m = Module()
         setup, slots = self._control(m)
         queries = self._load(m, setup, slots)
@@ -704,7 +704,7 @@ class AttentionEngine(wiring.Component):
         return m
 
     def _control(self, m: Module) -> tuple[_AttentionSetup, _Slots]:
-        """Command to jobs to slots; the first job is ready two cycles after the setup."""
+        """Setup, job generator and slots; the first job is ready two cycles after the setup."""
         m.submodules.setup = setup = _AttentionSetup(self.kernel, self.depths)
         m.submodules.jobs = jobs = _Jobs(self.kernel)
         m.submodules.slots = slots = _Slots(self.kernel)
@@ -723,7 +723,7 @@ class AttentionEngine(wiring.Component):
         return setup, slots
 
     def _load(self, m: Module, setup: _AttentionSetup, slots: _Slots) -> RowMemory:
-        """Queries of the next job into their half of the buffer, a word per cycle."""
+        """Loads the queries of the next job into their half of the buffer, one word per cycle."""
         m.submodules.query_walk = walk = _RowWalk()
         rows, width = self.kernel.n_a, self.kernel.n_a * 8 * self.kernel.t_a
         place = (self.kernel.db_max - 1).bit_length()
@@ -744,7 +744,7 @@ class AttentionEngine(wiring.Component):
         return buffer
 
     def _scores(self, m: Module, setup: _AttentionSetup, slots: _Slots, queries: RowMemory) -> _Scores:
-        """Keys of the present job against its queries."""
+        """Multiplies the keys of the present job by its queries."""
         m.submodules.key_walk = walk = _KeyWalk(self.kernel)
         place, score = (self.kernel.db_max - 1).bit_length(), self._time.score
         query_at = Cat(walk.block[:place], ~slots.half)
@@ -777,7 +777,7 @@ class AttentionEngine(wiring.Component):
         )
 
     def _softmax(self, m: Module, setup: _AttentionSetup, slots: _Slots, scores: _Scores) -> list[Value]:
-        """Scores of the present job to the buffer, those of the previous to exponentials."""
+        """Buffers the scores of the present job and turns those of the previous job into exponentials."""
         width, score = self.kernel.n_a * (self.kernel.score_bits + 1), self._time.score
         m.submodules.buffer = buffer = RowMemory(
             bits=2 * self.kernel.max_keys * width, write_bits=width, read_bits=(width,)
@@ -809,7 +809,7 @@ class AttentionEngine(wiring.Component):
         return weights
 
     def _values(self, m: Module, setup: _AttentionSetup, slots: _Slots, weights: list[Value]) -> None:
-        """Exponentials against the values of the previous job, then the drain."""
+        """Accumulates exponentials times the values of the previous job, then drains the sums."""
         m.submodules.value_walk = walk = _RowWalk()
         m.submodules.drain = drain = _SumDrain(self.kernel)
         meet, sums = self._time.score + self._time.weight - READ_LATENCY, self._time.sums
@@ -837,7 +837,7 @@ class AttentionEngine(wiring.Component):
         self._write(m, setup, slots, drain)
 
     def _write(self, m: Module, setup: _AttentionSetup, slots: _Slots, drain: _SumDrain) -> None:
-        """Addresses of a pass's rows; the last row of the last pass ends the command."""
+        """Writes the rows of a pass; the last row of the last pass ends the command."""
         m.submodules.write_walk = walk = _RowWalk()
         rows, previous = self.kernel.n_a, slots.previous
         left, final = Signal(range(rows + 1)), Signal()

@@ -1,4 +1,4 @@
-"""Random commands of the attention engine, legal and illegal, with what they must do."""
+"""Random commands of the attention engine, legal and illegal, with expected results."""
 
 import numpy as np
 
@@ -10,11 +10,11 @@ from codesign.numerics.fixed_point import IntArray
 from codesign.target.kernel import Case
 
 _RANDOM = 8
-"""Layers of random shape."""
+"""Random shapes in `cases`."""
 
 
 def legal(rng: np.random.Generator, kernel: AttentionKernel, slot: int) -> Trial:
-    """Random attention on full-range matrices; bases at random within the slot of each memory."""
+    """Random attention on full-range matrices, with random bases within the slot of each memory."""
     offset = int(rng.integers(2 * kernel.n_a))
     layer = random_layer(rng, kernel, offset)
     shapes = {"q": layer.rows, "k": layer.keys, "v": layer.keys}
@@ -37,7 +37,7 @@ def legal(rng: np.random.Generator, kernel: AttentionKernel, slot: int) -> Trial
 
 
 def illegal(rng: np.random.Generator, kernel: AttentionKernel, slot: int) -> Trial:
-    """A command that is legal but for one operand, or sees no key in some row."""
+    """A legal command with one operand made illegal, or with a row that sees no key."""
     trial, sliding = legal(rng, kernel, slot), MASKS.index("sliding")
     changes = [{name: 0} for name in ("rows", "keys", "heads", "db")]
     changes += [{"keys": kernel.max_keys + 1}, {"db": kernel.db_max + 1}, {"mask": 3}, {"mask": 255}]
@@ -49,7 +49,7 @@ def illegal(rng: np.random.Generator, kernel: AttentionKernel, slot: int) -> Tri
 
 
 def random_layer(rng: np.random.Generator, kernel: AttentionKernel, offset: int) -> Attention:
-    """Attention of which every matrix fits a slot; row 0 of its queries has the index ``offset``."""
+    """Random attention layer whose matrices each fit a slot; ``offset`` is the mask index of query row 0."""
     heads = int(rng.integers(1, 4))
     head_dim = int(rng.integers(1, 1 + min(kernel.t_a * kernel.db_max, ROOM // heads * kernel.t_a)))
     room = ROOM // (heads * -(-head_dim // kernel.t_a))
@@ -65,13 +65,13 @@ def random_layer(rng: np.random.Generator, kernel: AttentionKernel, offset: int)
 
 
 def _words(x: IntArray, layer: Attention, t_a: int) -> list[int]:
-    """A matrix as memory words [row][head][block] of ``t_a`` elements, the last of a head padded with zeros."""
+    """A matrix as memory words [row][head][block] of ``t_a`` elements, each head zero-padded."""
     split = x.reshape(len(x), layer.heads, layer.head_dim)
     return pack(np.pad(split, ((0, 0), (0, 0), (0, -layer.head_dim % t_a))).reshape(-1, t_a), 8)
 
 
 def cases(rng: np.random.Generator) -> list[Case]:
-    """Layers of all masks, see `codesign.target.kernel.Kernel.cases`."""
+    """Layers with all masks, see `codesign.target.kernel.Kernel.cases`."""
     scales = {"score_multiplier": 81_234, "score_shift": 21, "out_multiplier": 101_010, "out_shift": 16}
     drawn = rng.integers(1, (60, 60, 5, 49), (_RANDOM, 4)).tolist()
     shapes = [(1, 1, 1, 1), (17, 17, 3, 16), (13, 29, 2, 5), (31, 31, 1, 32), *drawn]

@@ -1,1 +1,1 @@
-"""Files from components: Verilog, HLS projects, and the smallest design around one engine."""
+"""HLS projects, and the smallest design around one engine with its stimulus."""

@@ -1,12 +1,12 @@
-"""HLS C++ projects: what every kernel's emission shares.
+"""HLS C++ projects, as far as they are common to all kernels.
 
-A kernel's algorithm is a C++ header beside this file, a class template over its design parameters. A
-`HlsTop` says which arguments its top function has; from that follow the declaration, the interface
-pragmas, the testbench and the Tcl script of a project that Vitis HLS takes as it is.
+A kernel's algorithm is a C++ header in its folder, a class template over its design parameters. `HlsTop`
+lists the arguments of its top function, from which declaration, interface pragmas, testbench and Tcl
+script are generated; Vitis HLS takes the project unchanged.
 
-Here the projects are compiled by an ordinary C++ compiler against the ``ap_int.h`` and ``hls_stream.h``
-that hls4ml ships (`codesign.sim.hls`): that checks bits, and that no stream runs empty or keeps words.
-It checks no pragma, no initiation interval and no clock; these take Vitis HLS, which is not run here.
+Here projects are compiled by an ordinary C++ compiler against the ``ap_int.h`` and ``hls_stream.h`` that
+hls4ml ships (`codesign.sim.hls`). That checks values, and that streams neither underflow nor keep words;
+it checks no pragma, initiation interval or clock, which takes Vitis HLS.
 """
 
 import importlib.metadata
@@ -25,7 +25,7 @@ from codesign.numerics.fixed_point import IntArray
 MAX_BITS = 4096
 """Widest word of a stream, and widest ``ap_int`` that Vitis HLS takes (AMD UG1399, AP_INT_MAX_W)."""
 PART = "xczu9eg-ffvb1156-2-e"
-"""Part of the project's script unless another one is named: the ZCU102's."""
+"""Default part of the project's script: the ZCU102's."""
 CLOCK_MHZ = 300
 _KINDS = ("operand", "memory", "input", "output")
 _COMMANDS = "commands.txt"
@@ -40,12 +40,12 @@ class Argument:
     """One argument of a top function.
 
     Attributes:
-        name: in C++, and of its file for the testbench.
-        kind: operand (a register), memory (numbers behind the registers), input or output (a stream).
+        name: C++ name, and name of its file for the testbench.
+        kind: operand (a register), memory (an array over AXI-Lite), input or output (a stream).
         bits: width of the value or word.
         signed: two's complement; streams are unsigned.
         depth: words of a memory.
-        comment: what it is, one line.
+        comment: one-line description.
     """
 
     name: str
@@ -63,12 +63,12 @@ class Argument:
 
     @property
     def type(self) -> str:
-        """Type of a value or word."""
+        """C++ type of a value or word."""
         return f"ap_{'' if self.signed else 'u'}int<{self.bits}>"
 
     @property
     def declaration(self) -> str:
-        """As it stands in the argument list."""
+        """Declaration in the argument list."""
         if self.kind == "operand":
             return f"{self.type} {self.name}"
         if self.kind == "memory":
@@ -77,7 +77,7 @@ class Argument:
 
     @property
     def pragma(self) -> str:
-        """How it reaches the outside."""
+        """Interface pragma: AXI4-Stream for streams, else AXI4-Lite."""
         mode = "axis" if self.kind in ("input", "output") else "s_axilite"
         return f"#pragma HLS INTERFACE mode={mode} port={self.name}"
 
@@ -99,12 +99,12 @@ class HlsTop:
     arguments: tuple[Argument, ...]
 
     def kind(self, *kinds: str) -> list[Argument]:
-        """Arguments of some kinds, in order."""
+        """Arguments of the given kinds, in order."""
         return [argument for argument in self.arguments if argument.kind in kinds]
 
     @property
     def header(self) -> str:
-        """The kernel's header."""
+        """File name of the kernel's header."""
         return f"{self.name}_hls.h"
 
 
@@ -127,7 +127,7 @@ def project(top: HlsTop, part: str = PART, clock_mhz: int = CLOCK_MHZ) -> dict[s
 
 
 def text(name: str, package: str = _HERE) -> str:
-    """A file that ships in a package: beside this module, or in an engine's folder."""
+    """Text of a file shipped in a package: beside this module, or in an engine's folder."""
     return (resources.files(package) / name).read_text(encoding="utf-8")
 
 
@@ -147,7 +147,7 @@ def ap_types() -> Path:
 
 
 def ap_types_version() -> str:
-    """Version of the package that `ap_types` is from."""
+    """Version of the package that provides `ap_types`."""
     return importlib.metadata.version("hls4ml")
 
 
@@ -233,12 +233,12 @@ def _readme(top: HlsTop) -> str:
     )
 
 
-# What a testbench reads and writes ---------------------------------------------------
+# Testbench data -----------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class HlsCall:
-    """One command: its operands, the words of its input streams, and how many come out of each output.
+    """One command: operands, words of its input streams, word counts of its outputs.
 
     Attributes:
         operands: by name.
@@ -252,12 +252,12 @@ class HlsCall:
 
 
 def vectors(top: HlsTop, calls: Sequence[HlsCall], memories: Mapping[str, IntArray]) -> dict[str, str]:
-    """The files of a testbench's folder, file name to text.
+    """Testbench files, file name to text.
 
     Args:
         top: the function.
         calls: commands in order.
-        memories: numbers by memory name, its depth of each.
+        memories: values by memory name, ``depth`` of each.
     """
     files = {_COMMANDS: "".join(_line(top, call) for call in calls)}
     for argument in top.kind("memory"):
@@ -276,7 +276,7 @@ def _line(top: HlsTop, call: HlsCall) -> str:
 
 
 def words(values: NDArray[np.generic], word_bytes: int) -> NDArray[np.uint8]:
-    """Little-endian elements, one behind the other, as words of so many bytes.
+    """Packs elements, little-endian and back to back, into words of ``word_bytes`` bytes.
 
     >>> words(np.array([1, -2], np.int16), 4).tolist()
     [[1, 0, 254, 255]]
@@ -286,7 +286,7 @@ def words(values: NDArray[np.generic], word_bytes: int) -> NDArray[np.uint8]:
 
 
 def encode(data: NDArray[np.uint8]) -> str:
-    """Words as hexadecimal lines, the most significant digit first.
+    """Words as lines of hexadecimal digits, most significant first.
 
     >>> encode(np.array([[1, 0, 254, 255]], np.uint8)).split()
     ['fffe0001']
@@ -295,7 +295,7 @@ def encode(data: NDArray[np.uint8]) -> str:
 
 
 def decode(lines: str) -> NDArray[np.uint8]:
-    """The words of `encode`; an empty text gives no words.
+    """Inverse of `encode`; an empty text gives no words.
 
     >>> decode("fffe0001").tolist()
     [[1, 0, 254, 255]]

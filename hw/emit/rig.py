@@ -1,4 +1,4 @@
-"""An engine with a memory behind each read port: the smallest design around a kernel that a bench can drive."""
+"""Test rig: an engine with a memory behind each read port, the smallest design that a bench can drive."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ TOP = "rig"
 """Name of a rig's top module."""
 
 DEPTH = 2048
-"""Words of a memory, or of each of its banks; a power of two."""
+"""Words of a memory or bank, a power of two."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Bank:
     Attributes:
         words: a power of two.
         bits: of a word.
-        select: the engine's output whose lowest bit chooses one of two such memories; None for one only.
+        select: engine output whose lowest bit selects one of two banks; None for a single bank.
     """
 
     words: int
@@ -36,12 +36,12 @@ class Bank:
 
     @property
     def depth(self) -> int:
-        """Words of all banks together; the second one begins at ``words``."""
+        """Words of all banks; the second bank begins at ``words``."""
         return self.words * (1 if self.select is None else 2)
 
 
 class Rig(wiring.Component):
-    """The engine and its memories; what is not a read port of the engine is a port of the rig.
+    """An engine and its memories; the engine's other ports become ports of the rig.
 
     Args:
         engine: with ports named as in ``banks``.
@@ -55,7 +55,7 @@ class Rig(wiring.Component):
         super().__init__({**self._through, **loads})
 
     def elaborate(self, platform: object) -> Module:
-        """One memory per read port, all other ports straight through."""
+        """One memory per read port, other ports passed through."""
         m = Module()
         m.submodules.engine = engine = self._engine
         for name, member in self._through.items():
@@ -75,7 +75,7 @@ class Rig(wiring.Component):
 
 
 def make_rig(kernel: Kernel) -> Rig:
-    """The rig of a kernel, with memories of `DEPTH` words; a port that chooses among memories has two of them."""
+    """Builds the rig of a kernel with memories of `DEPTH` words; two banks for a port with a memory select."""
     component = kernel.component({port.name: DEPTH for port in kernel.ports})
     banks = {port.name: _bank(kernel, port) for port in kernel.ports if not port.writes}
     banks |= {name: Bank(words, bits) for name, (words, bits) in kernel.rings().items()}
@@ -83,7 +83,7 @@ def make_rig(kernel: Kernel) -> Rig:
 
 
 def _bank(kernel: Kernel, port: Port) -> Bank:
-    """The memory behind a read port."""
+    """Memory behind a read port."""
     engines: dict[str, Params] = {RING: {}, kernel.op: kernel.params}
     memories = memory_map(geometry(engines))
     names = memories.numbers[kernel.op, port.name]
@@ -95,12 +95,12 @@ def rig_sources(kernel: Kernel, target: str, others: tuple[str, ...] = ()) -> di
     """Verilog of a kernel's rig; see `Kernel.sources`.
 
     Args:
-        kernel: whose.
+        kernel: the kernel of the rig.
         target: must be ``rtl``.
-        others: further targets that the kernel has.
+        others: further targets that the kernel supports, for the message.
 
     Raises:
-        InputError: another target.
+        InputError: the target is not ``rtl``.
     """
     if target != "rtl":
         raise InputError(f"no {target!r} sources of {kernel.op}; legal: {', '.join(('rtl', *others))}")

@@ -1,6 +1,6 @@
-"""What the benches of engines send and expect: commands with their operands, memories and results.
+"""Stimulus for engine benches: commands with operands, memory contents and expected results.
 
-Every kernel draws its own, see `codesign.target.kernel.CommandKernel.trial`; nothing here knows of a simulator.
+Each kernel generates its own, see `codesign.target.kernel.CommandKernel.trial`; independent of any simulator.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,17 +14,17 @@ from codesign.numerics.fixed_point import IntArray
 BATCH = 8
 """Commands whose operands are in the memories at the same time."""
 ROOM = DEPTH // BATCH
-"""Words of each memory that a command may use."""
+"""Words of each memory available to one command."""
 Address = tuple[int, int]
-"""Number of the memory that a write goes to, 0 if the engine has but one, and its word."""
+"""Memory number of a write (0 if the engine has only one) and word address."""
 
 
 @dataclass(frozen=True, eq=False)
 class Word:
-    """Elements ``[row, column]``, ``[row, column + 1]`` and so on of a result, as one word holds them.
+    """Elements ``[row, column]``, ``[row, column + 1]``, ... of a result, stored in one word.
 
     Attributes:
-        values: of the word's first elements; what follows is padding and may be anything.
+        values: the word's first elements; the rest is padding with any value.
     """
 
     row: int
@@ -34,15 +34,15 @@ class Word:
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """One command, what it needs and what it must do.
+    """One command with its input data and expected writes.
 
     Attributes:
         fields: its operands.
-        cycles: from acceptance to done by the kernel's formula; 0 if it is illegal.
-        contents: memory name to (first word, words); in place before the command is.
-        expected: the words it must write, each once; None if it is illegal and must be refused.
-        feed: memory name and word, in order, for memories that are rings.
-        bits: of an element.
+        cycles: from acceptance to done by the kernel's formula; 0 if illegal.
+        contents: memory name to (first word, words), written before the command is sent.
+        expected: words it must write, each once; None if it is illegal and must be refused.
+        feed: (memory name, word) in order, for memories that are rings.
+        bits: width of an element.
     """
 
     fields: Mapping[str, int]
@@ -53,15 +53,15 @@ class Trial:
     bits: int = 8
 
     def illegal(self, change: Mapping[str, int]) -> "Trial":
-        """The same command with operands that make it illegal."""
+        """The same command with changed operands that make it illegal."""
         return Trial({**self.fields, **change})
 
 
 def cut(result: IntArray, size: int, part: int) -> Iterator[tuple[int, int, Word]]:
-    """A result ``[rows, columns]`` cut into words of ``size`` elements, none across a multiple of ``part`` columns.
+    """Cuts a result ``[rows, columns]`` into words of ``size`` elements not crossing multiples of ``part`` columns.
 
     Yields:
-        Row, number of the word in it, and the word.
+        Row, word index within the row, and the word.
     """
     for row, values in enumerate(result):
         starts = [first + at for first in range(0, len(values), part) for at in range(0, part, size)]
@@ -71,12 +71,12 @@ def cut(result: IntArray, size: int, part: int) -> Iterator[tuple[int, int, Word
 
 
 def pack(elements: IntArray, bits: int) -> list[int]:
-    """Rows ``[words, elements]`` as integers, element 0 lowest, in two's complement."""
+    """Packs rows ``[words, elements]`` into integers, element 0 lowest, in two's complement."""
     mask = (1 << bits) - 1
     return [sum((int(value) & mask) << bits * at for at, value in enumerate(word)) for word in elements]
 
 
 def place(rng: np.random.Generator, slot: int, rows: int, words: int) -> tuple[int, int]:
-    """Base and stride of rows of so many words, at random within a slot; at most `ROOM` words together."""
+    """Random base and stride, within a slot, of rows of ``words`` words; at most `ROOM` words in total."""
     stride = words + int(rng.integers(1 + (ROOM - words * rows) // rows))
     return slot * ROOM + int(rng.integers(ROOM - stride * (rows - 1) - words + 1)), stride

@@ -1,8 +1,8 @@
-"""The linear kernel: int8 matrix products with inline requantization, table and residual add.
+"""The linear kernel: int8 matrix products with inline requantization, table lookup and residual add.
 
-Rows are cut into groups of ``n_l``. A loader copies a group into one of two private buffers while
-the array works on the other; the array walks the group tile by tile, ``t_out`` columns each, one
-weight word per cycle; the drain requantizes a finished tile while the next one is summed up.
+Rows are processed in groups of ``n_l``. A loader copies the next group into one of two private buffers
+while the array works on the other; the array walks the group tile by tile, ``t_out`` columns each, one
+weight word per cycle; the drain requantizes a finished tile while the next one accumulates.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,14 +39,14 @@ from codesign.target.kernel import (
 
 ACC_BITS = 27
 DRAIN_LATENCY = Requantizer.latency() + 5
-"""Cycles from complete accumulators to the done pulse, less the rows drained."""
+"""Cycles from complete accumulators to the done pulse, without the rows drained."""
 MAX_LANES = 32
 _MAX_T_IN, _MAX_T_OUT = 64, 128
-"""Widest array that `LinearKernel.space` offers."""
+"""Largest array in `LinearKernel.space`."""
 _MAX_COUNT = 0xFFFF
-"""Rows, words per row and tiles are 16-bit operands."""
+"""Limit of the 16-bit operands: rows, words per row and tiles."""
 _LOADED = 2
-"""Cycles from the load of a group's last word to the start of its first tile, less the load itself."""
+"""Cycles from the end of loading a group to the start of its first tile."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ class LinearKernel(Kernel):
     contract: ClassVar[int] = 1
     op: ClassVar[str] = "linear"
     layers: ClassVar[tuple[type[network.Layer], ...]] = (network.Linear,)
-    # kw: words per source row; ib: weight words per tile; ob: tiles per row group; table: number of the
-    # 8-bit table; source, target, addend: numbers of memories; bases and strides in words of their port.
+    # kw: words per source row; ib: weight words per tile; ob: tiles per row group; table: index of the 8-bit
+    # table; source, target, addend: memory numbers; bases and strides in words of their port.
     fields: ClassVar[Mapping[str, int]] = {
         "rows": 16, "source": 8, "target": 8, "kw": 16, "ib": 16, "ob": 16, "flags": 8, "table": 8,
         "source_base": 24, "source_stride": 24, "target_base": 24, "target_stride": 24,
@@ -111,7 +111,7 @@ class LinearKernel(Kernel):
 
     @classmethod
     def memories(cls, params: Params) -> tuple[Memory, ...]:
-        """Rows that come and go, those between layers, those of 16 bits, and tables to add."""
+        """Input and output rows, rows between layers, 16-bit residual rows, and 16-bit tables to add."""
         return (
             Memory("input", 1, ("load.out", "source")),
             Memory("output", 1, ("out", "store.source")),
@@ -142,7 +142,7 @@ class LinearKernel(Kernel):
 
     @classmethod
     def legal(cls, params: Params) -> Number:
-        """Truth of the parameters being a legal design; see the class."""
+        """1 where the parameters are a legal design (see the class), else 0."""
         t_in, t_out, n_l, word = (params[name] for name in ("t_in", "t_out", "n_l", "word_bytes"))
         powers: Number = 1
         for name in ("t_in", "t_out", "kw_max", "ring_words", "table_words", "tables", "word_bytes"):
@@ -155,7 +155,7 @@ class LinearKernel(Kernel):
 
     @classmethod
     def space(cls, layer: object, board: Board) -> ParameterSpace:
-        """See `Kernel.space`; a tile of weights fits the ring."""
+        """See `Kernel.space`; the weight ring holds at least one tile."""
         if not isinstance(layer, network.Linear):
             raise TypeError(f"a {type(layer).__name__} is not a linear layer")
         word = board.memory.ports * board.memory.port_bits // 8
@@ -200,7 +200,7 @@ class LinearKernel(Kernel):
         return {"weights": (self.ring_words, bits), "table": (self.table_words, 64 * self.t_out)}
 
     def component(self, depths: Mapping[str, int]) -> Any:
-        """See `Kernel.component`; the depths of its rings are parameters."""
+        """See `Kernel.component`; ``depths`` is unused, ring depths are parameters."""
         from codesign.hw.linear.rtl import LinearEngine
 
         return LinearEngine(self)
@@ -214,9 +214,9 @@ class LinearKernel(Kernel):
 
     @staticmethod
     def golden(layer: network.Linear, x: IntLike, addend: IntLike | None = None) -> IntArray:
-        """The layer on the int8 source ``[at least first_row + rows, k]`` and the int16 addend ``[rows, n]``.
+        """Integer reference on the int8 source ``[at least first_row + rows, k]`` and the int16 addend ``[rows, n]``.
 
-        Int64 throughout; matrix products run in float64 where every partial sum is proven exact.
+        Int64 throughout; matrix products use float64 where every partial sum is proven exact.
         """
         term = None if addend is None else integers("addend", addend)
         return network.linear_golden(layer, integers("x", x), term)
@@ -225,7 +225,7 @@ class LinearKernel(Kernel):
     def cycles(cls, params: Params, work: Work) -> Number:
         """Clock cycles from accepting a command to its done pulse.
 
-        Holds when the engine is idle before and all weights are in the ring.
+        Assumes an idle engine and all weights in the ring.
 
         Args:
             params: t_in, t_out, n_l, word_bytes.
@@ -246,7 +246,7 @@ class LinearKernel(Kernel):
     def resources(cls, params: Params) -> Resources:
         """The engine and its two rings: DSP and block RAM exact; LUT and FF by part, see `codesign.hw.primitives.area`.
 
-        One DSP is for the product of tiles and words per tile, which says whether a command is legal.
+        One DSP multiplies tiles by words per tile, to check that a command is legal.
         """
         t_in, t_out, n_l = (params[name] for name in ("t_in", "t_out", "n_l"))
         halves, logic, registers = _memories(params)
@@ -259,7 +259,7 @@ class LinearKernel(Kernel):
 
     @classmethod
     def lut_units(cls, params: Params) -> Units:
-        """What LUTs go into, memories apart: adders and multiplexers by their bits, other parts by their number."""
+        """Units that LUTs are modelled from, memories excluded: adder and multiplexer bits, and part counts."""
         t_out, n_l, chain, chains, dots = _array(params)
         choices: Number = ACC_BITS * t_out * ceil_div(n_l - 1, 3)
         sums: Number = ACC_BITS * t_out * n_l
@@ -273,7 +273,7 @@ class LinearKernel(Kernel):
 
     @classmethod
     def ff_units(cls, params: Params) -> Units:
-        """What flip-flops go into, likewise; the drain holds a whole tile of sums."""
+        """Units that flip-flops are modelled from, memories excluded; the drain holds a whole tile of sums."""
         t_out, n_l, chain, chains, dots = _array(params)
         sums: Number = ACC_BITS * t_out * n_l
         width = minimum(LANE_BITS + chains - 1, ACC_BITS)
@@ -287,13 +287,13 @@ class LinearKernel(Kernel):
 
     @classmethod
     def traffic(cls, params: Params, work: Work) -> Number:
-        """Bytes of the command's weights and requantization table, padded as they are fetched."""
+        """Bytes fetched for the command's weights and requantization table, padding included."""
         tiles = ceil_div(work["n"], params["t_out"])
         return tiles * params["t_out"] * (8 + params["t_in"] * ceil_div(work["k"], params["t_in"]))
 
     @classmethod
     def energy(cls, params: Params, work: Work, board: Board) -> Joules:
-        """See `Kernel.energy`; lanes without a row and padded columns multiply like the others."""
+        """See `Kernel.energy`; lanes without a row and padded columns are multiplied too."""
         t_in, t_out, n_l, rows = params["t_in"], params["t_out"], params["n_l"], work["rows"]
         groups, tiles, sums = ceil_div(rows, n_l), ceil_div(work["n"], t_out), ceil_div(work["k"], t_in)
         words, results = groups * tiles * sums, rows * tiles * t_out
@@ -309,7 +309,7 @@ class LinearKernel(Kernel):
 
 
 def _array(params: Params) -> tuple[Number, Number, Number, Number, Number]:
-    """Columns, rows, DSPs of a chain, chains of a column, and chains of the whole array."""
+    """Columns, rows, DSPs per chain, chains per column, and chains of the whole array."""
     t_in, t_out, n_l = (params[name] for name in ("t_in", "t_out", "n_l"))
     chain = minimum(t_in, MAX_CHAIN)
     chains = t_in // chain
@@ -322,7 +322,7 @@ def _bits(params: Params) -> Number:
 
 
 def _memories(params: Params) -> tuple[Number, Number, Number]:
-    """Block RAM halves, LUTs and flip-flops of row buffers, rings and tables."""
+    """Block RAM halves, LUTs and flip-flops of row buffers, rings and 8-bit tables."""
     t_in, t_out, word = (params[name] for name in ("t_in", "t_out", "word_bytes"))
     kinds = (
         (params["n_l"], row_memory(8 * word, 8 * t_in, 2 * params["kw_max"])),
@@ -335,7 +335,7 @@ def _memories(params: Params) -> tuple[Number, Number, Number]:
 
 
 def array_latency(t_in: Number) -> Number:
-    """Cycles from the end of a tile to its complete accumulators, as the hardware has it."""
+    """Cycles from the end of a tile to complete accumulators, as in the RTL."""
     return READ_LATENCY + PackedDot.latency(0) + minimum(t_in, MAX_CHAIN) + (t_in > MAX_CHAIN) + 1
 
 
@@ -343,10 +343,10 @@ def _last_start(groups: Number, load: Number, last_load: Number, period: Number)
     """Cycles from the first load of a command to the start of its last group's tiles.
 
     Group ``g`` starts ``load + 2`` cycles after its load begins and ``period`` after group g - 1
-    started; its load begins ``load`` after that of g - 1, and ``period`` after group g - 2 started.
-    That is a longest path. A path through the array (``period`` per group) and the loader (``load``
-    per group) takes the slower of the two for every group; each detour array -> loader -> array
-    covers two groups in ``period + load + 2`` and so pays where the two are within one of each other.
+    starts; its load begins ``load`` after that of g - 1 begins and ``period`` after group g - 2 starts.
+    The start is thus a longest path through array (``period`` per group) and loader (``load`` per
+    group), which takes the slower of the two for every group; each detour array -> loader -> array
+    covers two groups in ``period + load + 2`` and so pays only if the two differ by at most one.
     The last group has ``last_load <= load``: the path ends in its load, or in the array before it.
     """
     slower = maximum(load, period)
@@ -368,7 +368,7 @@ def _sum(*terms: Number) -> Number:
 
 
 def _range_fault(layer: network.Linear) -> str | None:
-    """Why the accumulators do not hold every sum the layer can reach; None if they do."""
+    """Reason why the accumulators do not hold every possible sum of the layer; None if they do."""
     low, high = accumulator_range(layer.weights, layer.bias, *limits(8))
     bottom, top = limits(ACC_BITS)
     if low < bottom or high > top:

@@ -1,8 +1,8 @@
-"""The linear kernel as HLS C++, from the same design parameters as its RTL.
+"""The linear kernel as HLS C++, with the design parameters of its RTL.
 
-`sources` is the project, `data` layers as the commands of its testbench with what must come out. The
-commands have the operands of the RTL's, and the constants are the bytes of a program's image.
-Compiled and compared with golden by `codesign.sim.hls`; see `codesign.hw.emit.hls` for what that leaves open.
+`sources` generates the project, `data` turns layers into testbench commands with expected results. Commands
+have the RTL's operands, and constants are the bytes of a program image. `codesign.sim.hls` compiles the
+project and compares with golden; see `codesign.hw.emit.hls` for the limits of that check.
 """
 
 from collections.abc import Iterator
@@ -51,12 +51,12 @@ _SIGNED = ("low", "high")
 
 @dataclass(frozen=True, eq=False)
 class HlsProduct:
-    """A layer with its arrays.
+    """A layer with its input arrays.
 
     Attributes:
-        layer: what to run.
+        layer: the layer to run.
         x: int8 source, ``[at least first_row + rows, k]``.
-        addend: int16 ``[rows, n]`` exactly if the layer names one.
+        addend: int16 ``[rows, n]``, given exactly if the layer has an addend.
     """
 
     layer: network.Linear
@@ -76,7 +76,7 @@ def top(kernel: "LinearKernel") -> HlsTop:
     """The top function of a design.
 
     Raises:
-        ValueError: a word, or the sums of a row, are wider than a stream of HLS may be.
+        ValueError: a word, or the sums of a row, exceed the widest HLS stream.
     """
     k, fields = kernel, kernel.fields
     if ACC_BITS * k.t_out > MAX_BITS:
@@ -104,7 +104,7 @@ def sources(kernel: "LinearKernel", part: str = PART, clock_mhz: int = CLOCK_MHZ
 
 
 def job_vectors(kernel: "LinearKernel", jobs: list[HlsProduct]) -> dict[str, str]:
-    """Files of the testbench's folder for jobs that run one behind the other.
+    """Testbench input files for jobs that run one after the other.
 
     Raises:
         NothingFits: the design's rows, rings or tables are too small for a layer.
@@ -121,12 +121,12 @@ def job_vectors(kernel: "LinearKernel", jobs: list[HlsProduct]) -> dict[str, str
 
 
 def data(kernel: "LinearKernel", jobs: list[HlsProduct]) -> dict[str, str]:
-    """The folder ``data`` of the project: `job_vectors`, and what must come out, from golden."""
+    """Files of the project's folder ``data``: `job_vectors` and the expected results from golden."""
     return job_vectors(kernel, jobs) | {"target.expected.hex": "".join(_expected(kernel, job) for job in jobs)}
 
 
 def targets(kernel: "LinearKernel", jobs: list[HlsProduct], text: str) -> list[IntArray]:
-    """The target of each job, from the words that the testbench wrote."""
+    """The target of each job, decoded from the words that the testbench wrote."""
     values = decode(text).reshape(-1).view("<i2").astype(np.int64)
     found, at = [], 0
     for job in jobs:
@@ -140,7 +140,7 @@ def targets(kernel: "LinearKernel", jobs: list[HlsProduct], text: str) -> list[I
 
 
 def _expected(kernel: "LinearKernel", job: HlsProduct) -> str:
-    """A job's target words; columns that only fill a tile go through the same steps."""
+    """Expected target words of a job; padding columns have zero weights, bias and scale."""
     layer, columns = job.layer, _columns(kernel, job.layer)
     spare = columns - layer.n
     filled = replace(
@@ -160,12 +160,12 @@ def _expected(kernel: "LinearKernel", job: HlsProduct) -> str:
 
 
 def _columns(kernel: "LinearKernel", layer: network.Linear) -> int:
-    """Columns with those that fill the last tile."""
+    """Columns of a layer, rounded up to whole tiles."""
     return ceil_div(layer.n, kernel.t_out) * kernel.t_out
 
 
 def _blocks(kernel: "LinearKernel", layer: network.Linear) -> list[_Block]:
-    """As many tiles at a time as the rings hold; weights that are used once only need not fit.
+    """Splits a layer into blocks of as many tiles as the rings hold; weights used only once need not fit.
 
     Raises:
         NothingFits: a source row is longer than ``kw_max``, or a tile does not fit the weight ring.
@@ -183,7 +183,7 @@ def _blocks(kernel: "LinearKernel", layer: network.Linear) -> list[_Block]:
 
 
 def _order(kernel: "LinearKernel", rows: int, block: _Block) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns in the order in which a block's results come: t_out columns of one row at a time."""
+    """Row and column slices in result order of a block: ``t_out`` columns of one row at a time."""
     for group in range(0, rows, kernel.n_l):
         for tile in range(block.first, block.first + block.tiles):
             for row in range(group, min(group + kernel.n_l, rows)):
@@ -238,7 +238,7 @@ def _addend(kernel: "LinearKernel", job: HlsProduct) -> NDArray[np.int16]:
 
 
 def _weights(kernel: "LinearKernel", layer: network.Linear) -> NDArray[np.int8]:
-    """Weights ``[tiles, weight words, t_out, t_in]``, filled up with zeros."""
+    """Weights ``[tiles, weight words, t_out, t_in]``, zero-padded."""
     sums = ceil_div(layer.k, kernel.t_in)
     padded = np.zeros((_columns(kernel, layer), sums * kernel.t_in), np.int8)
     padded[: layer.n, : layer.k] = layer.weights
@@ -253,7 +253,7 @@ def _requantization(kernel: "LinearKernel", layer: network.Linear) -> NDArray[np
 
 
 def _lut(table: NDArray[np.int8], luts: list[bytes]) -> int:
-    """Number of a table; equal ones are stored once."""
+    """Index of a table in ``luts``; equal tables are stored once."""
     content = table.tobytes()
     if content not in luts:
         luts.append(content)

@@ -24,15 +24,15 @@ OPERANDS = operands(**LinearKernel.fields)
 
 
 def array_latency(t_in: int) -> int:
-    """Cycles from the end of a tile to the first in which its accumulators are surely complete."""
+    """Cycles from the end of a tile to the first cycle in which its accumulators are complete."""
     return READ_LATENCY + PackedDot.latency(min(t_in, MAX_CHAIN)) + (t_in > MAX_CHAIN) + 1
 
 
 class RowLanes(SharedComponent):
-    """The multipliers and accumulators of one row: ``t_in`` inputs by ``t_out`` outputs per cycle.
+    """Multipliers and accumulators of one row: ``t_in`` inputs by ``t_out`` outputs per cycle.
 
-    ``valid`` and ``first`` belong to the sum that enters the accumulator now, `sum_latency`
-    cycles after its operands.
+    ``valid`` and ``first`` apply to the sum at the accumulator input, a fixed latency after its
+    operands.
     """
 
     def __init__(self, t_in: int, t_out: int) -> None:
@@ -48,7 +48,7 @@ class RowLanes(SharedComponent):
         return f"row_lanes_{self.t_in}x{self.t_out}"
 
     def build(self, platform: object) -> Module:
-        """``t_out / 2`` groups of packed dot products, summed and accumulated."""
+        """``t_out / 2`` pairs of packed dot products, summed and accumulated."""
         m = Module()
         for pair in range(self.t_out // 2):
             for column, total in zip((2 * pair, 2 * pair + 1), self._pair(m, pair), strict=True):
@@ -59,7 +59,7 @@ class RowLanes(SharedComponent):
         return m
 
     def _pair(self, m: Module, pair: int) -> tuple[Value, Value]:
-        """The sums over ``t_in`` inputs of two neighbouring columns."""
+        """Sums over ``t_in`` inputs for two neighbouring columns."""
         chain = min(self.t_in, MAX_CHAIN)
         dots = []
         for start in range(0, self.t_in, chain):
@@ -77,7 +77,7 @@ class RowLanes(SharedComponent):
 
 
 def _tree(m: Module, terms: list[Value]) -> Value:
-    """The sum of the chains, registered once if there is more than one."""
+    """Sum of the chains, registered if there is more than one."""
     if len(terms) == 1:
         return terms[0]
     total = Signal(signed(ACC_BITS), reset_less=True)
@@ -89,12 +89,12 @@ class LinearEngine(wiring.Component):
     """``target = requantize(source @ weights + bias)``, with table or residual add, on the fly.
 
     Ports:
-        command, done, busy, error: as of every engine.
+        command, done, busy, error: common to all engines.
         source, source_select: rows of int8, read from one of several memories.
-        weights, table: the rings' read ports; ``arrived`` counts weight words written to the ring,
-            ``freed`` says that ``freed_words`` weight words and one table word are free again.
+        weights, table: read ports of the rings; ``arrived`` pulses per weight word written to the ring,
+        ``freed`` releases ``freed_words`` weight words and one table word.
         addend, addend_select: int16 rows added to the result.
-        out, out_select: results, ``t_out`` times 16 bits; an int8 memory takes the low byte of each.
+        out, out_select: results, ``t_out`` times 16 bits; an int8 memory stores the low byte of each.
         lut: write port of the 8-bit tables, one byte per write.
     """
 
@@ -122,7 +122,7 @@ class LinearEngine(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
-        """Wires loader, array and drain together; a small register file keeps the commands in flight."""
+        """Connects loader, array and drain; a small register file holds the commands in flight."""
         m = Module()
         s = self.shape
         m.submodules.slots = slots = memory.Memory(shape=OPERANDS, depth=SLOTS, init=[])
@@ -158,7 +158,7 @@ class LinearEngine(wiring.Component):
         return m
 
     def _commands(self, m: Module, slots: memory.Memory, loader: "_Loader") -> None:
-        """Accepts a command when the loader is idle and a slot is free; refuses illegal ones."""
+        """Accepts a command when the loader is idle and a slot is free; rejects illegal ones."""
         s = self.shape
         op = self.command.payload
         in_flight = Signal(range(SLOTS + 1))
@@ -188,7 +188,7 @@ class LinearEngine(wiring.Component):
 
 
 class _BufferWrite(data.StructLayout):
-    """A word on its way into the private buffers."""
+    """A word on its way to the private row buffers."""
 
     def __init__(self, s: LinearKernel) -> None:
         super().__init__(
@@ -197,7 +197,7 @@ class _BufferWrite(data.StructLayout):
 
 
 class _Loader(wiring.Component):
-    """Copies row groups into the buffers, one word per cycle, while a buffer is free."""
+    """Copies row groups into the double buffers, one word per cycle, while a buffer is free."""
 
     def __init__(self, shape: LinearKernel) -> None:
         self.shape = s = shape
@@ -216,7 +216,7 @@ class _Loader(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
-        """Walks words, rows and groups of one command."""
+        """Walks the words, rows and groups of one command."""
         m = Module()
         s = self.shape
         rows, row_addr, stride = Signal(16), Signal(24), Signal(24)
@@ -247,7 +247,7 @@ class _Loader(wiring.Component):
         return m
 
     def _write(self, m: Module, issued: Value) -> None:
-        """What was issued, when its data is there."""
+        """Writes a word to the buffers `READ_LATENCY` cycles after its read was issued."""
         s = self.shape
         word_bits = address_bits(s.kw_max)
         late = delay(m, issued, READ_LATENCY, "issued", reset_less=False)
@@ -263,7 +263,7 @@ class _Loader(wiring.Component):
 
 
 class _Tile(data.StructLayout):
-    """What the drain must know of a tile."""
+    """Tile descriptor passed from array to drain."""
 
     def __init__(self, s: LinearKernel) -> None:
         super().__init__(
@@ -281,7 +281,7 @@ class _Tile(data.StructLayout):
 
 
 class _Walk:
-    """Registers and decisions of the array's walk over groups, tiles and weight words."""
+    """Registers and control signals of the array's walk over groups, tiles and weight words."""
 
     def __init__(self, s: LinearKernel) -> None:
         self.groups, self.buffer = Signal(2), Signal()
@@ -295,7 +295,7 @@ class _Walk:
 
 
 class _Array(wiring.Component):
-    """Walks the tiles of loaded row groups; a tile starts when its weights are in the ring and then never stalls."""
+    """Walks the tiles of loaded row groups; a tile starts once its weights are in the ring and then never stalls."""
 
     def __init__(self, shape: LinearKernel) -> None:
         self.shape = s = shape
@@ -316,7 +316,7 @@ class _Array(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
-        """Tile control, then buffers and lanes."""
+        """Tile control, then row buffers and lanes."""
         m = Module()
         walk = _Walk(self.shape)
         self._decide(m, walk)
@@ -327,7 +327,7 @@ class _Array(wiring.Component):
         return m
 
     def _decide(self, m: Module, w: "_Walk") -> None:
-        """What this cycle is: an issue, the end of a tile, of a group, the start of the next."""
+        """Control signals of this cycle: issue, end of tile, end of group, start of a group."""
         s, op = self.shape, self.operands
         m.d.comb += [
             w.last_group.eq(w.rows_left <= s.n_l),
@@ -342,7 +342,7 @@ class _Array(wiring.Component):
         ]
 
     def _count(self, m: Module, w: "_Walk") -> None:
-        """Loaded groups, and the weights and table words behind which the rings are free."""
+        """Counts loaded groups and available weight words; advances the ring bases as words are released."""
         freed = Mux(w.tile_end & w.release, self.operands.ib, 0)
         m.d.sync += [
             w.groups.eq(w.groups + self.loaded - w.group_end),
@@ -352,7 +352,7 @@ class _Array(wiring.Component):
         ]
 
     def _step(self, m: Module, w: "_Walk") -> None:
-        """Tile behind tile without a gap while the weights are there, one idle cycle between groups."""
+        """Runs tiles without a gap while weights are available, with one idle cycle between groups."""
         op = self.operands
         with m.If(w.start):
             m.d.sync += [w.active.eq(1), w.ib.eq(0), w.ob.eq(0), w.offset.eq(op.ib), w.first_group.eq(w.fresh)]
@@ -369,7 +369,7 @@ class _Array(wiring.Component):
             m.d.sync += [w.rows_left.eq(w.rows_left - w.rows), self.slot.eq(self.slot + w.last_group)]
 
     def _describe(self, m: Module, w: "_Walk") -> None:
-        """The weight word of this issue, and the tile for the drain."""
+        """Weight address of this issue, and the tile descriptor for the drain."""
         op = self.operands
         m.d.comb += [
             self.weights_addr.eq(w.base + w.offset - op.ib + w.ib),
@@ -385,7 +385,7 @@ class _Array(wiring.Component):
         ]
 
     def _lanes(self, m: Module, w: "_Walk") -> None:
-        """Private buffers and multipliers of each row."""
+        """Row buffer and multipliers of each row."""
         s = self.shape
         read_addr = Cat(w.ib[: address_bits(s.ib_max)], w.buffer) if s.ib_max > 1 else w.buffer
         late = delay(m, Cat(w.issue, w.issue & (w.ib == 0)), array_latency(s.t_in) - 1, "flags", reset_less=False)
@@ -411,7 +411,7 @@ class _Array(wiring.Component):
 
 @dataclass(frozen=True)
 class _DrainedRow:
-    """One row leaving the hold register."""
+    """One row read from the hold register."""
 
     accs: Value
     valid: Value
@@ -421,7 +421,7 @@ class _DrainedRow:
 
 
 class _TileDrain(wiring.Component):
-    """Requantizes a complete tile, one row per cycle, and writes it."""
+    """Requantizes and writes a complete tile, one row per cycle."""
 
     def __init__(self, shape: LinearKernel) -> None:
         self.shape = s = shape
@@ -445,7 +445,7 @@ class _TileDrain(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
-        """Row sequencing, then the pipeline from accumulators to the write port."""
+        """Row sequencing, then the pipeline from accumulators to write port."""
         m = Module()
         s = self.shape
         ahead = delay(m, self.tile.as_value(), array_latency(s.t_in) - 2, "tile")
@@ -458,7 +458,7 @@ class _TileDrain(wiring.Component):
         return m
 
     def _rows(self, m: Module, valid: Value, tile: data.View) -> _DrainedRow:
-        """Steps through the rows of the tile."""
+        """Steps through the rows of the tile and their addresses."""
         s, op = self.shape, self.operands
         width = ACC_BITS * s.t_out
         left, lane = Signal(range(s.n_l + 1)), Signal(range(max(2, s.n_l)))
@@ -496,7 +496,7 @@ class _TileDrain(wiring.Component):
         )
 
     def _pipeline(self, m: Module, row: _DrainedRow) -> None:
-        """Bias, requantizer, table or residual add, write."""
+        """Bias, requantizer, table lookup or residual add, write."""
         s, op = self.shape, self.operands
         control = Signal(data.StructLayout({"out": 24, "add": 24, "target": 8, "addend": 8, "use": 1, "table": 8}))
         control_now = Cat(row.out, row.addend, op.target, op.addend, (op.flags & USE_TABLE) != 0, op.table)
@@ -540,9 +540,9 @@ class _TileDrain(wiring.Component):
 
 
 class _Column(SharedComponent):
-    """One column of the drain: bias, requantizer, then table or residual add.
+    """One column of the drain: bias, requantizer, then table lookup or residual add.
 
-    ``low`` and ``high`` come `Requantizer.LIMITS_AT` + 1 cycles after the ``acc`` that they limit.
+    ``low`` and ``high`` are sampled `Requantizer.LIMITS_AT` + 1 cycles after the ``acc`` they limit.
 
     Args:
         tables: number of 8-bit tables, a power of two.
@@ -564,7 +564,7 @@ class _Column(SharedComponent):
         return f"drain_column_{self.tables}"
 
     def build(self, platform: object) -> Module:
-        """``y`` belongs to the ``acc`` of `Requantizer.latency` + 1 + `READ_LATENCY` cycles before."""
+        """Pipeline of `Requantizer.latency` + 1 + `READ_LATENCY` cycles from ``acc`` to ``y``."""
         m = Module()
         m.submodules.requantize = quantizer = Requantizer(ACC_BITS, 16)
         biased, scale = Signal(signed(ACC_BITS), reset_less=True), Signal(23, reset_less=True)
@@ -580,7 +580,7 @@ class _Column(SharedComponent):
         return m
 
     def _looked_up(self, m: Module, y: Value) -> Value:
-        """The table's entry for the low byte, signed."""
+        """Table entry of the low byte, signed."""
         m.submodules.lut = lut = RowMemory(bits=2048 * self.tables, write_bits=8, read_bits=(8,))
         m.d.comb += [
             lut.write.en.eq(self.lut.en),
@@ -591,7 +591,7 @@ class _Column(SharedComponent):
         return lut.read0.data.as_signed()
 
     def _added(self, m: Module, y: Value) -> Value:
-        """The sum with the addend, saturated to 16 bits, as late as a table's entry."""
+        """Sum with the addend, saturated to 16 bits, with the latency of a table lookup."""
         total, added = Signal(signed(18)), Signal(signed(16), reset_less=True)
         m.d.comb += total.eq(y + Mux(self.add, self.term, 0))
         m.d.sync += added.eq(Mux(total < -(1 << 15), -(1 << 15), Mux(total > (1 << 15) - 1, (1 << 15) - 1, total)))

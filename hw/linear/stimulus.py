@@ -8,7 +8,7 @@ from codesign.ir.network import Linear
 from codesign.target.kernel import Case
 
 _RANDOM = 8
-"""Layers of random shape."""
+"""Random shapes in `cases`."""
 
 
 def cases(rng: np.random.Generator) -> list[Case]:

@@ -1,1 +1,1 @@
-"""Pieces that every engine is made of: multipliers, memories, queues, and what parts cost."""
+"""Building blocks of the engines: multipliers, memories, FIFOs, and the area model of parts."""

@@ -1,8 +1,8 @@
-"""What a part costs: LUTs and flip-flops per unit, fitted to open synthesis.
+"""Area model: LUTs and flip-flops per unit of a part, fitted to open-source synthesis.
 
-A kernel counts its parts in units that its structure gives: adder bits, registers, columns. What a
-unit costs was fitted to synthesized designs by ``python -m codesign.sim.synthesis.fit``; the figures, the
-designs and the errors are in ``codesign/data/resources.json``.
+A kernel counts units of its structure: adder bits, registers, columns. The cost of a unit is fitted to
+synthesized designs by ``python -m codesign.sim.synthesis.fit``; costs, designs and errors are in
+``codesign/data/resources.json``.
 """
 
 import json
@@ -13,13 +13,13 @@ from importlib import resources
 from codesign.target.kernel import Number
 
 COSTS_IN = "resources.json"
-"""File of the package ``codesign.data``'s folder."""
+"""Cost file in the folder of package ``codesign.data``."""
 
 SCALE = 100
-"""Costs are counted in hundredths."""
+"""Costs are integers in hundredths."""
 
 Units = Mapping[str, Mapping[str, Number]]
-"""How many of each unit there are, by the part of the design (a family of modules) they belong to."""
+"""Unit counts by part of the design (a family of modules) and unit name."""
 
 
 @cache
@@ -36,12 +36,12 @@ def costs(subject: str, metric: str) -> Mapping[str, Mapping[str, int]]:
 
 
 def area(subject: str, metric: str, units: Units) -> Number:
-    """LUTs or flip-flops of some units, rounded; exact integer arithmetic, for numbers and arrays.
+    """LUTs or flip-flops of the given units, rounded; exact integer arithmetic on numbers or arrays.
 
     Args:
         subject: a kernel or ``shell``.
         metric: ``lut`` or ``ff``.
-        units: of it.
+        units: counts by part and unit.
     """
     of = costs(subject, metric)
     total: Number = SCALE // 2

@@ -1,4 +1,4 @@
-"""Small pieces every engine is made of: FIFOs and command operands."""
+"""FIFO and layout of command operands, common to all engines."""
 
 from amaranth.hdl import Module, Shape, ShapeLike, Signal, unsigned
 from amaranth.lib import data, memory, stream
@@ -17,7 +17,7 @@ def operands(**fields: int) -> data.StructLayout:
 
 
 class Fifo(SharedComponent):
-    """A first-in first-out queue in LUT RAM; what was written is readable in the next cycle.
+    """First-in first-out queue in LUT RAM; a written entry is readable in the next cycle.
 
     Args:
         shape: payload.

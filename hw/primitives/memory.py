@@ -1,4 +1,4 @@
-"""On-chip memories with a fixed read latency, and the count of block RAMs they take."""
+"""On-chip memories with a fixed read latency, and their block RAM, LUT and flip-flop counts."""
 
 from functools import lru_cache
 
@@ -10,26 +10,26 @@ from codesign.hw.verilog import SharedComponent
 from codesign.target.kernel import Number, ceil_div, maximum, minimum
 
 READ_LATENCY = 2
-"""Cycles from an address to its data, for every memory."""
+"""Cycles from address to data, for every memory."""
 
 _BRAM36_SHAPES = ((512, 72), (1024, 36), (2048, 18), (4096, 9), (8192, 4), (16384, 2), (32768, 1))
 _BRAM18_SHAPES = ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1))
 _LUTRAM_DEPTH = 64
 _Shape = tuple[int, int, int, int]
 _WHOLE = tuple((words, bits, 2, 514) for words, bits in _BRAM36_SHAPES)
-"""Words, bits, halves and price: what Yosys weighs a block RAM with, in bits of the multiplexer between banks."""
+"""Words, bits, halves and cost in Yosys' choice of block RAM, whose unit is a bit of the bank multiplexer."""
 _ANY = _WHOLE + tuple((words, bits, 1, 258) for words, bits in _BRAM18_SHAPES)
 
 
 class ReadPort(wiring.Signature):
-    """The user's side of a read port: address out, data in after `READ_LATENCY` cycles."""
+    """Read port as seen by its user: address out, data in after `READ_LATENCY` cycles."""
 
     def __init__(self, addr_bits: int, data_bits: int) -> None:
         super().__init__({"addr": Out(addr_bits), "data": In(data_bits)})
 
 
 class WritePort(wiring.Signature):
-    """The user's side of a write port; ``mask`` has one bit per equal slice of the data."""
+    """Write port as seen by its user; ``mask`` has one bit per equal slice of the data."""
 
     def __init__(self, addr_bits: int, data_bits: int, mask_bits: int = 0) -> None:
         members = {"en": Out(1), "addr": Out(addr_bits), "data": Out(data_bits)}
@@ -44,17 +44,16 @@ def address_bits(depth: int) -> int:
 
 
 class RowMemory(SharedComponent):
-    """A memory with one write port and one or more read ports of other widths.
+    """A memory with one write port and one or more read ports, whose widths may differ.
 
-    Every reader has a physical copy of its own, so no two engines ever share a port.
-    A read returns after `READ_LATENCY` cycles what was written at least one cycle before
-    its address was given.
+    Every reader has its own physical copy, so engines never share a port. A read returns, after
+    `READ_LATENCY` cycles, data written at least one cycle before its address was given.
 
     Args:
         bits: capacity.
-        write_bits, read_bits: widths of the write port and of each read port; the larger of
-            two is a power of two times the smaller.
-        mask_bits: equal slices of the write word with an enable of their own, 0 for none.
+        write_bits, read_bits: widths of the write port and of each read port; of any two the larger
+        is a power of two times the smaller.
+        mask_bits: equal slices of the write word with separate enables, 0 for none.
     """
 
     def __init__(self, *, bits: int, write_bits: int, read_bits: tuple[int, ...], mask_bits: int = 0) -> None:
@@ -76,14 +75,14 @@ class RowMemory(SharedComponent):
         return f"row_memory_{self.bits}_w{self.write_bits}m{self.mask_bits}_r{widths}"
 
     def build(self, platform: object) -> Module:
-        """One physical memory per reader, all written alike."""
+        """One physical memory per reader, with common writes."""
         m = Module()
         for index, width in enumerate(self.read_bits):
             self._copy(m, index, width)
         return m
 
     def verilog(self) -> str:
-        """The same memory as text: block RAM of any size at no cost of elaboration."""
+        """Hand-written Verilog of the same memory; elaboration time does not depend on its size."""
         word = max(self.write_bits, *self.read_bits)
         slice_bits = self.write_bits // max(1, self.mask_bits)
         mask = f"input [{self.mask_bits - 1}:0] write_mask,\n  " if self.mask_bits else ""
@@ -126,7 +125,7 @@ class RowMemory(SharedComponent):
         )
 
     def _write_text(self, ram: str, at: str, mine: str, slice_bits: int) -> str:
-        """The write into one array: whole words, or slices under a mask."""
+        """Verilog write to one array: whole words, or slices under a mask."""
         slices = "".join(
             f"      if (write_mask[{i}]) {ram}[{at}][{i * slice_bits} +: {slice_bits}]"
             f" <= write_data[{i * slice_bits} +: {slice_bits}];\n"
@@ -172,7 +171,7 @@ class RowMemory(SharedComponent):
 
 
 def bram36(width_bits: Number, depth: Number) -> Number:
-    """Block RAMs (36 Kbit) of one simple dual-port memory without halves, see `banks`.
+    """36-Kbit block RAMs of one simple dual-port memory built without 18-Kbit halves, see `banks`.
 
     Memories of at most 64 words are LUT RAM and take none. Source: AMD UG573.
 
@@ -183,7 +182,7 @@ def bram36(width_bits: Number, depth: Number) -> Number:
 
 
 def bram18(width_bits: Number, depth: Number) -> Number:
-    """Halves of a block RAM (18 Kbit) likewise; two of them are one block RAM of the device.
+    """18-Kbit halves of block RAM of one memory; two of them make one block RAM of the device.
 
     >>> bram18(8, 256), bram18(32, 1024), bram18(128, 5000)
     (1, 2, 38)
@@ -192,10 +191,10 @@ def bram18(width_bits: Number, depth: Number) -> Number:
 
 
 def banks(width_bits: Number, depth: Number) -> Number:
-    """How often block RAMs stand behind each other in one simple dual-port memory, with a multiplexer at the end.
+    """Number of block RAM banks in depth of one simple dual-port memory, joined by a multiplexer.
 
-    A shape of the device with as many words makes one bank. Shallower shapes can take fewer block RAMs,
-    because they have parity bits and because the bytes of all banks are packed together.
+    A block RAM shape with enough words gives one bank. Shallower shapes may take fewer block RAMs, because
+    they have parity bits and because the bytes of all banks are packed together.
 
     >>> banks(128, 1024), banks(128, 5000), banks(128, 64)
     (1, 5, 1)
@@ -204,7 +203,7 @@ def banks(width_bits: Number, depth: Number) -> Number:
 
 
 def lutram(width_bits: Number, depth: Number) -> Number:
-    """LUTs of a memory of 2 to 64 words with one read port: 14 or 7 bits per 8 of them.
+    """LUTs of a memory of 2 to 64 words with one read port: 14 or 7 bits per 8 LUTs.
 
     These are RAM32M16 and RAM64M8 of AMD UG574. A deeper memory is block RAM, a single word is registers.
 
@@ -218,10 +217,10 @@ def lutram(width_bits: Number, depth: Number) -> Number:
 def row_memory(write_bits: Number, read_bits: Number, depth: Number) -> tuple[Number, Number, Number]:
     """Block RAM halves, LUTs and flip-flops of a `RowMemory` with one reader and no mask.
 
-    A read word wider than the write word is an array per write word; a narrower one is chosen from the
-    memory's word by a multiplexer, the same that chooses the bank of a block RAM. Each array and bank has an
-    enable of its own. Block RAM has the first register of the two, LUT RAM has none; a memory of a single
-    word is one more register and no memory.
+    A read word wider than the write word takes an array per write word; a narrower one is selected from the
+    memory's word by the multiplexer that also selects the block RAM bank. Each array and bank has a write
+    enable. Block RAM contains the first of the two output registers, LUT RAM does not; a memory of a single
+    word is just one more register.
 
     Args:
         write_bits: width of the write port.
@@ -235,7 +234,7 @@ def row_memory(write_bits: Number, read_bits: Number, depth: Number) -> tuple[Nu
 
 @lru_cache(1 << 14)
 def _known_row_memory(write_bits: int, read_bits: int, depth: int) -> tuple[Number, Number, Number]:
-    """The same; designs of a search share most of their memories."""
+    """Cached `_row_memory`; the designs of a search share most of their memories."""
     return _row_memory(write_bits, read_bits, depth)
 
 
@@ -262,12 +261,12 @@ def log2(count: Number) -> Number:
 
 
 def _choice(inputs: Number) -> Number:
-    """LUTs of a multiplexer per bit: four inputs in the first LUT, three more in each; pairs where there are many."""
+    """LUTs per bit of a multiplexer: four inputs in the first LUT, three more in each; in pairs if there are many."""
     return maximum(ceil_div(inputs - 1, 3), inputs // 2 - 1)
 
 
 def _among(slices: Number, deep: Number) -> Number:
-    """LUTs of the multiplexer of so many slices of so many banks, per bit; odd banks of two slices go two ways."""
+    """LUTs per bit of the multiplexer of ``slices`` slices of ``deep`` banks; two slices of odd banks are split."""
     whole, below = _choice(slices * deep), 1 << maximum(log2(deep) - 1, 0)
     split = 2 * (_choice(below) + _choice(deep - below)) + _choice(4)
     odd = 1 * (slices == 2) * (below < deep) * (deep < 2 * below)
@@ -276,9 +275,9 @@ def _among(slices: Number, deep: Number) -> Number:
 
 
 def _chosen(width_bits: Number, depth: Number, shapes: tuple[_Shape, ...]) -> tuple[Number, Number]:
-    """Halves and banks of a memory in the shape with the least price, as Yosys chooses it; none for LUT RAM.
+    """Halves and banks of a memory in the cheapest shape, as Yosys chooses it; (0, 1) for LUT RAM.
 
-    Bytes of 9 bits are not shared by two banks, block RAMs are. Source: passes/memory/memory_libmap.cc of
+    Banks do not share 9-bit bytes, but do share block RAMs. Source: passes/memory/memory_libmap.cc of
     https://github.com/YosysHQ/yosys.
     """
     if isinstance(depth, int) and depth <= _LUTRAM_DEPTH:

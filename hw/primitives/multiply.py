@@ -1,4 +1,4 @@
-"""Multipliers: two int8 products per DSP48E2, and the one-DSP requantizer.
+"""Multipliers: two int8 products per DSP48E2, and a requantizer in one DSP.
 
 A DSP48E2 multiplies 27 by 18 bits. With ``(w1 << 18) + w0`` on the wide side and ``x`` on
 the narrow one, a cascade adds up two dot products in one 48-bit accumulator: the low lane
@@ -17,7 +17,7 @@ _DSP_STAGES = 4
 
 
 def delay(m: Module, value: Value, cycles: int, name: str = "delay", *, reset_less: bool = True) -> Value:
-    """``value`` as it was ``cycles`` clock edges ago; without reset it packs into shift registers."""
+    """Delays ``value`` by ``cycles`` clock edges; without reset it packs into shift registers."""
     for stage in range(cycles):
         register = Signal.like(value, name=f"{name}_{stage}", reset_less=reset_less)
         m.d.sync += register.eq(value)
@@ -26,7 +26,7 @@ def delay(m: Module, value: Value, cycles: int, name: str = "delay", *, reset_le
 
 
 def sum_tree(m: Module, terms: list[Value], name: str) -> Value:
-    """Sum of the terms, a register after every level of pairs."""
+    """Sum of the terms by a binary tree with a register after every level."""
     level = 0
     while len(terms) > 1:
         pairs = [terms[i] + terms[i + 1] if i + 1 < len(terms) else terms[i] for i in range(0, len(terms), 2)]
@@ -38,8 +38,8 @@ def sum_tree(m: Module, terms: list[Value], name: str) -> Value:
 class PackedDot(SharedComponent):
     """Two dot products of int8 vectors that share one operand; ``length`` DSPs in cascade.
 
-    ``y0 = sum(x[i] * w0[i])``, ``y1 = sum(x[i] * w1[i])``, one input per cycle, all elements in
-    the same cycle; the result appears `latency` cycles later.
+    ``y0 = sum(x[i] * w0[i])``, ``y1 = sum(x[i] * w1[i])``; all elements enter in the same cycle, one vector
+    per cycle; the result appears `latency` cycles later.
 
     Args:
         length: elements, 1 to 8 if ``w`` is in [-127, 127], 1 to 4 for full range or unsigned ``x``.
@@ -127,10 +127,10 @@ def _dsp48e2(
 
 
 class Requantizer(SharedComponent):
-    """``y = clamp(round_half_even(acc * multiplier / 2**shift), low, high)``, one DSP, one per cycle.
+    """``y = clamp(round_half_even(acc * multiplier / 2**shift), low, high)`` in one DSP, one result per cycle.
 
-    The limits are taken with the last step, `LIMITS_AT` cycles after the accumulator: whoever
-    serves many requantizers delays them once.
+    The limits are used in the last step, `LIMITS_AT` cycles after the accumulator, so that requantizers
+    with common limits share one delay of them.
 
     Args:
         acc_bits: signed accumulator, at most 27.
@@ -165,7 +165,7 @@ class Requantizer(SharedComponent):
         return Requantizer.LIMITS_AT + 1
 
     def build(self, platform: object) -> Module:
-        """Product in the DSP, then coarse shift, fine shift with remainder, rounding, clamping."""
+        """Product in the DSP, then coarse shift, fine shift with sticky bits, rounding, clamping."""
         m = Module()
         product = self._product(m, platform)
         shift = delay(m, self.shift, _DSP_STAGES, "shift")
@@ -197,18 +197,18 @@ class Requantizer(SharedComponent):
 
     @staticmethod
     def _sticky(product: Value, group: int) -> Value:
-        """Any bit set below the byte that a coarse shift by ``8 * group`` drops last."""
+        """Sticky bit: whether any bit is set below the last byte dropped by a coarse shift by ``8 * group``."""
         return product[: max(0, 8 * group - 8)].any() if group > 1 else Const(0, 1)
 
     @staticmethod
     def _byte_below(product: Value, group: Value) -> Value:
-        """The byte just below the bits that a coarse shift keeps."""
+        """Byte just below the bits that a coarse shift keeps."""
         wide = Cat(Const(0, 8), product, product[-1].replicate(12))
         return wide.word_select(group, 8)
 
     @staticmethod
     def _floor(m: Module, coarse: Signal, lost: Signal, sticky: Signal, shift: Signal) -> tuple[Signal, Signal]:
-        """Fine shift by 0 to 7; returns the floor and whether half-to-even rounds it up."""
+        """Shifts by 0 to 7 bits; returns the floor and whether round-half-to-even rounds it up."""
         extended = Cat(lost, coarse)
         moved = extended.as_signed() >> shift
         below = Cat(Const(0, 8), lost, coarse[:8]).bit_select(shift + 8, 8)

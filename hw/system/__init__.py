@@ -1,1 +1,1 @@
-"""The accelerator around the engines: top, sequencer, transfers, AXI shell."""
+"""The accelerator around the engines: top, sequencer, transfers, AXI registers."""

@@ -1,4 +1,4 @@
-"""From a design to hardware: shape, Verilog, registers, resources and durations."""
+"""Hardware of a design: shape, Verilog, registers, resources and cycle formulas."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ TOP = "top"
 """Name of the top module."""
 
 _KEPT = 1 << 12
-"""Engines and queues whose resources are kept."""
+"""Cache size for the resources of engines and queues."""
 
 _PRIMITIVE = "DSP48E2"
 _MODULE = re.compile(r"^module (\\?\S+?) *\(.*?^endmodule$", re.MULTILINE | re.DOTALL)
@@ -39,9 +39,8 @@ class Hardware:
     """Generated hardware.
 
     Attributes:
-        sources: Verilog for the device, with its DSP48E2 instantiated.
-        models: behavioural Verilog, by file name, of those files in which a DSP48E2 is; simulation takes
-            these instead.
+        sources: Verilog for the device, with DSP48E2 primitives.
+        models: behavioural Verilog, by file name, that replaces the files with a DSP48E2 in simulation.
     """
 
     sources: Sources
@@ -49,15 +48,15 @@ class Hardware:
 
     @property
     def simulated(self) -> dict[str, str]:
-        """Files that a simulator takes."""
+        """File name to Verilog for simulation."""
         return {**self.sources.files, **self.models}
 
 
 def bus_of(memory: BoardMemory) -> Bus:
-    """The off-chip interface for a board's memory; requests in flight are a power of two.
+    """Off-chip interface of a board's memory; bursts in flight are rounded down to a power of two.
 
     Raises:
-        ValueError: an interface that the hardware does not have.
+        ValueError: the hardware does not support the interface.
     """
     bus = Bus(memory.ports, memory.port_bits // 8, 1 << (memory.outstanding.bit_length() - 1))
     if bus.word_bytes & (bus.word_bytes - 1) or bus.word_bytes > COMMAND_BYTES:
@@ -71,17 +70,17 @@ def bus_of(memory: BoardMemory) -> Bus:
 
 
 def identity(design: Design) -> bytes:
-    """32 bytes that depend on everything the hardware depends on, and on nothing else."""
+    """32-byte hash of everything the hardware depends on, and nothing else."""
     bus = bus_of(design.board.memory)
     document = [dict(vars(bus)), {n: dict(p) for n, p in design.engines.items()}, dict(design.memories)]
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).digest()
 
 
 def shape(design: Design) -> Shape:
-    """What the hardware generator takes.
+    """Parameters of the hardware generator.
 
     Raises:
-        ValueError: a parameter that is not legal; the message names it.
+        ValueError: a parameter is illegal; the message names it.
     """
     return Shape(
         bus=bus_of(design.board.memory),
@@ -92,21 +91,21 @@ def shape(design: Design) -> Shape:
 
 
 def made(engine: str, design: Design) -> Kernel:
-    """The kernel of an engine of a design.
+    """Instantiates the kernel of an engine of a design.
 
     Raises:
-        ValueError: a parameter that is not legal; the message names it.
+        ValueError: a parameter is illegal; the message names it.
     """
     return kernel_of(engine)(**design.engines[engine], **_word(engine, design.word_bytes))
 
 
 def _word(engine: str, word_bytes: int) -> dict[str, int]:
-    """The bus word of an engine that has it as a parameter."""
+    """Bus word as keyword argument, for the engine that has it as a parameter."""
     return {"word_bytes": word_bytes} if engine == RING else {}
 
 
 def sources(design: Design) -> Hardware:
-    """The design as Verilog, for the device and for simulation."""
+    """Verilog of the design, for the device and for simulation."""
     target = VerilogTarget(primitives=True)
     found = generate(Top(shape(design)), TOP, target)
     units = [target.modules[name.removesuffix(".v")] for name, text in found.files.items() if _PRIMITIVE in text]
@@ -114,12 +113,12 @@ def sources(design: Design) -> Hardware:
 
 
 def simulation_sources(design: Design) -> Sources:
-    """The design as behavioural Verilog alone, in half the time of `sources`."""
+    """Behavioural Verilog of the design only, in half the time of `sources`."""
     return generate(Top(shape(design)), TOP)
 
 
 def registers(design: Design) -> dict[str, object]:
-    """The register map of a design as JSON values: byte offset and meaning by name."""
+    """Register map of a design as JSON values: byte offset and meaning by name."""
     fixed = {
         "ID": (top.ID, "eight words, the hash of the design"),
         "CONTROL": (top.CONTROL, "writing bit 0 starts a run"),
@@ -144,7 +143,7 @@ def registers(design: Design) -> dict[str, object]:
 
 
 def formulas(engines: Mapping[str, Params]) -> Formulas:
-    """What the kernels say of their durations, for parameters by engine, integers or arrays."""
+    """Cycle formulas of the kernels, for parameters by engine, integers or arrays."""
     return Formulas(
         times={name: partial(kernel_of(name).cycles, params) for name, params in engines.items() if name != RING},
         array_latency=array_latency(engines[RING]["t_in"]),
@@ -170,7 +169,7 @@ def total(parts: Mapping[str, Resources]) -> Resources:
 
 
 def copies(design: Design) -> Iterator[tuple[int, int, int]]:
-    """Bits written and read at once, and words of the wider, of every copy of an activation memory, one per reader."""
+    """Bits of the write and the read word, and words of the wider, for each copy (one per reader) of each memory."""
     found, word = memory_map(geometry(design.engines)).memories, design.word_bytes
     for name, size in design.memories.items():
         reached = found[name]
@@ -184,12 +183,12 @@ def copies(design: Design) -> Iterator[tuple[int, int, int]]:
 
 @lru_cache(_KEPT)
 def _engine(name: str, params: tuple[tuple[str, int], ...]) -> Resources:
-    """Those of an engine; designs of a search often share them."""
+    """Cached resources of an engine; the designs of a search often share them."""
     return kernel_of(name).resources(dict(params))
 
 
 def _memory(copies: Iterable[tuple[int, int, int]]) -> Resources:
-    """Physical memories with their output registers."""
+    """Resources of the physical memories with their output registers."""
     halves: Number = 0
     found = Resources()
     for copy in copies:
@@ -199,7 +198,7 @@ def _memory(copies: Iterable[tuple[int, int, int]]) -> Resources:
 
 
 def _shell(design: Design) -> Resources:
-    """DMA, sequencer, AXI ports, registers and what chooses between memories, see `codesign.hw.primitives.area`."""
+    """DMA, sequencer, AXI ports, registers and memory multiplexers, see `codesign.hw.primitives.area`."""
     return Resources(
         lut=area("shell", "lut", shell_lut_units(design)),
         ff=area("shell", "ff", shell_ff_units(design)),
@@ -207,7 +206,7 @@ def _shell(design: Design) -> Resources:
 
 
 def _queues(design: Design) -> list[tuple[int, int]]:
-    """Bits and words of every queue."""
+    """Bits and words of each queue."""
     bus = bus_of(design.board.memory)
     bits, request = 8 * bus.word_bytes, ADDR_BITS + 10
     reads = [(bits, max(2, bus.outstanding * bus.burst_words)), (request, max(2, bus.ports * bus.outstanding))]
@@ -222,13 +221,13 @@ def _queues(design: Design) -> list[tuple[int, int]]:
 
 @lru_cache(_KEPT)
 def _queue_lut(bits: int, words: int) -> int:
-    """LUTs of a queue's memory: LUT RAMs of at most 64 words, and what chooses between them."""
+    """LUTs of a queue's memory: LUT RAMs of at most 64 words and the multiplexer between them."""
     rams = ceil_div(words, 64)
     return rams * int(lutram(bits, min(words, 64))) + bits * ceil_div(rams - 1, 3)
 
 
 def shell_lut_units(design: Design) -> Units:
-    """What LUTs of the shell go into: multiplexers by their bits, memories by their LUTs, parts by their number."""
+    """Units that LUTs of the shell are modelled from: multiplexer bits, LUTs of memories, and part counts."""
     bus, queues, engines = bus_of(design.board.memory), _queues(design), len(engine_names(design.engines))
     bits = 8 * bus.word_bytes
     numbers = memory_map(geometry(design.engines)).numbers
@@ -249,7 +248,7 @@ def shell_lut_units(design: Design) -> Units:
 
 
 def shell_ff_units(design: Design) -> Units:
-    """What flip-flops of the shell go into, likewise."""
+    """Units that flip-flops of the shell are modelled from."""
     bus, engines = bus_of(design.board.memory), len(engine_names(design.engines))
     bits = 8 * bus.word_bytes
     return {
@@ -266,7 +265,7 @@ def shell_ff_units(design: Design) -> Units:
 
 
 def instances(files: Mapping[str, str], root: str = TOP) -> Counter[str]:
-    """How often each module and primitive is instantiated below the root of a generated design."""
+    """Instances of each module and primitive in a generated design, its root included."""
     bodies = {m[1].lstrip("\\"): m[0] for text in files.values() for m in _MODULE.finditer(text)}
     children = {name: Counter(i[1].lstrip("\\") for i in _INSTANCE.finditer(text)) for name, text in bodies.items()}
     found: Counter[str] = Counter()
@@ -280,7 +279,7 @@ def instances(files: Mapping[str, str], root: str = TOP) -> Counter[str]:
 
 
 def multipliers(files: Mapping[str, str]) -> int:
-    """DSPs of a generated design: instantiated ones, and one for each product of two signals outside of them."""
+    """DSPs of a generated design: DSP48E2 instances plus one per product of two signals."""
     counts = instances(files)
     inferred = 0
     for text in files.values():

@@ -1,4 +1,4 @@
-"""AXI4-Lite registers: the host's side of the accelerator."""
+"""AXI4-Lite register file: the host interface of the accelerator."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ ADDRESS_BITS = 12
 
 
 class AxiLite(wiring.Signature):
-    """AXI4-Lite as the host drives it, 32 bits wide."""
+    """AXI4-Lite from the host's side, 32 bits wide."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -25,12 +25,12 @@ class AxiLite(wiring.Signature):
 
 
 class Registers(wiring.Component):
-    """A register file: ``writes`` are values the host sets, ``reads`` are values the host sees.
+    """Register file on AXI4-Lite.
 
     Args:
-        writes: byte offset to bits, at most 32, of registers that keep what was written.
-        strobes: byte offset of registers that pulse ``strobe_OFFSET`` for one cycle with ``strobe_data``.
-        reads: byte offsets of registers driven from outside as ``read_OFFSET``; written ones read back.
+        writes: byte offset to bits (at most 32) of registers the host writes and reads back, ``value_OFFSET``.
+        strobes: byte offsets whose writes pulse ``strobe_OFFSET`` for one cycle with ``strobe_data``.
+        reads: byte offsets of read-only registers, driven from outside as ``read_OFFSET``.
     """
 
     def __init__(self, *, writes: Mapping[int, int], strobes: tuple[int, ...], reads: tuple[int, ...]) -> None:
@@ -42,7 +42,7 @@ class Registers(wiring.Component):
         super().__init__(members)
 
     def elaborate(self, platform: object) -> Module:
-        """Address and data of a write may come in any order; one transfer at a time each way."""
+        """Write address and data may arrive in any order; one outstanding transfer per direction."""
         m = Module()
         self._write(m)
         self._read(m)

@@ -1,4 +1,4 @@
-"""What the commands of a design's engines cost, as its kernels say."""
+"""Energy of engine commands, from the kernels' models."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -11,7 +11,7 @@ from codesign.timing.energy import EngineJoules
 
 
 def engine_joules(design: Design) -> EngineJoules:
-    """Joules of a command's work by engine, for `codesign.timing.energy.run_energy`; modelled."""
+    """Modelled joules of a command's work by engine, for `codesign.timing.energy.run_energy`."""
     word = {"word_bytes": design.word_bytes}
     return {
         name: partial(_joules, kernel_of(name), {**params, **word}, design.board)

@@ -1,6 +1,6 @@
-"""The sequencer: reads commands from DRAM, queues them per engine, and lets tokens order them.
+"""The sequencer: reads commands from DRAM, queues them per engine, and orders them by tokens.
 
-A command has the format that `codesign.target.commands` states; only tokens of engines that there are matter.
+The command format is defined in `codesign.target.commands`; tokens of engines that the design lacks are ignored.
 Tokens are counting semaphores per (producer, consumer) pair.
 """
 
@@ -21,22 +21,22 @@ from codesign.target.engines import (
 )
 
 COMMAND_QUEUE = 16
-"""Commands read ahead of dispatch."""
+"""Commands prefetched ahead of dispatch."""
 ENGINE_QUEUE = 8
 """Commands waiting per engine."""
 FLIGHT_QUEUE = 8
-"""Commands of one engine that may be accepted and not done."""
+"""Most commands of one engine that are accepted but not done."""
 COUNTER_BITS = 8
-"""Of a counting semaphore."""
+"""Width of a counting semaphore."""
 INDEX_BITS = 16
-"""Of a command's index, as errors tell it."""
+"""Width of a command index, as reported with errors."""
 
 ERROR_ENGINE, ERROR_WATCHDOG, ERROR_BUS, ERROR_ILLEGAL = 1, 2, 3, 16
-"""Error codes: unknown engine, no progress, AXI error answer; 16 + engine for an illegal command."""
+"""Error codes: unknown engine, watchdog timeout, AXI error response; 16 + engine for an illegal command."""
 
 
 def flight_bits(engines: int) -> int:
-    """Bits that are kept of a command in flight: the tokens that it gives, and its index."""
+    """Bits stored per command in flight: the tokens it posts, and its index."""
     return TOKEN_BITS * engines + INDEX_BITS
 
 
@@ -49,10 +49,10 @@ class Sequencer(wiring.Component):
 
     Ports:
         start, base, count: begin a list of ``count`` commands at byte address ``base``.
-        watchdog: cycles without progress after which the run is given up, 0 for never.
+        watchdog: cycles without progress that abort the run, 0 for never.
         running, finished, error, error_index, cycles: state; ``cycles`` counts from start to finish.
         request, valid, data: the read path.
-        bus_failed: an AXI answer was an error.
+        bus_failed: an AXI response was an error.
         command0..: to the engines, raw operands; done0.., error0..: from them.
     """
 
@@ -73,7 +73,7 @@ class Sequencer(wiring.Component):
         super().__init__(members)
 
     def elaborate(self, platform: object) -> Module:
-        """Fetch, dispatch, issue, and the run's state."""
+        """Fetch, dispatch, issue, and the state of the run."""
         m = Module()
         m.submodules.commands = commands = Fifo(512, COMMAND_QUEUE)
         self._fetch(m, commands)
@@ -88,7 +88,7 @@ class Sequencer(wiring.Component):
         return m
 
     def _fetch(self, m: Module, commands: Fifo) -> None:
-        """Reads the list while there is room for it."""
+        """Fetches the command list while the queue has room."""
         bus = self.bus
         per = COMMAND_BYTES // bus.word_bytes
         m.submodules.bursts = bursts = BurstMaker(bus)
@@ -113,7 +113,7 @@ class Sequencer(wiring.Component):
         m.d.comb += [commands.w.valid.eq(self.valid & (part == per - 1)), commands.w.payload.eq(Cat(held, self.data))]
 
     def _dispatch(self, m: Module, commands: Fifo, queues: list[Fifo]) -> tuple[Value, Value]:
-        """One command per cycle to its engine's queue; returns how many, and a pulse for an unknown engine."""
+        """Moves one command per cycle to its engine's queue; returns the count, and a flag for an unknown engine."""
         done = Signal(24)
         engine = commands.r.payload[:8]
         unknown = commands.r.valid & (engine >= self.engines)
@@ -133,9 +133,9 @@ class Sequencer(wiring.Component):
         return done, unknown
 
     def _issue(self, m: Module, queues: list[Fifo], flights: list[Fifo]) -> tuple[Value, list[Value]]:
-        """Offers the head of each queue when its tokens are there; gives tokens when a command is done.
+        """Offers the head of each queue once its tokens are available; posts tokens when a command is done.
 
-        An engine may refuse a command as it takes it or, with no other in flight, some cycles later.
+        An engine may reject a command on acceptance or, with no other in flight, some cycles later.
         """
         tokens = [
             [Signal(COUNTER_BITS, name=f"tokens_{p}_{c}") for c in range(self.engines)] for p in range(self.engines)
@@ -182,7 +182,7 @@ class Sequencer(wiring.Component):
         unknown: Value,
         illegal: list[tuple[Value, Value]],
     ) -> None:
-        """Running, finished, errors, cycle counter and watchdog."""
+        """State, errors, cycle counter and watchdog of a run."""
         quiet = Signal(32)
         m.d.sync += quiet.eq(Mux(progress | ~self.running, 0, quiet + 1))
         with m.If(self.running):
@@ -206,14 +206,14 @@ class Sequencer(wiring.Component):
 
 
 class Restart(wiring.Component):
-    """Turns the host's start into the sequencer's, after an error by way of a reset.
+    """Passes the host's start to the sequencer, after an error with a reset first.
 
     Ports:
-        wanted: pulse, the host starts. failed: the run has failed, and no more bursts are begun.
-        settled: no burst is under way.
-        start: pulse to the sequencer, without an error in the same cycle.
-        clear: resets every part for one cycle; start follows in the next.
-        pending: wanted after an error and not started yet.
+        wanted: pulse, start by the host. failed: the run has failed, and no more bursts are issued.
+        settled: no burst is in flight.
+        start: pulse to the sequencer, in the same cycle unless the run has failed.
+        clear: one-cycle reset of every part; start follows in the next cycle.
+        pending: start requested after an error but not yet done.
     """
 
     def __init__(self) -> None:
@@ -221,7 +221,7 @@ class Restart(wiring.Component):
         super().__init__({**inputs, **{name: Out(1) for name in ("start", "clear", "pending")}})
 
     def elaborate(self, platform: object) -> Module:
-        """Waiting, cleared."""
+        """Two state bits: waiting for bursts to end, and cleared."""
         m = Module()
         waiting, cleared = Signal(), Signal()
         m.d.comb += [

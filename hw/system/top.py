@@ -1,7 +1,8 @@
 """The accelerator: engines, memories, DMA, sequencer and AXI shell, from one set of parameters.
 
 Every memory has one writing engine and a physical copy per reading engine, so no two
-engines share a port and nothing inside ever waits for a port.
+Every memory has one writing engine and a physical copy per reading engine, so engines share no
+port and none waits for a port.
 """
 
 from collections.abc import Mapping
@@ -38,10 +39,10 @@ BUSY = 0x80
 WAIT = BUSY + 4 * MOST_ENGINES
 """Register offsets. ID: eight words of the design's hash; BUSY and WAIT: cycles per engine.
 
-CONTROL: writing bit 0 starts a run; after an error this also resets every part, as soon as all bursts
-on the AXI ports have ended. STATUS: bit 0 running, 1 finished, 2 failed (see ERROR), 3 busy: an engine
-works, or after an error a burst has not ended. INTERRUPT: any write takes the interrupt back; for a
-finished run it takes back the status bit too."""
+CONTROL: writing bit 0 starts a run; after an error this also resets every part, once all bursts on
+the AXI ports have ended. STATUS: bit 0 running, 1 finished, 2 failed (see ERROR), 3 busy: an engine
+is working, or after an error a burst has not ended. INTERRUPT: any write clears the interrupt and,
+for a finished run, the status bit."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,12 @@ class Shape:
 
     Attributes:
         bus: off-chip interface.
-        engines: kernels by engine, but for those that move data; the one with the ring first.
-        memories: capacity in bytes of each memory that is there.
+        engines: kernels by engine, without the data movers; the one with the ring first.
+        memories: bytes of each memory present.
         identity: 32 bytes that the host can read back.
 
     Raises:
-        ValueError: a memory that no engine of the design has, or none where one needs it.
+        ValueError: a memory that no engine has, or a missing memory that an engine needs.
     """
 
     bus: Bus
@@ -78,16 +79,16 @@ class Shape:
 
     @property
     def map(self) -> MemoryMap:
-        """Who reaches which memory."""
+        """Memory map: the writer and the readers of each memory."""
         return memory_map(geometry({name: kernel.params for name, kernel in self.engines.items()}))
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All engines in the order of their numbers."""
+        """All engines in numeric order."""
         return engine_names(self.engines)
 
     def width(self, memory: str, access: Access) -> int:
-        """Bytes of a word of a port to a memory."""
+        """Bytes per word of a memory at a port."""
         if access.port.lanes is None:
             return self.bus.word_bytes
         return self.engines[access.engine].params[access.port.lanes] * self.map.memories[memory].bytes
@@ -105,7 +106,7 @@ class Top(wiring.Component):
         super().__init__(members)
 
     def elaborate(self, platform: object) -> Module:
-        """Parts first, then the wires between them."""
+        """Instantiates the parts, then connects them."""
         m = Module()
         s = self.shape
         sequencer, reads = Sequencer(s.bus, len(s.names)), ReadPath(s.bus)
@@ -150,7 +151,7 @@ class Top(wiring.Component):
         return found
 
     def _axi(self, m: Module, reads: ReadPath, store: StoreEngine) -> None:
-        """AXI ports, with the signals that never change."""
+        """Connects the AXI ports and drives their constant signals."""
         size = (self.shape.bus.port_bytes - 1).bit_length()
         for p in range(self.shape.bus.ports):
             axi = getattr(self, f"m_axi{p}")
@@ -175,7 +176,7 @@ class Top(wiring.Component):
         ]
 
     def _rings(self, m: Module, fetch: FetchEngine, linear: wiring.Component) -> None:
-        """The weight ring and the requantization ring."""
+        """Connects the weight ring and the requantization ring."""
         lin, bus_bits = self.shape.engines[RING].params, 8 * self.shape.bus.word_bytes
         for name, write, read, words in (
             ("weight_ring", fetch.weights, linear.weights, lin["ring_words"]),
@@ -223,7 +224,7 @@ class Top(wiring.Component):
         ]
 
     def _writer(self, reached: Reached, engines: Mapping[str, wiring.Component]) -> tuple[Value, Value, Value]:
-        """Enable, address and data of the one port that writes a memory; narrow ones take low bytes."""
+        """Enable, address and data of a memory's write port; a narrower memory takes the low bytes of each lane."""
         engine, port = reached.writer.engine, reached.writer.port.name
         component = engines[engine]
         write = getattr(component, port)
@@ -242,7 +243,7 @@ class Top(wiring.Component):
         )
 
     def _commands(self, m: Module, sequencer: Sequencer, engines: Mapping[str, wiring.Component]) -> None:
-        """Command streams."""
+        """Connects the command streams, done and error pulses."""
         for e, name in enumerate(self.shape.names):
             source = getattr(sequencer, f"command{e}")
             done, error = getattr(sequencer, f"done{e}"), getattr(sequencer, f"error{e}")
@@ -258,7 +259,7 @@ class Top(wiring.Component):
     def _shell(
         self, m: Module, sequencer: Sequencer, engines: Mapping[str, wiring.Component], restart: Restart
     ) -> None:
-        """Registers and interrupt."""
+        """Register file, status, counters and interrupt."""
         reads = (
             ID,
             ID + 4,
@@ -313,7 +314,7 @@ class Top(wiring.Component):
 
 
 def _selected(m: Module, select: Value, found: list[tuple[int, Value]]) -> Value:
-    """The data of the memory that was chosen when the address was given."""
+    """Read data of the memory that was selected when the address was given."""
     late = delay(m, select, READ_LATENCY, "select")
     value = found[0][1]
     for number, candidate in found[1:]:
@@ -333,7 +334,7 @@ def _value(registers: Registers, offset: int) -> Value:
 
 
 def _counter(m: Module, clear: Value, count: Value, name: str) -> Signal:
-    """Cycles in which ``count`` was high since ``clear``."""
+    """Counts cycles with ``count`` high since ``clear``."""
     counter = Signal(32, name=name)
     m.d.sync += counter.eq(Mux(clear, 0, counter + count))
     return counter

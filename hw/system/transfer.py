@@ -1,10 +1,10 @@
-"""Off-chip transfers: one read path for everybody, one write path, and the engines on them.
+"""Off-chip transfers: the shared read path, the write path, and the engines on them.
 
-The bus word is as wide as all AXI ports together. A burst of up to 256 bytes lies on one
-port; burst after burst goes to the next port, so a block is striped over all of them and
-its order never changes. The read path hands bursts over in the order of their requests.
-When nothing is under way the first port is next, and a store begins there, so that the time
-of a transfer from rest depends on nothing before it.
+The bus word is as wide as all AXI ports together. A burst of up to 256 bytes uses one port;
+successive bursts rotate over the ports, so a block is striped over all of them and its order
+never changes. The read path delivers bursts in request order. The rotation restarts at the first
+port when no burst is in flight and at every store, so that the duration of a transfer from rest
+depends on nothing before it.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from codesign.target.engines import MOVERS
 BURST_BYTES = 256
 ADDR_BITS = 40
 COMMANDS, LOAD, TABLE, WEIGHTS = range(4)
-"""Destinations of what is read: the sequencer, the load engine, and the two rings."""
+"""Destinations of read data: the sequencer, the load engine, and the two rings."""
 
 LOAD_OPERANDS, STORE_OPERANDS, FETCH_OPERANDS = (operands(**MOVERS[name]) for name in ("load", "store", "fetch"))
 
@@ -33,7 +33,7 @@ class Bus:
 
     Attributes:
         ports: AXI ports.
-        port_bytes: width of one.
+        port_bytes: width of a port.
         outstanding: bursts in flight per port, a power of two.
     """
 
@@ -60,7 +60,7 @@ def next_burst(bus: Bus, addr: Value, left: Value) -> Value:
 
 
 class AxiRead(wiring.Signature):
-    """Read half of an AXI4 master, without the constant signals that the top adds."""
+    """Read half of an AXI4 master, without the constant signals driven by the top."""
 
     def __init__(self, bits: int) -> None:
         super().__init__(
@@ -72,7 +72,7 @@ class AxiRead(wiring.Signature):
 
 
 class AxiWrite(wiring.Signature):
-    """Write half of an AXI4 master, without the constant signals that the top adds."""
+    """Write half of an AXI4 master, without the constant signals driven by the top."""
 
     def __init__(self, bits: int) -> None:
         super().__init__(
@@ -92,10 +92,10 @@ class _Request(data.StructLayout):
 
 
 class BurstMaker(wiring.Component):
-    """Cuts a transfer into bursts of at most 256 bytes, each limited by the free space behind it.
+    """Splits a transfer into bursts of at most 256 bytes, each issued once the destination has room for it.
 
-    ``start`` with ``addr``, ``words`` and ``to`` begins a transfer when ``idle``; ``space`` is the
-    room at the destination in bus words, with everything requested already taken off.
+    ``start`` with ``addr`` and ``words`` begins a transfer when ``idle``; ``space`` is the room at the
+    destination in bus words, less everything already requested.
     """
 
     def __init__(self, bus: Bus) -> None:
@@ -108,7 +108,7 @@ class BurstMaker(wiring.Component):
         )  # fmt: skip
 
     def elaborate(self, platform: object) -> Module:
-        """Counts down the words that are left."""
+        """Counts down the remaining words."""
         m = Module()
         addr, left = Signal(ADDR_BITS), Signal(24)
         words = Signal(8)
@@ -127,16 +127,16 @@ class BurstMaker(wiring.Component):
 
 
 class ReadPath(wiring.Component):
-    """Issues the bursts of three clients (lower number first) and returns their data in request order.
+    """Issues the bursts of three clients (lower number has priority) and returns data in request order.
 
     Args:
         bus: shape of the interface; a port never has more bursts in flight than it can buffer.
 
     Ports:
-        request0..2: bursts wanted.
+        request0..2: burst requests.
         axi0..: the AXI ports.
-        failed: a read was answered with an error.
-        stop: no more bursts are issued. idle: no burst is under way.
+        failed: a read returned an error.
+        stop: no more bursts are issued. idle: no burst is in flight.
         valid, to, data: one bus word per cycle and its destination.
     """
 
@@ -153,7 +153,7 @@ class ReadPath(wiring.Component):
         super().__init__(members)
 
     def elaborate(self, platform: object) -> Module:
-        """Issue, then per-port assembly, then in-order delivery."""
+        """Issue, per-port assembly, in-order delivery."""
         m = Module()
         bus = self.bus
         order = Fifo(_Request(), max(2, bus.ports * bus.outstanding))
@@ -178,7 +178,7 @@ class ReadPath(wiring.Component):
         ]  # fmt: skip
 
     def _issue(self, m: Module, order: Fifo, ports: list["_ReadPort"]) -> Value:
-        """One burst per cycle, to the ports in turn; returns whether nothing is under way and nothing begins."""
+        """Issues one burst per cycle, ports in turn; returns whether none is in flight and none begins."""
         clients = [getattr(self, f"request{i}") for i in range(self.CLIENTS)]
         turn = Signal(range(max(2, len(ports))))
         free = Array(port.free for port in ports)[turn]
@@ -203,7 +203,7 @@ class ReadPath(wiring.Component):
         return rest
 
     def _deliver(self, m: Module, order: Fifo, ports: list["_ReadPort"], rest: Value) -> None:
-        """Bus words of the oldest burst as soon as it is complete."""
+        """Delivers the bus words of the oldest burst once it is complete."""
         turn = Signal(range(max(2, len(ports))))
         count = Signal(8)
         head = order.r.payload
@@ -225,7 +225,7 @@ class ReadPath(wiring.Component):
 
 
 class _ReadPort(SharedComponent):
-    """One AXI read port: address register, beats packed into bus words, bursts counted when complete."""
+    """One AXI read port: address register, packing of beats into bus words, count of complete bursts."""
 
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
@@ -246,7 +246,7 @@ class _ReadPort(SharedComponent):
         return f"read_port_{bus.ports}x{bus.port_bytes}_{bus.outstanding}"
 
     def build(self, platform: object) -> Module:
-        """Space for every burst in flight is reserved when it is issued, so data is always accepted."""
+        """Buffer space for a burst is reserved at issue, so data is always accepted."""
         m = Module()
         bus = self.bus
         m.submodules.words = words = Fifo(8 * bus.word_bytes, max(2, bus.outstanding * bus.burst_words))
@@ -269,7 +269,7 @@ class _ReadPort(SharedComponent):
         return m
 
     def _pack(self, m: Module, words: Fifo) -> None:
-        """``ports`` beats make a bus word, first beat lowest."""
+        """Packs ``ports`` beats into a bus word, first beat lowest."""
         bus = self.bus
         bits = 8 * bus.port_bytes
         if bus.ports == 1:
@@ -288,8 +288,8 @@ class _ReadPort(SharedComponent):
 class LoadEngine(wiring.Component):
     """Copies a block of DRAM into an on-chip memory; one command at a time.
 
-    Memories 0 .. ``memories - 1`` take a bus word per cycle; the last one, the 8-bit tables, takes
-    a byte per cycle, so its bursts wait until the one before is written.
+    Memories 0 .. ``memories - 1`` take a bus word per cycle, but the last of them, the 8-bit tables, takes
+    a byte per cycle, so its bursts wait until the previous one is written.
     """
 
     def __init__(self, bus: Bus, memories: int) -> None:
@@ -304,7 +304,7 @@ class LoadEngine(wiring.Component):
         )  # fmt: skip
 
     def elaborate(self, platform: object) -> Module:
-        """Requests bursts, writes what arrives, reports when the last word is written."""
+        """Requests bursts, writes arriving data, pulses done after the last word."""
         m = Module()
         bus = self.bus
         m.submodules.bursts = bursts = BurstMaker(bus)
@@ -354,7 +354,7 @@ class LoadEngine(wiring.Component):
         return m
 
     def _bytes(self, m: Module, queue: Fifo, address: Signal) -> Value:
-        """Writes the queued words byte by byte; returns the pulse of a word's last byte."""
+        """Writes queued words byte by byte; returns a pulse with a word's last byte."""
         count = Signal(range(self.bus.word_bytes))
         last = Signal()
         m.d.comb += [
@@ -370,10 +370,10 @@ class LoadEngine(wiring.Component):
 
 
 class FetchEngine(wiring.Component):
-    """Keeps the table ring and the weight ring full, ahead of the linear engine and across layers.
+    """Keeps the table ring and the weight ring filled, ahead of the linear engine and across layers.
 
     A command is done when its last burst is requested. ``arrived`` pulses for every complete weight
-    word, ``freed`` gives space back: ``freed_words`` weight words and one table word.
+    word; ``freed`` releases ``freed_words`` weight words and one table word.
     """
 
     def __init__(self, bus: Bus, *, weight_bytes: int, ring_words: int, table_bytes: int, table_words: int) -> None:
@@ -396,7 +396,7 @@ class FetchEngine(wiring.Component):
         )  # fmt: skip
 
     def elaborate(self, platform: object) -> Module:
-        """First the table's bursts, then the weights'; write pointers run on their own."""
+        """Requests the table's bursts, then the weights'; write pointers advance independently."""
         m = Module()
         m.submodules.bursts = bursts = BurstMaker(self.bus)
         op = self.command.payload
@@ -441,7 +441,7 @@ class FetchEngine(wiring.Component):
         m.d.comb += bursts.space.eq(Mux(in_weights, weights, table))
 
     def _write(self, m: Module) -> None:
-        """Data goes where its request said, word behind word."""
+        """Writes data to the requested ring in order, and pulses ``arrived`` per weight word."""
         for port, to, depth in ((self.weights, WEIGHTS, self.ring), (self.table, TABLE, self.table_ring)):
             m.d.comb += [port.en.eq(self.valid & (self.to == to)), port.data.eq(self.data)]
             with m.If(port.en):
@@ -451,16 +451,16 @@ class FetchEngine(wiring.Component):
 
 
 class StoreEngine(wiring.Component):
-    """Copies a block of an on-chip memory to DRAM, and is done when the last write is answered.
+    """Copies a block of an on-chip memory to DRAM; done when the last write is acknowledged.
 
-    A burst is read from the memory when the buffer of its port is free, and offered to the port
-    when it is whole, so write data never stalls by the engine.
+    A burst is read from memory when its port has a free buffer, and offered to the port when it is
+    complete, so the engine never stalls write data.
 
     Ports:
         source, source_select: read port of the memory chosen by the command.
         axi0..: the AXI ports.
-        failed: a write was answered with an error.
-        stop: no more bursts are begun. idle: no burst is under way.
+        failed: a write returned an error.
+        stop: no more bursts begin. idle: no burst is in flight.
     """
 
     def __init__(self, bus: Bus, memories: int) -> None:
@@ -474,7 +474,7 @@ class StoreEngine(wiring.Component):
         super().__init__(members)
 
     def elaborate(self, platform: object) -> Module:
-        """Reads burst after burst into the ports' buffers in turn."""
+        """Reads bursts into the ports' buffers in turn."""
         m = Module()
         bus = self.bus
         op = self.command.payload
@@ -536,7 +536,7 @@ class StoreEngine(wiring.Component):
 
 
 class _WritePort(SharedComponent):
-    """One AXI write port with room for two bursts; the next address goes out after the last beat."""
+    """One AXI write port with room for two bursts; the next address follows the last beat."""
 
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
@@ -555,7 +555,7 @@ class _WritePort(SharedComponent):
         return f"write_port_{bus.ports}x{bus.port_bytes}_{bus.outstanding}"
 
     def build(self, platform: object) -> Module:
-        """Idle, address, beats."""
+        """States: idle, address, beats."""
         m = Module()
         bus = self.bus
         m.submodules.words = words = Fifo(8 * bus.word_bytes, max(2, 2 * bus.burst_words))

@@ -1,8 +1,8 @@
 """The vector kernel: layer norm and RMS norm of int16 rows, its command, golden and formulas.
 
-Rows follow each other at a fixed distance, the larger of their words and the cycles of one digit
-recurrence. A row is loaded and its sums are taken; then its variance, square root and reciprocal
-follow in units of their own, each busy with another row; then it is read again and normalised.
+Rows start at a fixed interval, the larger of the words of a row and the cycles of one digit recurrence.
+A row is loaded and summed; its variance, square root and reciprocal follow in separate units, each busy
+with another row; then it is read again and normalised.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,19 +42,19 @@ from codesign.target.kernel import (
 )
 
 RMS, WIDE_RESULT = 1, 2
-"""Flags of a command. RMS: root-mean-square norm instead of layer norm; WIDE_RESULT: the result has 16 bits and goes
-to the memory ``skip``, without it 8 bits to ``normed``."""
+"""Command flags. RMS: root-mean-square norm instead of layer norm; WIDE_RESULT: 16-bit results to the memory ``skip``
+instead of 8-bit results to ``normed``."""
 AFFINE_BYTES = 8
-"""Bytes of a gain and a bias in the memory ``affine``."""
+"""Bytes of a (gain, bias) pair in the memory ``affine``."""
 
 _DIGITS = 17
 """Result bits of the square root and of the reciprocal, one per cycle."""
 _PRODUCT = 3
-"""Cycles of one multiply-add."""
+"""Latency of a multiply-add."""
 _COLUMN_DSPS = 4
-"""DSPs that every column passes, as the resources count them."""
+"""DSPs per column in the energy model."""
 _COLUMN_BYTES = 2 + 2 + 2 + 8 + 1
-"""On-chip bytes per column of a row: read, kept for the second pass, read again, gain and bias, 8-bit result."""
+"""On-chip bytes per element: read, buffered, read again, gain and bias, 8-bit result."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class VectorKernel(CommandKernel):
     contract: ClassVar[int] = 1
     op: ClassVar[str] = "vector"
     layers: ClassVar[tuple[type[Layer], ...]] = (Norm,)
-    # rows, d: rows and columns; bases: first word in the memory concerned; strides: words from row to row; shift, eps:
-    # see `codesign.numerics.nonlinear.norm`; flags: those of this module, the others zero.
+    # rows, d: rows and columns; bases: first word in that memory; strides: words from row to row; shift, eps: see
+    # `codesign.numerics.nonlinear.norm`; flags: those of this module, other bits zero.
     fields: ClassVar[Mapping[str, int]] = {
         "rows": 16, "d": 16, "r_base": 24, "r_stride": 16, "g_base": 24, "x_base": 24, "x_stride": 16, "shift": 8,
         "flags": 8, "eps": 48,
@@ -104,7 +104,7 @@ class VectorKernel(CommandKernel):
 
     @property
     def ring_words(self) -> int:
-        """Words of the memory that holds rows between their two uses, a power of two."""
+        """Words of the ring that buffers rows between their two passes, a power of two."""
         return int(_ring_words(self.max_words, self.t_v))
 
     @classmethod
@@ -118,7 +118,7 @@ class VectorKernel(CommandKernel):
 
     @classmethod
     def memories(cls, params: Params) -> tuple[Memory, ...]:
-        """Rows to be multiplied; gains and biases; in a wide design rows to be added."""
+        """Rows for the linear engine; gains and biases; in a wide design 16-bit rows to add."""
         wide = (Memory("skip", 2, ("y", "linear.addend", "store.source")),) if params["wide"] else ()
         normed = Memory("normed", 1, ("x", "linear.source"))
         return normed, Memory("affine", AFFINE_BYTES, ("load.out", "g")), *wide
@@ -145,7 +145,7 @@ class VectorKernel(CommandKernel):
 
     @classmethod
     def work(cls, layer: Norm, first: Number, rows: Number, columns: Columns | None = None) -> dict[str, Number]:
-        """Rows, columns, and whether results have 16 bits."""
+        """Work fields: rows, columns, and whether results have 16 bits."""
         return {"rows": rows, "d": layer.d, "wide": int(layer.bits == 16)}
 
     @classmethod
@@ -155,18 +155,18 @@ class VectorKernel(CommandKernel):
 
     @classmethod
     def follows(cls, layers: Sequence[Norm], params: Params) -> dict[str, Number]:
-        """Room for the longest row; wide exactly if a norm has results of 16 bits."""
+        """Derives ``max_d`` from the longest row, and ``wide`` if any norm has 16-bit results."""
         wide = {"wide": 1} if any(layer.bits == 16 for layer in layers) else {}
         return {"max_d": max(layer.d for layer in layers), **wide}
 
     @classmethod
     def choices(cls, linear: Params) -> tuple[dict[str, int], ...]:
-        """No wider than the array; see `CommandKernel.choices`."""
+        """No wider than the linear array; see `CommandKernel.choices`."""
         return tuple({"t_v": lanes} for lanes in (4, 8, 16, 32) if lanes <= max(4, int(linear["t_out"])))
 
     @classmethod
     def legal(cls, params: Params) -> Number:
-        """Truth of the parameters being a legal design; see the class."""
+        """1 where the parameters are a legal design (see the class), else 0."""
         (t_v, max_d), wide = _values(params, "t_v", "max_d"), _wide(params)
         lanes = (t_v >= 1) * (t_v <= 64) * ((t_v & (t_v - 1)) == 0)
         result: Number = lanes * (max_d >= 2) * (max_d <= MAX_NORM_WIDTH) * (wide >= 0) * (wide <= 1)
@@ -224,7 +224,7 @@ class VectorKernel(CommandKernel):
 
     @staticmethod
     def golden(layer: Norm, r: IntLike) -> IntArray:
-        """The layer on int16 rows."""
+        """Integer reference on int16 rows."""
         return nonlinear.norm(r, layer.gain, layer.bias, layer.shift, layer.eps, layer.rms, layer.bits)
 
     @classmethod
@@ -242,7 +242,7 @@ class VectorKernel(CommandKernel):
 
     @classmethod
     def resources(cls, params: Params) -> Resources:
-        """DSP and block RAM exact from the structure; LUT and FF by part, see `codesign.hw.primitives.area`."""
+        """DSP and block RAM counts are exact; LUTs and FFs are modelled by part, see `codesign.hw.primitives.area`."""
         (t_v,), (width, depth) = _values(params, "t_v"), _ring(params)
         halves, logic, registers = row_memory(width, width, depth)
         return Resources(
@@ -254,7 +254,7 @@ class VectorKernel(CommandKernel):
 
     @classmethod
     def lut_units(cls, params: Params) -> Units:
-        """What LUTs go into, memories apart: modules of a column, units of a row, and the engine's own logic."""
+        """Units that LUTs are modelled from, memories excluded: columns, row units and the engine's own logic."""
         (t_v,), (_, depth) = _values(params, "t_v"), _ring(params)
         return {
             "requantizer": {"columns": t_v},
@@ -266,7 +266,7 @@ class VectorKernel(CommandKernel):
 
     @classmethod
     def ff_units(cls, params: Params) -> Units:
-        """What flip-flops go into, likewise."""
+        """Units that flip-flops are modelled from, memories excluded."""
         return {**cls.lut_units(params), "multiply_add": {"products": 3 * params["t_v"] + 2}}
 
     @classmethod
@@ -276,10 +276,10 @@ class VectorKernel(CommandKernel):
 
     @classmethod
     def energy(cls, params: Params, work: Work, board: Board) -> Joules:
-        """See `Kernel.energy`; padded columns are computed like the others.
+        """See `Kernel.energy`; padded columns are computed too.
 
         Args:
-            params: all of them.
+            params: all parameters.
             work: rows, d, and wide if results have 16 bits.
             board: the coefficients.
         """
@@ -295,29 +295,29 @@ class VectorKernel(CommandKernel):
 
 
 def _affine_bytes(layer: Norm, size: int) -> bytes:
-    """Gains and biases as they lie on chip."""
+    """Gains and biases in their on-chip layout."""
     pairs = (layer.bias.astype(np.int64) & 0xFFFFFFFF) | (layer.gain.astype(np.int64) & 0xFFFF) << 32
     return pairs.astype("<u8").tobytes().ljust(size, b"\0")
 
 
 def _values(source: Mapping[str, Number], *names: str) -> tuple[Any, ...]:
-    """Some values of a mapping; the type of arithmetic on integers or arrays is beyond the checker."""
+    """Looks up several names; untyped, since arithmetic on integers or arrays is beyond the type checker."""
     return tuple(source[name] for name in names)
 
 
 def _wide(params: Params) -> Any:
-    """The parameter, 0 where it is left out."""
+    """The parameter ``wide``, 0 if omitted."""
     return params.get("wide", 0)
 
 
 def _ring(params: Params) -> tuple[Any, Any]:
-    """Width and depth of the memory that holds rows between their two uses."""
+    """Width and depth of the ring that buffers rows between their two passes."""
     t_v, max_d = _values(params, "t_v", "max_d")
     return 16 * t_v, _ring_words(ceil_div(max_d, t_v), t_v)
 
 
 def _latency(t_v: Any) -> Any:
-    """Cycles of a command that are neither rows nor the words of the last."""
+    """Fixed cycles of a command, without its rows and the words of the last row."""
     setup = _PRODUCT + 5
     normalise = READ_LATENCY + 2 * _PRODUCT + Requantizer.latency() + 4
     return setup + _row_latency(t_v) + normalise
@@ -331,10 +331,10 @@ def _row_latency(t_v: Any) -> Any:
 
 
 def _ring_words(words: Any, t_v: Any) -> Any:
-    """Depth of the ring, a power of two.
+    """Depth of the row ring, a power of two.
 
-    From the write of a word to its read pass the cycles of a row and `_row_latency`, less one. In
-    that time come at most as many words, and no more than those of six rows.
+    A word is read one cycle less than a row interval plus `_row_latency` after its write. Meanwhile at
+    most one word per cycle arrives, and no more than those of six rows.
     """
     window = maximum(words, _DIGITS + 1) + _row_latency(t_v)
     return 2 ** _clog2(-maximum(-window, -6 * words))

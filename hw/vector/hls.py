@@ -1,8 +1,8 @@
-"""The vector kernel as HLS C++, from the same design parameters as its RTL.
+"""The vector kernel as HLS C++, with the design parameters of its RTL.
 
-`sources` is the project, `data` norms as the commands of its testbench with what must come out. Compiled
-and compared with golden by `codesign.sim.hls`; see `codesign.hw.emit.hls` for what that leaves open. Digit
-recurrences take one cycle per digit, as in the RTL.
+`sources` generates the project, `data` turns norms into testbench commands with expected results.
+`codesign.sim.hls` compiles it and compares with golden; see `codesign.hw.emit.hls` for the limits of that
+check. Digit recurrences take one cycle per digit, as in the RTL.
 """
 
 from dataclasses import dataclass
@@ -32,10 +32,10 @@ _OPERANDS = {
 
 @dataclass(frozen=True, eq=False)
 class HlsNorm:
-    """A norm with its rows.
+    """A norm with its input rows.
 
     Attributes:
-        layer: what to run.
+        layer: the norm to run.
         r: int16 source, ``[at least first_row + rows, d]``.
     """
 
@@ -60,7 +60,7 @@ def top(kernel: "VectorKernel") -> HlsTop:
 
 
 def _bytes(kernel: "VectorKernel") -> int:
-    """Of a result on its stream; one of 8 bits is sign-extended in a wide design."""
+    """Bytes of a result on its stream; 8-bit results are sign-extended in a wide design."""
     return 1 + kernel.wide
 
 
@@ -70,22 +70,22 @@ def sources(kernel: "VectorKernel", part: str = PART, clock_mhz: int = CLOCK_MHZ
 
 
 def job_vectors(kernel: "VectorKernel", jobs: list[HlsNorm]) -> dict[str, str]:
-    """Files of the testbench's folder for jobs that run one behind the other.
+    """Testbench input files for jobs that run one after the other.
 
     Raises:
-        NothingFits: a row is longer than the design's ``max_d``, or results have 16 bits and it is not wide.
+        NothingFits: a row is longer than ``max_d``, or results have 16 bits and the design is not wide.
         ValueError: an array has a shape or values that its layer does not take.
     """
     return vectors(top(kernel), [_call(kernel, job) for job in jobs], {})
 
 
 def data(kernel: "VectorKernel", jobs: list[HlsNorm]) -> dict[str, str]:
-    """The folder ``data`` of the project: `job_vectors`, and what must come out, from golden."""
+    """Files of the project's folder ``data``: `job_vectors` and the expected results from golden."""
     return job_vectors(kernel, jobs) | {"target.expected.hex": "".join(_expected(kernel, job) for job in jobs)}
 
 
 def targets(kernel: "VectorKernel", jobs: list[HlsNorm], text: str) -> list[IntArray]:
-    """The target of each job, from the words that the testbench wrote."""
+    """The target of each job, decoded from the words that the testbench wrote."""
     values = decode(text).reshape(-1).view((np.int8, np.int16)[kernel.wide]).astype(np.int64)
     found, at = [], 0
     for job in jobs:
@@ -97,7 +97,7 @@ def targets(kernel: "VectorKernel", jobs: list[HlsNorm], text: str) -> list[IntA
 
 
 def _expected(kernel: "VectorKernel", job: HlsNorm) -> str:
-    """A job's target words; columns that only fill a word have neither gain nor bias and give zero."""
+    """Expected target words of a job; padding columns have zero gain and bias and give zero."""
     layer = job.layer
     rows = integers("r", job.r)[layer.first_row : layer.first_row + layer.rows]
     found = nonlinear.norm(rows, layer.gain, layer.bias, layer.shift, layer.eps, layer.rms, layer.bits)

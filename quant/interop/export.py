@@ -17,7 +17,7 @@ OPSET = 20
 def export_model(
     model: nn.Module, sample: Tensor, path: Path, *, form: str, inputs: str, outputs: str
 ) -> onnx.ModelProto:
-    """Write `model` as one ONNX file without external data and return it.
+    """Writes `model` as one ONNX file without external data and returns it.
 
     Args:
         model: A brevitas model in eval mode.

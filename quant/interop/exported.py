@@ -1,4 +1,4 @@
-"""What torch's ONNX exporter leaves to do: names, traces of the exporting machine, silence."""
+"""Cleanup of torch's ONNX exports: node names, traces of the exporting machine, log output."""
 
 import ast
 import logging
@@ -13,10 +13,10 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 def tidy(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Name nodes by module path and drop what describes the exporting machine.
+    """Names nodes by module path and drops metadata about the exporting machine.
 
-    A node of module ``blocks.0.q`` becomes ``blocks.0.q/MatMul``; further ones of
-    that name get ``_1``, ``_2`` appended. Returns `model`, changed in place.
+    A node of module ``blocks.0.q`` becomes ``blocks.0.q/MatMul``; further nodes with
+    that name get ``_1``, ``_2``. Returns `model`, changed in place.
     """
     seen: dict[str, int] = {}
     for node in model.graph.node:
@@ -42,7 +42,7 @@ def _module_path(node: onnx.NodeProto) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep warnings and log lines of torch's exporter from the user."""
+    """Suppresses warnings and log messages of torch's exporter."""
     log = logging.getLogger("torch.onnx")
     level = log.level
     log.setLevel(logging.ERROR)

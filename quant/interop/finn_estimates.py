@@ -1,13 +1,13 @@
-"""FINN's own estimates for a model, exchanged by files: its environment and ours cannot be one.
+"""FINN's own estimates for a model, exchanged as files, since its environment is incompatible with this one.
 
-`write_request` makes a folder with the model as QONNX, the request, and the script that answers it;
-the user runs the script with the Python of an environment that has finn-plus (BSD); `read_estimates`
-reads the answer, and `table` sets it beside our designs. ``codesign bench finn`` does all of this for one small
-model, from what was recorded once or, with ``--finn PYTHON``, anew. FINN builds one engine per layer, all at work
-on different samples, with their weights on chip; ours runs layer by layer, with weights from off-chip
-memory. So a table states the interval between samples, the latency of one, and what both cost. FINN's
-figures are its analytic estimates, not synthesized. Its thresholds round ties up where QONNX and we round
-them to even: integers are not compared.
+`write_request` makes a folder with the model as QONNX, the request, and the script that answers it; the user
+runs the script with the Python of an environment that has finn-plus (BSD); `read_estimates` reads the answer,
+and `table` lists it with our designs. ``codesign bench finn`` does all of this for one small model, from a
+recorded answer or, with ``--finn PYTHON``, anew. FINN builds one engine per layer, all working on different
+samples, with weights on chip; ours runs layer by layer, with weights from off-chip memory. So a table has the
+interval between samples, the latency of one, and the resources of both. FINN's figures are its analytic
+estimates, not synthesized. Its thresholds round ties up where QONNX and this package round to even, so
+integers are not compared.
 """
 
 import json
@@ -22,11 +22,11 @@ from codesign.quant.interop.chain import to_qonnx
 from codesign.quant.interop.hls4ml_backend import PART, Model, load_workload
 
 MODEL = "digits-mlp"
-"""The model whose estimates are recorded."""
+"""Model with recorded estimates."""
 TARGETS = (2000, 500, 200, 100, 40)
-"""Cycles per sample that FINN is asked for."""
+"""Target cycles per sample requested from FINN."""
 SCRIPT = "estimate.py"
-"""What the user runs in FINN's environment, in the request's folder."""
+"""Name of the script that the user runs in FINN's environment, in the request's folder."""
 _REQUEST, _MODEL, _RESULT = "request.json", "model.onnx", "result.json"
 _RECORDED = f"finn-{MODEL}.json"
 _LONGEST_S = 1200
@@ -34,7 +34,7 @@ _LONGEST_S = 1200
 
 @dataclass(frozen=True, slots=True)
 class LayerEstimate:
-    """One of FINN's layers: cycles per sample and resources."""
+    """Cycles per sample and resources of one of FINN's layers."""
 
     name: str
     cycles: int
@@ -45,13 +45,13 @@ class LayerEstimate:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """One folding of all layers.
+    """Estimate for one folding of all layers.
 
     Attributes:
-        target_cycles: what was asked for, cycles per sample.
-        interval_cycles: between samples; that of the slowest layer.
-        latency_cycles: of one sample.
-        layers: in order.
+        target_cycles: requested cycles per sample.
+        interval_cycles: cycles between samples; those of the slowest layer.
+        latency_cycles: latency of one sample.
+        layers: estimates per layer, in order.
     """
 
     target_cycles: int
@@ -61,7 +61,7 @@ class Estimate:
 
     @property
     def row(self) -> "EstimateRow":
-        """All layers together."""
+        """Sums over all layers, as a row of `table`."""
         dsp, bram18, lut = (sum(getattr(layer, name) for layer in self.layers) for name in ("dsp", "bram18", "lut"))
         name = f"FINN, {self.target_cycles} cycles asked"
         return EstimateRow(name, self.interval_cycles, self.latency_cycles, dsp, bram18, lut)
@@ -78,7 +78,7 @@ class Estimates:
 
 @dataclass(frozen=True, slots=True)
 class EstimateRow:
-    """One line of `table`; block RAM in halves of 18 Kbit."""
+    """A row of `table`; block RAM in halves of 18 Kbit."""
 
     name: str
     interval_cycles: int
@@ -93,12 +93,12 @@ def write_request(model: Model, folder: Path, target_cycles: Sequence[int], part
 
     Args:
         model: a chain, see `codesign.quant.interop.chain.to_qonnx`.
-        folder: made if it is missing; an earlier answer in it is deleted.
-        target_cycles: cycles per sample to fold the layers for, at least one number.
+        folder: created if missing; an earlier answer in it is deleted.
+        target_cycles: targets for folding, in cycles per sample, at least one.
         part: device, as Vivado names it.
 
     Raises:
-        InputError: the model is no such chain, or there is no target above 0.
+        InputError: the model is no such chain, or a target is below 1 or missing.
     """
     if not target_cycles or min(target_cycles) < 1:
         raise InputError(f"target cycles {list(target_cycles)}; legal: at least one number, each at least 1")
@@ -116,22 +116,22 @@ def write_request(model: Model, folder: Path, target_cycles: Sequence[int], part
 
 
 def recorded() -> Estimates:
-    """What finn-plus said of `MODEL` once; the file, ``codesign/data/finn-digits-mlp.json``, says how it was asked."""
+    """Recorded finn-plus estimates of `MODEL`; the file, ``codesign/data/finn-digits-mlp.json``, states the request."""
     with resources.as_file(resources.files("codesign") / "data" / _RECORDED) as file:
         return _read(file)
 
 
 def computed(python: Path, folder: Path, targets: Sequence[int] = TARGETS) -> Estimates:
-    """What finn-plus says of `MODEL` now.
+    """Estimates of `MODEL` by an installed finn-plus.
 
     Args:
-        python: the interpreter of an environment that has finn-plus.
-        folder: of the request.
+        python: interpreter of an environment that has finn-plus.
+        folder: folder for the request.
         targets: cycles per sample.
 
     Raises:
-        InputError: no such interpreter.
-        ToolError: the script fails, finn-plus is not there for example.
+        InputError: the interpreter does not exist.
+        ToolError: the script fails, for example because finn-plus is missing.
     """
     if not python.is_file():
         raise InputError(f"{python} is not a file; legal: the Python of an environment that has finn-plus")
@@ -146,10 +146,10 @@ def computed(python: Path, folder: Path, targets: Sequence[int] = TARGETS) -> Es
 
 
 def read_estimates(folder: Path) -> Estimates:
-    """The answer in a request's folder.
+    """Reads the answer in a request's folder.
 
     Raises:
-        InputError: there is none yet, or it is not one.
+        InputError: there is no answer yet, or it is malformed.
     """
     return _read(folder / _RESULT)
 
@@ -190,11 +190,11 @@ def _count(item: dict[str, object], name: str) -> int:
 
 
 def table(found: Estimates, ours: Sequence[EstimateRow] = ()) -> str:
-    """Our rows and FINN's, the shortest interval first, as text.
+    """Formats our rows and FINN's as text, the shortest interval first.
 
     Args:
         found: FINN's answer.
-        ours: our designs; a name should say how its figures came about.
+        ours: our designs; their names should state how the figures were obtained.
     """
     rows = sorted((*ours, *(e.row for e in found.estimates)), key=lambda row: row.interval_cycles)
     heads = ("design", "interval", "latency", "DSP", "BRAM18", "LUT")

@@ -1,12 +1,12 @@
-"""Runs inside the environment of finn-plus, which shares nothing with ours: estimates for a folder.
+"""Estimates the model in a folder; runs in finn-plus's own environment.
 
-Copied into the folder of a request by `codesign.quant.interop.finn_estimates`, and started there by its own Python::
+Copied into the folder of a request by `codesign.quant.interop.finn_estimates` and run there by that Python::
 
     python -m venv finn && finn/bin/pip install finn-plus psutil
     finn/bin/python FOLDER/estimate.py
 
 Reads ``request.json`` and ``model.onnx``, writes ``result.json``. Needs no vendor tool: cycles and
-resources are FINN's analytic estimates. Thresholds stay layers of their own, so that products map to the
+resources are FINN's analytic estimates. Thresholds stay separate layers, so that products map to the
 hardware that uses DSPs.
 """
 
@@ -39,7 +39,7 @@ def _get(module: str, name: str) -> Any:
 
 
 def _layers(file: Path, build: Path, part: str) -> Any:
-    """The model as FINN's hardware layers for a part, not folded yet."""
+    """Converts the model to FINN's hardware layers for a part, not folded yet."""
     wrapper, hardware = "qonnx.core.modelwrapper", "finn.transformation.fpgadataflow"
     model = _get("qonnx.util.cleanup", "cleanup_model")(_get(wrapper, "ModelWrapper")(str(file)))
     streamline = _get("finn.transformation.streamline", "Streamline")
@@ -60,7 +60,7 @@ def _layers(file: Path, build: Path, part: str) -> Any:
 
 
 def _estimate(layers: Any, target_cycles: int, part: str) -> dict[str, Any]:
-    """Cycles and resources of every layer, folded for so many cycles per sample."""
+    """Folds the layers for a target of cycles per sample; returns cycles and resources of each."""
     hardware, analysis = "finn.transformation.fpgadataflow", "finn.analysis.fpgadataflow"
     folded = layers.transform(_get(f"{hardware}.set_folding", "SetFolding")(target_cycles))
     folded = folded.transform(_get(f"{hardware}.annotate_cycles", "AnnotateCycles")())

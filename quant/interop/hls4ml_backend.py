@@ -1,10 +1,9 @@
-"""The other backend: a quantized network through hls4ml, as a check of our own integers.
+"""Cross-check of integer results: runs a quantized network through hls4ml.
 
-hls4ml turns a QONNX file into fixed-point C++ of its own making, which shares the reading of the
-model with ours, but neither lowering nor goldens nor hardware. Where all scales are powers of two, both
-compute the same integers. It gets chains of matrix products, biases, ReLU and quantizers
-(`codesign.quant.interop.chain`); its transformer layers convert to other numbers without an error, so they are
-refused.
+hls4ml turns a QONNX file into its own fixed-point C++, which shares the parsing of the model with this
+package, but no lowering, goldens or hardware. With power-of-two scales both compute the same integers.
+Supported are chains of matrix products, biases, ReLU and quantizers (`codesign.quant.interop.chain`); its
+transformer layers convert to other numbers without an error, so they are refused.
 """
 
 import contextlib
@@ -32,20 +31,20 @@ Ints = NDArray[np.int64]
 Model = Workload | str | Path
 
 INPUT_TYPE = "fixed<48,16>"
-"""Type of a model's input: float32 values below 2**15 keep 32 binary places, so they are quantized as they are."""
+"""Type of the model input: keeps float32 values below 2**15 to 32 binary places, so they quantize unchanged."""
 PART = "xczu9eg-ffvb1156-2-e"
 CLOCK_MHZ = 300.0
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How the integers of two backends compare.
+    """Comparison of the integers of two backends.
 
     Attributes:
-        samples: how many inputs were run.
-        values: how many integers were compared.
-        differing: how many of them differ.
-        largest: the largest difference, in output steps.
+        samples: number of inputs run.
+        values: number of integers compared.
+        differing: number of integers that differ.
+        largest: largest difference, in output steps.
     """
 
     samples: int
@@ -55,7 +54,7 @@ class Comparison:
 
     @property
     def equal(self) -> bool:
-        """Whether every integer is the same."""
+        """Whether all integers are equal."""
         return self.differing == 0
 
 
@@ -67,21 +66,21 @@ def run_hls4ml(
     part: str = PART,
     clock_mhz: float = CLOCK_MHZ,
 ) -> dict[str, Ints]:
-    """The integers that hls4ml's C++ of a model computes; about ten seconds go into compiling it.
+    """Runs a model in hls4ml's C++ and returns its integers; compiling takes about ten seconds.
 
     Args:
-        model: a parsed model, or what `codesign.frontend.zoo.load` takes.
+        model: a parsed model, or an argument of `codesign.frontend.zoo.load`.
         inputs: an array per model input, samples first.
-        folder: where hls4ml's project goes and stays; None takes one that is deleted.
+        folder: folder for hls4ml's project; None is a temporary one.
         part: device of the project.
         clock_mhz: clock of the project; neither changes the integers.
 
     Returns:
-        By output name ``[samples, values]``: the output in steps of its quantizer.
+        Output name to ``[samples, values]``, in steps of the output quantizer.
 
     Raises:
-        InputError: hls4ml cannot do the model, see `chain.to_qonnx`, or the arrays are not its inputs.
-        ToolError: hls4ml or g++ is missing, or one of them fails.
+        InputError: hls4ml cannot run the model, see `chain.to_qonnx`, or the arrays do not fit its inputs.
+        ToolError: hls4ml or g++ is missing or fails.
     """
     if folder is None:
         with tempfile.TemporaryDirectory(prefix="codesign-hls4ml-") as temporary:
@@ -105,7 +104,7 @@ def compare(
     part: str = PART,
     clock_mhz: float = CLOCK_MHZ,
 ) -> Comparison:
-    """Runs a model through hls4ml and through our goldens and compares every integer.
+    """Runs a model through hls4ml and through our goldens and compares all integers.
 
     Args:
         model: as for `run_hls4ml`.
@@ -115,7 +114,7 @@ def compare(
         clock_mhz: likewise.
 
     Raises:
-        InputError, ToolError: as in `run_hls4ml`; InputError also where our own lowering refuses the model.
+        InputError, ToolError: as in `run_hls4ml`; InputError also if our lowering refuses the model.
     """
     workload = load_workload(model)
     theirs = run_hls4ml(workload, inputs, folder=folder, part=part, clock_mhz=clock_mhz)
@@ -128,10 +127,10 @@ def compare(
 
 
 def load_workload(model: Model) -> Workload:
-    """The parsed model of a name, a path or itself.
+    """Loads a model by name or path; returns a parsed one unchanged.
 
     Raises:
-        InputError: there is none, or it is a matrix product by name, which has no file.
+        InputError: it does not exist, or is a matrix product by name, which has no file.
     """
     loaded = model if isinstance(model, Workload) else zoo.load(model)
     if not isinstance(loaded, Workload):
@@ -140,7 +139,7 @@ def load_workload(model: Model) -> Workload:
 
 
 def _samples(workload: Workload, size: int, inputs: Mapping[str, NDArray[Any]]) -> Floats:
-    """The one input as ``[samples, size]``, values as float32 holds them."""
+    """The single input as float64 ``[samples, size]``."""
     (name,) = workload.inputs
     if sorted(inputs) != [name]:
         raise InputError(f"{workload.name}: inputs {sorted(inputs)}; legal: ['{name}']")
@@ -173,7 +172,7 @@ def _hls4ml() -> Any:
 
 
 def _quietly(action: Any, *arguments: Any, **options: Any) -> Any:
-    """Calls hls4ml and keeps what it prints; whatever it raises, of no common kind, becomes a ToolError."""
+    """Calls hls4ml with its output captured; any exception becomes a ToolError."""
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed):

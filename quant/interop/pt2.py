@@ -1,9 +1,9 @@
-"""Reads torch programs (``.pt2``, written by ``torch.export.save``) that nobody vouches for.
+"""Safe reader of untrusted torch programs (``.pt2``, written by ``torch.export.save``).
 
-torch's own reader unpickles whatever an archive asks it to, evaluates text as Python, and resolves any
-name below ``torch``. So the archive is checked first, in plain Python, and torch sees a copy that holds
-only what a float program needs: raw weights and constants, and calls of operators in ``torch.ops.aten``.
-Nothing is unpickled. What is left to trust is torch's reader of raw tensors and of that graph.
+torch's own reader unpickles whatever an archive requests, evaluates text as Python, and resolves any name
+below ``torch``. So the archive is checked first, in plain Python, and torch gets a copy with only what a
+float program needs: raw weights and constants, and calls of operators in ``torch.ops.aten``. Nothing is
+unpickled. Torch's reader of raw tensors and of that graph remains trusted.
 """
 
 import importlib.util
@@ -21,7 +21,7 @@ from codesign.quant.interop.exported import quiet, tidy
 Json: TypeAlias = Any  # what a file holds, until it is checked
 
 MAX_BYTES = 1 << 31
-"""Largest archive, and largest sum of its files."""
+"""Largest archive, and largest total size of its files."""
 
 OPSET = 20
 """First ONNX opset with a Gelu operator."""
@@ -38,17 +38,17 @@ _EXPRESSION = re.compile(r"([su]?\d+|(Symbol\('[su]\d+'|Integer\(-?\d+|Add\(|Mul
 
 
 def read_pt2(path: str | Path) -> bytes:
-    """Convert a torch program to ONNX.
+    """Converts a torch program to ONNX.
 
     Args:
-        path: an archive of ``torch.export.save``, float, with one program; only its batch may be symbolic.
+        path: an archive of ``torch.export.save`` with one float program; only its batch may be symbolic.
 
     Returns:
-        The bytes of an ONNX model as torch's own exporter makes it; nodes are named by module path.
+        Bytes of an ONNX model from torch's own exporter; nodes are named by module path.
 
     Raises:
-        InputError: not such an archive, or one that asks for pickled objects or for operators outside
-            ``torch.ops.aten``; nothing of it has been executed.
+        InputError: the file is no such archive, or needs pickled objects or operators outside
+        ``torch.ops.aten``; nothing of it has been executed.
         ToolError: torch or its exporter is missing or cannot convert the program.
     """
     file = Path(path)
@@ -60,7 +60,7 @@ def read_pt2(path: str | Path) -> bytes:
 
 
 def _converted(name: str, data: bytes) -> bytes:
-    """The program of a checked archive as ONNX."""
+    """Converts the program of a checked archive to ONNX."""
     import torch
 
     with quiet():
@@ -78,7 +78,7 @@ def _converted(name: str, data: bytes) -> bytes:
 
 
 def _checked(file: Path) -> bytes:
-    """A copy of an archive that holds nothing but tensors and a graph of known operators."""
+    """Copies an archive after checking that it holds only tensors and a graph of known operators."""
     try:
         size = file.stat().st_size
         if not 0 < size <= MAX_BYTES:
@@ -112,7 +112,7 @@ def _copied(name: str, archive: zipfile.ZipFile) -> bytes:
 
 
 def _members(name: str, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """The files of an archive by their path below its root."""
+    """Files of an archive by path below its root; refuses unknown, duplicate and compressed ones."""
     infos = [info for info in archive.infolist() if not info.is_dir() and f"/{_NOTES}" not in info.filename]
     roots = {info.filename.partition("/")[0] for info in infos}
     if len(roots) != 1 or sum(info.file_size for info in infos) > MAX_BYTES:
@@ -129,7 +129,7 @@ def _members(name: str, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
 
 
 def _content(name: str, key: str, data: bytes) -> bytes:
-    """What torch gets to see of a file."""
+    """Checked contents of a file, as passed to torch."""
     if key == _SAMPLE:
         return b""  # pickled, and not needed
     if key == "models/model.json":
@@ -140,7 +140,7 @@ def _content(name: str, key: str, data: bytes) -> bytes:
 
 
 def _check_payload(name: str, config: Json) -> None:
-    """Weights and constants are raw tensors in files of the archive."""
+    """Checks that weights and constants are raw tensors in files of the archive."""
     entries = config.get("config") if isinstance(config, dict) else None
     if not isinstance(entries, dict):
         raise InputError(f"{name}: weights are not listed; legal: an archive of torch.export.save")
@@ -151,7 +151,7 @@ def _check_payload(name: str, config: Json) -> None:
 
 
 def _program(name: str, data: bytes) -> bytes:
-    """The graph without what its reader would evaluate; refused if it calls or computes anything else."""
+    """Checks the graph and removes the source text that its reader would evaluate."""
     program = json.loads(data)
     if not isinstance(program, dict):
         raise InputError(f"{name}: the program is {type(program).__name__}; legal: an object")
@@ -164,7 +164,7 @@ def _program(name: str, data: bytes) -> bytes:
 
 
 def _check_object(name: str, item: Mapping[str, Json]) -> None:
-    """Refuse what reading an object of a program would call, import or evaluate."""
+    """Refuses an object whose reading would call, import or evaluate anything unknown."""
     refused = sorted(item.keys() & set(_REFUSED))
     if refused:
         raise InputError(f"{name} holds {refused[0]!r}; legal: tensors and numbers")
@@ -178,7 +178,7 @@ def _check_object(name: str, item: Mapping[str, Json]) -> None:
 
 
 def _check_structure(name: str, spec: Json) -> None:
-    """Inputs and outputs come in tuples, lists and dictionaries."""
+    """Checks that inputs and outputs are in tuples, lists and dictionaries."""
     for item in _objects(spec):
         context = json.loads(item.get("context") or "null")
         plain = context is None or (isinstance(context, list) and all(isinstance(x, str) for x in context))
@@ -191,7 +191,7 @@ def _matches(pattern: re.Pattern[str], value: object) -> bool:
 
 
 def _objects(value: Json) -> Iterator[dict[str, Json]]:
-    """Every object inside a JSON value."""
+    """All objects in a JSON value, at any depth."""
     waiting: list[Json] = [value]
     while waiting:
         item = waiting.pop()

@@ -1,1 +1,1 @@
-"""From a float graph with quantizers to the integer network."""
+"""Lowering of a float graph with quantizers to the integer network."""

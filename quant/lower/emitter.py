@@ -1,4 +1,4 @@
-"""Appends integer layers to a network that is being built, and remembers what stands for what."""
+"""The integer network under construction: layers are appended, and their float counterparts recorded."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -17,16 +17,16 @@ from codesign.quant.match.patterns import Patterns
 from codesign.quant.match.views import Affine, Floats, pick
 
 WIDE = (-(1 << 15), (1 << 15) - 1)
-"""Range of the residual stream."""
+"""Range of the residual stream: signed 16 bit."""
 
 
 class OutOfRange(InputError):
-    """A number that follows from scales does not fit; with a scale missing it means nothing."""
+    """A value derived from scales does not fit; irrelevant while a scale is missing."""
 
 
 @dataclass(frozen=True, eq=False)
 class TensorSource:
-    """Where an integer tensor comes from: element ``index[r, c]`` of a tensor of the file; -1 is none."""
+    """Float counterpart of an integer tensor: element ``index[r, c]`` of a tensor of the file; -1 is none."""
 
     tensor: str
     index: Ints
@@ -34,7 +34,7 @@ class TensorSource:
 
 @dataclass(frozen=True, eq=False)
 class Operand:
-    """Part of an integer tensor: rows from ``first_row``, and per demanded column the tensor's column."""
+    """Part of an integer tensor: rows from ``first_row``, and the tensor's column of each demanded column."""
 
     tensor: str
     first_row: int
@@ -43,24 +43,24 @@ class Operand:
     scale: float
 
     def whole(self, tensor: Tensor) -> bool:
-        """Whether it is the tensor as it stands."""
+        """Whether the operand is the entire tensor, in order."""
         columns = np.array_equal(self.columns, np.arange(tensor.columns))
         return columns and self.first_row == 0 and self.rows == tensor.rows
 
 
 @dataclass(frozen=True, eq=False)
 class LinearTarget:
-    """What a linear layer has to produce.
+    """Specification of a linear layer's output.
 
     Attributes:
-        name: of the tensor.
-        source: what it stands for.
-        rows: of the product, per row of the tensor; -1 is a row of zeros.
-        columns: of the product.
+        name: name of the tensor.
+        source: its float counterpart.
+        rows: row of the product for each row of the tensor; -1 is a row of zeros.
+        columns: columns of the product.
         factor, offset: float gain and bias per column.
-        scale, low, high: of the requantized sums.
-        bits: of the tensor.
-        scale_out: of the tensor.
+        scale, low, high: scale and range of the requantized sums.
+        bits: width of the tensor's elements.
+        scale_out: scale of the tensor.
         table, addend: as in `codesign.ir.network.Linear`.
     """
 
@@ -80,7 +80,7 @@ class LinearTarget:
 
     @property
     def range(self) -> tuple[int, int]:
-        """Of the values that are written."""
+        """Range of the values written."""
         if self.table is not None:
             return int(self.table.min()), int(self.table.max())
         return WIDE if self.addend else (self.low, self.high)
@@ -88,13 +88,13 @@ class LinearTarget:
 
 @dataclass(frozen=True, eq=False)
 class Finish:
-    """How the sums of a product become a tensor.
+    """Conversion of a product's sums to a tensor.
 
     Attributes:
-        quantizer: of the tensor; its range decides between 8 and 16 bits.
+        quantizer: quantizer of the tensor; its range decides between 8 and 16 bits.
         view: the tensor before it, as an affine function of the product.
-        accumulator: quantizer of the sums, if not the same.
-        table: from the one to the other.
+        accumulator: quantizer of the sums, if another one.
+        table: maps quantized sums to the tensor.
     """
 
     quantizer: Quantizer
@@ -105,7 +105,7 @@ class Finish:
 
 @dataclass
 class Emitter(ABC):
-    """The network so far; layers are appended in execution order."""
+    """Base class: the network under construction, with layers in execution order."""
 
     workload: Workload
     patterns: Patterns
@@ -123,43 +123,43 @@ class Emitter(ABC):
 
     @abstractmethod
     def operand(self, name: str, demand: Ints, exact: bool = False) -> Operand:
-        """Make the matrix ``demand`` of elements of a tensor available as signed 8 bit."""
+        """Provides the matrix ``demand`` of elements of a tensor as signed 8 bit."""
 
     @abstractmethod
     def stream(self, name: str) -> tuple[str, int]:
-        """The 16-bit tensor, and its first row, that holds the rows of a tensor."""
+        """The 16-bit tensor, and first row in it, that holds the rows of a tensor."""
 
     # Names and errors
 
     def kind(self, view: Affine) -> str:
-        """What kind of tensor a view's origin is."""
+        """Kind of the tensor at a view's origin."""
         return self.patterns.kind(view.origin) if view.origin else "constant"
 
     def fail(self, text: str) -> InputError:
-        """An error about the model."""
+        """Error about the model, to be raised by the caller."""
         return InputError(f"{self.workload.name}: {text}")
 
     def refuse(self, name: str, text: str) -> InputError:
-        """An error about the node that makes a tensor."""
+        """Error about the node that makes a tensor, to be raised by the caller."""
         node = self.workload.producers.get(name)
         return self.fail(f"tensor {name}: {text}" if node is None else f"node {node}: {text}")
 
     def add(self, tensor: Tensor, source: TensorSource, low: int, high: int) -> None:
-        """Record a tensor, what it stands for, and its range."""
+        """Records a tensor, its float counterpart, and its range."""
         self.tensors[tensor.name] = tensor
         self.sources[tensor.name] = source
         self.ranges[tensor.name] = (low, high)
 
     def fresh(self, name: str) -> str:
-        """A tensor or constant name that is not taken."""
+        """An unused name for a tensor or constant."""
         return unused(name, {*self.tensors, *self.constants})
 
     def layer_name(self, name: str) -> str:
-        """A layer name that is not taken."""
+        """An unused layer name."""
         return unused(name, {layer.name for layer in self.layers})
 
     def calibrated(self, name: str) -> Quantizer:
-        """An 8-bit quantizer from calibration data; recorded as missing without."""
+        """8-bit quantizer from calibration data; without data records the tensor as missing a scale."""
         if self.seen is None:
             self.missing.append(name)
             return Quantizer(1.0, -128, 127)
@@ -167,7 +167,7 @@ class Emitter(ABC):
         return Quantizer(top / 127 if top else 1.0, -128, 127)
 
     def requantizer(self, name: str, scale: float) -> tuple[int, int]:
-        """Multiplier and shift of a ratio of scales."""
+        """Multiplier and shift for a ratio of scales."""
         try:
             return requantizer(scale)
         except ValueError as error:
@@ -176,27 +176,27 @@ class Emitter(ABC):
     # Rows and columns
 
     def lines(self, name: str, rows: Ints, columns: Ints) -> tuple[Ints, Ints]:
-        """The one row of each line and the one column of each column of a demanded matrix."""
+        """Row of each line and column of each column of a demanded matrix; refuses mixed ones and gaps."""
         steady = np.all(rows == rows[:, :1]) and np.all(columns == columns[:1])
         if not steady or np.any(np.diff(rows[:, 0]) != 1):
             raise self.refuse(name, "rows and columns are mixed by a reshape or a choice of rows; legal: a run of rows")
         return rows[:, 0], columns[0]
 
     def separated(self, name: str, product: Product, elements: Ints) -> tuple[Ints, Ints]:
-        """Rows and columns of a product that make up a matrix of its elements."""
+        """Rows and columns of a product that form a matrix of its elements."""
         if np.any(elements < 0):
             raise self.refuse(name, "constants among quantized products; legal: in the residual stream only")
         return self.lines(name, *product.coordinates(elements))
 
     def per_column(self, name: str, x: Floats, elements: Ints) -> Floats:
-        """One value per column of a factor or offset."""
+        """A factor or offset per column; refuses one that differs between rows."""
         chosen = x.reshape(-1)[elements]
         if np.any(chosen != chosen[:1]):
             raise self.refuse(name, "a bias or gain differs from row to row outside the residual stream")
         return np.asarray(chosen[0], np.float64)
 
     def uniform(self, name: str, view: Affine, demand: Ints) -> float:
-        """The one factor of all demanded elements; refused if there are several or an offset."""
+        """Common factor of all demanded elements; refuses several factors or an offset."""
         chosen = demand[demand >= 0]
         factors, offsets = view.factor.reshape(-1)[chosen], view.offset.reshape(-1)[chosen]
         constant = np.any(view.index.reshape(-1)[chosen] < 0)
@@ -207,13 +207,13 @@ class Emitter(ABC):
     # Linear layers
 
     def product_rows(self, key: str, demand: Ints, exact: bool, finish: Finish) -> Operand:
-        """Emit the demanded columns of a product, and select the demanded rows.
+        """Emits the demanded columns of a product, and selects the demanded rows.
 
         Args:
-            key: name of the tensor that the product becomes.
-            demand: its flat elements, ``[rows, columns]``.
-            exact: compute these rows only, not all that the tensor has.
-            finish: what happens to the sums.
+            key: name of the resulting tensor.
+            demand: flat element indices, ``[rows, columns]``.
+            exact: computes only these rows, not all that the tensor has.
+            finish: conversion of the sums.
         """
         product, index = self.patterns.product(finish.view.origin), finish.view.index.reshape(-1)
         rows, columns = self.separated(key, product, pick(index, demand))
@@ -228,7 +228,7 @@ class Emitter(ABC):
         return Operand(self.made[memo], first, len(rows), np.arange(len(columns)), finish.quantizer.scale)
 
     def finished(self, name: str, source: TensorSource, rows: Ints, columns: Ints, finish: Finish) -> LinearTarget:
-        """The target that a `Finish` describes."""
+        """Linear target described by a `Finish`."""
         q, sums = finish.quantizer, finish.accumulator or finish.quantizer
         factor = self.per_column(source.tensor, finish.view.factor, source.index)
         offset = self.per_column(source.tensor, finish.view.offset, source.index)
@@ -236,7 +236,7 @@ class Emitter(ABC):
         return LinearTarget(name, source, rows, columns, factor, offset, *limits, q.bits, q.scale, finish.table)
 
     def emit(self, product: Product, target: LinearTarget) -> None:
-        """Append the linear layer that makes a target."""
+        """Appends the linear layer that makes a target."""
         demand = np.where((target.rows < 0)[:, None], -1, product.demand[target.rows])
         x = self.operand(product.source, demand)
         weights, scales = self.weights(product, target, x.scale)
@@ -263,7 +263,7 @@ class Emitter(ABC):
         self.add(tensor, target.source, *target.range)
 
     def bias(self, product: Product, target: LinearTarget, unit: Floats) -> Ints:
-        """The bias in units of one product; note where these are coarser than the result."""
+        """Bias in units of a product; notes an error larger than the result's step."""
         bias = quantize(target.offset / unit, 1.0, 53)
         error = float(np.abs(target.offset - bias * unit).max(initial=0.0))
         if error > target.scale:
@@ -271,7 +271,7 @@ class Emitter(ABC):
         return bias
 
     def weights(self, product: Product, target: LinearTarget, scale: float) -> tuple[Ints, Floats]:
-        """Integer weights of the target's columns, and the scale of each column."""
+        """Integer weights of the target's columns, and a scale per column."""
         if not np.all(np.isfinite(target.offset)) or not np.all(target.factor):
             raise self.fail(f"node {product.node}: infinite bias or zero gain; legal: finite, not zero")
         if product.grid is None:
@@ -285,7 +285,7 @@ class Emitter(ABC):
         return integers, np.asarray(scales[:, 0], np.float64)
 
     def spread(self, product: Product, weights: Ints, x: Operand) -> NDArray[np.int8]:
-        """Weights in the order of the source tensor's columns, zero for those not read."""
+        """Weights in the column order of the source tensor, zero for unread columns."""
         if len(np.unique(x.columns)) != len(x.columns):
             raise self.fail(f"node {product.node}: reads a column of its input twice; legal: once")
         result = np.zeros((len(weights), self.tensors[x.tensor].columns), np.int8)
@@ -294,7 +294,7 @@ class Emitter(ABC):
 
 
 def _inverse(index: Ints, size: int) -> Ints:
-    """Which element of a view shows each element of its origin; -1 if none does."""
+    """Element of a view that shows each element of its origin; -1 if none does."""
     back = np.full(size, -1, np.int64)
     used = index >= 0
     back[index[used]] = np.flatnonzero(used)
@@ -302,7 +302,7 @@ def _inverse(index: Ints, size: int) -> Ints:
 
 
 def _rounded(weights: Floats, target: LinearTarget, scale: float) -> tuple[Ints, Floats]:
-    """Weights without a quantizer: 8 bit per column, coarse enough for the bias to fit too."""
+    """Quantizes float weights to 8 bit per column, with scales large enough for the bias to fit."""
     base = np.abs(target.factor) * scale
     least = np.maximum(np.abs(target.offset) / (base * 2**24), target.scale / (base * 2**30))
     scales = np.maximum(np.abs(weights).max(axis=1) / 127, least)

@@ -1,4 +1,4 @@
-"""How close the integer network is to the float model: cosine of every tensor."""
+"""Fidelity of the integer network to the float model: cosine of every layer's result."""
 
 from collections.abc import Mapping
 from itertools import islice
@@ -14,10 +14,10 @@ from codesign.quant.match.graph import WorkloadGraph
 
 
 def cosines(workload: Workload, lowered: Lowered, sample: Mapping[str, NDArray[np.generic]]) -> dict[str, float]:
-    """Cosine between what each layer computes and the float values that it stands for.
+    """Cosine between each layer's result and its float counterpart.
 
     Args:
-        workload: the float model, its quantizers included.
+        workload: the float model, including its quantizers.
         lowered: its integer network.
         sample: an array per model input.
 
@@ -25,7 +25,7 @@ def cosines(workload: Workload, lowered: Lowered, sample: Mapping[str, NDArray[n
         Cosine by layer name; 1 where both are zero.
 
     Raises:
-        InputError: a sample that the model does not take.
+        InputError: the model does not take the sample.
     """
     golden = run(lowered.network, sample)
     wanted = {lowered.sources[layer.target].tensor for layer in lowered.network if layer.target in lowered.sources}
@@ -41,9 +41,9 @@ def cosines(workload: Workload, lowered: Lowered, sample: Mapping[str, NDArray[n
 
 
 def local_cosines(workload: Workload, lowered: Lowered, sample: Mapping[str, NDArray[np.generic]]) -> dict[str, float]:
-    """Like `cosines`, but floats go on from the integers that a layer has made.
+    """Like `cosines`, but float evaluation continues from each layer's integer result.
 
-    So each figure is about one layer, and what is rounded differently does not add up over the layers before.
+    So each figure is about one layer, and rounding differences do not accumulate.
     """
     golden, tensors = run(lowered.network, sample), lowered.network.tensors
     graph, values = WorkloadGraph(workload), dict(workload.constants)

@@ -1,8 +1,8 @@
-"""From a float graph with quantizers to the integer network, exact where the file is exact.
+"""Lowering of a float graph with quantizers to the integer network, exact where the file is exact.
 
-Scales come from the file's quantizers; where a matrix operand has none, from calibration data.
-With power-of-two scales every integer between two non-linear functions is the one that the file's
-own quantizers produce.
+Scales come from the file's quantizers, or from calibration data for matrix operands without one. With
+power-of-two scales every integer between two non-linear functions equals that of the file's own
+quantizers.
 """
 
 import math
@@ -25,36 +25,36 @@ from codesign.quant.match.patterns import Patterns
 from codesign.quant.match.views import Affine, Floats, compose, pick
 
 ACCUMULATOR_BITS = 27
-"""Signed width that every sum of products, bias included, must provably fit."""
+"""Signed width in which every sum of products, bias included, must provably fit."""
 
 
 @dataclass(frozen=True, eq=False)
 class Lowered:
-    """A network, and for each of its tensors the float values that it stands for."""
+    """A network, and the float counterpart of each of its tensors."""
 
     network: Network
     sources: Mapping[str, TensorSource]
 
 
 def lower(workload: Workload, *, calibration: Mapping[str, Array] | None = None) -> Network:
-    """Turn a workload into integer layers.
+    """Lowers a workload to integer layers.
 
     Args:
-        workload: float, or with quantizers.
-        calibration: samples per model input, samples first, for matrix operands without a quantizer in
-            the file; their scale then is the largest magnitude seen.
+        workload: a float graph, with or without quantizers.
+        calibration: an array per model input, samples first, for matrix operands without a quantizer in the
+        file; their scale is the largest magnitude seen, over 127.
 
     Raises:
-        InputError: what has no integer layer (all nodes at once), tensors without a scale, weights or
-            quantizers that no layer can hold, or an accumulator that may overflow.
+        InputError: nodes without an integer layer (all listed at once), tensors without a scale, weights or
+        quantizers that no layer supports, or an accumulator that may overflow.
     """
     return lower_traced(workload, calibration=calibration).network
 
 
 def lower_traced(workload: Workload, *, calibration: Mapping[str, Array] | None = None) -> Lowered:
-    """Like `lower`, and keep which values of the file each integer tensor stands for.
+    """Like `lower`, and records the float counterpart of each integer tensor.
 
-    The workload is brought into one form first, so it does not matter which exporter wrote it.
+    The workload is normalized first, so the result does not depend on the exporter.
     """
     workload = normalized(workload)
     seen = maxima(workload, calibration) if calibration is not None else None
@@ -65,14 +65,14 @@ def lower_traced(workload: Workload, *, calibration: Mapping[str, Array] | None 
 
 
 def unscaled(workload: Workload) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Tensors for which layers need a scale and the file has none.
+    """Tensors that need a scale and have none in the file.
 
     Returns:
-        Those that layers read with 8 bit, and those of the 16-bit residual stream. Once they have
-        quantizers there may be further ones, which depend on their scales.
+        Tensors that layers read as 8 bit, and those of the 16-bit residual stream. Once these have
+        quantizers, further tensors that depend on their scales may show up.
 
     Raises:
-        InputError: what `lower` refuses for other reasons.
+        InputError: `lower` refuses the workload for another reason.
     """
     lowering = _Lowering(workload, Patterns(workload), None)
     lowering.check_structure()
@@ -90,8 +90,8 @@ def maxima(workload: Workload, calibration: Mapping[str, Array]) -> dict[str, fl
     """Largest magnitude of every tensor over all samples.
 
     Args:
-        workload: what to evaluate.
-        calibration: an array per model input, samples first, equally many of each.
+        workload: the model to evaluate.
+        calibration: an array per model input, samples first, equal counts.
     """
     found: dict[str, float] = {}
     for sample in each_sample(workload, calibration):
@@ -102,10 +102,10 @@ def maxima(workload: Workload, calibration: Mapping[str, Array]) -> dict[str, fl
 
 
 def each_sample(workload: Workload, calibration: Mapping[str, Array]) -> list[dict[str, Array]]:
-    """One dictionary of inputs per sample, from an array per model input, samples first.
+    """Splits arrays per model input, samples first, into one dictionary of inputs per sample.
 
     Raises:
-        InputError: other names than the model's inputs, unequal counts, or no sample.
+        InputError: names differ from the model's inputs, counts are unequal, or there is no sample.
     """
     names = sorted(workload.inputs)
     if sorted(calibration) != names:
@@ -119,13 +119,13 @@ def each_sample(workload: Workload, calibration: Mapping[str, Array]) -> list[di
 
 @dataclass(frozen=True, eq=False)
 class _Chain:
-    """A 16-bit tensor, seen through its quantizers.
+    """A 16-bit tensor viewed through its quantizers.
 
     Attributes:
         last: the affine view inside all quantizers.
-        inner: for each element of the tensor the element of ``last``; -1 is a constant.
-        table: constants that are added after the first quantizer.
-        quantized: whether there is one.
+        inner: index into ``last`` of each element of the tensor; -1 is a constant.
+        table: constants added after the first quantizer.
+        quantized: whether there is any quantizer.
     """
 
     last: Affine
@@ -135,22 +135,22 @@ class _Chain:
 
     @property
     def element(self) -> Ints:
-        """For each element of the tensor the element of the origin; -1 is a constant."""
+        """Index into the origin of each element of the tensor; -1 is a constant."""
         return pick(self.last.index, self.inner)
 
     def offset(self) -> Floats:
-        """What the view inside the quantizers adds."""
+        """Offset of the innermost view, per element of the tensor."""
         chosen = self.last.offset.reshape(-1)[np.maximum(self.inner, 0)]
         return np.where(self.inner < 0, 0.0, chosen)
 
     def factor(self) -> Floats:
-        """What the view inside the quantizers multiplies with."""
+        """Factor of the innermost view, per element of the tensor."""
         return np.asarray(self.last.factor.reshape(-1)[np.maximum(self.inner, 0)])
 
 
 @dataclass
 class _Lowering(Mixtures):
-    """The residual stream, the model's outputs, and the proofs."""
+    """Lowering of the residual stream and the model's outputs, and the checks."""
 
     def run(self) -> Lowered:
         self.check_structure()
@@ -178,7 +178,7 @@ class _Lowering(Mixtures):
     # Proofs
 
     def check_structure(self) -> None:
-        """Name everything without an integer layer at once."""
+        """Raises InputError with all nodes that have no integer layer."""
         faults = [(node, reason) for node, reason in self.patterns.unknown()]
         for name, kind in self.patterns.kinds.items():
             if kind == "quant" and (reason := self.patterns.quantizer_fault(self.patterns.node(name))):
@@ -188,13 +188,13 @@ class _Lowering(Mixtures):
             raise self.fail(f"{len(faults)} nodes have no integer layer: {text}")
 
     def check_scales(self) -> None:
-        """Name every tensor that lacks a scale."""
+        """Raises InputError with all tensors that lack a scale."""
         if self.missing:
             names = ", ".join(dict.fromkeys(self.missing))
             raise self.fail(f"no quantizer for {names}; legal: a quantized model, or calibration data (--calibrate)")
 
     def check_accumulators(self) -> None:
-        """Prove that no partial sum leaves `ACCUMULATOR_BITS`."""
+        """Proves that no partial sum exceeds `ACCUMULATOR_BITS`; raises InputError otherwise."""
         bad = []
         for layer in linears(self.layers):
             low, high = accumulator_range(layer.weights, layer.bias, *self.ranges[layer.source])
@@ -206,7 +206,7 @@ class _Lowering(Mixtures):
     # The scale of the residual stream
 
     def residual_scale(self) -> float:
-        """One scale for the whole residual stream."""
+        """Common scale of the whole residual stream."""
         kinds = self.patterns.kinds
         streams = [n for n, kind in kinds.items() if kind == "sum"]
         streams += [self.patterns.norm(n).source for n, kind in kinds.items() if kind == "norm"]
@@ -224,7 +224,7 @@ class _Lowering(Mixtures):
         return self.residual_from_bytes(quantizers) if quantizers else self.residual_from_data(streams)
 
     def carried(self, name: str) -> list[str]:
-        """The parts of a sum that norms or the model's inputs bring into the residual stream."""
+        """Parts of a sum that come from norms or model inputs."""
         parts = self.patterns.node(name).inputs
         return [n for n in parts if self.kind(self.patterns.affine(n)) in ("norm", "input")]
 
@@ -240,13 +240,13 @@ class _Lowering(Mixtures):
         return found
 
     def residual_from_bytes(self, quantizers: list[Quantizer]) -> float:
-        """A scale for a stream that the file quantizes to 8 bit: finer, and with headroom for sums."""
+        """Scale of a stream that the file quantizes to 8 bit: a sixteenth of the finest, with headroom for sums."""
         scale = min(q.scale for q in quantizers) / 16
         self.notes.append(f"residual scale {scale:g} is a sixteenth of the file's finest 8-bit scale there")
         return scale
 
     def residual_from_data(self, streams: list[str]) -> float:
-        """The smallest power of two with which 16 bits hold everything that calibration showed."""
+        """Smallest power of two with which 16 bits hold all calibrated values."""
         if self.seen is None:
             self.missing += streams
             return 1.0
@@ -260,7 +260,7 @@ class _Lowering(Mixtures):
     # The 16-bit residual stream
 
     def stream(self, name: str) -> tuple[str, int]:
-        """The 16-bit tensor, and its first row, that holds the rows of a tensor."""
+        """The 16-bit tensor, and first row in it, that holds the rows of a tensor."""
         view = self.patterns.affine(name)
         width = self.workload.shapes[name][-1]
         if view.pure and self.workload.shapes[view.origin][-1] == width:
@@ -271,7 +271,7 @@ class _Lowering(Mixtures):
         return self.wide(name), 0
 
     def wide(self, name: str) -> str:
-        """Make a whole tensor available as signed 16 bit at the residual scale, one row per last axis."""
+        """Provides a whole tensor as signed 16 bit at the residual scale, one row per last axis."""
         memo = (name, b"wide")
         if memo not in self.made:
             chain = self.chain(name)
@@ -289,7 +289,7 @@ class _Lowering(Mixtures):
         return self.made[memo]
 
     def chain(self, name: str) -> _Chain:
-        """Look through 16-bit quantizers and constant tables."""
+        """Resolves a tensor through 16-bit quantizers and constant tables."""
         view = self.patterns.affine(name)
         element = np.arange(view.index.size, dtype=np.int64)
         table, quantized = np.zeros(view.index.size), False
@@ -304,7 +304,7 @@ class _Lowering(Mixtures):
         return _Chain(view, element, table, quantized)
 
     def check_stream_quantizer(self, view: Affine) -> None:
-        """Note what becomes of a quantizer that is not the stream's own."""
+        """Notes a quantizer that is replaced by the stream's; refuses one whose values are scaled."""
         q, node = self.patterns.quantizer(view.origin), self.patterns.node(view.origin)
         if np.any(view.factor[view.index >= 0] != 1):
             raise self.refuse(view.origin, "its values are scaled in the residual stream; legal: added only")
@@ -313,7 +313,7 @@ class _Lowering(Mixtures):
             self.notes.append(f"quantizer {node.name} ({before}) becomes 16 bit with scale {self.residual:g}")
 
     def sum(self, name: str, chain: _Chain) -> str:
-        """A residual add: a matrix product onto a 16-bit tensor."""
+        """Emits a residual add: a matrix product added to a 16-bit tensor."""
         origin = chain.last.origin
         if not chain.last.pure or not np.array_equal(chain.element, np.arange(chain.element.size)):
             raise self.refuse(name, "the residual stream is rearranged or scaled; legal: rows are selected after it")
@@ -334,11 +334,11 @@ class _Lowering(Mixtures):
         return self.joined(name, chains[which], self.wide(parts[1 - which]))
 
     def addable(self, chain: _Chain) -> bool:
-        """Whether a layer adds a tensor to the residual stream."""
+        """Whether a layer can add the tensor to the residual stream."""
         return self.kind(chain.last) == "mixture" or (self.kind(chain.last) == "product" and self.steady(chain))
 
     def joined(self, name: str, chain: _Chain, addend: str | None) -> str:
-        """A matrix product or a mixture of experts, onto a tensor if there is one."""
+        """Emits a matrix product or a mixture of experts, with an optional addend."""
         if self.kind(chain.last) == "product":
             return self.wide_product(name, chain, addend)
         whole = np.array_equal(chain.element, np.arange(chain.element.size))
@@ -347,7 +347,7 @@ class _Lowering(Mixtures):
         return self.mixture(name, chain.last.origin, addend)
 
     def brought(self, name: str, chain: _Chain) -> str:
-        """A norm or a model input as residual stream, all of it and in order."""
+        """Emits a whole norm or model input, in order, as residual stream."""
         whole = Affine(chain.last.origin, chain.element, chain.factor(), chain.offset())
         memo = (whole.origin, b"".join(x.tobytes() for x in (whole.index, whole.factor, whole.offset)))
         if np.any(chain.table) or np.any(chain.element < 0):
@@ -362,12 +362,12 @@ class _Lowering(Mixtures):
         return self.made[memo]
 
     def check_order(self, name: str, whole: Affine) -> None:
-        """Refuse a norm whose rows or columns are rearranged behind it."""
+        """Refuses a norm with rearranged rows or columns."""
         if not np.array_equal(whole.index, np.arange(math.prod(self.workload.shapes[whole.origin]))):
             raise self.refuse(name, "a norm is rearranged in the residual stream; legal: rows are selected after it")
 
     def wide_input(self, target: str, name: str, whole: Affine) -> None:
-        """A model input as signed 16 bit at the residual scale."""
+        """Adds a model input as signed 16 bit at the residual scale."""
         element = np.arange(whole.index.size).reshape(-1, self.workload.shapes[name][-1])
         scale = self.residual / self.uniform(name, whole, element)
         gather = pick(whole.index, element)
@@ -387,10 +387,10 @@ class _Lowering(Mixtures):
         return sum(name in node.inputs for node in self.workload.nodes) > 1
 
     def wide_product(self, name: str, chain: _Chain, addend: str | None) -> str:
-        """A matrix product as signed 16 bit, onto a tensor or a constant table if there is one.
+        """Emits a matrix product as signed 16 bit, with an optional tensor or constant table as addend.
 
-        A bias that the file quantizes together with the product stays the product's, and rows that are
-        constants give it back; otherwise it is part of the table.
+        A bias that the file quantizes together with the product stays in the layer and is subtracted from
+        constant rows; any other bias is added to the table.
         """
         product, width = self.patterns.product(chain.last.origin), self.workload.shapes[name][-1]
         element, table = chain.element.reshape(-1, width), chain.table.reshape(-1, width)
@@ -426,7 +426,7 @@ class _Lowering(Mixtures):
         return result, columns[used[0]]
 
     def table(self, name: str, values: Floats) -> str:
-        """Record a constant table of the residual stream; its name."""
+        """Records a constant table of the residual stream; returns its name."""
         made = self.fresh(f"{name}.table")
         integers = quantize(values, self.residual, 32)
         if np.any(saturate_bits(integers, 16) != integers):
@@ -436,7 +436,7 @@ class _Lowering(Mixtures):
         return made
 
     def correct_table(self, goal: LinearTarget, computed: NDArray[np.bool_]) -> None:
-        """Take the bias back out of rows that are constants: their products are zero, their bias is not."""
+        """Subtracts the requantized bias from constant rows, whose products are zero but get the bias too."""
         layer = self.layers[-1]
         if not isinstance(layer, Linear) or goal.addend not in self.constants:
             return
@@ -450,7 +450,7 @@ class _Lowering(Mixtures):
     # Outputs
 
     def output(self, name: str) -> Output:
-        """What a model output is."""
+        """Emits a model output."""
         view = self.patterns.affine(name)
         if not view.origin:
             raise self.fail(f"output {name} is constant; legal: a computed one")
@@ -462,7 +462,7 @@ class _Lowering(Mixtures):
         return Output(name, sample_shape(shape), source)
 
     def output_tensor(self, name: str, view: Affine, demand: Ints) -> str:
-        """The tensor that holds an output, row by row."""
+        """Emits the tensor that holds an output, row by row."""
         kind = self.kind(view)
         if kind == "product":
             return self.output_product(name, view, demand)
@@ -487,13 +487,13 @@ class _Lowering(Mixtures):
         return not (view.pure and self.kind(inner) == "product" and bool(np.all(inner.index >= 0)))
 
     def whole(self, name: str, found: Operand) -> str:
-        """The tensor of an operand that is all of it."""
+        """Tensor of an operand; refuses one that is not the whole tensor."""
         if not found.whole(self.tensors[found.tensor]):
             raise self.refuse(name, "the model's output is a part of a layer; legal: all of it")
         return found.tensor
 
     def output_product(self, name: str, view: Affine, demand: Ints) -> str:
-        """A matrix product without a quantizer: 16 bit, with a scale that provably holds it."""
+        """Emits an unquantized matrix product: 16 bit, with a scale that provably holds every result."""
         product = self.patterns.product(view.origin)
         rows, columns = self.separated(name, product, pick(view.index, demand))
         scale = self.operand(product.source, product.demand[rows]).scale
@@ -508,12 +508,12 @@ class _Lowering(Mixtures):
 
 
 def _first(x: Floats, used: NDArray[np.bool_]) -> Floats:
-    """The first row of which every element is used."""
+    """First row in which every element is used."""
     return np.asarray(x[int(used.all(axis=1).argmax())], np.float64)
 
 
 def largest_gain(patterns: Patterns, name: str) -> float:
-    """The largest gain of the norm that makes a tensor, 0 without one; a norm's gain has the bits of its output."""
+    """Largest gain of the norm that makes a tensor, 0 if none does; a gain must fit the output's bits."""
     view = patterns.affine(name)
     if not view.origin or patterns.kind(view.origin) != "norm":
         return 0.0

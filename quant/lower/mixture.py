@@ -1,4 +1,4 @@
-"""Makes integer layers of a mixture of experts: a router, gates, and experts added onto the residual stream."""
+"""Lowering of mixtures of experts: a router, gates, and experts added to the residual stream."""
 
 import math
 from abc import abstractmethod
@@ -16,18 +16,18 @@ _LEGAL = "legal: a linear layer, a function and a linear layer of the tokens tha
 
 @dataclass
 class Mixtures(Operands):
-    """Mixtures of experts; see `codesign.quant.match.routes` for how they are found."""
+    """Lowers mixtures of experts; see `codesign.quant.match.routes` for their detection."""
 
     @abstractmethod
     def wide(self, name: str) -> str:
-        """Make a whole tensor available as signed 16 bit at the residual scale, one row per last axis."""
+        """Provides a whole tensor as signed 16 bit at the residual scale, one row per last axis."""
 
     def mixture(self, name: str, origin: str, addend: str | None) -> str:
-        """A mixture as signed 16 bit, onto a tensor if there is one.
+        """Emits a mixture as signed 16 bit, with an optional addend.
 
         Args:
-            name: of the tensor that the layer makes.
-            origin: of the weighted sum.
+            name: name of the resulting tensor.
+            origin: tensor of the weighted sum.
             addend: a 16-bit tensor, or None.
         """
         found = self.patterns.mixtures[origin]
@@ -56,7 +56,7 @@ class Mixtures(Operands):
         return target
 
     def route(self, logits: str, gates: str, chosen: int) -> str:
-        """The gates of all experts; the tensor's name."""
+        """Emits the gates of all experts; returns the tensor's name."""
         shape = self.workload.shapes[logits]
         element = np.arange(math.prod(shape), dtype=np.int64).reshape(-1, shape[-1])
         found = self.operand(logits, element, exact=True)
@@ -72,13 +72,13 @@ class Mixtures(Operands):
         return target
 
     def check_gates(self, name: str) -> None:
-        """Note what becomes of a quantizer of gates that is not unsigned 8 bit."""
+        """Notes a quantizer of gates that is replaced by unsigned 8 bit."""
         scale = self.patterns.values[self.workload.producers[name].inputs[1]]
         if np.any(scale != GATE_SCALE):
             self.notes.append(f"the gates {name} become unsigned 8 bit with scale {GATE_SCALE:g}")
 
     def expert(self, name: str) -> tuple[Linear, Linear]:
-        """The two layers of one expert, which are no layers of their own then."""
+        """The two linear layers of one expert, removed from the network's own layers."""
         start = len(self.layers)
         target = self.wide(name)
         parts = [layer for layer in self.layers[start:][-2:] if isinstance(layer, Linear)]
@@ -96,5 +96,5 @@ class Mixtures(Operands):
 
 
 def _from_row_0(layer: Linear) -> Linear:
-    """The layer for tokens that are already picked."""
+    """The layer reading from row 0, for tokens already selected."""
     return layer if layer.first_row == 0 else replace(layer, first_row=0)

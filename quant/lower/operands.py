@@ -1,4 +1,4 @@
-"""Makes the 8-bit matrices that layers read: inputs, products, functions, norms, attention."""
+"""Lowering of the 8-bit matrices that layers read: inputs, products, functions, norms, attention."""
 
 import math
 from dataclasses import dataclass, replace
@@ -17,10 +17,10 @@ from codesign.quant.match.graph import Quantizer
 from codesign.quant.match.views import Affine, Floats, compose, pick
 
 _MASKED = -1e3
-"""Scores below this are what masks add."""
+"""Offsets of scores at or below this count as masked."""
 
 _READABLE = ("input", "product", "function", "norm", "matmul", "custom")
-"""Kinds of tensors that a layer's output can be."""
+"""Kinds of tensors that a layer can output."""
 
 _LEFT = (-128.0, -160.0, -192.0, -256.0, -512.0, -1e3, -1e4, -1e6)
 _RIGHT = (127.0, 128.0, 192.0, 256.0, 512.0, 1e3, 1e4)
@@ -28,15 +28,15 @@ _RIGHT = (127.0, 128.0, 192.0, 256.0, 512.0, 1e3, 1e4)
 
 @dataclass
 class Operands(Emitter):
-    """Everything that ends in an 8-bit quantizer."""
+    """Lowers all tensors that end in an 8-bit quantizer."""
 
     def operand(self, name: str, demand: Ints, exact: bool = False) -> Operand:
-        """Make a matrix of elements of a tensor available as signed 8 bit.
+        """Provides a matrix of elements of a tensor as signed 8 bit.
 
         Args:
             name: a tensor of the file.
-            demand: int64 ``[rows, columns]`` of its flat elements; -1 is zero.
-            exact: compute no more rows than these.
+            demand: int64 ``[rows, columns]`` of flat element indices; -1 is zero.
+            exact: compute no other rows than these.
         """
         view = self.patterns.affine(name)
         if self.kind(view) == "quant":
@@ -56,7 +56,7 @@ class Operands(Emitter):
         return self.quantized(place, self.calibrated(place), place, chosen, exact)
 
     def quantized(self, key: str, q: Quantizer, name: str, demand: Ints, exact: bool) -> Operand:
-        """Make part of tensor ``name``, quantized by q and then known as ``key``, available."""
+        """Provides part of tensor ``name``, quantized by q and then known as ``key``."""
         inner = self.patterns.affine(name)
         kind = self.kind(inner)
         if kind == "product":
@@ -71,7 +71,7 @@ class Operands(Emitter):
         raise self.refuse(inner.origin or name, _unreadable(kind))
 
     def requantized(self, q: Quantizer, name: str, inner: Affine, demand: Ints, exact: bool) -> Operand:
-        """A quantizer right after another one with the same scale does nothing."""
+        """Drops a quantizer directly after another one with the same scale; refuses other pairs."""
         first = self.patterns.quantizer(inner.origin)
         same = first.scale == q.scale and q.low <= first.low and first.high <= q.high
         if not same or first.bits != 8 or self.uniform(name, inner, demand) != 1:
@@ -80,7 +80,7 @@ class Operands(Emitter):
         return self.quantized(inner.origin, first, source, pick(inner.index, demand), exact)
 
     def input_matrix(self, key: str, q: Quantizer, name: str, inner: Affine, demand: Ints) -> Operand:
-        """A gathered model input."""
+        """Provides a gathered model input."""
         scale, gather = q.scale / self.uniform(name, inner, demand), pick(inner.index, demand)
         memo = (key, gather.tobytes())
         rows, columns = gather.shape
@@ -90,7 +90,7 @@ class Operands(Emitter):
         return Operand(self.made[memo], 0, rows, np.arange(columns), q.scale)
 
     def add_input(self, name: str, tensor: Tensor, gather: Ints, source: TensorSource, span: tuple[int, int]) -> str:
-        """Record a tensor that is gathered from a model input; its name."""
+        """Records a tensor gathered from a model input; returns its name."""
         shape = sample_shape(self.workload.inputs[name])
         self.inputs.append(Input(name, shape, tensor.name, gather, *span))
         self.add(tensor, source, *span)
@@ -99,7 +99,7 @@ class Operands(Emitter):
     # Functions of one variable, on the output path of a product
 
     def function(self, key: str, q: Quantizer, name: str, inner: Affine, demand: Ints, exact: bool) -> Operand:
-        """A function after a matrix product: a clamp or a table."""
+        """Emits a function after a matrix product: a clamp or a table."""
         origin, chosen = inner.origin, demand[demand >= 0]
         factor, offset = self.scalar(name, inner.factor, chosen), self.scalar(name, inner.offset, chosen)
         argument = self.patterns.affine(self.patterns.node(origin).inputs[0])
@@ -129,10 +129,10 @@ class Operands(Emitter):
         return first, step, compose(self.patterns.affine(self.patterns.quantized(view.origin)), view.index)
 
     def argument_scale(self, name: str, base: str, q: Quantizer, factor: float, offset: float) -> Quantizer:
-        """A quantizer in front of a function where the file has none.
+        """Quantizer for a function's argument where the file has none.
 
-        Without calibration data a function like GELU, which is constant far to the left and saturates its
-        own quantizer far to the right, gives the range of its argument: beyond it nothing changes.
+        Without calibration data, a function like GELU that is constant far to the left and saturates its own
+        quantizer far to the right determines the range of its argument: nothing changes beyond it.
         """
         for scale in (q.scale / factor * step for step in (1, 2, 4) if factor > 0 and not offset):
             left, right = (self.patterns.apply(name, x * scale) for x in (np.array(_LEFT), np.array(_RIGHT)))
@@ -143,7 +143,7 @@ class Operands(Emitter):
         return self.calibrated(base)
 
     def scalar(self, name: str, x: Floats, chosen: Ints) -> float:
-        """The one value of a factor or offset after a function."""
+        """Common value of a factor or offset after a function; refuses several."""
         values = x.reshape(-1)[chosen]
         if np.ptp(values):
             raise self.refuse(name, "scales or shifts a function element by element; legal: one factor and offset")
@@ -152,7 +152,7 @@ class Operands(Emitter):
     # Norms
 
     def norm(self, key: str, q: Quantizer, name: str, inner: Affine, demand: Ints) -> Operand:
-        """A layer or RMS norm of the residual stream."""
+        """Emits a layer or RMS norm of the residual stream."""
         width = self.workload.shapes[inner.origin][-1]
         elements = pick(inner.index, demand)
         rows, columns = self.lines(name, elements // width, elements % width)
@@ -165,7 +165,7 @@ class Operands(Emitter):
         return Operand(self.made[memo], int(rows[0]) - begin, len(rows), columns, q.scale)
 
     def normed(self, key: str, inner: Affine) -> tuple[Ints, Ints]:
-        """Rows of a norm that a tensor shows, a run of them, and which element of it each of theirs is."""
+        """Contiguous rows of a norm that a tensor shows, and the tensor's element for each of theirs."""
         shape = self.workload.shapes[inner.origin]
         elements = self.shown(inner, shape).reshape(-1, shape[-1])
         rows = np.flatnonzero((elements >= 0).all(axis=1))
@@ -174,7 +174,7 @@ class Operands(Emitter):
         return rows, elements[rows]
 
     def emit_norm(self, target: str, key: str, inner: Affine, scale: float, bits: int) -> None:
-        """Append a norm that makes the rows of a tensor, of 8 or 16 bits."""
+        """Appends a norm that makes the rows of a tensor, of 8 or 16 bits."""
         info, width = self.patterns.norm(inner.origin), self.workload.shapes[inner.origin][-1]
         rows, elements = self.normed(key, inner)
         gamma, beta = (self.per_column(key, x, elements) for x in (inner.factor, inner.offset))
@@ -189,20 +189,20 @@ class Operands(Emitter):
         self.add(Tensor(target, len(rows), width, bits, scale), TensorSource(key, elements), *limits(bits))
 
     def placed(self, key: str, inner: Affine, shape: Shape) -> Ints:
-        """Which element of a rearranged tensor each element of its origin is; refused if one is missing."""
+        """Index into a rearranged tensor of each element of its origin; refuses a missing one."""
         back = self.shown(inner, shape)
         if np.any(back < 0):
             raise self.refuse(key, "quantizes a part of attention; legal: all of it")
         return back
 
     def shown(self, inner: Affine, shape: Shape) -> Ints:
-        """Which element of a rearranged tensor each element of its origin is; -1 if none is."""
+        """Index into a rearranged tensor of each element of its origin; -1 if it has none."""
         back = np.full(math.prod(shape), -1, np.int64)
         back[inner.index[inner.index >= 0]] = np.flatnonzero(inner.index.reshape(-1) >= 0)
         return back.reshape(shape)
 
     def full_range(self, key: str, q: Quantizer) -> None:
-        """Norms and attention use all 8 bits; note or refuse a quantizer that does not."""
+        """Refuses or notes a quantizer that does not use all 8 bits, as norms and attention do."""
         if q.low > -127 or q.high < 127:
             raise self.refuse(key, f"range {q.low} to {q.high} after a norm or attention; legal: -128 to 127")
         if q.low != -128:
@@ -211,7 +211,7 @@ class Operands(Emitter):
     # Operators of other packages
 
     def custom(self, key: str, q: Quantizer | None, name: str, inner: Affine, demand: Ints) -> Operand:
-        """What an operator of another package makes; the scale is that of its input."""
+        """Emits an operator of another package; its scale is that of its input."""
         width = self.workload.shapes[inner.origin][-1]
         elements = pick(inner.index, demand)
         rows, columns = self.lines(name, elements // width, elements % width)
@@ -226,7 +226,7 @@ class Operands(Emitter):
         return Operand(self.made[memo], int(rows[0]), len(rows), columns, scale)
 
     def emit_custom(self, target: str, key: str, inner: Affine) -> None:
-        """Append the layer of an operator of another package, all rows of it."""
+        """Appends the layer of an operator of another package, with all its rows."""
         node = self.patterns.node(inner.origin)
         before, shape = self.workload.shapes[node.inputs[0]], self.workload.shapes[inner.origin]
         rows = math.prod(shape[:-1])
@@ -249,7 +249,7 @@ class Operands(Emitter):
     # Attention
 
     def attention(self, key: str, q: Quantizer, name: str, inner: Affine, demand: Ints) -> Operand:
-        """Softmax attention: the product of probabilities and values."""
+        """Emits softmax attention: the product of probabilities and values."""
         _, rows, depth = self.heads(inner.origin)
         element = pick(inner.index, demand)
         column = element // (rows * depth) * depth + element % depth
@@ -268,7 +268,7 @@ class Operands(Emitter):
         return math.prod(shape[:-2]), shape[-2], shape[-1]
 
     def emit_attention(self, target: str, key: str, q: Quantizer, inner: Affine, factor: float) -> None:
-        """Append an attention layer that makes all rows of a tensor."""
+        """Appends an attention layer that makes all rows of a tensor."""
         node = self.patterns.node(inner.origin)
         scores = self.scores(inner.origin, node.inputs[0])
         shape = self.heads(inner.origin)
@@ -295,7 +295,7 @@ class Operands(Emitter):
         self.add(Tensor(target, shape[1], shape[0] * shape[2], 8, q.scale), TensorSource(key, index), -128, 127)
 
     def parts(self, scores: Affine, values: str, shape: Shape) -> tuple[Operand, Operand, Operand, int]:
-        """Query, key and value matrices, and the number of keys."""
+        """Query, key and value operands, and the number of keys."""
         left, right = self.patterns.node(scores.origin).inputs[:2]
         (heads, rows, width), (_, count, depth) = self.heads(left), self.heads(values)
         if self.heads(scores.origin) != (shape[0], shape[1], count) or width != depth or heads != shape[0]:
@@ -315,7 +315,7 @@ class Operands(Emitter):
         return found
 
     def scores(self, name: str, probabilities: str) -> Affine:
-        """The view of the score matrix that a softmax in front of a product reads."""
+        """View of the score matrix read by the softmax in front of a product."""
         view = self.unquantized(probabilities, "probabilities")
         if self.kind(view) != "softmax" or not view.pure:
             raise self.refuse(name, "multiplies two computed tensors outside attention; legal: softmax(q k) v")
@@ -327,7 +327,7 @@ class Operands(Emitter):
         return found
 
     def unquantized(self, name: str, what: str) -> Affine:
-        """A view through a quantizer that the integer attention does not need."""
+        """View through a quantizer of scores or probabilities, which integer attention omits."""
         view = self.patterns.affine(name)
         if self.kind(view) != "quant":
             return view
@@ -338,14 +338,14 @@ class Operands(Emitter):
         return replace(inner, factor=inner.factor * view.factor, offset=view.offset)
 
     def score_factor(self, scores: Affine) -> float:
-        """The one factor of all scores that are not masked."""
+        """Common factor of all unmasked scores; refuses several."""
         factors = scores.factor[scores.index >= 0]
         if not factors.size or np.ptp(factors) or factors[0] <= 0:
             raise self.refuse(scores.origin, "scores are scaled element by element; legal: one positive factor")
         return float(factors[0])
 
     def mask(self, scores: Affine, shape: Shape) -> tuple[str, int]:
-        """Kind and window of the mask that constant offsets of the scores make."""
+        """Kind and window of the mask formed by constant offsets of the scores."""
         element, offset = scores.index.reshape(shape), scores.offset.reshape(shape)
         seen = (element >= 0) & (offset == 0)
         if not np.all(seen | (offset <= _MASKED)) or np.any(seen != seen[:1]):
@@ -355,7 +355,7 @@ class Operands(Emitter):
         return self.mask_kind(scores.origin, seen[0])
 
     def mask_kind(self, name: str, seen: NDArray[np.bool_]) -> tuple[str, int]:
-        """Which kind of mask lets these keys through."""
+        """Kind and window of the mask that admits exactly these keys."""
         rows, keys = seen.shape
         window, column = int(seen.sum(axis=1).max()), np.arange(keys)
         kinds = [k for k in MASKS if k != "sliding" or (window > 0 and rows < keys + window)]

@@ -1,1 +1,1 @@
-"""Structure in a float graph: what its nodes are for."""
+"""Pattern matching in float graphs: the role of each node."""

@@ -20,7 +20,7 @@ from codesign.quant.match.views import Floats
 
 
 def unused(wanted: str, taken: set[str], mark: str = ".") -> str:
-    """A name that was not taken, the wanted one or with a number behind a mark; it is now.
+    """Reserves an unused name: the wanted one, or with a number appended after a mark.
 
     >>> unused("a", {"a", "a.1"})
     'a.2'
@@ -40,7 +40,7 @@ class Quantizer:
 
     @property
     def bits(self) -> int:
-        """8 or 16 or more: the narrowest of the machine's signed types that holds the range."""
+        """8, 16 or 64: the narrowest of these signed widths that holds the range."""
         return next(b for b in (8, 16, 64) if -(1 << (b - 1)) <= self.low and self.high < 1 << (b - 1))
 
 
@@ -49,12 +49,12 @@ class Product:
     """A matrix product with constant weights.
 
     Attributes:
-        node: where it comes from.
-        source: the tensor that is multiplied.
-        demand: which element of the source each factor is, ``[rows, k]``; -1 is zero.
+        node: the node that computes it.
+        source: the tensor operand.
+        demand: flat index into the source of each factor, ``[rows, k]``; -1 is zero.
         weights: ``[n, k]``.
-        grid: the same as (integers, scale of each) where the file quantizes them.
-        by_column: whether the flat result has all rows of a column together.
+        grid: the weights as (integers, scales) where the file quantizes them.
+        by_column: whether the result is stored column by column.
     """
 
     node: Node
@@ -65,24 +65,24 @@ class Product:
     by_column: bool = False
 
     def coordinates(self, element: Ints) -> tuple[Ints, Ints]:
-        """Row and column of flat elements of the result."""
+        """Row and column of flat element indices of the result."""
         if self.by_column:
             return element % len(self.demand), element // len(self.demand)
         return element // len(self.weights), element % len(self.weights)
 
     def elements(self) -> Ints:
-        """The flat element of the result at each ``[row, column]``."""
+        """Flat element index of the result at each ``[row, column]``."""
         rows, columns = len(self.demand), len(self.weights)
         flat = np.arange(rows * columns, dtype=np.int64)
         return flat.reshape(columns, rows).T if self.by_column else flat.reshape(rows, columns)
 
 
 class WorkloadGraph:
-    """What a workload's nodes compute from constants, and its quantizers and products.
+    """A workload with its constants evaluated, and access to its quantizers and products.
 
     Attributes:
         workload: the float graph.
-        values: every tensor that depends on constants alone, quantized weights included.
+        values: all tensors that depend on constants only, quantized weights included.
     """
 
     def __init__(self, workload: Workload) -> None:
@@ -91,30 +91,30 @@ class WorkloadGraph:
 
     @cached_property
     def makers(self) -> Mapping[str, Node]:
-        """The node that makes each computed tensor."""
+        """Producing node of each computed tensor."""
         return self.workload.producers
 
     def node(self, name: str) -> Node:
-        """The node that makes a tensor that is neither input nor constant."""
+        """Producing node of a tensor that is neither input nor constant."""
         return self.makers[name]
 
     def maker(self, name: str | None, op: str) -> Node | None:
-        """The node that makes a tensor if it is of this operator."""
+        """Producing node of a tensor if it has this operator, else None."""
         node = self.makers.get(name or "")
         return node if node is not None and node.op == op else None
 
     def scalar(self, name: str) -> float | None:
-        """The value of a constant of one element."""
+        """Value of a constant with one element, else None."""
         value = self.values.get(name)
         return float(value.ravel()[0]) if value is not None and value.size == 1 else None
 
     def optional(self, node: Node, position: int) -> Array:
-        """A constant input, zero if it is left out."""
+        """A constant input of a node, zero if omitted."""
         name = node.inputs[position] if len(node.inputs) > position else ""
         return self.values[name] if name else np.zeros(1)
 
     def evaluate(self, node: Node, arguments: list[Array | None]) -> tuple[Array, ...]:
-        """Apply a node's operator; what it objects to becomes an InputError with the node's name."""
+        """Applies a node's operator; its errors become an InputError with the node's name."""
         try:
             return evaluate(node.op, Call(node.attributes, arguments, len(node.outputs)))
         except (ValueError, TypeError, IndexError, ArithmeticError) as error:
@@ -123,10 +123,10 @@ class WorkloadGraph:
     # Quantizers
 
     def quantizer(self, name: str) -> Quantizer:
-        """The quantizer that makes a tensor of kind quant.
+        """Quantizer that produces a tensor of kind quant.
 
         Raises:
-            InputError: it has a zero point, several scales, or a range that no layer has.
+            InputError: it has a zero point, several scales, or a range that no layer supports.
         """
         reason = self.quantizer_fault(self.node(name))
         if reason:
@@ -135,7 +135,7 @@ class WorkloadGraph:
         return Quantizer(float(self.values[self.node(name).inputs[1]].ravel()[0]), low, high)
 
     def quantizer_fault(self, node: Node) -> str | None:
-        """Why an activation quantizer cannot be a layer's output, or None."""
+        """Reason why an activation quantizer cannot be a layer's output, or None."""
         scale, zero = self.values[node.inputs[1]], self.optional(node, 2)
         if scale.size != 1:
             return f"{scale.size} activation scales; legal: one per tensor"
@@ -149,7 +149,7 @@ class WorkloadGraph:
         return self._pair_fault(node)
 
     def _pair_fault(self, node: Node) -> str | None:
-        """Whether the two halves of a QDQ pair disagree."""
+        """Reason why the two halves of a QDQ pair disagree, or None."""
         if node.op != "DequantizeLinear":
             return None
         first = self.node(self._quantized(node))
@@ -172,19 +172,19 @@ class WorkloadGraph:
         return max(low, first), min(high, last)
 
     def _quantized(self, node: Node) -> str:
-        """The output of the QuantizeLinear that a DequantizeLinear belongs to."""
+        """Output of the QuantizeLinear that belongs to a DequantizeLinear."""
         name = node.inputs[0]
         while self.node(name).op == "Clip":
             name = self.node(name).inputs[0]
         return name
 
     def quantized(self, name: str) -> str:
-        """The tensor that goes into the quantizer that makes a tensor of kind quant."""
+        """Tensor that is quantized to a tensor of kind quant."""
         node = self.node(name)
         return node.inputs[0] if node.op == "Quant" else self.node(self._quantized(node)).inputs[0]
 
     def grid(self, name: str) -> tuple[Ints, Floats] | None:
-        """Integers and scales of a constant that a quantizer makes, both of the constant's shape."""
+        """Integers and scales of a quantized constant, both in its shape; None if not quantized."""
         node = self.makers.get(name)
         if node is None:
             return None
@@ -211,7 +211,7 @@ class WorkloadGraph:
     # Products
 
     def product(self, name: str) -> Product:
-        """The matrix product that makes a tensor of kind product."""
+        """Matrix product that produces a tensor of kind product."""
         node = self.node(name)
         if node.op == "Conv":
             return self._convolution(node)
@@ -229,7 +229,7 @@ class WorkloadGraph:
         return replace(found, node=node, source=source, demand=index.reshape(-1, index.shape[-1]), by_column=left)
 
     def _weights(self, name: str, as_rows: bool) -> Product:
-        """The weights ``[n, k]`` of a product, its other fields still empty."""
+        """A product with weights ``[n, k]`` and its other fields empty."""
         grid = self.grid(name)
         arrays = [self.values[name], *(grid or ())]
         matrices = [a.reshape(a.shape[-2:]) if as_rows else a.reshape(a.shape[-2:]).T for a in arrays]

@@ -1,10 +1,10 @@
-"""Writes a workload in one form, whichever exporter it came from.
+"""Normalization of a workload to one form, whichever exporter wrote it.
 
-Reshapes and transposes in a row are at most one transpose between two reshapes; a ``Split`` or a
-``Gather`` of one index is ``Slice``; what changes nothing is gone; constants are added and multiplied
-last; attributes say only what differs from their default; zero biases are left out; an inference-time
-batch norm is part of the product before it; a GELU spelled with ``Erf`` is a ``Gelu``. Names of all other
-nodes, and of the model's inputs and outputs, stay.
+Consecutive reshapes and transposes become at most one transpose between two reshapes; a ``Split``, or a
+``Gather`` of one index, becomes ``Slice``; no-ops are removed; constants are second operands of Add and Mul;
+default attributes and zero biases are dropped; an inference-time batch norm is folded into the product before
+it; a GELU spelled with ``Erf`` becomes ``Gelu``. Names of all other nodes, and of the model's inputs and
+outputs, stay.
 """
 
 import math
@@ -26,7 +26,7 @@ _FLOAT_RESULTS = (*PRODUCTS, "Gelu", "LayerNormalization", "RMSNormalization", "
 
 
 def normalized(workload: Workload) -> Workload:
-    """The same function in one form; its values are the same up to the rounding of folded batch norms."""
+    """Normalizes a workload; values are unchanged up to the rounding of folded batch norms."""
     normal = _Normal(workload)
     nodes = live_nodes(normal.run(), tuple(workload.outputs))
     made = {n for node in nodes for n in node.outputs} | set(workload.inputs)
@@ -37,7 +37,7 @@ def normalized(workload: Workload) -> Workload:
 
 
 def _chosen(node: Node) -> dict[str, Attribute]:
-    """Attributes that differ from what the operator has without them."""
+    """Attributes that differ from the operator's defaults."""
     if not onnx.defs.has(node.op):
         return dict(node.attributes)
     known = onnx.defs.get_schema(node.op).attributes
@@ -47,9 +47,9 @@ def _chosen(node: Node) -> dict[str, Attribute]:
 
 
 def structure(workload: Workload) -> tuple[tuple[str, ...], ...]:
-    """What a workload computes, without names: one row per node, in an order that follows from its outputs.
+    """A workload's computation without names: one row per node, in an order determined by its outputs.
 
-    A row holds the operator, the shape of its result, its attributes, and where its inputs come from: an
+    A row holds the operator, the shape of its result, its attributes, and the source of each input: an
     earlier row, a model input, or a constant of some shape (small integer constants by value).
     """
     rows: dict[str, int] = {}
@@ -84,7 +84,7 @@ def _origin(workload: Workload, name: str, rows: dict[str, int]) -> str:
 
 @dataclass(frozen=True)
 class _Moved:
-    """A tensor as another one, seen as axes of these sizes, in this order of the axes."""
+    """A tensor as a transpose of another one: the source seen as axes of ``sizes``, taken in ``order``."""
 
     source: str
     sizes: Shape
@@ -92,7 +92,7 @@ class _Moved:
 
 
 def _transposed(moved: _Moved, shape: Shape, order: Shape) -> _Moved | None:
-    """What is left after a transpose of a tensor of this shape; None if its axes cut through the others."""
+    """Composition with a transpose of a tensor of this shape; None if its axes do not align with the others."""
     groups = _split(moved, shape)
     if groups is None:
         return None
@@ -103,7 +103,7 @@ def _transposed(moved: _Moved, shape: Shape, order: Shape) -> _Moved | None:
 
 
 def _split(moved: _Moved, shape: Shape) -> list[list[tuple[int, int, int]]] | None:
-    """For each axis of a shape the parts of the source's axes that make it up."""
+    """Parts of the source's axes that make up each axis of a shape; None if they do not align."""
     waiting = [(axis, 0, moved.sizes[axis]) for axis in moved.order][::-1]
     groups: list[list[tuple[int, int, int]]] = []
     for size in shape:
@@ -122,7 +122,7 @@ def _split(moved: _Moved, shape: Shape) -> list[list[tuple[int, int, int]]] | No
 
 
 def _merged(moved: _Moved) -> _Moved:
-    """Axes that follow each other before and after are one."""
+    """Merges axes that are adjacent both before and after."""
     runs: list[list[int]] = []
     for axis in moved.order:
         if runs and runs[-1][-1] + 1 == axis:
@@ -135,7 +135,7 @@ def _merged(moved: _Moved) -> _Moved:
 
 
 def _direct(shape: Shape, moved: _Moved, wanted: Shape) -> Shape | None:
-    """The axes of one transpose from shape to shape; None if there is none."""
+    """Permutation of a single transpose between the two shapes; None if there is none."""
     groups = _split(replace(moved, order=tuple(range(len(moved.sizes)))), shape)
     if groups is None or len(shape) != len(wanted):
         return None
@@ -149,10 +149,10 @@ def _direct(shape: Shape, moved: _Moved, wanted: Shape) -> Shape | None:
 
 
 class _Normal:
-    """The workload so far in one form.
+    """A workload being normalized.
 
     Attributes:
-        constants, shapes: old and new ones.
+        constants, shapes: original and new ones.
     """
 
     def __init__(self, workload: Workload) -> None:
@@ -164,7 +164,7 @@ class _Normal:
         self.readers = Counter(n for node in workload.nodes for n in node.inputs) + Counter(list(workload.outputs))
 
     def run(self) -> list[Node]:
-        """The nodes in one form; some of them are not needed any more."""
+        """All nodes in normal form, including some no longer needed."""
         made: list[Node] = []
         for node in self.nodes:
             inputs = tuple(self.same.get(n, n) for n in node.inputs)
@@ -179,7 +179,7 @@ class _Normal:
         return made
 
     def rewritten(self, node: Node) -> Iterator[Node]:
-        """What takes a node's place."""
+        """Nodes that replace a node."""
         if node.op == "Split" and self.known(node.inputs[1:]):
             yield from self.slices(node)
         elif node.op == "Gather" and self.known(node.inputs[1:]) and self.constants[node.inputs[1]].size == 1:
@@ -203,7 +203,7 @@ class _Normal:
         return all(n in self.constants for n in names if n)
 
     def constant(self, name: str, value: Array) -> str:
-        """Record a constant; its name."""
+        """Records a constant; returns its name."""
         made = f"{name}.1" if name in self.shapes else name
         self.constants[made], self.shapes[made] = value, value.shape
         return made
@@ -211,7 +211,7 @@ class _Normal:
     # Shapes
 
     def unchanged(self, node: Node) -> bool:
-        """Whether a node gives what it gets."""
+        """Whether a node is a no-op."""
         if node.op not in _SAME or self.shapes[node.inputs[0]] != self.shapes[node.outputs[0]]:
             return False
         if node.op == "Slice":
@@ -220,12 +220,12 @@ class _Normal:
         return (node.op != "Cast" or (wide and self.float_made(node.inputs[0]))) and not any(node.outputs[1:])
 
     def float_made(self, name: str) -> bool:
-        """Whether a tensor holds floats for sure."""
+        """Whether a tensor certainly holds floats."""
         maker = self.makers.get(name)
         return maker is None or maker.op in _FLOAT_RESULTS
 
     def view(self, node: Node) -> Iterator[Node]:
-        """A reshape or transpose, together with those before it."""
+        """Merges a reshape or transpose with those before it."""
         source, target = node.inputs[0], node.outputs[0]
         whole = _Moved(source, (math.prod(self.shapes[source]),), (0,))
         moved: _Moved | None = self.moved.get(source, whole)
@@ -239,7 +239,7 @@ class _Normal:
         yield from self.emitted(node.name, moved, target)
 
     def emitted(self, name: str, moved: "_Moved", target: str) -> Iterator[Node]:
-        """A reshape, a transpose and a reshape, as far as they are needed."""
+        """A reshape, a transpose and a reshape, as far as needed."""
         source, order = moved.source, moved.order
         shape, wanted = self.shapes[source], self.shapes[target]
         direct = _direct(shape, moved, wanted)
@@ -259,7 +259,7 @@ class _Normal:
             yield self.reshape(f"{name}.shape", last, target)
 
     def inner(self, name: str, shape: Shape) -> str:
-        """Record a new tensor; its name."""
+        """Records a new tensor; returns its name."""
         self.shapes[name] = shape
         return name
 
@@ -284,7 +284,7 @@ class _Normal:
             start = end
 
     def sliced(self, node: Node) -> Node:
-        """A slice with every axis, start and end spelled out; steps only where they are not 1."""
+        """A slice with explicit axes, starts and ends; steps only if any is not 1."""
         shape, rest = self.shapes[node.inputs[0]], [self.constants[n].tolist() for n in node.inputs[1:] if n]
         starts, ends = rest[:2]
         axes = rest[2] if len(rest) > 2 else list(range(len(starts)))
@@ -319,7 +319,7 @@ class _Normal:
     # Batch norms and GELU
 
     def folded(self, node: Node) -> Iterator[Node]:
-        """A batch norm as part of the product before it, or as it is."""
+        """Folds a batch norm into the product before it if possible."""
         maker = self.makers.get(node.inputs[0])
         fits = maker is not None and maker.op in ("Gemm", "Conv") and self.readers[maker.outputs[0]] == 1
         if maker is None or not fits or not self.known((*maker.inputs[1:], *node.inputs[1:])):
@@ -341,13 +341,13 @@ class _Normal:
         yield Node(maker.op, maker.name, inputs, (target,), attributes)
 
     def channels(self, node: Node, value: float) -> Array:
-        """What a batch norm makes of one value in every channel."""
+        """Result of a batch norm for one input value in every channel."""
         count = self.constants[node.inputs[1]].size
         call = Call(node.attributes, [np.full((1, count), value), *(self.constants[n] for n in node.inputs[1:])])
         return np.asarray(evaluate(node.op, call)[0][0])
 
     def gelu(self, node: Node) -> Node:
-        """``x / 2 * (1 + erf(x / sqrt(2)))``, in any order of its factors, as one node."""
+        """Replaces ``x / 2 * (1 + erf(x / sqrt(2)))``, factors in any order, by one node."""
         if node.op != "Mul":
             return node
         factors = self.factors(node)
@@ -363,7 +363,7 @@ class _Normal:
         return Node("Gelu", node.name, (x,), node.outputs, {})
 
     def factors(self, node: Node) -> list[str]:
-        """The factors of a product of products."""
+        """Factors of a nested product."""
         found: list[str] = []
         for name in node.inputs:
             maker = self.makers.get(name)
@@ -371,7 +371,7 @@ class _Normal:
         return found
 
     def bell(self, name: str) -> str | None:
-        """The x of ``1 + erf(x / sqrt(2))``."""
+        """The x of ``1 + erf(x / sqrt(2))``, else None."""
         maker = self.makers.get(name)
         erfs = [n for n in maker.inputs if self.is_op(n, "Erf")] if maker is not None and maker.op == "Add" else []
         if maker is None or len(erfs) != 1 or not any(self.scalar(n) == 1 for n in maker.inputs):
@@ -388,6 +388,6 @@ class _Normal:
         return maker is not None and maker.op == op
 
     def scalar(self, name: str) -> float | None:
-        """The value of a constant of one element."""
+        """Value of a constant with one element, else None."""
         value = self.constants.get(name)
         return float(value.ravel()[0]) if value is not None and value.size == 1 else None

@@ -1,10 +1,10 @@
-"""What the nodes of a float graph are for: the structure that lowering builds layers from.
+"""Recognition of the structure of a float graph, from which lowering builds layers.
 
-Every tensor is an affine function of the elements of one *origin*: a matrix product, a norm, a
-quantizer, a residual sum, a function, or a model input. Whatever only moves, scales or shifts
-elements (reshapes, splits, class tokens, position tables, biases, masks, gains) is carried along as
-one array per tensor that says which element of the origin each element is. So nothing below depends
-on how a file spells it, and nothing names a model.
+Every tensor is an affine function of the elements of one *origin*: a matrix product, a norm, a quantizer,
+a residual sum, a function, or a model input. Operators that only move, scale or shift elements (reshapes,
+splits, class tokens, position tables, biases, masks, gains) are represented by an array per tensor with
+the origin's element for each of its elements. So nothing below depends on the spelling of a file, and
+nothing names a model.
 """
 
 import math
@@ -41,10 +41,10 @@ class Patterns(WorkloadGraph):
     """Recognises structure in a workload.
 
     Attributes:
-        kinds: per computed tensor one of input, quant, product, matmul, softmax, norm, function, sum, custom (an
-            operator of another package), moved (an affine rearrangement), integer (inside a quantizer pair), mixture
-            (a weighted sum of experts), inside (between router and sum of one) or unknown.
-        mixtures: by the tensor that is their sum.
+        kinds: kind per computed tensor: input, quant, product, matmul, softmax, norm, function, sum, custom (an
+        operator of another package), moved (an affine rearrangement), integer (inside a quantizer pair), mixture
+        (a weighted sum of experts), inside (between the router and sum of a mixture) or unknown.
+        mixtures: mixtures of experts by the tensor of their sum.
     """
 
     def __init__(self, workload: Workload) -> None:
@@ -68,24 +68,24 @@ class Patterns(WorkloadGraph):
             self._absorbed |= {name for name in cone if self.kinds[name] == "unknown"}
 
     def kind(self, name: str) -> str:
-        """See `kinds`; "constant" for what depends on constants alone."""
+        """Kind of a tensor, see `kinds`; "constant" if it depends on constants only."""
         return "constant" if name in self.values else self.kinds[name]
 
     def unknown(self) -> list[tuple[Node, str]]:
-        """Nodes that no pattern covers, each with the reason."""
+        """Nodes not covered by any pattern, each with the reason."""
         read = {*self.workload.outputs, *(name for node in self.workload.nodes for name in node.inputs)}
         bad = {name for name, kind in self.kinds.items() if kind == "unknown" and name in read}
         made = [n for n in self.workload.nodes if bad.intersection(n.outputs)]
         lost = [n for n in made if not self._absorbed.intersection(n.outputs)]
         return [(n, self._faults[n.outputs[0]][0] if n.outputs[0] in self._faults else _reason(n)) for n in lost]
 
-    # Who reads a tensor
+    # Readers of a tensor
 
     @cached_property
     def uses(self) -> Mapping[str, frozenset[str]]:
-        """How each tensor is read, directly or rearranged.
+        """Kinds of use of each tensor, directly or rearranged.
 
-        As "stream" (by sums and norms, 16 bit), as "operand" (by products and functions, 8 bit) or as "output".
+        "stream" (by sums and norms, 16 bit), "operand" (by products and functions, 8 bit) or "output".
         """
         found: dict[str, frozenset[str]] = {}
         for node in reversed(self.workload.nodes):
@@ -94,7 +94,7 @@ class Patterns(WorkloadGraph):
         return found
 
     def reads(self, node: Node, uses: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
-        """What a node reads, and how, from how its outputs are read."""
+        """Kinds of use of a node's inputs, given those of its outputs."""
         kind, found = self.kind(node.outputs[0]), frozenset[str]().union(*(uses.get(n, ()) for n in node.outputs))
         if any(n in self.workload.outputs for n in node.outputs):
             found |= {"output"}
@@ -110,14 +110,14 @@ class Patterns(WorkloadGraph):
         return {n: found for n in node.inputs if n in self.kinds}
 
     def _narrow(self, node: Node) -> bool:
-        """Whether a node makes 8-bit values."""
+        """Whether a node produces 8-bit values."""
         if self.kind(node.outputs[0]) != "quant" or self.quantizer_fault(node) is not None:
             return False
         return self.quantizer(node.outputs[0]).bits == 8
 
     @cached_property
     def post_norm(self) -> bool:
-        """Whether the residual stream is what norms make, and not what they read."""
+        """Whether norms write the residual stream, instead of only reading it."""
         return any(kind == "norm" and "stream" in self.uses.get(name, ()) for name, kind in self.kinds.items())
 
     # Classification
@@ -191,7 +191,7 @@ class Patterns(WorkloadGraph):
         return node.inputs[1] in self.values
 
     def _common_origin(self, node: Node) -> str | None:
-        """The one origin of what a node moves, "" if there is none yet, None if there are several."""
+        """Single origin of the tensors that a node moves; None if there is none or several."""
         moving = node.inputs if node.op in ("Concat", "Where", "Add", "Sub", "Mul", "Div") else node.inputs[:1]
         origins = {self._origins.get(n, n) for n in moving if n and n not in self.values}
         if node.op == "Where" and node.inputs[0] in origins:
@@ -217,7 +217,7 @@ class Patterns(WorkloadGraph):
     # Functions of one variable
 
     def _pointwise(self, node: Node, moving: list[str]) -> bool:
-        """Record whether a node is a function of one earlier tensor; True if it is not just affine."""
+        """Records whether a node is a function of one earlier tensor; True if it is not just affine."""
         if any(self.values[n].size != 1 for n in node.inputs if n in self.values):
             return False
         found = {self._bases.get(n, (n, False)) for n in moving}
@@ -230,11 +230,11 @@ class Patterns(WorkloadGraph):
         return curved
 
     def base(self, name: str) -> str:
-        """The tensor that a function is a function of."""
+        """Argument tensor of a function."""
         return self._bases[name][0]
 
     def apply(self, name: str, x: Floats) -> Floats:
-        """Evaluate a function for many values of its base."""
+        """Evaluates a function at many values of its argument."""
         done: dict[str, Array] = {self.base(name): x}
         return np.asarray(self._run(name, done), np.float64)
 
@@ -250,7 +250,7 @@ class Patterns(WorkloadGraph):
     # Norms
 
     def norm(self, name: str) -> NormMatch:
-        """The norm that makes a tensor of kind norm."""
+        """Norm that produces a tensor of kind norm."""
         return self._norms[name]
 
     def _whole_norm(self, node: Node) -> str:
@@ -263,7 +263,7 @@ class Patterns(WorkloadGraph):
         return "norm"
 
     def _decomposed_norm(self, node: Node) -> NormMatch | None:
-        """Match ``d / sqrt(mean(d * d) + eps)`` with ``d = x - mean(x)``, or ``d = x``."""
+        """Matches ``d / sqrt(mean(d * d) + eps)`` with ``d = x - mean(x)``, or ``d = x``."""
         if node.op not in ("Div", "Mul") or len(node.inputs) != 2:
             return None
         pairs = [node.inputs] if node.op == "Div" else [node.inputs, node.inputs[::-1]]
@@ -275,7 +275,7 @@ class Patterns(WorkloadGraph):
         return None
 
     def _root_of_mean_square(self, d: str, root: str, power: float) -> float | None:
-        """Return eps if ``root == (mean(d * d) + eps) ** power``."""
+        """Returns eps if ``root == (mean(d * d) + eps) ** power``, else None."""
         inside = self._under_root(root, power)
         added = self.maker(inside, "Add")
         eps = next((n for n in added.inputs if n in self.values), None) if added else None
@@ -289,7 +289,7 @@ class Patterns(WorkloadGraph):
         return float(self.values[eps].ravel()[0])
 
     def _under_root(self, name: str | None, power: float) -> str | None:
-        """The tensor whose power (0.5 or -0.5) a tensor is, however it is written."""
+        """Base of a power (0.5 or -0.5), in any spelling; None if the tensor is none."""
         node = self.makers.get(name or "")
         if node is None:
             return None
@@ -304,7 +304,7 @@ class Patterns(WorkloadGraph):
         return None
 
     def _mean_of(self, name: str) -> str | None:
-        """The tensor whose mean over the last axis, kept as an axis, a tensor is."""
+        """Tensor whose mean over the last axis, with keepdims, a tensor is; None if it is no mean."""
         node = self.maker(name, "ReduceMean")
         if node is None or node.attributes.get("keepdims", 1) != 1:
             return None
@@ -319,7 +319,7 @@ class Patterns(WorkloadGraph):
         return product is not None and set(product.inputs) == {d}
 
     def _centred(self, d: str, eps: float) -> NormMatch:
-        """A layer norm if d is its source minus its mean, else an RMS norm of d."""
+        """A layer norm if d is a tensor minus its mean, else an RMS norm of d."""
         node = self.maker(d, "Sub")
         if node is not None and self._mean_of(node.inputs[1]) == node.inputs[0]:
             self._absorbed.update((d, node.inputs[1]))
@@ -329,7 +329,7 @@ class Patterns(WorkloadGraph):
     # Affine views
 
     def affine(self, name: str) -> Affine:
-        """How a tensor follows from its origin."""
+        """View of a tensor as an affine function of its origin."""
         if name in self.values:
             value = np.asarray(self.values[name], np.float64)
             return Affine("", np.full(value.shape, -1, np.int64), _ones(value) * 0, value)
@@ -377,7 +377,7 @@ class Patterns(WorkloadGraph):
         return Affine(next(v.origin for v in views if v.origin), index, factor, offset)
 
     def _select(self, node: Node) -> Affine:
-        """A Where: the guarded tensor, or one of two per element."""
+        """View of a Where: the guarded tensor, or a choice of two per element."""
         if node.inputs[0] not in self.values:
             return self.affine(node.inputs[2])
         condition = self.values[node.inputs[0]].astype(np.bool_)
@@ -386,7 +386,7 @@ class Patterns(WorkloadGraph):
         return Affine(a.origin or b.origin, *parts)
 
     def _scale(self, node: Node) -> Affine:
-        """Add, Sub, Mul, Div by constants, Neg, or an inference-time batch norm."""
+        """View of Add, Sub, Mul, Div by constants, Neg, or an inference-time batch norm."""
         if node.op == "BatchNormalization":
             return self._batch_norm(node)
         inner = self.affine(next(n for n in node.inputs if n not in self.values))
@@ -413,7 +413,7 @@ def _ones(x: Array) -> Floats:
 
 
 def _reason(node: Node) -> str:
-    """Why no pattern covers a node."""
+    """Reason why no pattern covers a node."""
     reasons = {
         "Add": "adds tensors of different shapes",
         "Concat": "joins two computed tensors",

@@ -1,8 +1,8 @@
-"""Finds mixtures of experts in a float graph by what they compute, not by how they are spelled.
+"""Detection of mixtures of experts in a float graph, by function instead of spelling.
 
 Exporters write a mixture that computes every expert for every token in many ways: chosen probabilities
-scattered into zeros, one-hot masks, comparisons; slices, stacks or a matrix product to add the experts up.
-So the part of the graph behind a ``TopK`` is cut out where all its paths meet, and probed with numbers.
+scattered into zeros, one-hot masks, comparisons; slices, stacks or a matrix product to add the experts.
+So the subgraph behind a ``TopK`` is cut where all its paths meet, and probed with numbers.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,26 +19,26 @@ from codesign.quant.match.views import Floats
 
 _PROBES = 64
 _NEAR = 1 / 128
-"""Distance that a quantizer of probabilities may make."""
+"""Largest error of gates, to allow for a quantizer of probabilities."""
 
 _BEYOND = ("Quant", "QuantizeLinear", "LayerNormalization", "RMSNormalization", "ReduceMean", "Gelu")
-"""Operators that are never inside a sum of experts."""
+"""Operators that never occur inside a sum of experts."""
 
 _LEGAL = "legal: a softmax over all experts, zero but for the most probable, times each expert's result, added up"
 
 
 class Constants(Protocol):
-    """What is asked of a graph; `codesign.quant.match.graph.WorkloadGraph` has it."""
+    """Interface to a graph, implemented by `codesign.quant.match.graph.WorkloadGraph`."""
 
     workload: Workload
     values: dict[str, Array]
 
     @property
     def makers(self) -> Mapping[str, Node]:
-        """The node that makes each computed tensor."""
+        """Producing node of each computed tensor."""
 
     def evaluate(self, node: Node, arguments: list[Array | None]) -> tuple[Array, ...]:
-        """Apply a node's operator."""
+        """Applies a node's operator."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class Mixture:
     """A mixture of experts.
 
     Attributes:
-        logits: tensor that the softmax reads, one token per row.
-        gates: the gates of all experts, quantized if the file does.
+        logits: tensor read by the softmax, one token per row.
+        gates: gates of all experts, quantized if the file quantizes them.
         chosen: experts per token.
-        outputs: per expert the tensor that is weighted with its gate.
-        inside: tensors between these and the sum, which nothing else reads.
+        outputs: per expert the tensor weighted by its gate.
+        inside: tensors between these and the sum, not read elsewhere.
     """
 
     logits: str
@@ -61,15 +61,15 @@ class Mixture:
 
 
 class Refused(Exception):
-    """Why a ``TopK`` is no mixture."""
+    """Reason why a ``TopK`` is no mixture."""
 
 
 def mixtures(graph: Constants) -> tuple[dict[str, Mixture], dict[str, tuple[str, frozenset[str]]]]:
-    """Every mixture of a graph.
+    """Finds all mixtures of a graph.
 
     Returns:
-        The mixtures by the tensor that is their sum; and for each first output of a ``TopK`` that belongs
-        to none the reason, and all tensors that depend on it.
+        Mixtures by the tensor of their sum; and for the first output of each ``TopK`` that belongs to none,
+        the reason and all tensors that depend on it.
     """
     found, faults = {}, {}
     for node in graph.workload.nodes:
@@ -85,7 +85,7 @@ def mixtures(graph: Constants) -> tuple[dict[str, Mixture], dict[str, tuple[str,
 
 
 class _Finder:
-    """Looks at the graph around one ``TopK``."""
+    """Examines the graph around one ``TopK``."""
 
     def __init__(self, graph: Constants, node: Node) -> None:
         self.graph, self.node, self.shapes = graph, node, graph.workload.shapes
@@ -95,7 +95,7 @@ class _Finder:
                 self.readers[name] = self.readers.get(name, 0) + 1
 
     def run(self) -> tuple[str, Mixture]:
-        """The sum of the mixture, and the mixture."""
+        """The sum's tensor and the mixture; raises Refused if there is none."""
         count = self.graph.values.get(self.node.inputs[1])
         probabilities = self.graph.makers.get(self.node.inputs[0])
         softmax = probabilities is not None and probabilities.op == "Softmax"
@@ -115,7 +115,7 @@ class _Finder:
     # Cutting
 
     def meetings(self, start: set[str]) -> Iterator[str]:
-        """Tensors through which everything goes that depends on some tensors, nearest first."""
+        """Tensors through which all paths from the start tensors pass, nearest first."""
         left, waiting = {n: self.readers.get(n, 0) for n in start}, set(start)
         for node in self.graph.workload.nodes:
             used = waiting.intersection(node.inputs)
@@ -131,7 +131,7 @@ class _Finder:
                 yield next(iter(waiting))
 
     def behind(self, start: set[str]) -> frozenset[str]:
-        """All tensors that depend on some tensors, these excluded."""
+        """Tensors that depend on the start tensors, these excluded."""
         found = set(start)
         for node in self.graph.workload.nodes:
             if found.intersection(node.inputs):
@@ -139,7 +139,7 @@ class _Finder:
         return frozenset(found - start)
 
     def before(self, name: str) -> frozenset[str]:
-        """All tensors that a tensor depends on, itself included."""
+        """Tensors that a tensor depends on, itself included."""
         found, waiting = {name}, [name]
         while waiting:
             node = self.graph.makers.get(waiting.pop())
@@ -151,7 +151,7 @@ class _Finder:
     # Gates
 
     def gates(self, logits: str, chosen: int) -> str:
-        """The last tensor that holds the gates of all experts and depends on the logits alone."""
+        """Last tensor that holds the gates of all experts and depends on the logits alone."""
         known, found = {logits, *self.graph.values, ""}, ""
         for node in self.graph.workload.nodes:
             if known.issuperset(node.inputs):
@@ -168,7 +168,7 @@ class _Finder:
         return found
 
     def check_gates(self, logits: str, gates: str, chosen: int) -> None:
-        """Refuse gates that are not the softmax, zero but for the most probable."""
+        """Refuses gates other than the softmax with all but the most probable set to zero."""
         shape = self.shapes[logits]
         tokens = max(1, _PROBES // max(1, int(np.prod(shape[:-1]))))
         for seed in range(tokens):
@@ -188,7 +188,7 @@ class _Finder:
     # Experts
 
     def outputs(self, gates: str, name: str) -> tuple[str, ...] | None:
-        """The experts' results, in their order, if a tensor is their sum weighted with the gates."""
+        """Outputs of the experts, in order, if a tensor is their sum weighted by the gates, else None."""
         leaves, _ = self.parts(gates, name)
         tokens, experts = np.prod(self.shapes[gates][:-1]), self.shapes[gates][-1]
         size = int(np.prod(self.shapes[name]))
@@ -205,7 +205,7 @@ class _Finder:
         return tuple(found) if len(found) == experts and self.is_sum(gates, name, found, arrays) else None
 
     def is_sum(self, gates: str, name: str, found: list[str], arrays: Mapping[str, Floats]) -> bool:
-        """Whether a tensor is the weighted sum of these tensors for any gates."""
+        """Whether a tensor is the sum of the found tensors weighted by arbitrary gates."""
         gate = np.random.default_rng(7).integers(0, 9, size=self.shapes[gates]).astype(np.float64)
         weights = gate.reshape(-1, len(found))
         parts = [weights[:, i, None] * arrays[leaf].reshape(len(weights), -1) for i, leaf in enumerate(found)]
@@ -213,7 +213,7 @@ class _Finder:
         return bool(np.array_equal(got.reshape(len(weights), -1), sum(parts)))
 
     def parts(self, gates: str, name: str) -> tuple[list[str], frozenset[str]]:
-        """What a tensor is made of that does not depend on the gates, stacks of tensors taken apart; and the rest."""
+        """Gate-independent tensors that a tensor is made of, with stacks taken apart; and the others in between."""
         cone, waiting = self.behind({gates}), [name]
         leaves: list[str] = []
         rest: set[str] = set()
@@ -230,20 +230,20 @@ class _Finder:
         return leaves, frozenset(rest)
 
     def is_reshape(self, node: Node) -> bool:
-        """Whether a node makes the same rows in another shape."""
+        """Whether a node only reshapes, with the last axis unchanged."""
         if node.op not in ("Unsqueeze", "Squeeze", "Reshape", "Identity") or node.inputs[0] in self.graph.values:
             return False
         return self.shapes[node.inputs[0]][-1:] == self.shapes[node.outputs[0]][-1:]
 
     def is_stack(self, name: str) -> bool:
-        """Whether a tensor is several computed ones side by side, however it is arranged then."""
+        """Whether a tensor is a concatenation of several computed ones, possibly rearranged."""
         node = self.graph.makers.get(name)
         while node is not None and node.op in layout() and node.op != "Concat":
             node = self.graph.makers.get(node.inputs[0])
         return node is not None and node.op == "Concat" and sum(n not in self.graph.values for n in node.inputs) > 1
 
     def value(self, name: str, known: Mapping[str, Floats]) -> Floats:
-        """The value of a tensor that follows from constants and known ones."""
+        """Value of a tensor that depends on constants and known tensors."""
         done: dict[str, Array] = dict(known)
         needed = self.before(name)
         for node in self.graph.workload.nodes:
@@ -256,7 +256,7 @@ class _Finder:
 
 
 def _probe(shape: tuple[int, ...], seed: int) -> Floats:
-    """Logits in any order, some of them equal."""
+    """Random logits, some of them equal."""
     drawn = np.random.default_rng(seed)
     steps = drawn.permuted(np.broadcast_to(np.arange(shape[-1]), shape), axis=-1)
     shared = drawn.integers(1, shape[-1] + 1, size=(*shape[:-1], 1))

@@ -1,4 +1,4 @@
-"""How the elements of one tensor follow from those of another."""
+"""Affine views: the elements of one tensor in terms of those of another."""
 
 from dataclasses import dataclass
 
@@ -15,9 +15,9 @@ class Affine:
     """``tensor.flat[e] = factor.flat[e] * origin.flat[index.flat[e]] + offset.flat[e]``.
 
     Attributes:
-        origin: name of the tensor the values come from, before its own bias or gain; "" for constants.
-        index: of the tensor's shape; -1 where the element is the constant ``offset``.
-        factor, offset: likewise.
+        origin: name of the tensor viewed, before its own bias or gain; "" for constants.
+        index: flat index into the origin, of the tensor's shape; -1 where the element is ``offset`` only.
+        factor, offset: of the tensor's shape.
     """
 
     origin: str
@@ -27,12 +27,12 @@ class Affine:
 
     @property
     def plain(self) -> bool:
-        """Whether the tensor is its origin, element by element, in any order."""
+        """Whether the tensor's elements are distinct unscaled elements of its origin, in any order."""
         return self.pure and self.index.size == np.unique(self.index).size
 
     @property
     def pure(self) -> bool:
-        """Whether every element is one of the origin's, unscaled."""
+        """Whether every element is an unscaled element of the origin."""
         return bool(np.all(self.index >= 0) and np.all(self.factor == 1) and not np.any(self.offset))
 
 
@@ -42,7 +42,7 @@ def pick(index: Ints, chosen: Ints) -> Ints:
 
 
 def compose(view: Affine, index: Ints) -> Affine:
-    """The elements of a view that an index picks, in the index's shape."""
+    """Selects elements of a view by flat index; the result has the index's shape."""
     factor, offset = (x.reshape(-1)[index] for x in (view.factor, view.offset))
     return Affine(view.origin, pick(view.index, index), factor, offset)
 

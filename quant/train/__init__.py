@@ -1,1 +1,1 @@
-"""Training with quantization."""
+"""Quantization-aware training."""

@@ -1,4 +1,4 @@
-"""Makes the layers of a network in one of two forms: float, or with power-of-two quantizers.
+"""Factories of network layers in two forms: float, or with power-of-two quantizers.
 
 A network written against `Layers` has the same parameter names in both forms.
 """
@@ -20,7 +20,7 @@ RESIDUAL_BITS = 16
 
 
 class Layers(Protocol):
-    """Makes the layers of one form of the network."""
+    """Factory of the layers of one form of a network."""
 
     def linear(self, inputs: int, outputs: int) -> nn.Module:
         """A linear layer with bias."""
@@ -29,13 +29,13 @@ class Layers(Protocol):
         """A convolution over disjoint patches, without bias."""
 
     def activation(self, bits: int = 8) -> nn.Module:
-        """A quantizer; its output feeds non-linear functions and sums."""
+        """A quantizer whose output feeds non-linear functions and sums."""
 
     def operand(self) -> nn.Module:
         """An 8-bit quantizer whose output feeds a linear layer."""
 
     def gates(self) -> nn.Module:
-        """An unsigned 8-bit quantizer of shares in 0..1."""
+        """An unsigned 8-bit quantizer of gates in 0..1."""
 
 
 class FloatLayers:
@@ -115,12 +115,12 @@ class QuantLayers:
 
 
 def _constant(base: type, bits: int, reach: float) -> type:
-    """Return an activation quantizer with a fixed power-of-two scale: the reach over its largest magnitude."""
+    """Returns an activation quantizer with a fixed power-of-two scale: ``reach`` is its largest magnitude."""
     members = {"bit_width": bits, "scaling_impl_type": ScalingImplType.CONST, "scaling_init": reach}
     made: type = type(base)(f"Int{bits}ActFixed", (base,), members)
     return made
 
 
 def scale_of(quantizer: nn.Module) -> float:
-    """Return the scale of a calibrated activation quantizer."""
+    """Returns the scale of a calibrated activation quantizer."""
     return float(quantizer.act_quant.scale().detach())

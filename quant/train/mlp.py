@@ -32,7 +32,7 @@ class QuantMlp(nn.Module):
         self.layers, self.logits = nn.Sequential(*layers), _quantizer()
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return logits [batch, classes] of images [batch, ...]."""
+        """Returns logits [batch, classes] of images [batch, ...]."""
         out: Tensor = self.logits(self.layers(image))
         return out
 

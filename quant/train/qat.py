@@ -1,10 +1,9 @@
-"""Torch modules that compute the integers of `codesign.numerics.nonlinear`, trainable.
+"""Trainable torch modules that compute the integers of `codesign.numerics.nonlinear`.
 
-Each module starts as its float function. After ``freeze`` its output is the
-exact integer result (of torch int64 arithmetic, equal to `codesign.numerics.nonlinear`
-bit for bit) times the output scale, while gradients are those of the float
-function: what is trained is what runs. Inputs of a frozen module are floats
-that are integer multiples of its input scales, as quantizers produce.
+Each module starts as its float function. After ``freeze`` its output is the exact integer
+result (in torch int64 arithmetic, bit-identical to `codesign.numerics.nonlinear`) times the
+output scale, while gradients are those of the float function. Inputs of a frozen module
+are floats that are integer multiples of its input scales, as quantizers produce.
 """
 
 import math
@@ -25,7 +24,7 @@ Requantizer: TypeAlias = tuple[int, int]
 
 
 def round_half_even(x: Tensor, shift: Tensor | int) -> Tensor:
-    """Return ``x / 2**shift`` rounded half to even, shift 0..63; see `codesign.numerics.fixed_point`."""
+    """Returns ``x / 2**shift`` rounded half to even, shift 0..63; see `codesign.numerics.fixed_point`."""
     places = torch.as_tensor(shift, dtype=torch.int64, device=x.device)
     floor = x >> places
     remainder = x - (floor << places)
@@ -34,26 +33,26 @@ def round_half_even(x: Tensor, shift: Tensor | int) -> Tensor:
 
 
 def bit_length(x: Tensor) -> Tensor:
-    """Return the number of bits of each non-negative value (0 for 0)."""
+    """Returns the bit length of each non-negative value (0 for 0)."""
     guess = torch.frexp(x.to(torch.float64)).exponent.to(torch.int64)
     overshoot = (x >> (guess - 1).clamp(min=0, max=63)) == 0
     return guess - (overshoot & (guess > 0)).to(torch.int64)
 
 
 def isqrt(x: Tensor) -> Tensor:
-    """Return the floor of the square root of each value in 0..2**62."""
+    """Returns the floor of the square root of each value in 0..2**62."""
     root = torch.sqrt(x.to(torch.float64)).to(torch.int64)
     root = root - (root * root > x).to(torch.int64)
     return root + (x - root * root > 2 * root).to(torch.int64)
 
 
 def integer_matmul(a: Tensor, b: Tensor) -> Tensor:
-    """Return ``a @ b`` for products whose sums of magnitudes stay below 2**53."""
+    """Returns ``a @ b`` for products whose sums of magnitudes stay below 2**53."""
     return (a.to(torch.float64) @ b.to(torch.float64)).to(torch.int64)
 
 
 def integer_softmax_weights(scores: Tensor, valid: Tensor, requantize: Requantizer) -> tuple[Tensor, Tensor]:
-    """Return (e, sum of e) as `nonlinear.softmax_weights` does."""
+    """Returns (e, sum of e) as `nonlinear.softmax_weights` does."""
     table = torch.as_tensor(np.array(nonlinear.exp_table()), device=scores.device)
     lowest = torch.full_like(scores, -(1 << 24))
     top = torch.where(valid, scores, lowest).amax(dim=-1, keepdim=True)
@@ -64,7 +63,7 @@ def integer_softmax_weights(scores: Tensor, valid: Tensor, requantize: Requantiz
 
 
 def integer_normalize(acc: Tensor, total: Tensor, requantize: Requantizer) -> Tensor:
-    """Return `nonlinear.normalize` of sums [..., d] by row totals [...]."""
+    """Returns `nonlinear.normalize` of sums [..., d] by row totals [...]."""
     sums = total[..., None]
     places = bit_length(sums) - 1
     multiplier = torch.full_like(sums, requantize[0])
@@ -73,7 +72,7 @@ def integer_normalize(acc: Tensor, total: Tensor, requantize: Requantizer) -> Te
 
 
 def integer_norm(r: Tensor, gain: Tensor, bias: Tensor, shift: int, eps: int, rms: bool = False) -> Tensor:
-    """Return `nonlinear.norm` over the last axis of `r`."""
+    """Returns `nonlinear.norm` over the last axis of `r`."""
     width = r.shape[-1]
     s1 = torch.zeros_like(r[..., :1]) if rms else r.sum(dim=-1, keepdim=True)
     s2 = (r * r).sum(dim=-1, keepdim=True)
@@ -87,7 +86,7 @@ def integer_norm(r: Tensor, gain: Tensor, bias: Tensor, shift: int, eps: int, rm
 
 
 def integer_gates(logits: Tensor, chosen: int, requantize: Requantizer) -> Tensor:
-    """Return `moe.gates` of logits [..., experts]."""
+    """Returns `moe.gates` of logits [..., experts]."""
     e, total = integer_softmax_weights(logits, torch.ones_like(logits, dtype=torch.bool), requantize)
     sums = total[..., None]
     places = bit_length(sums) - 1
@@ -102,7 +101,7 @@ def integer_gates(logits: Tensor, chosen: int, requantize: Requantizer) -> Tenso
 
 
 class _StraightThrough(torch.autograd.Function):
-    """Returns the exact value; the gradient goes to the float value unchanged."""
+    """Returns the exact value and passes the gradient to the float value unchanged."""
 
     @staticmethod
     def forward(ctx: Any, smooth: Tensor, exact: Tensor) -> Tensor:
@@ -114,14 +113,14 @@ class _StraightThrough(torch.autograd.Function):
 
 
 def straight_through(smooth: Tensor, integers: Tensor, scale: float) -> Tensor:
-    """Return ``integers * scale`` with the gradient of `smooth`."""
+    """Returns ``integers * scale`` with the gradient of `smooth`."""
     exact = (integers.to(torch.float64) * scale).to(smooth.dtype)
     result: Tensor = _StraightThrough.apply(smooth, exact)
     return result
 
 
 def to_integers(x: Tensor, scale: float) -> Tensor:
-    """Return ``x / scale`` as int64; `x` holds multiples of `scale` up to rounding noise."""
+    """Returns ``x / scale`` as int64; `x` holds multiples of `scale` up to rounding noise."""
     return torch.round(x.detach().to(torch.float64) / scale).to(torch.int64)
 
 
@@ -142,15 +141,15 @@ class IntegerSoftmaxAttention(nn.Module):
         self.scales: tuple[float, float, float, float] | None = None
 
     def freeze(self, scale_q: float, scale_k: float, scale_v: float, scale_out: float) -> None:
-        """Compute integers from now on, with these scales of inputs and output."""
+        """Switches to exact integers, with these scales of inputs and output."""
         self.scales = (scale_q, scale_k, scale_v, scale_out)
 
     def release(self) -> None:
-        """Compute the float function again."""
+        """Switches back to the float function."""
         self.scales = None
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attend: q [..., rows, width], k and v [..., keys, width] -> [..., rows, width]."""
+        """Computes attention: q [..., rows, width], k and v [..., keys, width] -> [..., rows, width]."""
         smooth = self._merge(self._smooth(*(self._split(x) for x in (q, k, v))))
         if self.scales is None:
             return smooth
@@ -189,7 +188,7 @@ class IntegerSoftmaxAttention(nn.Module):
 class IntegerNorm(nn.Module):
     """Layer norm or RMS norm over the last axis: float until frozen, then exact integers.
 
-    The integer gain and bias follow `weight` and `bias` as these are trained.
+    Integer gain and bias are derived from `weight` and `bias` at each call, so they follow training.
 
     Args:
         width: Row length, 2..1024.
@@ -205,16 +204,16 @@ class IntegerNorm(nn.Module):
         self.scales: tuple[float, float] | None = None
 
     def freeze(self, scale_in: float, scale_out: float) -> None:
-        """Compute integers from now on, with these scales of input and output."""
+        """Switches to exact integers, with these scales of input and output."""
         self.scales = (scale_in, scale_out)
 
     def release(self) -> None:
-        """Compute the float function again."""
+        """Switches back to the float function."""
         self.scales = None
 
     def parameters_of(self, scale_in: float, scale_out: float) -> tuple[Tensor, Tensor, int, int]:
-        """Return the integers (gain, bias, shift, eps) of `nonlinear.norm_parameters`."""
-        # ONNX stores epsilon in 32 bits: take the same value as an importer would.
+        """Returns the integers (gain, bias, shift, eps) of `nonlinear.norm_parameters`."""
+        # ONNX stores epsilon in 32 bits: use the value that an importer reads.
         eps = float(np.float32(self.eps))
         beta = np.zeros(self.width) if self.bias is None else self.bias.detach().cpu().numpy()
         gain, bias, shift, units = nonlinear.norm_parameters(
@@ -224,7 +223,7 @@ class IntegerNorm(nn.Module):
         return torch.as_tensor(gain, device=device), torch.as_tensor(bias, device=device), shift, units
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise the last axis of `x`, any leading shape."""
+        """Normalises the last axis of `x`, any leading shape."""
         if self.rms:
             smooth = functional.rms_norm(x, (self.width,), self.weight, self.eps)
         else:
@@ -239,7 +238,7 @@ class IntegerNorm(nn.Module):
 class IntegerGates(nn.Module):
     """Gates of a mixture of experts: float until frozen, then exact integers.
 
-    A softmax over all experts, zero but for the most probable ones, not normalised again.
+    A softmax over all experts with all but the most probable set to zero, not renormalised.
 
     Args:
         chosen: Experts that each token uses.
@@ -253,15 +252,15 @@ class IntegerGates(nn.Module):
         self.scale: float | None = None
 
     def freeze(self, scale_in: float) -> None:
-        """Compute integers from now on, with this scale of the logits."""
+        """Switches to exact integers, with this scale of the logits."""
         self.scale = scale_in
 
     def release(self) -> None:
-        """Compute the float function again."""
+        """Switches back to the float function."""
         self.scale = None
 
     def forward(self, logits: Tensor) -> Tensor:
-        """Return the gates [..., experts] of logits [..., experts]."""
+        """Returns the gates [..., experts] of logits [..., experts]."""
         smooth = functional.softmax(logits, dim=-1)
         if self.scale is None:
             first = smooth.topk(self.chosen, dim=-1)
@@ -302,15 +301,15 @@ class IntegerTable(nn.Module):
         self.scales: tuple[float, float] | None = None
 
     def freeze(self, scale_in: float, scale_out: float) -> None:
-        """Compute integers from now on, with these scales of input and output."""
+        """Switches to the integer table, with these scales of input and output."""
         self.scales = (scale_in, scale_out)
 
     def release(self) -> None:
-        """Compute the float function again."""
+        """Switches back to the float function."""
         self.scales = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply the function to every element."""
+        """Applies the function to every element."""
         smooth = self._smooth(x)
         if self.scales is None:
             return smooth

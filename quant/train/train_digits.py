@@ -9,10 +9,10 @@
 * ``digits-logits.npz``: the exact integer logits, as torch computes them, of these images
   (arrays ``vit``, ``mlp`` and ``moe-vit``).
 
-``--models`` trains some of them; logits that the folder has of the others stay.
+``--models`` trains some of them; the folder's logits of the others are kept.
 
-Data are the 1797 digits of scikit-learn, split once by a fixed seed: 1197 to train,
-200 to choose by (epochs, scales), 400 to test. The test part is read once, at the end.
+Data are the 1797 digits of scikit-learn, split by a fixed seed: 1197 to train, 200 for validation
+(choice of epochs and scales), 400 to test. The test part is read only once, at the end.
 """
 
 import argparse
@@ -46,7 +46,7 @@ from codesign.quant.train.vit import (
 SPLIT_SEED = 0
 TRAIN, VALIDATION, TEST = 1197, 200, 400
 MIXTURE = VitConfig(experts=4, chosen=2, expert_mlp=64)
-"""The transformer with experts: two of them are as wide as the feed-forward layers of the one without."""
+"""The transformer with experts; two experts are as wide as the plain one's feed-forward layers."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Digits:
-    """The three parts of the data."""
+    """Training, validation and test data."""
 
     train: Part
     validation: Part
@@ -67,7 +67,7 @@ class Digits:
 
 
 def load_parts() -> Digits:
-    """Return the digits, split by `SPLIT_SEED`."""
+    """Returns the digits, split by `SPLIT_SEED`."""
     raw = load_digits()
     images = torch.tensor(raw.images / 16, dtype=torch.float32)[:, None]
     labels = torch.tensor(raw.target, dtype=torch.int64)
@@ -77,7 +77,7 @@ def load_parts() -> Digits:
 
 
 def augment(images: Tensor, generator: torch.Generator, strength: float = 0.7) -> Tensor:
-    """Rotate, scale, shear and shift each image at random.
+    """Rotates, scales, shears and shifts each image at random.
 
     At strength 1: 12 degrees, 15 % (10 % more in x), a quarter, and one pixel.
     """
@@ -97,12 +97,12 @@ def augment(images: Tensor, generator: torch.Generator, strength: float = 0.7) -
 
 
 def accuracy(model: nn.Module, part: Part) -> float:
-    """Return the share of right answers, in percent."""
+    """Returns the share of correct answers, in percent."""
     return _evaluate(model, part)[0]
 
 
 def _evaluate(model: nn.Module, part: Part) -> tuple[float, float]:
-    """Return the accuracy in percent and the negative cross entropy."""
+    """Returns the accuracy in percent and the negative cross entropy."""
     model.eval()
     with torch.no_grad():
         logits = model(part.images)
@@ -112,7 +112,7 @@ def _evaluate(model: nn.Module, part: Part) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train: AdamW, linear warm-up over 100 steps, cosine to 0, label smoothing 0.1."""
+    """Training recipe: AdamW, linear warm-up over 100 steps, cosine to 0, label smoothing 0.1."""
 
     epochs: int
     rate: float
@@ -123,7 +123,7 @@ class Recipe:
 
 
 def train(model: nn.Module, data: Digits, recipe: Recipe) -> Iterator[int]:
-    """Train on augmented images; yield the number of each finished epoch."""
+    """Trains on augmented images; yields the number of each finished epoch."""
     generator = torch.Generator().manual_seed(recipe.seed)
     weights = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=recipe.rate, weight_decay=recipe.decay)
@@ -145,12 +145,12 @@ def train(model: nn.Module, data: Digits, recipe: Recipe) -> Iterator[int]:
 
 
 def _rate(step: int, steps: int) -> float:
-    """Return the share of the learning rate used at a step."""
+    """Returns the factor of the learning rate at a step."""
     return min(1.0, (step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
 
 
 def fit(model: nn.Module, data: Digits, recipe: Recipe) -> None:
-    """Train and keep the weights of the best epoch of the second half.
+    """Trains and keeps the weights of the best epoch of the second half.
 
     Best is the highest accuracy on the validation part, then the smallest loss there.
     """
@@ -167,7 +167,7 @@ def fit(model: nn.Module, data: Digits, recipe: Recipe) -> None:
 
 
 def float_vit(data: Digits, recipe: Recipe, config: VitConfig) -> VisionTransformer:
-    """Return the trained float network."""
+    """Returns the trained float network."""
     torch.manual_seed(recipe.seed)
     model = VisionTransformer(config, FloatLayers())
     fit(model, data, recipe)
@@ -175,7 +175,7 @@ def float_vit(data: Digits, recipe: Recipe, config: VitConfig) -> VisionTransfor
 
 
 def calibrated_vit(trained: VisionTransformer, data: Digits) -> VisionTransformer:
-    """Return the quantized network with calibrated scales, computing exact integers.
+    """Returns the quantized network with calibrated scales, computing exact integers.
 
     The residual scale leaves a factor of two above the largest value seen.
     """
@@ -189,7 +189,7 @@ def calibrated_vit(trained: VisionTransformer, data: Digits) -> VisionTransforme
 
 
 def calibrate(model: nn.Module, images: Tensor) -> None:
-    """Set activation scales from images, then stop their training."""
+    """Sets activation scales from images, then stops their training."""
     with torch.no_grad():
         with calibration_mode(model):
             for chunk in images.split(100):
@@ -199,14 +199,14 @@ def calibrate(model: nn.Module, images: Tensor) -> None:
 
 
 def correct_biases(model: nn.Module, images: Tensor) -> None:
-    """Shift biases so that each layer's mean output is that of the float layer."""
+    """Shifts biases so that each layer's mean output equals that of the float layer."""
     with torch.no_grad(), bias_correction_mode(model, skip_if_no_bias=True):
         for chunk in images.split(100):
             model(chunk)
 
 
 def quantized_vit(data: Digits, trained: VisionTransformer, recipe: Recipe) -> VisionTransformer:
-    """Calibrate, correct biases and train with quantization; print each step's accuracy."""
+    """Calibrates, corrects biases and trains with quantization; prints each step's accuracy."""
     model = calibrated_vit(trained, data)
     print(f"  calibrated: validation {accuracy(model, data.validation):.1f} %", flush=True)
     with float_functions(model):
@@ -217,7 +217,7 @@ def quantized_vit(data: Digits, trained: VisionTransformer, recipe: Recipe) -> V
 
 
 def quantized_mlp(data: Digits, recipe: Recipe) -> QuantMlp:
-    """Return the small ReLU network, trained with quantization from the start."""
+    """Returns the small ReLU network, trained with quantization from the start."""
     torch.manual_seed(recipe.seed)
     model = QuantMlp()
     fit(model, data, recipe)
@@ -225,7 +225,7 @@ def quantized_mlp(data: Digits, recipe: Recipe) -> QuantMlp:
 
 
 def integer_logits(model: VisionTransformer | QuantMlp, images: Tensor) -> npt.NDArray[np.int16]:
-    """Return the integer logits of each image, shape [n, classes]."""
+    """Returns the integer logits of each image, shape [n, classes]."""
     model.eval()
     with torch.no_grad():
         logits = model(images).to(torch.float64) / scale_of(model.logits)
@@ -233,13 +233,13 @@ def integer_logits(model: VisionTransformer | QuantMlp, images: Tensor) -> npt.N
 
 
 def write_heldout(folder: Path, data: Digits) -> None:
-    """Write the test images and their labels."""
+    """Writes the test images and their labels."""
     images, labels = data.test.images, data.test.labels
     np.savez_compressed(folder / "digits-heldout.npz", image=images.numpy(), label=labels.numpy())
 
 
 def write(folder: Path, data: Digits, name: str, model: VisionTransformer | QuantMlp) -> None:
-    """Write a model's files, named at the top of this module, and its integer logits."""
+    """Writes a model's files, listed at the top of this module, and its integer logits."""
     images, names = data.test.images, {"inputs": "image", "outputs": "logits"}
     _add_logits(folder / "digits-logits.npz", name.removeprefix("digits-"), integer_logits(model, images))
     with float_functions(model) if isinstance(model, VisionTransformer) else nullcontext():
@@ -249,7 +249,7 @@ def write(folder: Path, data: Digits, name: str, model: VisionTransformer | Quan
 
 
 def _add_logits(path: Path, name: str, logits: npt.NDArray[np.int16]) -> None:
-    """Add or replace one array of a file."""
+    """Adds or replaces one array of a file."""
     arrays: dict[str, npt.NDArray[np.int16]] = {}
     if path.exists():
         with np.load(path, allow_pickle=False) as found:
@@ -258,13 +258,13 @@ def _add_logits(path: Path, name: str, logits: npt.NDArray[np.int16]) -> None:
 
 
 def _line(data: Digits, name: str, model: nn.Module) -> str:
-    """Return a table's line: accuracy on the validation and on the test part."""
+    """Returns a table row: accuracy on the validation and on the test part."""
     scores = accuracy(model, data.validation), accuracy(model, data.test)
     return f"{name:<24}{scores[0]:>14.2f}{scores[1]:>10.2f}"
 
 
 def train_vit(data: Digits, options: argparse.Namespace, name: str) -> Iterator[str]:
-    """Train and write a transformer; yield its lines of the table."""
+    """Trains and writes a transformer; yields its table rows."""
     mixture = name == "digits-moe-vit"
     config = MIXTURE if mixture else VitConfig()
     epochs = options.moe_quantized_epochs if mixture else options.quantized_epochs
@@ -278,7 +278,7 @@ def train_vit(data: Digits, options: argparse.Namespace, name: str) -> Iterator[
 
 
 def train_mlp(data: Digits, options: argparse.Namespace, name: str) -> Iterator[str]:
-    """Train and write the small ReLU network; yield its line of the table."""
+    """Trains and writes the small ReLU network; yields its table row."""
     print(f"{name}: quantized", flush=True)
     model = quantized_mlp(data, Recipe(options.mlp_epochs, 5e-3, 0.01, seed=2))
     write(options.out, data, name, model)
@@ -299,7 +299,7 @@ def _options() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Train, write the files, print the table."""
+    """Trains, writes the files, prints the table."""
     options = _options()
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)

@@ -1,11 +1,11 @@
-"""A pre-norm vision transformer, as float network or with power-of-two quantizers.
+"""A pre-norm vision transformer, in float or with power-of-two quantizers.
 
 Both forms have the same parameter names. The quantized one carries brevitas
 quantizers whose scales are powers of two: int8 per tensor between layers, int8
 narrow range per output channel for weights, and one signed 16-bit scale for the
 whole residual stream. Biases are integers at input scale times weight scale.
 
-Every second block may hold a mixture of experts in place of its feed-forward layers.
+Every second block may hold a mixture of experts instead of its feed-forward layers.
 """
 
 import functools
@@ -35,7 +35,7 @@ class VitConfig:
         classes: Outputs.
         activation: A name of `codesign.numerics.nonlinear.function_names`.
         experts: Experts of the mixture in every second block; 0 for feed-forward layers there too.
-        chosen: Experts that each token uses, fewer than there are; float32 adds up to two exactly.
+        chosen: Experts per token, 1 or 2 and below `experts`; float32 sums of up to two are exact.
         expert_mlp: Hidden width of an expert.
     """
 
@@ -69,7 +69,7 @@ class VitConfig:
 
 
 class Block(nn.Module):
-    """One pre-norm transformer block on the residual stream; subclasses say what follows attention.
+    """A pre-norm transformer block on the residual stream; subclasses define the part after attention.
 
     Args:
         config: Shape of the network.
@@ -88,7 +88,7 @@ class Block(nn.Module):
         self.norm2, self.norm2_out = IntegerNorm(width), layers.operand()
 
     def forward(self, r: Tensor, residual: nn.Module) -> Tensor:
-        """Return the residual stream after this block; `residual` quantizes to 16 bit."""
+        """Returns the residual stream after this block; `residual` quantizes to 16 bit."""
         x = self.norm1_out(self.norm1(r))
         q, k, v = self.q_out(self.q(x)), self.k_out(self.k(x)), self.v_out(self.v(x))
         x = self.attention_out(self.attention(q, k, v))
@@ -97,11 +97,11 @@ class Block(nn.Module):
         return out
 
     def second(self, x: Tensor, residual: nn.Module) -> Tensor:
-        """Return what the second half of the block adds to the residual stream."""
+        """Returns the addend of the block's second half to the residual stream."""
         raise NotImplementedError
 
     def freeze(self, residual_scale: float) -> None:
-        """Let the non-linear functions compute integers at the quantizers' scales."""
+        """Switches the non-linear functions to integers at the quantizers' scales."""
         self.norm1.freeze(residual_scale, scale_of(self.norm1_out))
         self.norm2.freeze(residual_scale, scale_of(self.norm2_out))
         q, k, v = (scale_of(x) for x in (self.q_out, self.k_out, self.v_out))
@@ -109,27 +109,27 @@ class Block(nn.Module):
 
 
 class _FeedForward:
-    """Gives a module a linear layer, a table and a linear layer."""
+    """Mixin with a linear layer, a table and a linear layer."""
 
     def make(self, config: VitConfig, hidden: int, layers: Layers) -> None:
-        """Add the layers, with this width between them."""
+        """Adds the layers, with hidden width ``hidden``."""
         self.fc1, self.fc1_out = layers.linear(config.width, hidden), layers.activation()
         self.table, self.table_out = IntegerTable(config.activation), layers.operand()
         self.fc2 = layers.linear(hidden, config.width)
 
     def feed(self, x: Tensor) -> Tensor:
-        """Return the sums of the second linear layer."""
+        """Returns the output of the second linear layer."""
         x = self.fc1_out(self.fc1(x))
         out: Tensor = self.fc2(self.table_out(self.table(x)))
         return out
 
     def freeze_table(self) -> None:
-        """Let the table compute integers at the quantizers' scales."""
+        """Switches the table to integers at the quantizers' scales."""
         self.table.freeze(scale_of(self.fc1_out), scale_of(self.table_out))
 
 
 class DenseBlock(_FeedForward, Block):
-    """A block with feed-forward layers that all tokens pass."""
+    """A block with feed-forward layers for all tokens."""
 
     def __init__(self, config: VitConfig, layers: Layers) -> None:
         super().__init__(config, layers)
@@ -158,9 +158,9 @@ class Expert(_FeedForward, nn.Module):
 
 
 class MixtureBlock(Block):
-    """A block with a router and experts, of which each token uses the most probable few.
+    """A block with a router and experts, of which each token uses the most probable ones.
 
-    Every expert computes every token here; the gates of those not chosen are zero.
+    Every expert is computed for every token here; gates of the others are zero.
     """
 
     def __init__(self, config: VitConfig, layers: Layers) -> None:
@@ -170,7 +170,7 @@ class MixtureBlock(Block):
         self.experts = nn.ModuleList(Expert(config, layers) for _ in range(config.experts))
 
     def second(self, x: Tensor, residual: nn.Module) -> Tensor:
-        """See `Block`; the experts' results are 16 bit before they are weighted and added."""
+        """See `Block`; the experts' outputs are 16 bit before they are weighted and added."""
         gates = self.gates_out(self.gates(self.router_out(self.router(x))))
         parts = [gates[..., i : i + 1] * residual(expert(x)) for i, expert in enumerate(self.experts)]
         return functools.reduce(torch.add, parts)
@@ -185,7 +185,7 @@ class MixtureBlock(Block):
 
 
 def _block(config: VitConfig, index: int) -> type[Block]:
-    """Every second block of a network with experts is a mixture, as in M3ViT."""
+    """Block class at an index: with experts every second block is a mixture, as in M3ViT."""
     return MixtureBlock if config.experts and index % 2 else DenseBlock
 
 
@@ -211,7 +211,7 @@ class VisionTransformer(nn.Module):
         self.logits = layers.activation(RESIDUAL_BITS)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return logits [batch, classes] of images [batch, channels, height, width]."""
+        """Returns logits [batch, classes] of images [batch, channels, height, width]."""
         patches = self.residual(self.embed(self.pixels(image)))
         tokens = patches.flatten(2).transpose(1, 2)
         first = self.residual(self.class_token).expand(image.shape[0], -1, -1)
@@ -222,7 +222,7 @@ class VisionTransformer(nn.Module):
         return out
 
     def freeze(self) -> None:
-        """Compute the exact integers from now on (quantized and calibrated form only)."""
+        """Switches to exact integers (quantized and calibrated form only)."""
         scale = scale_of(self.residual)
         for block in self.blocks:
             assert isinstance(block, Block)
@@ -230,7 +230,7 @@ class VisionTransformer(nn.Module):
         self.norm.freeze(scale, scale_of(self.norm_out))
 
     def release(self) -> None:
-        """Compute float non-linear functions again."""
+        """Switches back to float non-linear functions."""
         for module in self.modules():
             if isinstance(module, IntegerGates | IntegerNorm | IntegerSoftmaxAttention | IntegerTable):
                 module.release()
@@ -238,7 +238,7 @@ class VisionTransformer(nn.Module):
 
 @contextmanager
 def float_functions(model: VisionTransformer) -> Iterator[VisionTransformer]:
-    """Within the block, softmax, norms and activation functions of `model` are float."""
+    """Context with float softmax, norms and activation functions in `model`; exits by `freeze`."""
     model.release()
     try:
         yield model
@@ -247,7 +247,7 @@ def float_functions(model: VisionTransformer) -> Iterator[VisionTransformer]:
 
 
 def load_float(model: VisionTransformer, trained: VisionTransformer) -> None:
-    """Copy the parameters of a float network into the quantized form of the same shape.
+    """Copies the parameters of a float network into the quantized form of the same shape.
 
     Raises:
         ValueError: a parameter has no counterpart (quantizers' own state excepted).
@@ -259,14 +259,14 @@ def load_float(model: VisionTransformer, trained: VisionTransformer) -> None:
 
 
 def freeze_scales(model: nn.Module) -> None:
-    """Stop the training of activation scales, so that they stay as calibrated."""
+    """Stops the training of activation scales, so that they stay as calibrated."""
     for name, parameter in model.named_parameters():
         if ".act_quant." in name or name.startswith("act_quant."):
             parameter.requires_grad_(False)
 
 
 def largest_residual(model: VisionTransformer, images: Tensor) -> float:
-    """Return the largest magnitude of the residual stream and logits of a float network."""
+    """Returns the largest magnitude of the residual stream and logits of a float network."""
     largest = [0.0]
 
     def watch(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:

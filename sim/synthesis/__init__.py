@@ -1,1 +1,1 @@
-"""Open synthesis, and the resource formulas fitted to it."""
+"""Open-source synthesis, and the resource formulas fitted to it."""

@@ -35,14 +35,14 @@ from codesign.target.kernel import Kernel, Params, Resources
 
 METRICS = ("dsp", "bram36", "uram", "lut", "ff")
 FITTED = ("lut", "ff")
-"""Metrics whose formulas have fitted costs; the others are exact."""
+"""Metrics with fitted costs; the others are exact."""
 SHELL = "shell"
 MEMORIES = "memories"
 
 _DEPTH = 1024
-"""Words of each memory behind the ports of an engine."""
+"""Words of each memory at the ports of an engine."""
 _HELD_OUT = 3
-"""Every so many configurations one is held out."""
+"""One of so many configurations is held out."""
 _INNERMOST = re.compile(r"\{[^{}\[\]]*\}")
 _SHELL_PARTS = ("sequencer", "reads", "load", "store", "fetch")
 _SHELL_FIELDS = ("ports", "port_bits", "outstanding", "t_out", "engines")
@@ -50,12 +50,12 @@ _MEMORY_FIELDS = (
     "ports", "t_out", "t_a", "t_v", "wide", "input", "position", "residual", "skip", "normed", "query", "key", "value",
     "context", "hidden", "affine", "output",
 )  # fmt: skip
-"""Parameters of what is around the memories, then the bytes of each."""
+"""Parameters of the surrounding design, then the bytes of each memory."""
 _WIDTHS = 5
-"""How many of them are no memories."""
+"""Number of leading fields that are not memories."""
 
 _AROUND: Mapping[str, tuple[tuple[int, ...], ...]] = {
-    # as in _MEMORY_FIELDS, 0 for what is not there; matrix products, perceptrons, pre-norm and post-norm networks
+    # as in _MEMORY_FIELDS, 0 if absent; matrix products, perceptrons, pre-norm and post-norm networks
     "memories": (
         (4, 8, 0, 0, 0, 64, 0, 0, 0, 0, 0, 0, 0, 0, 128, 0, 64),
         (1, 8, 8, 4, 0, 512, 8192, 8192, 0, 8192, 8192, 8192, 8192, 8192, 8192, 16384, 0),
@@ -74,17 +74,17 @@ _AROUND: Mapping[str, tuple[tuple[int, ...], ...]] = {
         (4, 64, 0, 0, 0, 262144, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 262144),
         (2, 16, 4, 1, 1, 16384, 32768, 32768, 32768, 16384, 16384, 16384, 16384, 16384, 49152, 81920, 0),
     ),
-    # ports, port_bits, outstanding, t_out, engines beside the one with the ring
+    # ports, port_bits, outstanding, t_out, engines besides the one with the ring
     "shell": (
         (4, 128, 8, 8, 2), (1, 128, 8, 8, 2), (2, 128, 8, 16, 2), (4, 128, 8, 32, 0), (4, 128, 8, 16, 5),
         (2, 128, 8, 8, 3), (1, 128, 8, 16, 9), (2, 128, 8, 32, 1), (1, 128, 8, 8, 4),
     ),
 }  # fmt: skip
-"""Parameters of what is around the engines; those of an engine are its kernel's `configurations`."""
+"""Configurations of memories and shell; those of an engine are its kernel's `configurations`."""
 
 
 def subjects() -> tuple[str, ...]:
-    """Names of all that has formulas: kernels, memories and shell."""
+    """Names of everything with resource formulas: kernels, memories and shell."""
     return (*kernels(), *_AROUND)
 
 
@@ -94,13 +94,13 @@ def _values(name: str) -> tuple[tuple[int, ...], ...]:
 
 @dataclass(frozen=True)
 class Error:
-    """How far a formula is from synthesis.
+    """Error of a formula against synthesis.
 
     Attributes:
-        configuration: parameters, written out.
-        held_out: not among those that the costs were fitted to.
+        configuration: parameters as text.
+        held_out: not used in the fit.
         metric: one of `METRICS`.
-        synthesized: of a whole engine; half a block RAM is rounded up.
+        synthesized: of the whole subject; half a block RAM is rounded up.
         modelled: likewise.
     """
 
@@ -112,7 +112,7 @@ class Error:
 
     @property
     def error_pct(self) -> float:
-        """Per cent that the formula says too much; where synthesis needs none, 100 for each unit."""
+        """Error in per cent, positive if modelled too high; 100 per unit where synthesis needs none."""
         return 100.0 * (self.modelled - self.synthesized) / max(self.synthesized, 1)
 
 
@@ -122,8 +122,8 @@ class Sample:
 
     Attributes:
         params: its parameters.
-        held_out: not to be fitted to.
-        parts: counts by family of modules, all instances together.
+        held_out: not used in the fit.
+        parts: counts by module family, summed over all instances.
     """
 
     params: Mapping[str, int]
@@ -132,18 +132,18 @@ class Sample:
 
     @property
     def total(self) -> Counts:
-        """All of it; of the linear engine with its rings."""
+        """Sum of all parts; for the linear engine including its rings."""
         return sum(self.parts.values(), Counts())
 
 
 @dataclass(frozen=True)
 class FitSubject:
-    """Something with formulas: a kernel, the memories, or the shell.
+    """A subject with resource formulas: a kernel, the memories, or the shell.
 
     Attributes:
-        units: what LUTs and flip-flops go into, by metric.
-        resources: the formulas.
-        sources: Verilog of a configuration, and its top modules.
+        units: unit counts by metric.
+        resources: resource formulas.
+        sources: Verilog of a configuration, and names of its top modules.
     """
 
     units: Mapping[str, Callable[[Params], Units]]
@@ -152,7 +152,7 @@ class FitSubject:
 
 
 def subject(name: str) -> FitSubject:
-    """A kernel by its name, ``memories`` or ``shell``."""
+    """The subject of a kernel name, ``memories`` or ``shell``."""
     if name == SHELL:
         return FitSubject(
             {
@@ -174,7 +174,7 @@ def subject(name: str) -> FitSubject:
 
 
 def configurations(name: str) -> list[tuple[dict[str, int], bool]]:
-    """The stated configurations of a subject, without memories of 0 bytes, and whether each is held out of the fit."""
+    """Configurations of a subject, each with whether it is held out; memories of 0 bytes are left out."""
     known = {SHELL: _SHELL_FIELDS, MEMORIES: _MEMORY_FIELDS}
     names = known[name] if name in known else [field.name for field in fields(cast(Any, kernels()[name]))]
     found = [dict(zip(names, values, strict=True)) for values in _values(name)]
@@ -187,7 +187,7 @@ def configurations(name: str) -> list[tuple[dict[str, int], bool]]:
 
 
 def engine_sources(kernel: Kernel) -> tuple[dict[str, str], list[str]]:
-    """Verilog of an engine with DSP48E2, of the linear engine with its two rings; and the top modules."""
+    """Verilog of an engine with DSP48E2 (of the linear engine with its two rings), and the top module names."""
     rings = [_ring(8 * kernel.params["word_bytes"], bits, words) for words, bits in kernel.rings().values()]
     found = _generated(kernel.component({port.name: _DEPTH for port in kernel.ports}), kernel.op)
     for ring in rings:
@@ -196,7 +196,7 @@ def engine_sources(kernel: Kernel) -> tuple[dict[str, str], list[str]]:
 
 
 def _ring(write_bits: int, read_bits: int, words: int) -> dict[str, str]:
-    """Verilog of a ring's memory without a module around it."""
+    """Verilog of a ring's memory without its wrapper module."""
     found = _generated(RowMemory(bits=read_bits * words, write_bits=write_bits, read_bits=(read_bits,)), "ring")
     return {name: text for name, text in found.items() if name != "ring.v"}
 
@@ -206,13 +206,13 @@ def _generated(engine: Any, name: str) -> dict[str, str]:
 
 
 def _linear(params: Params) -> dict[str, dict[str, int]]:
-    """A small engine with the ring, of the width that is asked for."""
+    """A small linear engine with the given ``t_out``."""
     ring = {"t_in": 8, "t_out": int(params["t_out"]), "n_l": 1, "kw_max": 2, "ring_words": 64}
     return {RING: ring | {"table_words": 16, "tables": 1}}
 
 
 def _shell_design(params: Params) -> Design:
-    """A design with so many small engines beside the one with the ring, behind a certain bus."""
+    """A design with the given bus and number of small engines besides the one with the ring."""
     settings = [f"memory.{name}={params[name]}" for name in ("ports", "port_bits", "outstanding")]
     others, engines = [name for name in kernels() if name != RING], _linear(params)
     for number in range(params["engines"]):
@@ -227,7 +227,7 @@ def _shell_design(params: Params) -> Design:
 
 
 def _shell_sources(params: Mapping[str, int]) -> tuple[dict[str, str], list[str]]:
-    """The Verilog of a design with all that is not the shell hollowed out."""
+    """Verilog of a design with all modules outside the shell emptied."""
     files = accelerator.sources(_shell_design(params)).sources.files
     kept = accelerator.TOP, *_SHELL_PARTS
     inside = {child for part in _SHELL_PARTS for child in accelerator.instances(files, part)}
@@ -240,7 +240,7 @@ def _shell_sources(params: Mapping[str, int]) -> tuple[dict[str, str], list[str]
 
 
 def memory_design(params: Params) -> Design:
-    """A design with certain memories and with small engines of the widths that they need."""
+    """A design with the given memories and small engines of the widths they need."""
     board = Board.load("zcu102").with_overrides([f"memory.ports={params['ports']}"])
     engines = _linear(params)
     for name, kernel in kernels().items():
@@ -250,7 +250,7 @@ def memory_design(params: Params) -> Design:
 
 
 def _memory_sources(params: Mapping[str, int]) -> tuple[dict[str, str], list[str]]:
-    """The memories of a design's Verilog, as its top module instantiates them, in a module of their own."""
+    """The memories of a design's top module, instantiated in a separate module."""
     design = memory_design(params)
     files = accelerator.simulation_sources(design).files
     roots = {name: accelerator.instances(files, f"{accelerator.TOP}.memory_{name}") for name in design.memories}
@@ -261,7 +261,7 @@ def _memory_sources(params: Mapping[str, int]) -> tuple[dict[str, str], list[str
 
 
 def _hollow(box: str) -> str:
-    """A module with nothing inside; a wire makes it something to synthesize all the same."""
+    """Module without contents; a wire makes it synthesizable all the same."""
     return box.replace("(* blackbox *)\n", "").replace("endmodule", "  wire inside;\nendmodule")
 
 
@@ -269,7 +269,7 @@ def _hollow(box: str) -> str:
 
 
 def family(module: str) -> str:
-    """The part of a formula that a module belongs to: its name without the numbers.
+    """Part of a formula that a module belongs to: its name without numbers.
 
     >>> family("row_lanes_8x16"), family("packed_dot_8_s"), family("norm_lane")
     ('row_lanes', 'packed_dot', 'norm_lane')
@@ -294,12 +294,12 @@ def sample(name: str, params: Mapping[str, int], held_out: bool = False, *, cach
 
 
 def fit(samples: Sequence[Sample], metric: str, units: Callable[[Params], Units]) -> dict[str, dict[str, float]]:
-    """Cost per unit, by part: least squares of relative errors, no cost below zero.
+    """Fits the cost per unit of each part: least squares of relative errors, non-negative.
 
     Args:
-        samples: held-out ones are left out.
+        samples: held-out ones are ignored.
         metric: ``lut`` or ``ff``.
-        units: of the kernel's parameters.
+        units: unit counts from the kernel's parameters.
     """
     fitted = [s for s in samples if not s.held_out]
     counted = [units(s.params) for s in fitted]
@@ -313,7 +313,7 @@ def fit(samples: Sequence[Sample], metric: str, units: Callable[[Params], Units]
 
 
 def _least(matrix: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Non-negative costs with the least relative errors: a negative one is set to zero, the worst first."""
+    """Non-negative least squares of relative errors: drops the most negative cost until none is negative."""
     weight = 1.0 / np.maximum(target, 1.0)
     kept = list(range(matrix.shape[1]))
     costs = np.zeros(matrix.shape[1])
@@ -330,7 +330,7 @@ def _least(matrix: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[
 
 
 def document(samples: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
-    """What the data file holds: costs, configurations and what synthesis gave."""
+    """Contents of the data file: costs, configurations and synthesis results."""
     subjects = {}
     for name, found in samples.items():
         costs = {metric: fit(found, metric, units) for metric, units in subject(name).units.items()}
@@ -348,12 +348,12 @@ def document(samples: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
 
 
 def text(found: Mapping[str, Any]) -> str:
-    """A document as JSON, its innermost mappings on a line each."""
+    """Formats a document as JSON, innermost mappings on one line each."""
     return _INNERMOST.sub(lambda each: " ".join(each[0].split()), json.dumps(found, indent=1)) + "\n"
 
 
 def data_file() -> Path:
-    """The data file in the package."""
+    """Path of the data file in the package."""
     return Path(str(resources.files("codesign") / "data" / area.COSTS_IN))
 
 
@@ -364,13 +364,13 @@ def _data() -> dict[str, Any]:
 
 
 def forget() -> None:
-    """Reads the data file again when it is needed next."""
+    """Clears the caches, so that the data file is read again."""
     _data.cache_clear()
     area.costs.cache_clear()
 
 
 def errors(name: str) -> list[Error]:
-    """The formulas against the counts in the data file, for every configuration and metric; runs no tool."""
+    """Errors of the formulas against the data file, for every configuration and metric; runs no tool."""
     rows = []
     for entry in _data()["subjects"][name]["configurations"]:
         rows += compare(name, entry["params"], entry["synthesized"], held_out=entry["held_out"])
@@ -380,19 +380,19 @@ def errors(name: str) -> list[Error]:
 def compare(
     name: str, params: Mapping[str, int], synthesized: Mapping[str, float], *, held_out: bool = False
 ) -> list[Error]:
-    """The formulas against the counts of one configuration."""
+    """Errors of the formulas against the counts of one configuration."""
     modelled = subject(name).resources(params)
     written = " ".join(f"{key}={value}" for key, value in params.items())
     return [Error(written, held_out, m, int(-(-synthesized[m] // 1)), int(getattr(modelled, m))) for m in METRICS]
 
 
 def worst(rows: Iterable[Error], metric: str) -> float:
-    """The error of one metric that is largest in magnitude, in per cent."""
+    """Error of a metric with the largest magnitude, in per cent."""
     return max((row.error_pct for row in rows if row.metric == metric), key=abs)
 
 
 def table(name: str) -> str:
-    """Errors of a subject as text: a line per configuration, held-out ones with a star."""
+    """Errors of a subject as text: one line per configuration, held-out ones starred."""
     rows = errors(name)
     lines = [f"{name}: synthesized / modelled (error); * held out of the fit"]
     for at in range(0, len(rows), len(METRICS)):

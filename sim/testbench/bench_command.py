@@ -1,4 +1,4 @@
-"""The bench of kernels whose commands need no weight ring; runs inside the simulator, see `benches`."""
+"""Bench of kernels without a weight ring; runs inside the simulator, see `benches`."""
 
 from typing import Any
 
@@ -14,13 +14,13 @@ from codesign.target.kernel import CommandKernel
 
 @cocotb.test()
 async def back_to_back(dut: Any) -> None:
-    """Every command is offered before the one before it has ended."""
+    """Offers every command before the previous one has ended."""
     await _run(dut, always, np.random.default_rng(cocotb.RANDOM_SEED))
 
 
 @cocotb.test()
 async def random_gaps(dut: Any) -> None:
-    """Commands come when the engine has waited for them, or just not."""
+    """Offers commands after random gaps, longer or shorter than a command."""
     rng = np.random.default_rng(cocotb.RANDOM_SEED)
     await _run(dut, sometimes(0.03, rng), rng)
 

@@ -1,6 +1,6 @@
-"""The bench of the linear kernel; runs inside the simulator, see `codesign.sim.testbench.benches`.
+"""Bench of the linear kernel; runs inside the simulator, see `codesign.sim.testbench.benches`.
 
-Beside commands the engine needs its rings filled: `Feeder` does what the fetch engine does in a design.
+Besides commands the engine needs its rings filled: `Feeder` stands in for the fetch engine.
 """
 
 from collections import deque
@@ -24,14 +24,14 @@ from codesign.sim.testbench.streams import Pace, always, bursts, sometimes, star
 from codesign.target.commands import RELEASE, USE_TABLE
 
 _TARGETS = 1 << 8
-"""Numbers of memories that a command can name as its target."""
+"""Number of memories that a command can address as target."""
 _REUSE_CYCLES = 60
-"""From the release of ring words to the first write over them; the drain still reads the last one released."""
+"""Cycles from the release of ring words to their reuse; the drain still reads the last word released."""
 
 
 @cocotb.test()
 async def one_by_one(dut: Any) -> None:
-    """Each command on an idle engine with its weights in the ring: cycles equal the formula."""
+    """Runs each command on an idle engine with its weights in the ring: cycles equal the formula."""
     bench = _Bench(dut, Referee(16))
     await bench.start(always, always)
     async for trials in bench.batches():
@@ -43,13 +43,13 @@ async def one_by_one(dut: Any) -> None:
 
 @cocotb.test()
 async def back_to_back(dut: Any) -> None:
-    """Every command is offered at once, weights come at full rate."""
+    """Offers all commands at once, with weights at full rate."""
     await _stream(_Bench(dut, Referee(16, exact=False)), always, always)
 
 
 @cocotb.test()
 async def random_gaps(dut: Any) -> None:
-    """Commands and weights come with gaps, so that the array starves now and then."""
+    """Offers commands and weights with gaps, so that the array stalls for weights."""
     bench = _Bench(dut, Referee(16, exact=False))
     await _stream(bench, sometimes(0.05, bench.rng), bursts(20, bench.rng))
 
@@ -62,7 +62,7 @@ async def _stream(bench: "_Bench", command_pace: Pace, word_pace: Pace) -> None:
 
 
 class _Bench:
-    """What every test of this kernel needs."""
+    """Fixture of every test of this kernel."""
 
     engine: Engine
     feeder: "Feeder"
@@ -76,14 +76,14 @@ class _Bench:
         self.draws = Draws(self.rng, self.kernel)
 
     async def start(self, command_pace: Pace, word_pace: Pace) -> None:
-        """Clock, reset, drivers, and the 8-bit tables into their memory."""
+        """Starts clock, reset and drivers, and loads the 8-bit tables."""
         await start(self.dut)
         self.engine = Engine(self.dut, self.kernel.op, ["out"], ("source", "addend"), self.referee, command_pace)
         self.feeder = Feeder(self.dut, self.kernel, word_pace)
         await self.engine.fill("lut", 0, pack(self.draws.tables.reshape(-1, 1), 8))
 
     def batches(self) -> AsyncIterator[list[Trial]]:
-        """Loaded trials, see `codesign.sim.testbench.engine.batches`."""
+        """Batches of trials with loaded operands, see `codesign.sim.testbench.engine.batches`."""
         return batches(self.engine, self.rng, self.commands, self.draws.legal, self.draws.illegal)
 
 
@@ -92,8 +92,8 @@ class Feeder:
 
     Args:
         dut: the rig.
-        kernel: for the sizes of the rings.
-        pace: asked in each cycle in which a word could be written.
+        kernel: gives the ring sizes.
+        pace: called in each cycle in which a word could be written.
     """
 
     def __init__(self, dut: Any, kernel: LinearKernel, pace: Pace) -> None:
@@ -105,7 +105,7 @@ class Feeder:
         cocotb.start_soon(self._run())
 
     async def drained(self) -> None:
-        """Returns when all words are in the rings."""
+        """Returns once all words are in the rings."""
         while self.waiting:
             await RisingEdge(self._dut.clk)
         await ClockCycles(self._dut.clk, 3)
@@ -136,7 +136,7 @@ class Feeder:
 
 
 class Draws:
-    """Random commands; some leave their weights in the ring, and the next one uses them again."""
+    """Random commands; some keep their weights in the ring for the next one."""
 
     def __init__(self, rng: np.random.Generator, kernel: LinearKernel) -> None:
         self.tables = rng.integers(-128, 128, (kernel.tables, 256))
@@ -144,7 +144,7 @@ class Draws:
         self._kept: Layer | None = None
 
     def legal(self, slot: int) -> Trial:
-        """A command whose operands lie in the slot of each memory."""
+        """A legal command with operands in the slot of each memory."""
         layer = self._kept or random_layer(self._rng, self._kernel)
         feed = () if self._kept else image(layer, self._kernel)
         keep = self._kept is None and self._rng.random() < 0.4
@@ -152,7 +152,7 @@ class Draws:
         return replace(self._trial(slot, layer, 0 if keep else RELEASE), feed=feed)
 
     def illegal(self, slot: int) -> Trial:
-        """A command that is legal but for one operand; it needs no weights."""
+        """A legal command with one operand made illegal; it needs no weights."""
         k = self._kernel
         changes = [{name: 0} for name in ("rows", "kw", "ib", "ob")]
         changes += [{"kw": k.kw_max + 1}, {"ib": k.ib_max + 1}, {"ob": k.table_words + 1}, {"table": k.tables}]
@@ -160,7 +160,7 @@ class Draws:
         return self._trial(slot, random_layer(self._rng, k), RELEASE).illegal(changes[self._rng.integers(len(changes))])
 
     def _trial(self, slot: int, layer: Layer, flags: int) -> Trial:
-        """A command with the weights of a layer, everything else at random."""
+        """A command with the weights of a layer, otherwise random."""
         rng, kernel = self._rng, self._kernel
         ob, kw = -(-layer.n // kernel.t_out), -(-layer.k // kernel.word_bytes)
         rows = int(rng.integers(1, 1 + min(3 * kernel.n_l, ROOM // kw, ROOM // ob)))
@@ -187,7 +187,7 @@ class Draws:
     def _operand(
         self, name: str, number: int, slot: int, x: IntArray, size: int, bits: int
     ) -> tuple[dict[str, int], dict[str, list[tuple[int, list[int]]]]]:
-        """Operands and memory contents of rows to read, with noise where they are padded to words."""
+        """Operands and memory contents of source rows, with random padding to whole words."""
         noise = self._rng.integers(-128, 128, (len(x), -x.shape[1] % size))
         words = np.concatenate([x, noise], axis=1).reshape(len(x), -1, size)
         base, stride = place(self._rng, slot, *words.shape[:2])
@@ -202,7 +202,7 @@ def _expected(fields: Mapping[str, int], words: Iterable[tuple[int, int, Word]])
 
 
 def random_layer(rng: np.random.Generator, kernel: LinearKernel) -> Layer:
-    """Full-range weights that fit the rings, with requantizations from saturating to nearly zero."""
+    """Random layer that fits the rings, with requantization from saturating to nearly zero."""
     most = min(8, kernel.ib_max, kernel.ring_words, ROOM * kernel.word_bytes // kernel.t_in)
     ib = int(rng.choice([1, int(rng.integers(1, 1 + most)), most]))
     ob = int(rng.integers(1, 1 + min(6, kernel.table_words, kernel.ring_words // ib)))
@@ -217,7 +217,7 @@ def random_layer(rng: np.random.Generator, kernel: LinearKernel) -> Layer:
 
 
 def image(layer: Layer, kernel: LinearKernel) -> list[tuple[str, int]]:
-    """Words of both rings in the order in which a design fetches them: requantization, then weights."""
+    """Words of both rings in fetch order: requantization, then weights."""
     t_in, t_out = kernel.t_in, kernel.t_out
     entries = (layer.bias & 0xFFFFFFFF) | layer.multiplier << 32 | layer.shift << 49
     table = np.pad(entries, (0, -layer.n % t_out)).reshape(-1, t_out)

@@ -1,8 +1,8 @@
-"""One bench per kernel: random commands, legal and illegal, with and without gaps, on generated Verilog.
+"""Benches of the kernels: random commands, legal and illegal, with and without gaps, on generated Verilog.
 
 `run_kernel_bench` compiles a kernel's rig (`codesign.hw.emit.rig`) and runs its bench, an ordinary cocotb
-module that the kernel names: ``codesign.sim.testbench.bench_command`` for most. To extend one, write a
-module with further ``@cocotb.test()`` coroutines that import from it, and name it as ``module``.
+module named by the kernel: ``codesign.sim.testbench.bench_command`` for most. To extend a bench, pass as
+``module`` one that imports from it and adds ``@cocotb.test()`` coroutines.
 """
 
 import json
@@ -22,10 +22,10 @@ _LOG = logging.getLogger(__name__)
 
 
 def default_kernel(name: str) -> Kernel:
-    """The small design that the bench of a kernel runs unless it is given another.
+    """Small design that a kernel's bench runs by default.
 
     Raises:
-        InputError: there is no such kernel.
+        InputError: the kernel is unknown.
     """
     if name not in kernels():
         raise InputError(f"kernel {name!r} is not known; legal: {', '.join(kernels())}")
@@ -55,12 +55,12 @@ def run_kernel_bench(
     """Runs the bench of a kernel: protocol, bits against golden, cycles against the formula.
 
     Args:
-        name: of the kernel.
-        directory: where results, log and waves go; made if it is missing.
-        seed: of the commands, their data and the gaps.
-        commands: per test; about a quarter of them is illegal.
+        name: name of the kernel.
+        directory: folder for results, log and waves; created if missing.
+        seed: for commands, data and gaps.
+        commands: number per test; about a quarter of them is illegal.
         waves: write ``waves.vcd``.
-        kernel: the design, of the kernel's own class; None is a small one.
+        kernel: the design, of the kernel's own class; None is `default_kernel`.
         sources: Verilog to run instead of `kernel_sources`, for instance after an edit.
         module: another module with tests, importable with the present ``sys.path``.
         tests: names of the tests to run; None runs all.
@@ -92,6 +92,6 @@ def run_kernel_bench(
 
 
 def read_setting() -> tuple[Kernel, int]:
-    """Kernel and commands per test of the bench that runs in the present folder; for the tests themselves."""
+    """Kernel and commands per test of the bench in the current folder, for use in its tests."""
     setting = json.loads(Path(_SETTING).read_text(encoding="utf-8"))
     return kernels()[setting["kernel"]](**setting["parameters"]), int(setting["commands"])

@@ -1,4 +1,4 @@
-"""Drives the rig of an engine in a cocotb bench: loads memories, sends commands, watches all ports."""
+"""Driver of an engine's rig in a cocotb bench: loads memories, sends commands, observes all ports."""
 
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any
@@ -13,22 +13,22 @@ from codesign.sim.testbench.streams import Monitor, Pace, Stream, StreamDriver
 from codesign.target.commands import operand_bits
 
 _QUIET = 200
-"""Cycles after the last command in which nothing may happen; longer than any engine's pipeline."""
+"""Idle cycles checked after the last command; longer than any engine's pipeline."""
 
 Draw = Callable[[int], Trial]
 
 
 class Engine:
-    """An engine under test; everything it does is judged by a `Referee`.
+    """An engine under test, checked by a `Referee`.
 
     Args:
         dut: the rig.
         kernel: name of the kernel.
-        outputs: names of the write ports; where one has no signal that selects a memory, its place among
-            them is the number of the memory, and -1 if two are used at once.
-        memories: names of the memories that trials fill.
-        referee: the judge.
-        pace: asked in each cycle in which a new command could be offered.
+        outputs: names of the write ports. A port without a signal that selects a memory reports its index
+        in this list as the memory, -1 if two are active at once.
+        memories: memories that trials fill.
+        referee: checks every cycle.
+        pace: called in each cycle in which a new command could be offered.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Engine:
         en.value = 0
 
     async def load(self, trials: Iterable[Trial]) -> None:
-        """Fills the memories with what the trials need, all memories at the same time."""
+        """Loads the operands of trials, all memories in parallel."""
         contents: dict[str, list[tuple[int, Sequence[int]]]] = {}
         for trial in trials:
             for name, blocks in trial.contents.items():
@@ -61,7 +61,7 @@ class Engine:
             await task
 
     async def run(self, trials: Sequence[Trial]) -> None:
-        """Sends the commands of trials that are loaded; returns when the last one has ended."""
+        """Sends the commands of loaded trials; returns when the last one has ended."""
         self.referee.expect(trials)
         self.commands.put(encode(self._kernel, trial) for trial in trials)
         limit = self.referee.cycle + sum(1000 + 8 * trial.cycles for trial in trials)
@@ -70,7 +70,7 @@ class Engine:
             self.referee.overdue(limit)
 
     async def rest(self) -> None:
-        """Lets some cycles pass, in which the referee accepts nothing."""
+        """Waits `_QUIET` cycles, in which the engine must stay idle."""
         await ClockCycles(self.dut.clk, _QUIET)
         self.dut._log.info(f"{len(self.referee.trials)} commands, cycles by command: {self.referee.cycles}")
 
@@ -98,21 +98,21 @@ class Engine:
 
 
 def encode(kernel: str, trial: Trial) -> int:
-    """Operands of a trial's command as the engine takes them."""
+    """Operands of a trial's command, as passed to the engine."""
     return operand_bits(kernel, trial.fields)
 
 
 async def batches(
     engine: Engine, rng: np.random.Generator, commands: int, legal: Draw, illegal: Draw
 ) -> AsyncIterator[list[Trial]]:
-    """So many commands in batches that are loaded already, a quarter of them illegal; then a rest.
+    """Batches of trials with loaded operands, a quarter of them illegal; then a rest.
 
     Args:
         engine: loads the batches.
-        rng: says which commands are illegal.
-        commands: how many in all.
-        legal: draws a trial whose operands lie in the given slot, words from ``slot * ROOM`` on.
-        illegal: likewise, but the engine must refuse it.
+        rng: chooses the illegal commands.
+        commands: total number.
+        legal: draws a trial with operands in the given slot, from word ``slot * ROOM`` on.
+        illegal: likewise, for a trial that the engine must refuse.
     """
     for first in range(0, commands, BATCH):
         count = min(BATCH, commands - first)
@@ -124,6 +124,6 @@ async def batches(
 
 
 async def exercise(engine: Engine, rng: np.random.Generator, commands: int, legal: Draw, illegal: Draw) -> None:
-    """Runs `batches`, each as fast as the pace of the engine's source offers its commands."""
+    """Runs `batches`; the engine's pace decides when its commands are offered."""
     async for trials in batches(engine, rng, commands, legal, illegal):
         await engine.run(trials)

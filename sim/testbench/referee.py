@@ -1,4 +1,4 @@
-"""Judges what an engine does with a list of commands, cycle by cycle; knows nothing of the simulator."""
+"""Cycle-by-cycle protocol check of an engine running a list of commands; independent of the simulator."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -13,12 +13,12 @@ from codesign.numerics.fixed_point import wrap_bits
 
 @dataclass(frozen=True, slots=True)
 class CycleTrace:
-    """What an engine shows in a cycle, all signals settled.
+    """Outputs of an engine in one cycle, with all signals settled.
 
     Attributes:
-        accepted: a command is handed over at the end of the cycle.
-        done, error, busy: as at the ports.
-        write: address and data of a write, if there is one.
+        accepted: a command is accepted at the end of the cycle.
+        done, error, busy: port values.
+        write: address and data of a write, if any.
     """
 
     accepted: bool = False
@@ -29,16 +29,16 @@ class CycleTrace:
 
 
 class Referee:
-    """Holds an engine to the protocol that all engines share, and to the bits and cycles of its trials.
+    """Checks an engine against the common protocol and the bits and cycles of its trials.
 
-    The rules: every legal command ends with one ``done`` pulse, in order and after its last write;
-    every illegal one with one ``error`` pulse, in the cycle of its acceptance or before the next is
-    accepted, and without a write; no other pulses and no other writes; ``busy`` from the cycle after
-    the acceptance of a command to its last one.
+    Rules: every legal command ends with one ``done`` pulse, in order and after its last write; every illegal
+    one with one ``error`` pulse, in its acceptance cycle or before the next acceptance, and without a
+    write; there are no other pulses or writes; ``busy`` is high from the cycle after the acceptance of a
+    command until the last one has ended.
 
     Args:
-        lane_bits: distance of two elements in a word that is written; None for the bits of an element.
-        exact: whether commands take the cycles of their formula; at least so many if not.
+        lane_bits: bits from one element of a written word to the next; None for the width of an element.
+        exact: whether cycles must equal the formula; otherwise it is a lower bound.
     """
 
     def __init__(self, lane_bits: int | None, *, exact: bool = True) -> None:
@@ -52,19 +52,19 @@ class Referee:
         self._writer: int | None = None
 
     def expect(self, trials: Iterable[Trial]) -> None:
-        """Adds trials, in the order in which their commands will be accepted."""
+        """Adds trials in the order in which their commands will be accepted."""
         self.trials.extend(trials)
 
     @property
     def finished(self) -> bool:
-        """Every command has been accepted and has ended."""
+        """Whether every command has been accepted and has ended."""
         return len(self._accepted) == len(self.trials) and not self._open
 
     def look(self, seen: CycleTrace) -> None:
-        """Judges one cycle.
+        """Checks one cycle.
 
         Raises:
-            CheckError: a rule is broken; names the command, the element, what was expected and what was seen.
+            CheckError: a rule is broken; the message has command, element, expected and actual value.
         """
         if seen.busy != bool(self._open):
             raise self._fault(f"busy is {int(seen.busy)} while {len(self._open)} commands run")
@@ -79,7 +79,7 @@ class Referee:
         self.cycle += 1
 
     def overdue(self, limit: int) -> None:
-        """Raises a CheckError if nothing more happens: the limit of cycles has passed."""
+        """Raises CheckError if the cycle limit has passed and commands are unfinished."""
         if self.cycle >= limit and not self.finished:
             index = self._open[0] if self._open else len(self._accepted)
             what = "has neither ended nor been refused" if self._open else "is not accepted"
@@ -115,7 +115,7 @@ class Referee:
         self.cycles[index] = took
 
     def _begin(self, index: int) -> None:
-        """The words that a command has left to write, all of them if it has not begun."""
+        """Starts tracking the words that a command has to write, unless it is tracked already."""
         if self._writer != index:
             self._writer, self._left = index, dict(self.trials[index].expected or {})
 

@@ -1,8 +1,8 @@
-"""Runs cocotb benches on generated Verilog, from Python alone: no make, no perl, no cocotb Makefiles.
+"""Runner of cocotb benches on generated Verilog, in Python only: no make, no perl, no cocotb Makefiles.
 
 A bench is an ordinary Python module with ``@cocotb.test()`` coroutines. It is imported inside the
-simulator, so everything that is importable here is importable there. `codesign.sim.testbench.streams` has
-sources, sinks and monitors for it.
+simulator with the present ``sys.path``. `codesign.sim.testbench.streams` has drivers, sinks and monitors
+for it.
 """
 
 import importlib
@@ -22,11 +22,11 @@ _RESULTS, _WAVES, _LOG = "results.xml", "waves.vcd", "log.txt"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One test of a bench.
+    """Result of one test of a bench.
 
     Attributes:
         name: the coroutine's name.
-        failure: None if it passed, else what cocotb reports.
+        failure: None if it passed, else cocotb's message.
         simulated_ns: simulated time.
     """
 
@@ -37,12 +37,12 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class BenchReport:
-    """A finished run of a bench.
+    """Result of a bench run.
 
     Attributes:
-        outcomes: its tests in the order they ran.
-        waves: the VCD file; None if none was wanted.
-        log: what cocotb and the tests printed.
+        outcomes: tests in execution order.
+        waves: the VCD file; None if not requested.
+        log: output of cocotb and the tests.
     """
 
     outcomes: tuple[Outcome, ...]
@@ -51,7 +51,7 @@ class BenchReport:
 
     @property
     def failed(self) -> tuple[Outcome, ...]:
-        """The tests that did not pass."""
+        """Tests that did not pass."""
         return tuple(outcome for outcome in self.outcomes if outcome.failure is not None)
 
 
@@ -76,15 +76,15 @@ def run_bench(
         sources: Verilog file name (no folders) to text.
         top: name of the top module; ``dut`` in the tests.
         module: dotted name of the module with the tests, importable with the present ``sys.path``.
-        directory: where results, log and waves go; made if it is missing.
-        seed: of ``cocotb.RANDOM_SEED`` and of Python's ``random`` in the tests.
+        directory: folder for results, log and waves; created if missing.
+        seed: for ``cocotb.RANDOM_SEED`` and Python's ``random`` in the tests.
         tests: names of the tests to run; None runs all.
-        settings: environment variables for the tests, beside the present ones.
+        settings: additional environment variables for the tests.
         waves: write ``waves.vcd``.
-        internals: let the tests see signals below the ports, which is slower.
+        internals: makes signals below the ports visible to the tests, which is slower.
         cache: folder for compiled simulators; None is the user's cache folder.
-        compiler: start of the C++ compiler's argument list; None looks for one.
-        timeout_s: limit for the run.
+        compiler: first arguments of the C++ compiler's command; None searches for one.
+        timeout_s: time limit of the run.
 
     Raises:
         CheckError: a test failed; the message names it, the reason, the seed and the log.
@@ -108,7 +108,7 @@ def run_bench(
 
 
 def _cocotb() -> tuple[Path, tuple[Path, ...]]:
-    """The main program that cocotb has for the translator, and the libraries it needs."""
+    """Main program that cocotb has for Verilator, and the libraries it needs."""
     try:
         config = importlib.import_module("cocotb_tools.config")
     except ImportError:
@@ -122,7 +122,7 @@ def _cocotb() -> tuple[Path, tuple[Path, ...]]:
 
 
 def _environment(top: str, module: str, directory: Path, seed: int, tests: Sequence[str] | None) -> dict[str, str]:
-    """What cocotb reads when it starts inside the simulator."""
+    """Environment variables that cocotb reads inside the simulator."""
     entry: str = importlib.import_module("cocotb_tools.config").pygpi_entry_point()
     python = importlib.import_module("find_libpython").find_libpython()
     if python is None:
@@ -152,7 +152,7 @@ def _outcomes(directory: Path, module: str, printed: str) -> tuple[Outcome, ...]
 
 
 def _elements(text: str) -> Iterator[ET.Element]:
-    """All elements of a document; none of one with declarations, so that no entity is ever expanded."""
+    """All elements of a document; none if it has declarations, so that no entity is ever expanded."""
     parser: ET.XMLPullParser[ET.Element] = ET.XMLPullParser()
     if "<!" not in text:
         parser.feed(text)

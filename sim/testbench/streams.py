@@ -1,7 +1,7 @@
-"""Drivers for cocotb benches: sources, sinks and monitors of streams (payload, valid, ready).
+"""Drivers, sinks and monitors of streams (payload, valid, ready) for cocotb benches.
 
-Everything here runs inside the simulator. Drivers write just after the rising edge and look at the
-falling edge, when all has settled; so a handshake seen there is the one that the next edge makes.
+Everything here runs inside the simulator. Drivers write just after the rising edge and sample at the
+falling edge, when all signals have settled: a handshake seen there takes effect at the next rising edge.
 """
 
 import random
@@ -20,12 +20,12 @@ Rng = random.Random | np.random.Generator
 
 
 def always() -> bool:
-    """The pace without gaps."""
+    """Pace without gaps."""
     return True
 
 
 def sometimes(probability: float, rng: Rng) -> Pace:
-    """A pace that moves on with a probability in each cycle.
+    """Pace that proceeds with a probability in each cycle.
 
     Raises:
         ValueError: ``probability`` is not above 0 and at most 1.
@@ -36,7 +36,7 @@ def sometimes(probability: float, rng: Rng) -> Pace:
 
 
 def bursts(longest: int, rng: Rng) -> Pace:
-    """A pace that alternates runs and pauses of random lengths, each 1 to ``longest`` cycles."""
+    """Pace of alternating runs and pauses of random lengths, each 1 to ``longest`` cycles."""
     left, moving = 0, False
 
     def pace() -> bool:
@@ -51,7 +51,7 @@ def bursts(longest: int, rng: Rng) -> Pace:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """The handles of one stream port.
+    """Handles of one stream port.
 
     Attributes:
         name: for messages.
@@ -67,7 +67,7 @@ class Stream:
 
     @classmethod
     def of(cls, dut: Any, name: str, clock: str = "clk") -> "Stream":
-        """The stream ``name`` of a design, whose ports are ``name_valid`` or ``name__valid`` and so on.
+        """Finds stream ``name`` of a design, with ports ``name_valid`` or ``name__valid`` and so on.
 
         Raises:
             ValueError: the design has no such ports.
@@ -79,12 +79,12 @@ class Stream:
         raise ValueError(f"no stream {name!r}; legal: ports {name}_payload, {name}_valid, {name}_ready")
 
     def moves(self) -> bool:
-        """Whether the coming edge transfers a payload; to be asked at a falling edge."""
+        """Whether the next edge transfers a payload; to be called at a falling edge."""
         return bool(self.valid.value) and bool(self.ready.value)
 
 
 async def start(dut: Any, *, period_ns: int = 10, reset_cycles: int = 2) -> None:
-    """Starts the clock ``clk``, holds ``rst`` for some cycles and releases it."""
+    """Starts the clock ``clk`` and releases ``rst`` after ``reset_cycles`` cycles."""
     dut.rst.value = 1
     Clock(dut.clk, period_ns, "ns").start()
     await ClockCycles(dut.clk, reset_cycles)
@@ -92,11 +92,11 @@ async def start(dut: Any, *, period_ns: int = 10, reset_cycles: int = 2) -> None
 
 
 class StreamDriver:
-    """Drives a stream into the design; a payload once shown stays until it is taken.
+    """Drives a stream into the design; an offered payload stays until it is accepted.
 
     Args:
         stream: from `Stream.of`.
-        pace: asked in each cycle in which a new payload could be shown.
+        pace: called in each cycle in which a new payload could be offered.
     """
 
     def __init__(self, stream: Stream, pace: Pace = always) -> None:
@@ -108,11 +108,11 @@ class StreamDriver:
         cocotb.start_soon(self._run())
 
     def put(self, payloads: Iterable[int]) -> None:
-        """Adds payloads to those waiting."""
+        """Adds payloads to the queue."""
         self.waiting.extend(payloads)
 
     async def drained(self) -> None:
-        """Returns when all payloads have been taken."""
+        """Returns once all payloads have been accepted."""
         while self.waiting:
             await RisingEdge(self.stream.clock)
 
@@ -131,11 +131,11 @@ class StreamDriver:
 
 
 class Sink:
-    """Takes a stream from the design and keeps the payloads.
+    """Receives a stream from the design and keeps the payloads.
 
     Args:
         stream: from `Stream.of`.
-        pace: asked in each cycle whether to be ready.
+        pace: called in each cycle for the value of ready.
     """
 
     def __init__(self, stream: Stream, pace: Pace = always) -> None:
@@ -146,7 +146,7 @@ class Sink:
         cocotb.start_soon(self._run())
 
     async def count(self, wanted: int) -> list[int]:
-        """Returns the payloads when there are so many."""
+        """Returns the payloads once there are ``wanted`` of them."""
         while len(self.received) < wanted:
             await RisingEdge(self.stream.clock)
         return self.received
@@ -161,13 +161,13 @@ class Sink:
 
 
 class Monitor:
-    """Watches a stream and fails the test when its protocol is broken.
+    """Fails the test if a stream's protocol is broken.
 
-    The rule: once valid, valid and payload stay until ready. Nothing is asked of ready.
+    The rule: once valid, valid and payload stay until ready. Ready is unconstrained.
 
     Args:
         stream: from `Stream.of`.
-        reset: the signal during which nothing is checked, or None.
+        reset: signal that suspends the check while high, or None.
     """
 
     def __init__(self, stream: Stream, reset: Any = None) -> None:
@@ -189,7 +189,7 @@ class Monitor:
             held = self._look(held)
 
     def _look(self, held: int | None) -> int | None:
-        """Checks one cycle; returns the payload that must stay, if any."""
+        """Checks one cycle; returns the payload that must be held, if any."""
         if not bool(self.stream.valid.value):
             assert held is None, f"{self.stream.name}, cycle {self.cycle}: valid fell before ready"
             return None

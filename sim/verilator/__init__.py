@@ -1,1 +1,1 @@
-"""Building the simulator and driving it."""
+"""Compilation of designs with Verilator, and control of the simulation."""

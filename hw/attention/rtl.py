@@ -360,7 +360,7 @@ class _KeyWalk(wiring.Component):
         return m
 
     def _mask(self, diagonal: Signal) -> Value:
-        """Mask bits: row ``r`` sees keys with ``r - window < diagonal <= r``, as far as the mask restricts them."""
+        """Mask bits: row ``r`` sees keys with ``r - window < diagonal <= r``, or all."""
         mask, window = self.operands.mask, self.operands.window
         lanes = range(self._kernel.n_a)
         past = Cat((mask == _FULL) | (diagonal <= lane) for lane in lanes)

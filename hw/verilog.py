@@ -62,7 +62,7 @@ class SharedComponent(wiring.Component):
         raise NotImplementedError(f"{type(self).__name__} must name its module")
 
     def build(self, platform: object) -> Module:
-        """Module contents, converted unless `verilog` is written by hand."""
+        """Builds the hardware of the module."""
         raise NotImplementedError(f"{type(self).__name__} must describe its hardware")
 
     def verilog(self) -> str | None:
@@ -70,7 +70,7 @@ class SharedComponent(wiring.Component):
         return None
 
     def elaborate(self, platform: object) -> Elaboratable:
-        """Elaborates in place, or as an instance of the shared module under a `VerilogTarget`."""
+        """Elaborates in place, or as an instance of the shared module."""
         if not isinstance(platform, VerilogTarget):
             return self.build(platform)
         platform.modules.setdefault(self.module_name, self)
@@ -104,7 +104,7 @@ class Resettable(Elaboratable):
         """None: `build` is converted."""
 
     def elaborate(self, platform: object) -> Elaboratable:
-        """Elaborates in place with a `ResetInserter`, or as an instance under a `VerilogTarget`."""
+        """Elaborates in place, or as an instance of the module."""
         if not isinstance(platform, VerilogTarget):
             return ResetInserter(self._clear)(self.interface)
         platform.modules[self.module_name] = self

@@ -266,7 +266,7 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        """Whether bits, cycles and all other checks agree."""
+        """Whether all checks passed."""
         return self.bit_exact and self.cycle_exact and not self.faults
 
 

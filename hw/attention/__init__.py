@@ -185,7 +185,7 @@ class AttentionKernel(CommandKernel):
 
     @classmethod
     def follows(cls, layers: Sequence[Attention], params: Params) -> dict[str, Number]:
-        """Derives ``max_keys`` and ``db_max`` from the most keys and the widest head."""
+        """``max_keys`` and ``db_max`` for the most keys and the widest head."""
         keys, widest = max(layer.keys for layer in layers), max(layer.head_dim for layer in layers)
         return {"max_keys": powers_up_to(2, keys)[-1], "db_max": ceil_div(widest, params["t_a"])}
 
@@ -220,7 +220,7 @@ class AttentionKernel(CommandKernel):
 
     @classmethod
     def peak_macs(cls, params: Params) -> Number:
-        """See `Kernel.peak_macs`; scores and values are multiplied concurrently."""
+        """Scores and values are multiplied concurrently."""
         return 2 * params["t_a"] * params["n_a"]
 
     @classmethod
@@ -307,7 +307,7 @@ class AttentionKernel(CommandKernel):
 
     @classmethod
     def lut_units(cls, params: Params) -> Units:
-        """Units that LUTs are modelled from, memories excluded: adder and multiplexer bits, and part counts."""
+        """Units of the LUT model, memories excluded: adder and multiplexer bits, and part counts."""
         size = _Sizes(params)
         shared = size.units()
         delayed = 24 * size.dots * (size.chain > 3)
@@ -315,7 +315,7 @@ class AttentionKernel(CommandKernel):
 
     @classmethod
     def ff_units(cls, params: Params) -> Units:
-        """Units that flip-flops are modelled from, memories excluded."""
+        """Units of the flip-flop model, memories excluded."""
         size = _Sizes(params)
         shared = size.units()
         delayed = 24 * size.dots * ((size.chain > 1) + 2 * (size.chain > 2))
@@ -441,7 +441,7 @@ class _Groups:
         return others * self.most - rise - fall + self.passes(others)
 
     def longest(self) -> Any:
-        """Largest pass length: candidates are the end of the rise, the group before it, and the last group."""
+        """Largest pass length: at the end of the rise, one before it, or in the last group."""
         last = self.count - 1
         top = minimum(maximum(ceil_div(self.most - self.n - self.offset, self.n), 0), last)
         best = maximum(self.passes(top), self.passes(maximum(top - 1, 0)))

@@ -138,7 +138,7 @@ class _AttentionSetup(wiring.Component):
 
 
 def _job(kernel: AttentionKernel) -> data.StructLayout:
-    """Layout of a job: one head of one group of rows; all zero if not valid.
+    """Layout of a job: one head of one group of rows; without rows and keys if not valid.
 
     rows: rows left from this group on; q, k: offsets of its first query and key word;
     keys: keys that any of its rows sees; diagonal: first key minus first row.
@@ -360,7 +360,7 @@ class _KeyWalk(wiring.Component):
         return m
 
     def _mask(self, diagonal: Signal) -> Value:
-        """Mask bits: row ``r`` sees keys with ``r - window < diagonal <= r``, as far as the mask restricts them."""
+        """Mask bits: row ``r`` sees keys with ``r - window < diagonal <= r``, or all."""
         mask, window = self.operands.mask, self.operands.window
         lanes = range(self._kernel.n_a)
         past = Cat((mask == _FULL) | (diagonal <= lane) for lane in lanes)
@@ -482,7 +482,7 @@ class SoftmaxPair(SharedComponent):
         return top
 
     def _index(self, m: Module, top: Signal, stored: Value, lane: int) -> Value:
-        """Table index of a stored score; the last entry where the mask forbids the key."""
+        """Table index of a stored score; that of the last entry, zero, where the mask forbids the key."""
         bits = self.score_bits
         m.submodules[f"scale{lane}"] = scale = Requantizer(bits + 1, 11)
         difference = Signal(signed(bits + 1), name=f"difference{lane}", reset_less=True)

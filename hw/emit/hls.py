@@ -6,7 +6,7 @@ script are generated; Vitis HLS takes the project unchanged.
 
 Here projects are compiled by an ordinary C++ compiler against the ``ap_int.h`` and ``hls_stream.h`` that
 hls4ml ships (`codesign.sim.hls`). That checks values, and that streams neither underflow nor keep words;
-it checks no pragma, initiation interval or clock, which takes Vitis HLS.
+it checks no pragma, initiation interval or clock: these take Vitis HLS, which is not run here.
 """
 
 import importlib.metadata

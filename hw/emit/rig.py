@@ -95,9 +95,9 @@ def rig_sources(kernel: Kernel, target: str, others: tuple[str, ...] = ()) -> di
     """Verilog of a kernel's rig; see `Kernel.sources`.
 
     Args:
-        kernel: the kernel of the rig.
+        kernel: the kernel.
         target: must be ``rtl``.
-        others: further targets that the kernel supports, for the message.
+        others: further targets of the kernel.
 
     Raises:
         InputError: the target is not ``rtl``.

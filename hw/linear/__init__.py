@@ -259,7 +259,7 @@ class LinearKernel(Kernel):
 
     @classmethod
     def lut_units(cls, params: Params) -> Units:
-        """Units that LUTs are modelled from, memories excluded: adder and multiplexer bits, and part counts."""
+        """Units of the LUT model, memories excluded: adder and multiplexer bits, and part counts."""
         t_out, n_l, chain, chains, dots = _array(params)
         choices: Number = ACC_BITS * t_out * ceil_div(n_l - 1, 3)
         sums: Number = ACC_BITS * t_out * n_l
@@ -273,7 +273,7 @@ class LinearKernel(Kernel):
 
     @classmethod
     def ff_units(cls, params: Params) -> Units:
-        """Units that flip-flops are modelled from, memories excluded; the drain holds a whole tile of sums."""
+        """Units of the flip-flop model, memories excluded; the drain holds a whole tile of sums."""
         t_out, n_l, chain, chains, dots = _array(params)
         sums: Number = ACC_BITS * t_out * n_l
         width = minimum(LANE_BITS + chains - 1, ACC_BITS)

@@ -51,7 +51,7 @@ _SIGNED = ("low", "high")
 
 @dataclass(frozen=True, eq=False)
 class HlsProduct:
-    """A layer with its input arrays.
+    """A layer with its arrays.
 
     Attributes:
         layer: the layer to run.

@@ -247,7 +247,7 @@ class _Loader(wiring.Component):
         return m
 
     def _write(self, m: Module, issued: Value) -> None:
-        """Writes a word to the buffers `READ_LATENCY` cycles after its read was issued."""
+        """Writes an issued word when its data arrives."""
         s = self.shape
         word_bits = address_bits(s.kw_max)
         late = delay(m, issued, READ_LATENCY, "issued", reset_less=False)
@@ -458,7 +458,7 @@ class _TileDrain(wiring.Component):
         return m
 
     def _rows(self, m: Module, valid: Value, tile: data.View) -> _DrainedRow:
-        """Steps through the rows of the tile and their addresses."""
+        """Steps through the rows of the tile."""
         s, op = self.shape, self.operands
         width = ACC_BITS * s.t_out
         left, lane = Signal(range(s.n_l + 1)), Signal(range(max(2, s.n_l)))

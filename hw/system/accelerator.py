@@ -227,7 +227,7 @@ def _queue_lut(bits: int, words: int) -> int:
 
 
 def shell_lut_units(design: Design) -> Units:
-    """Units that LUTs of the shell are modelled from: multiplexer bits, LUTs of memories, and part counts."""
+    """Units of the shell's LUT model: multiplexer bits, LUTs of memories, and part counts."""
     bus, queues, engines = bus_of(design.board.memory), _queues(design), len(engine_names(design.engines))
     bits = 8 * bus.word_bytes
     numbers = memory_map(geometry(design.engines)).numbers
@@ -248,7 +248,7 @@ def shell_lut_units(design: Design) -> Units:
 
 
 def shell_ff_units(design: Design) -> Units:
-    """Units that flip-flops of the shell are modelled from."""
+    """Units of the shell's flip-flop model."""
     bus, engines = bus_of(design.board.memory), len(engine_names(design.engines))
     bits = 8 * bus.word_bytes
     return {

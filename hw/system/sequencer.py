@@ -221,7 +221,7 @@ class Restart(wiring.Component):
         super().__init__({**inputs, **{name: Out(1) for name in ("start", "clear", "pending")}})
 
     def elaborate(self, platform: object) -> Module:
-        """Two state bits: waiting for bursts to end, and cleared."""
+        """State bits: waiting, cleared."""
         m = Module()
         waiting, cleared = Signal(), Signal()
         m.d.comb += [

@@ -1,6 +1,5 @@
 """The accelerator: engines, memories, DMA, sequencer and AXI shell, from one set of parameters.
 
-Every memory has one writing engine and a physical copy per reading engine, so no two
 Every memory has one writing engine and a physical copy per reading engine, so engines share no
 port and none waits for a port.
 """
@@ -79,7 +78,7 @@ class Shape:
 
     @property
     def map(self) -> MemoryMap:
-        """Memory map: the writer and the readers of each memory."""
+        """Writer and readers of each memory."""
         return memory_map(geometry({name: kernel.params for name, kernel in self.engines.items()}))
 
     @property
@@ -243,7 +242,7 @@ class Top(wiring.Component):
         )
 
     def _commands(self, m: Module, sequencer: Sequencer, engines: Mapping[str, wiring.Component]) -> None:
-        """Connects the command streams, done and error pulses."""
+        """Connects the command streams."""
         for e, name in enumerate(self.shape.names):
             source = getattr(sequencer, f"command{e}")
             done, error = getattr(sequencer, f"done{e}"), getattr(sequencer, f"error{e}")
@@ -259,7 +258,7 @@ class Top(wiring.Component):
     def _shell(
         self, m: Module, sequencer: Sequencer, engines: Mapping[str, wiring.Component], restart: Restart
     ) -> None:
-        """Register file, status, counters and interrupt."""
+        """Registers, counters and interrupt."""
         reads = (
             ID,
             ID + 4,

@@ -441,7 +441,7 @@ class FetchEngine(wiring.Component):
         m.d.comb += bursts.space.eq(Mux(in_weights, weights, table))
 
     def _write(self, m: Module) -> None:
-        """Writes data to the requested ring in order, and pulses ``arrived`` per weight word."""
+        """Writes data to the requested ring, in order."""
         for port, to, depth in ((self.weights, WEIGHTS, self.ring), (self.table, TABLE, self.table_ring)):
             m.d.comb += [port.en.eq(self.valid & (self.to == to)), port.data.eq(self.data)]
             with m.If(port.en):

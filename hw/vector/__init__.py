@@ -155,7 +155,7 @@ class VectorKernel(CommandKernel):
 
     @classmethod
     def follows(cls, layers: Sequence[Norm], params: Params) -> dict[str, Number]:
-        """Derives ``max_d`` from the longest row, and ``wide`` if any norm has 16-bit results."""
+        """``max_d`` for the longest row; ``wide`` if a norm has 16-bit results."""
         wide = {"wide": 1} if any(layer.bits == 16 for layer in layers) else {}
         return {"max_d": max(layer.d for layer in layers), **wide}
 
@@ -254,7 +254,7 @@ class VectorKernel(CommandKernel):
 
     @classmethod
     def lut_units(cls, params: Params) -> Units:
-        """Units that LUTs are modelled from, memories excluded: columns, row units and the engine's own logic."""
+        """Units of the LUT model, memories excluded: columns, row units and the engine's own logic."""
         (t_v,), (_, depth) = _values(params, "t_v"), _ring(params)
         return {
             "requantizer": {"columns": t_v},
@@ -266,7 +266,7 @@ class VectorKernel(CommandKernel):
 
     @classmethod
     def ff_units(cls, params: Params) -> Units:
-        """Units that flip-flops are modelled from, memories excluded."""
+        """Units of the flip-flop model, memories excluded."""
         return {**cls.lut_units(params), "multiply_add": {"products": 3 * params["t_v"] + 2}}
 
     @classmethod

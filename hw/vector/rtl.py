@@ -345,7 +345,7 @@ class _NormSetup(wiring.Component):
         return size | numbers | (command.g_base + self._words() > self._depths["g"])
 
     def _bounds(self, m: Module, product: MultiplyAdd, step: Signal, bad: Signal) -> None:
-        """Checks the end addresses of r, then of x (or y), against the memory depths."""
+        """Checks the end address of r, then of x or y."""
         command = self.operands
         m.d.comb += product.a.eq(command.rows - 1)
         for at, name in ((2, "r"), (3, "x")):
@@ -499,7 +499,7 @@ class _Variance(wiring.Component):
                 m.d.comb += [product.a.eq(a), product.b.eq(b)]
 
     def _normalise(self, m: Module, variance: Signal) -> None:
-        """Three pipeline stages: leading-one position, shift by multiples of 16, shift by multiples of 2."""
+        """Three stages: leading-one position, shift by multiples of 16, shift by multiples of 2."""
         value = Signal(VARIANCE_BITS)
         m.d.sync += [value.eq(variance), self.spread.eq(VARIANCE_BITS // 2 - 1)]
         with m.If(variance == 0):
@@ -652,7 +652,7 @@ class VectorEngine(wiring.Component):
         self._addresses(m, setup, row.start, latency)
 
     def _enable(self, m: Module, setup: _NormSetup, writing: Value) -> None:
-        """Write enables of the result memories; a command writes one of them."""
+        """Write enable of the command's result memory."""
         if not self.kernel.wide:
             m.d.comb += self.x.en.eq(writing)
             return

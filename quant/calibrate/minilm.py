@@ -114,7 +114,7 @@ def load() -> Encoder:
 
 
 def missing() -> tuple[str, ...]:
-    """Names of the packages of the extra that are not installed."""
+    """Packages of the extra that are not installed."""
     return tuple(name for name in _NEEDED if importlib.util.find_spec(name) is None)
 
 
@@ -300,7 +300,7 @@ class _EncoderWriter:
         return self.norm(f"{name}.output", self.linear(f"{name}.output.dense", inner), x, result)
 
     def attention(self, name: str, x: str) -> str:
-        """Appends multi-head softmax self-attention; returns the output's name."""
+        """Appends softmax self-attention."""
         heads, depth = self.bert.heads, self.bert.width // self.bert.heads
         split = self.constant("heads", np.array([1, self.tokens, heads, depth], np.int64))
         parts = []
@@ -322,7 +322,7 @@ class _EncoderWriter:
         return self.add("Add", f"{name}/Add", made, self.constant(f"{name}.bias", bias))
 
     def norm(self, name: str, x: str, residual: str, result: str = "") -> str:
-        """Appends a residual add and layer norm; returns the output's name."""
+        """Appends a residual add and layer norm."""
         total = self.add("Add", f"{name}/Add", x, residual)
         parts = (f"{name}.LayerNorm.{part}" for part in ("weight", "bias"))
         gain = [self.constant(part, self.bert.weights[part]) for part in parts]

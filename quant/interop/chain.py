@@ -65,7 +65,7 @@ class Chain:
     """A model as a chain of steps from its input to its output.
 
     Attributes:
-        steps: in execution order; the first and the last are quantizers.
+        steps: in execution order; a quantizer first and last.
         size: elements of one input sample.
 
     Raises:
@@ -96,7 +96,7 @@ class Chain:
         return last
 
     def refuse(self, node: Node, reason: str) -> InputError:
-        """Error about a node, to be raised by the caller."""
+        """Error about a node."""
         return InputError(f"{self.workload.name}: node {node}: {reason}")
 
     def _step(self, name: str) -> str:

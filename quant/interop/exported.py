@@ -34,7 +34,7 @@ def tidy(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _module_path(node: onnx.NodeProto) -> str:
-    """Return the path of the torch module that `node` comes from, "" for the model itself."""
+    """Path of the torch module that `node` comes from, "" for the model itself."""
     scopes = [p.value for p in node.metadata_props if p.key == _SCOPES]
     path = ast.literal_eval(scopes[0])[:-1] if scopes else []
     return re.sub(r"(\.act_quant)?\.export_handler$", "", str(path[-1])) if path else ""

@@ -26,7 +26,7 @@ MODEL = "digits-mlp"
 TARGETS = (2000, 500, 200, 100, 40)
 """Target cycles per sample requested from FINN."""
 SCRIPT = "estimate.py"
-"""Name of the script that the user runs in FINN's environment, in the request's folder."""
+"""Script that the user runs in FINN's environment, in the request's folder."""
 _REQUEST, _MODEL, _RESULT = "request.json", "model.onnx", "result.json"
 _RECORDED = f"finn-{MODEL}.json"
 _LONGEST_S = 1200
@@ -49,9 +49,9 @@ class Estimate:
 
     Attributes:
         target_cycles: requested cycles per sample.
-        interval_cycles: cycles between samples; those of the slowest layer.
-        latency_cycles: latency of one sample.
-        layers: estimates per layer, in order.
+        interval_cycles: between samples; that of the slowest layer.
+        latency_cycles: of one sample.
+        layers: in order.
     """
 
     target_cycles: int
@@ -130,8 +130,8 @@ def computed(python: Path, folder: Path, targets: Sequence[int] = TARGETS) -> Es
         targets: cycles per sample.
 
     Raises:
-        InputError: the interpreter does not exist.
-        ToolError: the script fails, for example because finn-plus is missing.
+        InputError: no such interpreter.
+        ToolError: the script fails, for example without finn-plus.
     """
     if not python.is_file():
         raise InputError(f"{python} is not a file; legal: the Python of an environment that has finn-plus")

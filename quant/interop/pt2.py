@@ -112,7 +112,7 @@ def _copied(name: str, archive: zipfile.ZipFile) -> bytes:
 
 
 def _members(name: str, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """Files of an archive by path below its root; refuses unknown, duplicate and compressed ones."""
+    """Files of an archive by path below its root."""
     infos = [info for info in archive.infolist() if not info.is_dir() and f"/{_NOTES}" not in info.filename]
     roots = {info.filename.partition("/")[0] for info in infos}
     if len(roots) != 1 or sum(info.file_size for info in infos) > MAX_BYTES:

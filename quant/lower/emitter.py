@@ -50,17 +50,17 @@ class Operand:
 
 @dataclass(frozen=True, eq=False)
 class LinearTarget:
-    """Specification of a linear layer's output.
+    """Output that a linear layer has to produce.
 
     Attributes:
-        name: name of the tensor.
+        name: of the tensor.
         source: its float counterpart.
         rows: row of the product for each row of the tensor; -1 is a row of zeros.
         columns: columns of the product.
         factor, offset: float gain and bias per column.
-        scale, low, high: scale and range of the requantized sums.
-        bits: width of the tensor's elements.
-        scale_out: scale of the tensor.
+        scale, low, high: of the requantized sums.
+        bits: of the tensor.
+        scale_out: of the tensor.
         table, addend: as in `codesign.ir.network.Linear`.
     """
 
@@ -91,7 +91,7 @@ class Finish:
     """Conversion of a product's sums to a tensor.
 
     Attributes:
-        quantizer: quantizer of the tensor; its range decides between 8 and 16 bits.
+        quantizer: of the tensor; its range decides between 8 and 16 bits.
         view: the tensor before it, as an affine function of the product.
         accumulator: quantizer of the sums, if another one.
         table: maps quantized sums to the tensor.
@@ -136,11 +136,11 @@ class Emitter(ABC):
         return self.patterns.kind(view.origin) if view.origin else "constant"
 
     def fail(self, text: str) -> InputError:
-        """Error about the model, to be raised by the caller."""
+        """Error about the model."""
         return InputError(f"{self.workload.name}: {text}")
 
     def refuse(self, name: str, text: str) -> InputError:
-        """Error about the node that makes a tensor, to be raised by the caller."""
+        """Error about the node that makes a tensor."""
         node = self.workload.producers.get(name)
         return self.fail(f"tensor {name}: {text}" if node is None else f"node {node}: {text}")
 

@@ -194,7 +194,7 @@ class _Lowering(Mixtures):
             raise self.fail(f"no quantizer for {names}; legal: a quantized model, or calibration data (--calibrate)")
 
     def check_accumulators(self) -> None:
-        """Proves that no partial sum exceeds `ACCUMULATOR_BITS`; raises InputError otherwise."""
+        """Proves that no partial sum exceeds `ACCUMULATOR_BITS`."""
         bad = []
         for layer in linears(self.layers):
             low, high = accumulator_range(layer.weights, layer.bias, *self.ranges[layer.source])

@@ -95,7 +95,7 @@ class _Finder:
                 self.readers[name] = self.readers.get(name, 0) + 1
 
     def run(self) -> tuple[str, Mixture]:
-        """The sum's tensor and the mixture; raises Refused if there is none."""
+        """Tensor of the sum, and the mixture."""
         count = self.graph.values.get(self.node.inputs[1])
         probabilities = self.graph.makers.get(self.node.inputs[0])
         softmax = probabilities is not None and probabilities.op == "Softmax"

@@ -188,7 +188,7 @@ class IntegerSoftmaxAttention(nn.Module):
 class IntegerNorm(nn.Module):
     """Layer norm or RMS norm over the last axis: float until frozen, then exact integers.
 
-    Integer gain and bias are derived from `weight` and `bias` at each call, so they follow training.
+    The integer gain and bias follow `weight` and `bias` as these are trained.
 
     Args:
         width: Row length, 2..1024.

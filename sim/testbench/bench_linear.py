@@ -83,7 +83,7 @@ class _Bench:
         await self.engine.fill("lut", 0, pack(self.draws.tables.reshape(-1, 1), 8))
 
     def batches(self) -> AsyncIterator[list[Trial]]:
-        """Batches of trials with loaded operands, see `codesign.sim.testbench.engine.batches`."""
+        """Batches of loaded trials, see `codesign.sim.testbench.engine.batches`."""
         return batches(self.engine, self.rng, self.commands, self.draws.legal, self.draws.illegal)
 
 

@@ -1,1 +1,1 @@
-"""Compilation of designs with Verilator, and control of the simulation."""
+"""Compilation and control of Verilator simulations."""

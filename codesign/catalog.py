@@ -5,10 +5,13 @@ the origin and the reason.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from pkgutil import iter_modules
+from types import ModuleType
 from typing import Generic, TypeVar
 
 from codesign.errors import CodesignError, InputError, ToolError
@@ -130,6 +133,28 @@ def _origin(entry: EntryPoint) -> str:
 
 def _checked(entry: EntryPoint, check: Callable[[str, object], T]) -> T:
     return check(entry.name, entry.load())
+
+
+def shipped(
+    kind: str, package: str, path: Iterable[str], check: Callable[[str, ModuleType], T]
+) -> Iterator[CatalogSource[T]]:
+    """Sources of a package's modules without a leading underscore; in their names ``-`` stands for ``_``.
+
+    Args:
+        kind: word for error messages.
+        package: name of the package.
+        path: its ``__path__``.
+        check: returns the thing that an imported module has, or raises.
+    """
+    for found in iter_modules(path):
+        if not found.name.startswith("_"):
+            name, origin = found.name.replace("_", "-"), f"{package}.{found.name}"
+            load = partial(guarded, kind, name, origin, partial(_of_module, name, origin, check))
+            yield CatalogSource(name, origin, load, True)
+
+
+def _of_module(name: str, module: str, check: Callable[[str, ModuleType], T]) -> T:
+    return check(name, import_module(module))
 
 
 def guarded(kind: str, name: str, origin: str, make: Callable[[], T]) -> T:

@@ -1,16 +1,14 @@
 """Runs a bench by the name of its file: figures that this project promises, beside their goals."""
 
-import importlib
 import time
 from dataclasses import dataclass, fields
-from functools import partial
-from pkgutil import iter_modules
+from types import ModuleType
 from typing import cast
 
 from codesign.benchmarks import benches
 from codesign.benchmarks.benches import BenchFile, Options
 from codesign.benchmarks.row import Row
-from codesign.catalog import Catalog, CatalogSource, guarded
+from codesign.catalog import Catalog, shipped
 from codesign.errors import InputError
 
 
@@ -52,16 +50,10 @@ def bench(name: str, options: Options) -> Bench:
 
 
 def _catalog() -> Catalog[BenchFile]:
-    return Catalog("bench", tuple(_source(module.name) for module in iter_modules(benches.__path__)))
+    return Catalog("bench", tuple(shipped("bench", benches.__name__, benches.__path__, _checked)))
 
 
-def _source(name: str) -> CatalogSource[BenchFile]:
-    module = f"{benches.__name__}.{name}"
-    return CatalogSource(name, module, partial(guarded, "bench", name, module, partial(_imported, module)), True)
-
-
-def _imported(module: str) -> BenchFile:
-    found = importlib.import_module(module)
+def _checked(_: str, found: ModuleType) -> BenchFile:
     options = getattr(found, "OPTIONS", None)
     if not (isinstance(options, tuple) and set(options) <= {field.name for field in fields(Options)}):
         raise TypeError(f"OPTIONS is {options!r}; legal: a tuple of names of {Options.__name__}, or an empty one")

@@ -9,14 +9,12 @@ named ``hill-climb`` as its ``STRATEGY``. Other packages offer theirs through an
 Nothing else names it: command line, benches and reports list the strategies available.
 """
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
-from pkgutil import iter_modules
+from types import ModuleType
 from typing import Protocol, runtime_checkable
 
-from codesign.catalog import Catalog, CatalogSource, guarded, offered
+from codesign.catalog import Catalog, offered, shipped
 from codesign.errors import NothingFits
 from codesign.solver.branch import Progress
 from codesign.solver.exact import search as _search
@@ -105,8 +103,8 @@ class ProblemSpace:
 
 def catalog() -> Catalog[Strategy]:
     """Every strategy; each is imported on first use."""
-    stems = [found.name for found in iter_modules(__path__) if not found.name.startswith("_")]
-    return Catalog("strategy", (*map(_of_file, stems), *offered("strategy", GROUP, _checked)))
+    ours = shipped("strategy", __name__, __path__, _of_file)
+    return Catalog("strategy", (*ours, *offered("strategy", GROUP, _checked)))
 
 
 def names() -> tuple[str, ...]:
@@ -151,15 +149,8 @@ def searched(
     return found
 
 
-def _of_file(stem: str) -> CatalogSource[Strategy]:
-    name, module = stem.replace("_", "-"), f"{__name__}.{stem}"
-    return CatalogSource(
-        name, module, partial(guarded, "strategy", name, module, partial(_imported, name, module)), True
-    )
-
-
-def _imported(name: str, module: str) -> Strategy:
-    return _checked(name, importlib.import_module(module).STRATEGY)
+def _of_file(name: str, module: ModuleType) -> Strategy:
+    return _checked(name, module.STRATEGY)
 
 
 def _checked(name: str, found: object) -> Strategy:

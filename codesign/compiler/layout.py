@@ -53,6 +53,7 @@ def runners(network: Network, engines: Iterable[str]) -> list[str]:
     Raises:
         NothingFits: there is no engine for some layers; the message names them.
     """
+    check_engines(network)
     mine: dict[str, list[str]] = {}
     for engine in engine_names(engines):
         mine.setdefault(kernel_name(engine), []).append(engine)
@@ -60,16 +61,27 @@ def runners(network: Network, engines: Iterable[str]) -> list[str]:
     turns: dict[str, int] = defaultdict(int)
     for layer in network:
         kernel = kernel_for(layer)
-        able = mine.get(kernel.op, []) if kernel is not None else []
-        if not able:
-            lost.append(f"{layer.name} ({kernel.op if kernel is not None else type(layer).__name__})")
+        assert kernel is not None, "checked above"
+        able = mine.get(kernel.op)
+        if able is None:
+            lost.append(f"{layer.name} ({kernel.op})")
             continue
-        assert kernel is not None
         found.append(able[turns[kernel.op] % len(able)])
         turns[kernel.op] += 1
     if lost:
         raise NothingFits(f"{network.name}: the design has no engine for {', '.join(lost)}")
     return found
+
+
+def check_engines(network: Network) -> None:
+    """Refuses layers for which there is no kernel.
+
+    Raises:
+        NothingFits: the message names them.
+    """
+    lost = [f"{layer.name} ({type(layer).__name__})" for layer in network if kernel_for(layer) is None]
+    if lost:
+        raise NothingFits(f"{network.name}: no engine runs {', '.join(lost)}")
 
 
 def homes(network: Network, runs: Iterable[str], memories: MemoryMap) -> dict[str, str]:
@@ -195,6 +207,7 @@ class NetworkAnalysis:
         definitions: step and name of every tensor and constant, in order of definition.
         last: by tensor, the step after which its bytes may be overwritten.
         padders: by tensor, the layer and the engine that decide its column padding.
+        constants: memory and bytes of every layer's constants.
         tables: index of every linear layer's 8-bit table; equal tables share one.
         firsts: see `Layout.first`.
 
@@ -208,10 +221,14 @@ class NetworkAnalysis:
         self.shapes |= {name: tensor.shape for name, tensor in network.tensors.items()}
         self.definitions, self.last = list(self._definitions()), self._last_use()
         self.padders: dict[str, tuple[Layer, str]] = {}
+        self.constants: list[list[tuple[str, int]]] = []
         for layer, engine in zip(network, self.runs, strict=True):
-            if engine != RING and command_kernel(engine).padding:
-                for tensor, _ in kernel_of(engine).reaches(layer):
+            kernel = command_kernel(engine) if engine != RING else None
+            if kernel is not None and kernel.padding:
+                for tensor, _ in kernel.reaches(layer):
                     self.padders.setdefault(tensor, (layer, engine))
+            constants = kernel.constants(layer) if kernel is not None else ()
+            self.constants.append([(memory_name(engine, each.memory), each.size) for each in constants])
         numbers: dict[bytes, int] = {}
         self.tables: dict[Linear, int] = {}
         for layer in network:
@@ -297,6 +314,7 @@ class Layout:
         self.memories = memory_map(wide.engines)
         self.home = body.homes(self.memories)
         self.t_out = self.params[RING]["t_out"]
+        self._asked: dict[tuple[object, ...], Columns | None] = {}
         self.columns = {name: self._columns(name) for name in body.network.tensors}
         self.pitch = {name: self._pitch(name) for name in self.home}
         self.need: dict[str, int] = {}
@@ -332,21 +350,23 @@ class Layout:
         """Places of every layer's constants, one after the other in each memory."""
         ends: dict[str, int] = defaultdict(int)
         found = list[tuple[ConstantPlace, ...]]()
-        for layer, engine in zip(self.network, self.analysis.runs, strict=True):
+        for constants in self.analysis.constants:
             mine = list[ConstantPlace]()
-            for constant in command_kernel(engine).constants(layer) if engine != RING else ():
-                memory = memory_name(engine, constant.memory)
+            for memory, size in constants:
                 start = ends[memory]
-                ends[memory] += padded(constant.size, self.unit(memory))
+                ends[memory] += padded(size, self.unit(memory))
                 mine.append(ConstantPlace(memory, start, ends[memory]))
             found.append(tuple(mine))
         return found
 
     def width(self, memory: str, engine: str, port: str) -> int:
         """Bytes per word of an engine's port to a memory."""
-        found = next(each for each in kernel_of(engine).ports if each.name == port)
-        reached = self.memories.memories[memory]
-        return self.widths.word if found.lanes is None else self.params[engine][found.lanes] * reached.bytes
+        lanes = self.memories.ports[engine, port].lanes
+        return self.widths.word if lanes is None else self.params[engine][lanes] * self.memories.memories[memory].bytes
+
+    def reader(self, memory: str, engine: str) -> str:
+        """Port by which an engine reads a memory."""
+        return next(each.port.name for each in self.memories.memories[memory].readers if each.engine == engine)
 
     @cached_property
     def _units(self) -> dict[str, int]:
@@ -382,11 +402,16 @@ class Layout:
     def _columns(self, name: str) -> Columns:
         """Columns of a tensor, padded as the first engine that asks for it requires."""
         columns = self.network.tensors[name].columns
-        if name not in self.analysis.padders:
-            return Columns(1, columns, columns, columns)
-        layer, engine = self.analysis.padders[name]
-        found = command_kernel(engine).columns(layer, self.params[engine], max(self.t_out, self.widths.word))
+        found = self._padded(*self.analysis.padders[name]) if name in self.analysis.padders else None
         return Columns(*map(int, found)) if found is not None else Columns(1, columns, columns, columns)
+
+    def _padded(self, layer: Layer, engine: str) -> Columns | None:
+        """Columns that a layer's kernel asks for; they depend on the layer's type and shape alone."""
+        key = engine, type(layer), *layer.shape
+        if key not in self._asked:
+            unit = max(self.t_out, self.widths.word)
+            self._asked[key] = command_kernel(engine).columns(layer, self.params[engine], unit)
+        return self._asked[key]
 
     def _pitch(self, name: str) -> int:
         """Bytes per row, a multiple of the width of every port of the memory."""

@@ -18,7 +18,7 @@ from codesign.errors import NothingFits
 from codesign.ir.network import Layer, Linear, Network
 from codesign.target.commands import RELEASE, USE_TABLE, Command, Span, ordered
 from codesign.target.design import Design
-from codesign.target.engines import COMMAND_BYTES, LUT, MOVERS, RING, command_kernel, engine_names, kernel_for
+from codesign.target.engines import COMMAND_BYTES, LUT, MOVERS, RING, command_kernel, engine_names
 from codesign.target.kernel import Columns, Number, Params, ceil_div, maximum, minimum, padded
 
 PAGE = 4096
@@ -125,23 +125,11 @@ def compile_network(network: Network, design: Design, *, bare: bool = False) -> 
         NothingFits: a memory, table or ring of the design is too small; the message names it, the need
             and its size.
     """
-    check_engines(network)
     found = layout(network, design)
     _check_memories(found, design)
     cuts = _cuts(found, design)
     t_in, row_group = design.linear["t_in"], design.row_group
     return _bare_program(found.first, t_in, row_group, cuts) if bare else _program(found, t_in, row_group, cuts)
-
-
-def check_engines(network: Network) -> None:
-    """Refuses layers for which there is no kernel.
-
-    Raises:
-        NothingFits: the message names them.
-    """
-    lost = [f"{layer.name} ({type(layer).__name__})" for layer in network if kernel_for(layer) is None]
-    if lost:
-        raise NothingFits(f"{network.name}: no engine runs {', '.join(lost)}")
 
 
 def program_traffic(program: Program, word_bytes: int) -> tuple[int, int]:
@@ -509,10 +497,13 @@ class _Placed:
     """Placement of a layer's matrices in words of its engine's ports; see `codesign.target.kernel.Placement`."""
 
     def __init__(self, found: Layout, step: int, layer: Layer, engine: str) -> None:
-        self.layout, self.constants = found, found.constants[step]
+        self.layout = found
         reached = command_kernel(engine).reaches(layer)
         self._words = {name: found.width(found.home[name], engine, port) for name, port in reached}
-        self._engine = engine
+        self._constants = [
+            start // found.width(memory, engine, found.reader(memory, engine))
+            for memory, start, _ in found.constants[step]
+        ]
 
     def base(self, tensor: str, row: int) -> int:
         """Word address of a row."""
@@ -524,10 +515,7 @@ class _Placed:
 
     def constant(self, index: int) -> int:
         """Word address of a constant."""
-        memory, start, _ = self.constants[index]
-        readers = self.layout.memories.memories[memory].readers
-        port = next(each.port.name for each in readers if each.engine == self._engine)
-        return start // self.layout.width(memory, self._engine, port)
+        return self._constants[index]
 
     def columns(self, tensor: str) -> Columns:
         """Columns of the matrix."""
@@ -541,7 +529,7 @@ def _commands(emit: _Emitter, step: int, layer: Layer) -> None:
     for read in layer.reads:
         _need_input(emit, read.tensor, (0, layer.rows), read.first_row)
     fixed = list[Span]()
-    for constant, (memory, start, stop) in zip(kernel.constants(layer), place.constants, strict=True):
+    for constant, (memory, start, stop) in zip(kernel.constants(layer), found.constants[step], strict=True):
         fixed.append(Span(memory, start, stop))
         emit.load(fixed[-1], partial(constant.data, stop - start), layer.name)
     cut = groups(layer.rows, emit.row_group)

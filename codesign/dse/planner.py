@@ -11,8 +11,8 @@ from dataclasses import dataclass, fields, replace
 from functools import cache, cached_property, partial
 from typing import Any, NamedTuple
 
-from codesign.compiler.layout import Widths, linear_columns, memory_need, widths
-from codesign.compiler.program import check_engines, compile_network
+from codesign.compiler.layout import Widths, check_engines, linear_columns, memory_need, widths
+from codesign.compiler.program import compile_network
 from codesign.errors import CheckError, InputError, NothingFits
 from codesign.ir.network import Layer, Linear, Network
 from codesign.target.board import Board
@@ -275,14 +275,14 @@ class Planner:
                 count = self.network.tensors[tensor].rows
                 if memory in need and 2 * sized.row_group < count:
                     windows[memory] = need[memory] // count * 2 * sized.row_group
-        return {name: windows.get(name) or _rounded(size, self._widest(name, sized)) for name, size in need.items()}
+        widest = self._widest(widths(sized))
+        return {name: windows.get(name) or _rounded(size, widest[name]) for name, size in need.items()}
 
-    def _widest(self, memory: str, design: Design) -> int:
-        """Unit in bytes of a memory's size: the widest word of the bus and of all ports to 16-bit memories.
+    def _widest(self, key: Widths) -> dict[str, int]:
+        """Unit in bytes of each memory's size: the widest word of the bus and of all ports to 16-bit memories.
 
         Ports with wider elements count in their own memory alone.
         """
-        key = widths(design)
         if key not in self._words:
             params, found = {name: dict(values) for name, values in key.engines}, dict[str, int]()
             reached = memory_map(key.engines).memories
@@ -296,7 +296,7 @@ class Planner:
             for name in reached:
                 found[name] = max([common, *(size * lanes for mine, size, lanes in wide if mine == name)])
             self._words[key] = found
-        return self._words[key][memory]
+        return self._words[key]
 
     # Costs of a choice.
 

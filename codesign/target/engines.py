@@ -165,6 +165,7 @@ def _some(kernel: type[Kernel]) -> Params:
 # Engines of a design -----------------------------------------------------------------
 
 
+@cache
 def kernel_name(engine: str) -> str:
     """Kernel name of a design's engine, without the instance number.
 
@@ -266,6 +267,7 @@ class MemoryMap:
 
     Attributes:
         memories: memories by name.
+        ports: by (engine, port name), the ports of all engines but ``fetch``.
         numbers: by (engine, port), the names of the connected memories in number order.
 
     Raises:
@@ -276,7 +278,7 @@ class MemoryMap:
         ports = {("load", "out"): _MOVER_PORTS["load"], ("store", "source"): _MOVER_PORTS["store"]}
         ordered = [(name, port) for name, _ in engines for port in known[kernel_name(name)].ports]
         ports |= {(name, port.name): port for name, port in ordered}
-        self._ports = ports
+        self.ports = ports
         self.numbers: dict[tuple[str, str], tuple[str, ...]] = {at: port.memories for at, port in ports.items()}
         owned: dict[str, tuple[str, Memory, list[tuple[str, str]]]] = {}
         for engine, params in engines:
@@ -296,15 +298,15 @@ class MemoryMap:
         """Resolves a port name in a memory's declaration to (engine, port) and numbers the memory next at that port."""
         owner, dot, name = port.rpartition(".")
         at = (owner if dot else engine, name)
-        if at not in self._ports:
+        if at not in self.ports:
             raise ValueError(f"memory {memory} of {engine} names port {port!r}, which there is not")
         self.numbers[at] = (*self.numbers[at], memory)
         return at
 
     def _reached(self, name: str, owner: str, memory: Memory, users: list[tuple[str, str]]) -> Reached:
-        order = list(self._ports)
+        order = list(self.ports)
         order.sort(key=lambda at: (at[0] != RING, at[0] != "store"))
-        access = [Access(at[0], self._ports[at]) for at in sorted(users, key=order.index)]
+        access = [Access(at[0], self.ports[at]) for at in sorted(users, key=order.index)]
         writers = [each for each in access if each.port.writes]
         if len(writers) != 1:
             raise ValueError(f"memory {name} has {len(writers)} ports that write it; legal: 1")
@@ -313,7 +315,7 @@ class MemoryMap:
     def number(self, engine: str, port: str, memory: str) -> int:
         """Number of a memory at an engine's port, as used in commands and ``PORT_select``."""
         at = engine, port
-        return self._ports[at].first + self.numbers[at].index(memory)
+        return self.ports[at].first + self.numbers[at].index(memory)
 
 
 def memory_name(engine: str, memory: str) -> str:

@@ -419,6 +419,8 @@ class CommandKernel(Kernel):
     def columns(cls, layer: Any, params: Params, unit: Number) -> Columns | None:
         """On-chip column layout required of the matrices that the layer reads and writes; None for no padding.
 
+        It may depend on nothing of the layer but its type and `codesign.ir.network.Layer.shape`.
+
         Args:
             layer: of a type in ``layers``.
             params: the parameters in ``padding``.

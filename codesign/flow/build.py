@@ -34,7 +34,8 @@ from codesign.ir.network import Network
 from codesign.quant.calibrate import minilm
 from codesign.quant.interop.pt2 import read_pt2
 from codesign.quant.lower.lowering import lower
-from codesign.report.report import Report, report
+from codesign.report.design_report import report
+from codesign.report.report import Report
 from codesign.report.search_section import neighbours
 from codesign.solver.front import Front
 from codesign.target.board import Board

@@ -30,7 +30,8 @@ from codesign.quant.calibrate.edit import Edit, forked, readers
 from codesign.quant.calibrate.migrate import KEPT, is_clamp, migrated
 from codesign.quant.calibrate.observe import Moments, Sample, moments
 from codesign.quant.calibrate.ranges import Clip, Range, channel_scales, check, on_grid, ranges, symmetric_scale
-from codesign.quant.lower.lowering import each_sample, largest_gain, lower, unscaled
+from codesign.quant.lower.lowering import each_sample, lower, unscaled
+from codesign.quant.lower.residual import largest_gain
 from codesign.quant.match.graph import Product
 from codesign.quant.match.patterns import Patterns
 from codesign.quant.match.views import Floats

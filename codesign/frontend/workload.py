@@ -7,7 +7,7 @@ are kept, because their scales define the integer network.
 import html
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from codesign.frontend.onnx_reader import Graph, Node, decoded, graph_of, read_g
 from codesign.frontend.operators.call import Array, Call, Shape, check_size
 from codesign.frontend.operators.elementwise import elementwise
 from codesign.frontend.operators.products import conv_shape, matmul_shape
-from codesign.frontend.operators.registry import evaluate, operators
+from codesign.frontend.operators.registry import evaluate
 
 if TYPE_CHECKING:
     import onnx
@@ -291,24 +291,18 @@ def _macs(node: Node, shapes: Mapping[str, Shape]) -> int:
 def _folded(graph: Graph) -> Workload:
     folder = _Folder(graph)
     folder.run()
-    nodes = live_nodes(folder.kept, graph.outputs)
-    used = {*(n for node in nodes for n in node.inputs), *graph.outputs}
-    constants = {n: v for n, v in folder.constants.items() if n in used}
-    made = {n for node in nodes for n in node.outputs} | set(graph.inputs)
-    shapes = {n: s for n, s in folder.shapes.items() if n in constants or n in made}
-    return Workload(graph.name, nodes, constants, graph.inputs, {n: shapes[n] for n in graph.outputs}, shapes)
+    outputs = {n: folder.shapes[n] for n in graph.outputs}
+    return pruned(Workload(graph.name, tuple(folder.kept), folder.constants, graph.inputs, outputs, folder.shapes))
 
 
-def live_nodes(nodes: list[Node], outputs: tuple[str, ...]) -> tuple[Node, ...]:
-    """The nodes needed for some outputs, in the same order."""
-    needed, live = set(outputs), []
-    for node in reversed(nodes):
-        if needed.intersection(node.outputs):
+def pruned(workload: Workload) -> Workload:
+    """The workload without the nodes, constants and shapes that its outputs do not need; the order stays."""
+    used, live = set(workload.outputs), []
+    for node in reversed(workload.nodes):
+        if used.intersection(node.outputs):
             live.append(node)
-            needed.update(node.inputs)
-    return tuple(reversed(live))
-
-
-def supported() -> tuple[str, ...]:
-    """Names of the operators a model may use, sorted."""
-    return tuple(sorted(operators()))
+            used.update(node.inputs)
+    constants = {n: v for n, v in workload.constants.items() if n in used}
+    made = {n for node in live for n in node.outputs} | set(workload.inputs)
+    shapes = {n: s for n, s in workload.shapes.items() if n in constants or n in made}
+    return replace(workload, nodes=tuple(reversed(live)), constants=constants, shapes=shapes)

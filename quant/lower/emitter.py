@@ -14,7 +14,7 @@ from codesign.ir.network import Input, Layer, Linear, Tensor
 from codesign.numerics.fixed_point import quantize, requantizer
 from codesign.quant.match.graph import Product, Quantizer, unused
 from codesign.quant.match.patterns import Patterns
-from codesign.quant.match.views import Affine, Floats, pick
+from codesign.quant.match.views import Affine, Floats, inverse, pick
 
 WIDE = (-(1 << 15), (1 << 15) - 1)
 """Range of the residual stream: signed 16 bit."""
@@ -217,7 +217,7 @@ class Emitter(ABC):
         """
         product, index = self.patterns.product(finish.view.origin), finish.view.index.reshape(-1)
         rows, columns = self.separated(key, product, pick(index, demand))
-        elements = _inverse(index, len(product.demand) * len(product.weights))[product.elements()[:, columns]]
+        elements = inverse(index, len(product.demand) * len(product.weights))[product.elements()[:, columns]]
         have = rows if exact else np.flatnonzero((elements >= 0).all(axis=1))
         memo = (key, np.concatenate([have, [-1], columns]).tobytes())
         if memo not in self.made:
@@ -291,14 +291,6 @@ class Emitter(ABC):
         result = np.zeros((len(weights), self.tensors[x.tensor].columns), np.int8)
         result[:, x.columns] = weights
         return result
-
-
-def _inverse(index: Ints, size: int) -> Ints:
-    """Element of a view that shows each element of its origin; -1 if none does."""
-    back = np.full(size, -1, np.int64)
-    used = index >= 0
-    back[index[used]] = np.flatnonzero(used)
-    return back
 
 
 def _rounded(weights: Floats, target: LinearTarget, scale: float) -> tuple[Ints, Floats]:

@@ -147,7 +147,7 @@ class _Lowering(Residual):
 
     def check_structure(self) -> None:
         """Raises InputError with all nodes that have no integer layer."""
-        faults = [(node, reason) for node, reason in self.patterns.unknown()]
+        faults = self.patterns.unknown()
         for name, kind in self.patterns.kinds.items():
             if kind == "quant" and (reason := self.patterns.quantizer_fault(self.patterns.node(name))):
                 faults.append((self.patterns.node(name), reason))

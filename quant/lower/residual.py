@@ -57,7 +57,7 @@ class Residual(Mixtures):
         """Common scale of the whole residual stream."""
         kinds = self.patterns.kinds
         streams = [n for n, kind in kinds.items() if kind == "sum"]
-        streams += [self.patterns.norm(n).source for n, kind in kinds.items() if kind == "norm"]
+        streams += [self.patterns.norms[n].source for n, kind in kinds.items() if kind == "norm"]
         streams += [n for n in self.workload.outputs if self.ends_wide(self.patterns.affine(n))]
         streams += [n for mixture in self.patterns.mixtures.values() for n in mixture.outputs]
         streams += [part for s in streams if self.patterns.kind(s) == "sum" for part in self.carried(s)]
@@ -135,11 +135,9 @@ class Residual(Mixtures):
             kind = self.kind(chain.last)
             if kind == "sum":
                 self.made[memo] = self.sum(name, chain)
-            elif kind == "product":
-                self.made[memo] = self.wide_product(name, chain, None)
             elif kind in ("norm", "input"):
                 self.made[memo] = self.brought(name, chain)
-            elif kind == "mixture":
+            elif kind in ("product", "mixture"):
                 self.made[memo] = self.joined(name, chain, None)
             else:
                 raise self.refuse(chain.last.origin, _unsummable(kind))

@@ -44,6 +44,7 @@ class Patterns(WorkloadGraph):
         kinds: kind per computed tensor: input, quant, product, matmul, softmax, norm, function, sum, custom (an
         operator of another package), moved (an affine rearrangement), integer (inside a quantizer pair), mixture
         (a weighted sum of experts), inside (between the router and sum of a mixture) or unknown.
+        norms: norm that produces each tensor of kind norm.
         mixtures: mixtures of experts by the tensor of their sum.
     """
 
@@ -52,7 +53,7 @@ class Patterns(WorkloadGraph):
         self.kinds: dict[str, str] = dict.fromkeys(workload.inputs, "input")
         self._origins: dict[str, str] = {n: n for n in workload.inputs}
         self._bases: dict[str, tuple[str, bool]] = {}
-        self._norms: dict[str, NormMatch] = {}
+        self.norms: dict[str, NormMatch] = {}
         self._absorbed: set[str] = set()
         for node in workload.nodes:
             self._classify(node)
@@ -101,7 +102,7 @@ class Patterns(WorkloadGraph):
         if self._absorbed.intersection(node.outputs) or not found:
             return {}
         if kind == "norm":
-            return {self.norm(node.outputs[0]).source: frozenset({"stream"})}
+            return {self.norms[node.outputs[0]].source: frozenset({"stream"})}
         if kind == "mixture":
             mixture = self.mixtures[node.outputs[0]]
             return dict.fromkeys(mixture.outputs, frozenset({"stream"})) | {mixture.logits: frozenset({"operand"})}
@@ -194,7 +195,7 @@ class Patterns(WorkloadGraph):
         """Single origin of the tensors that a node moves; None if there is none or several."""
         moving = node.inputs if node.op in ("Concat", "Where", "Add", "Sub", "Mul", "Div") else node.inputs[:1]
         origins = {self._origins.get(n, n) for n in moving if n and n not in self.values}
-        if node.op == "Where" and node.inputs[0] in origins:
+        if node.op == "Where":
             origins.discard(node.inputs[0])
         return origins.pop() if len(origins) == 1 else None
 
@@ -202,14 +203,14 @@ class Patterns(WorkloadGraph):
         if node.op == "Clip" and self.kind(node.inputs[0]) == "integer":
             return "integer" if all(n in self.values for n in node.inputs[1:] if n) else "unknown"
         moving = [n for n in node.inputs if n and n not in self.values]
-        pointwise = self._pointwise(node, moving)
+        curved = self._pointwise(node, moving)
         if node.op in _LINEAR and len(moving) == 1 and (node.op != "Div" or moving[0] == node.inputs[0]):
             return "moved"
-        if pointwise:
+        if curved:
             return "function"
         norm = self._decomposed_norm(node)
         if norm is not None:
-            self._norms[node.outputs[0]] = norm
+            self.norms[node.outputs[0]] = norm
             return "norm"
         shapes = {self.workload.shapes[n] for n in moving}
         return "sum" if node.op == "Add" and len(moving) == 2 and len(shapes) == 1 else "unknown"
@@ -249,29 +250,24 @@ class Patterns(WorkloadGraph):
 
     # Norms
 
-    def norm(self, name: str) -> NormMatch:
-        """Norm that produces a tensor of kind norm."""
-        return self._norms[name]
-
     def _whole_norm(self, node: Node) -> str:
         rank = len(self.workload.shapes[node.inputs[0]])
         fixed = all(n in self.values for n in node.inputs[1:] if n)
         eps = node.attributes.get("epsilon", 1e-5)
         if not fixed or node.attributes.get("axis", -1) not in (-1, rank - 1) or not isinstance(eps, float):
             return "unknown"
-        self._norms[node.outputs[0]] = NormMatch(node.inputs[0], eps, node.op == "RMSNormalization")
+        self.norms[node.outputs[0]] = NormMatch(node.inputs[0], eps, node.op == "RMSNormalization")
         return "norm"
 
     def _decomposed_norm(self, node: Node) -> NormMatch | None:
         """Matches ``d / sqrt(mean(d * d) + eps)`` with ``d = x - mean(x)``, or ``d = x``."""
         if node.op not in ("Div", "Mul") or len(node.inputs) != 2:
             return None
-        pairs = [node.inputs] if node.op == "Div" else [node.inputs, node.inputs[::-1]]
+        pairs, power = ([node.inputs], 0.5) if node.op == "Div" else ([node.inputs, node.inputs[::-1]], -0.5)
         for d, root in pairs:
-            power = -0.5 if node.op == "Mul" else 0.5
-            found = self._root_of_mean_square(d, root, power)
-            if found is not None:
-                return self._centred(d, found)
+            eps = self._root_of_mean_square(d, root, power)
+            if eps is not None:
+                return self._centred(d, eps)
         return None
 
     def _root_of_mean_square(self, d: str, root: str, power: float) -> float | None:
@@ -293,9 +289,7 @@ class Patterns(WorkloadGraph):
         node = self.makers.get(name or "")
         if node is None:
             return None
-        if node.op == "Sqrt" and power > 0:
-            return node.inputs[0]
-        if node.op == "Pow" and self.scalar(node.inputs[1]) == power:
+        if (node.op == "Sqrt" and power > 0) or (node.op == "Pow" and self.scalar(node.inputs[1]) == power):
             return node.inputs[0]
         if power < 0 and node.op == "Reciprocal":
             return self._under_root(node.inputs[0], -power)
@@ -332,7 +326,7 @@ class Patterns(WorkloadGraph):
         """View of a tensor as an affine function of its origin."""
         if name in self.values:
             value = np.asarray(self.values[name], np.float64)
-            return Affine("", np.full(value.shape, -1, np.int64), _ones(value) * 0, value)
+            return Affine("", np.full(value.shape, -1, np.int64), np.zeros(value.shape), value)
         if self.kinds[name] != "moved":
             return self._origin_view(name)
         node = self.node(name)
@@ -371,10 +365,8 @@ class Patterns(WorkloadGraph):
 
     def _join(self, node: Node) -> Affine:
         views = [self.affine(n) for n in node.inputs]
-        index, factor, offset = (
-            self.evaluate(node, [getattr(v, part) for v in views])[0] for part in ("index", "factor", "offset")
-        )
-        return Affine(next(v.origin for v in views if v.origin), index, factor, offset)
+        parts = [self.evaluate(node, [getattr(v, part) for v in views])[0] for part in ("index", "factor", "offset")]
+        return Affine(next(v.origin for v in views if v.origin), *parts)
 
     def _select(self, node: Node) -> Affine:
         """View of a Where: the guarded tensor, or a choice of two per element."""
@@ -406,10 +398,6 @@ class Patterns(WorkloadGraph):
         rest = [self.values[n] for n in node.inputs[1:]]
         one, zero = (self.evaluate(node, [np.full(inner.index.shape, x), *rest])[0] for x in (1.0, 0.0))
         return shifted(inner, one - zero, zero)
-
-
-def _ones(x: Array) -> Floats:
-    return np.broadcast_to(1.0, x.shape)
 
 
 def _reason(node: Node) -> str:

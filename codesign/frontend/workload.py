@@ -76,7 +76,7 @@ class Workload:
         uses = self._last_uses
         for i, node in enumerate(self.nodes):
             arguments = [self._value(values, name) if name else None for name in node.inputs]
-            results = _apply(self.name, node, arguments)
+            results = apply(self.name, node, arguments)
             values.update(zip(node.outputs, results, strict=False))
             yield from ((n, v) for n, v in zip(node.outputs, results, strict=False) if n)
             for name in uses.get(i, ()):
@@ -181,8 +181,17 @@ def from_proto(model: "onnx.ModelProto", name: str = "model", folder: Path | Non
 # Folding and shapes --------------------------------------------------------------
 
 
-def _apply(model: str, node: Node, arguments: list[Array | None]) -> tuple[Array, ...]:
-    """Evaluate a node; errors of its operator become an InputError with the node's name."""
+def apply(model: str, node: Node, arguments: list[Array | None]) -> tuple[Array, ...]:
+    """Evaluate a node.
+
+    Args:
+        model: name of the model in messages.
+        node: its operator and attributes.
+        arguments: an array per input, None where omitted.
+
+    Raises:
+        InputError: the operator refuses its arguments; the message names the node.
+    """
     try:
         return evaluate(node.op, Call(node.attributes, arguments, len(node.outputs)))
     except (ValueError, TypeError, IndexError, ArithmeticError, MemoryError) as error:
@@ -225,7 +234,7 @@ class _Folder:
     def fold(self, node: Node) -> None:
         if node.op in PRODUCTS:
             self.check_work(node)
-        results = _apply(self.graph.name, node, self.arguments(node))
+        results = apply(self.graph.name, node, self.arguments(node))
         for name, value in zip(node.outputs, results, strict=False):
             if value.dtype.kind == "f" and np.isnan(value).any():
                 raise InputError(f"{self.graph.name}: node {node} computes NaN from constants; legal: finite values")
@@ -247,7 +256,7 @@ class _Folder:
         elif node.op in QUANTIZERS and not all(n in self.constants for n in node.inputs[1:] if n):
             shapes = (self.shapes[node.inputs[0]],)
         else:
-            results = _apply(self.graph.name, node, self.arguments(node))
+            results = apply(self.graph.name, node, self.arguments(node))
             shapes = tuple(v.shape for v in results)
             self.types.update((n, v.dtype) for n, v in zip(node.outputs, results, strict=False))
         for name, shape in zip(node.outputs, shapes, strict=False):
@@ -258,7 +267,7 @@ class _Folder:
         self.kept.append(node)
 
     def broadcast_shape(self, node: Node) -> Shape:
-        (made,) = _apply(self.graph.name, node, [self.zero(name) if name else None for name in node.inputs])
+        (made,) = apply(self.graph.name, node, [self.zero(name) if name else None for name in node.inputs])
         self.types[node.outputs[0]] = made.dtype
         try:
             return check_size(np.broadcast_shapes(*(self.shapes[n] for n in node.inputs if n)))

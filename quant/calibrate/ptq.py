@@ -136,14 +136,11 @@ def calibrate(
         ToolError: the library is not installed.
     """
     check()
+    chosen = settings or choose(model, samples, name=name, folder=folder, progress=progress).settings
     source = _embedded(decoded(model, name), name, folder)
-    workload = from_proto(source, name)
-    each = each_sample(workload, samples)
-    chosen = settings or _chosen(source, workload, each[:_TRIED], name, progress).settings
-    made = _once(source, each, chosen, name)
+    made = _once(source, each_sample(from_proto(source, name), samples), chosen, name)
     lower(from_proto(made, name))
-    data: bytes = made.SerializeToString()
-    return data
+    return bytes(made.SerializeToString())
 
 
 def choose(
@@ -158,19 +155,13 @@ def choose(
     check()
     source = _embedded(decoded(model, name), name, folder)
     workload = from_proto(source, name)
-    return _chosen(source, workload, each_sample(workload, samples)[:_TRIED], name, progress)
-
-
-def _chosen(
-    model: onnx.ModelProto, workload: Workload, each: Sequence[Sample], name: str, progress: Progress | None
-) -> SettingsChoice:
-    """Chooses the settings with the smallest error on held-out samples."""
+    each = each_sample(workload, samples)[:_TRIED]
     cut = max(1, len(each) * 3 // 4)
     shown, held = each[:cut], each[cut:] or each
 
     def error(settings: Settings) -> float:
         try:
-            return output_error(workload, from_proto(_once(model, shown, settings, name), name), held)
+            return output_error(workload, from_proto(_once(source, shown, settings, name), name), held)
         except InputError:  # a scale that no layer can hold; where all end so, the first says why
             return math.inf
 

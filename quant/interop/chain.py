@@ -7,10 +7,12 @@ Add and Relu over one row, with every constant on a grid and used once, and all 
 import itertools
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 
 from codesign.errors import InputError
 from codesign.frontend.onnx_reader import Node
@@ -21,9 +23,6 @@ from codesign.quant.match.graph import Quantizer
 from codesign.quant.match.patterns import Patterns
 from codesign.quant.match.views import Floats
 
-if TYPE_CHECKING:
-    import onnx
-
 Ints = NDArray[np.int64]
 
 _DOMAIN = "qonnx.custom_op.general"
@@ -31,7 +30,7 @@ _RESHAPES = ("Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 _LEGAL = "legal: a chain of MatMul or Gemm, Add of constants, Relu and quantizers"
 
 
-def to_qonnx(workload: Workload) -> "onnx.ModelProto":
+def to_qonnx(workload: Workload) -> onnx.ModelProto:
     """Converts a model to QONNX in the form that hls4ml and FINN accept.
 
     Args:
@@ -199,10 +198,8 @@ class _QonnxWriter:
         self.constants: list[onnx.TensorProto] = []
         self.shapes: dict[str, tuple[int, ...]] = {source: (1, size)}
 
-    def model(self) -> "onnx.ModelProto":
+    def model(self) -> onnx.ModelProto:
         """The ONNX model."""
-        from onnx import TensorProto, helper
-
         name = self.source
         for index, step in enumerate(self.steps):
             last = index == len(self.steps) - 1
@@ -215,8 +212,6 @@ class _QonnxWriter:
 
     def write(self, step: _ChainStep, source: str, target: str, name: str) -> str:
         """Appends one step; returns its output's name."""
-        from onnx import helper
-
         shape = self.shapes[source]
         if step.quantizer is not None:
             self.quant(source, target, name, step.quantizer)
@@ -235,8 +230,6 @@ class _QonnxWriter:
         return target
 
     def quant(self, source: str, target: str, name: str, quantizer: Quantizer) -> None:
-        from onnx import helper
-
         bits, signed, narrow = _form(quantizer)
         numbers = {"scale": quantizer.scale, "zero": 0.0, "bits": bits}
         given = [self.tensor(f"{name}_{label}", number) for label, number in numbers.items()]
@@ -247,8 +240,6 @@ class _QonnxWriter:
         self.nodes.append(node)
 
     def tensor(self, name: str, value: NDArray[np.floating[Any]] | float) -> str:
-        from onnx import numpy_helper
-
         array = np.asarray(value, np.float32)
         self.constants.append(numpy_helper.from_array(array, name))
         self.shapes[name] = array.shape

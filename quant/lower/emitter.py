@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.errors import InputError
-from codesign.frontend.operators.call import Ints
+from codesign.frontend.operators.call import Array, Ints
 from codesign.frontend.workload import Workload
 from codesign.ir.network import Input, Layer, Linear, Tensor
 from codesign.numerics.fixed_point import quantize, requantizer
@@ -30,6 +30,10 @@ class TensorSource:
 
     tensor: str
     index: Ints
+
+    def shown(self, value: Array) -> Floats:
+        """The float counterpart's elements, given the value of ``tensor``; 0 where there is none."""
+        return np.where(self.index < 0, 0.0, value.reshape(-1)[self.index])
 
 
 @dataclass(frozen=True, eq=False)

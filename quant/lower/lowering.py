@@ -163,11 +163,12 @@ class _Lowering(Residual):
 
     def check_accumulators(self) -> None:
         """Proves that no partial sum exceeds `ACCUMULATOR_BITS`."""
-        bad = []
-        for layer in linears(self.layers):
-            low, high = accumulator_range(layer.weights, layer.bias, *self.ranges[layer.source])
-            width = signed_bits(low, high)
-            bad += [f"{layer.name} needs {width}"] if width > ACCUMULATOR_BITS else []
+        sums = {
+            layer.name: accumulator_range(layer.weights, layer.bias, *self.ranges[layer.source])
+            for layer in linears(self.layers)
+        }
+        widths = {name: signed_bits(*ends) for name, ends in sums.items()}
+        bad = [f"{name} needs {width}" for name, width in widths.items() if width > ACCUMULATOR_BITS]
         if bad:
             raise self.fail(f"accumulators: {', '.join(bad)} bits; legal: at most {ACCUMULATOR_BITS}")
 

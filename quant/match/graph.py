@@ -11,8 +11,7 @@ from codesign.frontend.onnx_reader import Node
 from codesign.frontend.operators.call import Array, Call, Ints
 from codesign.frontend.operators.movement import layout
 from codesign.frontend.operators.products import conv_windows, quant_range
-from codesign.frontend.operators.registry import evaluate
-from codesign.frontend.workload import Workload
+from codesign.frontend.workload import Workload, apply
 from codesign.numerics.fixed_point import quantize
 from codesign.quant.match.views import Floats
 
@@ -110,10 +109,7 @@ class WorkloadGraph:
 
     def evaluate(self, node: Node, arguments: list[Array | None]) -> tuple[Array, ...]:
         """Applies a node's operator; its errors become an InputError with the node's name."""
-        try:
-            return evaluate(node.op, Call(node.attributes, arguments, len(node.outputs)))
-        except (ValueError, TypeError, IndexError, ArithmeticError) as error:
-            raise InputError(f"{self.workload.name}: node {node}: {' '.join(str(error).split())}") from error
+        return apply(self.workload.name, node, arguments)
 
     # Quantizers
 

@@ -44,7 +44,7 @@ from codesign.quant.train.vit import (
 )
 
 SPLIT_SEED = 0
-TRAIN, VALIDATION, TEST = 1197, 200, 400
+TRAIN, VALIDATION = 1197, 200
 MIXTURE = VitConfig(experts=4, chosen=2, expert_mlp=64)
 """The transformer with experts; two experts are as wide as the plain one's feed-forward layers."""
 

@@ -250,8 +250,7 @@ def matmul(a: IntLike, b: IntLike) -> IntArray:
     left, right = integers("a", a), integers("b", b)
     bound = _magnitude(left) * _magnitude(right) * left.shape[-1]
     if bound < _FLOAT_EXACT:
-        product = np.matmul(left.astype(np.float64), right.astype(np.float64))
-        return np.asarray(product.astype(np.int64))
+        return np.asarray(np.matmul(left.astype(np.float64), right.astype(np.float64)).astype(np.int64))
     if bound > _INT64_MAX:
         raise ValueError(f"matrix product must fit int64, its bound is {bound}")
     return np.asarray(np.matmul(left, right))

@@ -86,8 +86,8 @@ def _waits(commands: Sequence[Command], timing: Timing) -> tuple[Wait, ...]:
     """Idle intervals, then the intervals in which the array is limited by weight delivery."""
     if not commands:
         return ()
-    stretches = stalls.idle(commands, timing.activities, timing.total)
-    return (*stretches, *stalls.starved(commands, timing.activities))
+    idle = stalls.idle(commands, timing.activities, timing.total)
+    return (*idle, *stalls.starved(commands, timing.activities))
 
 
 def _bytes_per_cycle(board: Board) -> float:

@@ -94,7 +94,7 @@ class Report(Figures):
         if name == "timeline":
             return self._timeline()
         if name == "resources":
-            return svg.shares([(n, share, text) for n, share, text in self._shares()])
+            return svg.shares(self._shares())
         if name == "utilization":
             return svg.shares([(e["name"], *self._busy(e["busy_cycles"])) for e in self.engines])
         if name == "roofline" and self.bytes_per_cycle:
@@ -311,8 +311,7 @@ class Report(Figures):
         band = f"{_micro(least)} and {_micro(most)} µJ (±{100 * float(self.energy['error']):.0f} %)"
         text = f"{_micro(total)} µJ per inference, believed to lie between {band}"
         evidence = str(self.energy["evidence"])
-        where = table(["", "µJ", "share"], rows, "Where it goes", evidence=evidence)
-        return [paragraph(text, evidence), where]
+        return [paragraph(text, evidence), table(["", "µJ", "share"], rows, "Where it goes", evidence=evidence)]
 
     def _assumptions(self) -> list[Html]:
         found = (self.assumptions or {}).items()

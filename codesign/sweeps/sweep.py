@@ -299,8 +299,7 @@ def _noted(
     if not request.exact:
         return {"values": made.grid.digest, "front": [], "proof": ""}
     _LOG.info("searching the front of combination %d", number + 1)
-    space = request.space(made.network, made.board, limits)
-    front = space.search(("latency_us", "dsp"), progress=progress.search)
+    front = request.space(made.network, made.board, limits).search(("latency_us", "dsp"), progress=progress.search)
     cycles = [_cycles(latency, made.board.clock_hz / MEGA) for latency in front.values[:, 0].tolist()]
     points = sorted(map(list, zip(made.grid.index(front.parameters), cycles, strict=True)))
     return {"values": made.grid.digest, "front": points, "proof": str(front.proof).rpartition("; ")[0]}

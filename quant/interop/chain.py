@@ -16,14 +16,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from codesign.errors import InputError
 from codesign.frontend.onnx_reader import Node
-from codesign.frontend.operators.call import Call
+from codesign.frontend.operators.call import Call, Ints
 from codesign.frontend.workload import Workload
 from codesign.numerics.fixed_point import limits, signed_bits
 from codesign.quant.match.graph import Quantizer
 from codesign.quant.match.patterns import Patterns
 from codesign.quant.match.views import Floats
-
-Ints = NDArray[np.int64]
 
 _DOMAIN = "qonnx.custom_op.general"
 _RESHAPES = ("Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
@@ -159,9 +157,8 @@ def _without_signs(steps: list[_ChainStep]) -> list[_ChainStep]:
     """The steps with unsigned quantizers directly after ReLU."""
     found = steps[:1]
     for before, step in itertools.pairwise(steps):
-        quantizer = step.quantizer
-        if before.op == "Relu" and quantizer is not None and quantizer.low < 0:
-            step = replace(step, quantizer=replace(quantizer, low=0))
+        if before.op == "Relu" and step.quantizer is not None and step.quantizer.low < 0:
+            step = replace(step, quantizer=replace(step.quantizer, low=0))
         found.append(step)
     return found
 
@@ -207,8 +204,7 @@ class _QonnxWriter:
         ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, self.shapes.pop(n)) for n in (self.source, name)]
         values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n, shape in self.shapes.items()]
         graph = helper.make_graph(self.nodes, "chain", ends[:1], ends[1:], self.constants, value_info=values)
-        imports = [helper.make_opsetid("", 20), helper.make_opsetid(_DOMAIN, 2)]
-        return helper.make_model(graph, opset_imports=imports)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid(_DOMAIN, 2)])
 
     def write(self, step: _ChainStep, source: str, target: str, name: str) -> str:
         """Appends one step; returns its output's name."""

@@ -263,8 +263,8 @@ class Emitter(ABC):
             first_row=x.first_row,
         )
         self.layers.append(layer)
-        tensor = Tensor(target.name, layer.rows, layer.n, target.bits, target.scale_out)
-        self.add(tensor, target.source, *target.range)
+        made = Tensor(target.name, layer.rows, layer.n, target.bits, target.scale_out)
+        self.add(made, target.source, *target.range)
 
     def bias(self, product: Product, target: LinearTarget, unit: Floats) -> Ints:
         """Bias in units of a product; notes an error larger than the result's step."""

@@ -91,8 +91,7 @@ class Operands(Emitter):
 
     def add_input(self, name: str, tensor: Tensor, gather: Ints, source: TensorSource, span: tuple[int, int]) -> str:
         """Records a tensor gathered from a model input; returns its name."""
-        shape = sample_shape(self.workload.inputs[name])
-        self.inputs.append(Input(name, shape, tensor.name, gather, *span))
+        self.inputs.append(Input(name, sample_shape(self.workload.inputs[name]), tensor.name, gather, *span))
         self.add(tensor, source, *span)
         return tensor.name
 
@@ -188,13 +187,6 @@ class Operands(Emitter):
         self.layers.append(Norm(name, source, target, len(rows), *parameters, info.rms, first_row, bits))
         self.add(Tensor(target, len(rows), width, bits, scale), TensorSource(key, elements), *limits(bits))
 
-    def placed(self, key: str, inner: Affine, shape: Shape) -> Ints:
-        """Index into a rearranged tensor of each element of its origin; refuses a missing one."""
-        back = self.shown(inner, shape)
-        if np.any(back < 0):
-            raise self.refuse(key, "quantizes a part of attention; legal: all of it")
-        return back
-
     def shown(self, inner: Affine, shape: Shape) -> Ints:
         """Index into a rearranged tensor of each element of its origin; -1 if it has none."""
         return inverse(inner.index, math.prod(shape)).reshape(shape)
@@ -288,7 +280,10 @@ class Operands(Emitter):
             window=window,
         )
         self.layers.append(layer)
-        index = self.placed(key, inner, shape).transpose(1, 0, 2).reshape(shape[1], -1)
+        back = self.shown(inner, shape)
+        if np.any(back < 0):
+            raise self.refuse(key, "quantizes a part of attention; legal: all of it")
+        index = back.transpose(1, 0, 2).reshape(shape[1], -1)
         self.full_range(key, q)
         self.add(Tensor(target, shape[1], shape[0] * shape[2], 8, q.scale), TensorSource(key, index), -128, 127)
 

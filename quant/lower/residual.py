@@ -73,8 +73,7 @@ class Residual(Mixtures):
 
     def carried(self, name: str) -> list[str]:
         """Parts of a sum that come from norms or model inputs."""
-        parts = self.patterns.node(name).inputs
-        return [n for n in parts if self.kind(self.patterns.affine(n)) in ("norm", "input")]
+        return [n for n in self.patterns.node(name).inputs if self.kind(self.patterns.affine(n)) in ("norm", "input")]
 
     def stream_quantizers(self, name: str) -> list[Quantizer]:
         """Quantizers of a residual tensor and, for a sum, of its two parts."""
@@ -209,17 +208,14 @@ class Residual(Mixtures):
             raise self.refuse(name, "constants are joined or added to the residual stream; legal: to an embedding")
         if memo not in self.made:
             self.made[memo] = self.fresh(name)
-            if self.kind(whole) == "norm":
-                self.check_order(name, whole)
+            if self.kind(whole) == "input":
+                self.wide_input(self.made[memo], name, whole)
+            elif np.array_equal(whole.index, np.arange(math.prod(self.workload.shapes[whole.origin]))):
                 self.emit_norm(self.made[memo], name, whole, self.residual, 16)
             else:
-                self.wide_input(self.made[memo], name, whole)
+                legal = "legal: rows are selected after it"
+                raise self.refuse(name, f"a norm is rearranged in the residual stream; {legal}")
         return self.made[memo]
-
-    def check_order(self, name: str, whole: Affine) -> None:
-        """Refuses a norm with rearranged rows or columns."""
-        if not np.array_equal(whole.index, np.arange(math.prod(self.workload.shapes[whole.origin]))):
-            raise self.refuse(name, "a norm is rearranged in the residual stream; legal: rows are selected after it")
 
     def wide_input(self, target: str, name: str, whole: Affine) -> None:
         """Adds a model input as signed 16 bit at the residual scale."""

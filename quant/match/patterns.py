@@ -236,16 +236,14 @@ class Patterns(WorkloadGraph):
 
     def apply(self, name: str, x: Floats) -> Floats:
         """Evaluates a function at many values of its argument."""
-        done: dict[str, Array] = {self.base(name): x}
-        return np.asarray(self._run(name, done), np.float64)
+        return np.asarray(self._run(name, {self.base(name): x}), np.float64)
 
     def _run(self, name: str, done: dict[str, Array]) -> Array:
         if name in self.values:
             return self.values[name].reshape(())
         if name not in done:
             node = self.node(name)
-            arguments = [self._run(n, done) if n else None for n in node.inputs]
-            done[name] = self.evaluate(node, arguments)[0]
+            done[name] = self.evaluate(node, [self._run(n, done) if n else None for n in node.inputs])[0]
         return done[name]
 
     # Norms
@@ -272,8 +270,7 @@ class Patterns(WorkloadGraph):
 
     def _root_of_mean_square(self, d: str, root: str, power: float) -> float | None:
         """Returns eps if ``root == (mean(d * d) + eps) ** power``, else None."""
-        inside = self._under_root(root, power)
-        added = self.maker(inside, "Add")
+        added = self.maker(self._under_root(root, power), "Add")
         eps = next((n for n in added.inputs if n in self.values), None) if added else None
         if added is None or eps is None or self.values[eps].size != 1:
             return None
@@ -386,8 +383,7 @@ class Patterns(WorkloadGraph):
             return shifted(inner, np.float64(-1), np.float64(0))
         constant = self.values[next(n for n in node.inputs if n in self.values)]
         if node.op in ("Mul", "Div"):
-            factor = constant if node.op == "Mul" else 1.0 / constant
-            return shifted(inner, factor, np.float64(0))
+            return shifted(inner, constant if node.op == "Mul" else 1.0 / constant, np.float64(0))
         if node.op == "Add":
             return shifted(inner, np.float64(1), constant)
         first = node.inputs[0] in self.values

@@ -127,8 +127,7 @@ def _conv_geometry(c: Call, x: Shape, w: Shape) -> tuple[tuple[int, ...], ...]:
 
 def conv_shape(c: Call, x: Shape, w: Shape) -> Shape:
     """Output shape of a convolution of ``[N, C, ...]`` with ``[D, C, ...]``."""
-    size = _conv_geometry(c, x, w)[3]
-    return check_size((x[0], w[0], *size))
+    return check_size((x[0], w[0], *_conv_geometry(c, x, w)[3]))
 
 
 def conv_windows(c: Call, x: Shape, w: Shape) -> Ints:

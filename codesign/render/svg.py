@@ -189,9 +189,11 @@ def _grid(x: Axis, y: Axis, across: str, up: str) -> list[str]:
             _text(x.first - 6, y(value) + 4, _tick(value), anchor="end"),
         ]
     note = [" (log)" if axis.log else "" for axis in (x, y)]
-    parts.append(_text((x.first + x.last) / 2, y.first + 38, across + note[0], kind="m", anchor="middle"))
-    parts.append(_text(x.first - 60, y.last - 10, up + note[1], kind="m"))
-    return parts
+    return [
+        *parts,
+        _text((x.first + x.last) / 2, y.first + 38, across + note[0], kind="m", anchor="middle"),
+        _text(x.first - 60, y.last - 10, up + note[1], kind="m"),
+    ]
 
 
 # Plots -------------------------------------------------------------------------------------
@@ -254,13 +256,9 @@ def scatter(
     for i in order:
         kind, radius = ("on", 7) if i == chosen else ("p", 5)
         shape = f'circle class="{kind}" cx="{across(rows[i][x]):.1f}" cy="{up(rows[i][y]):.1f}" r="{radius}"'
-        parts.append(_titled(shape, describe(rows[i]) + (" (built)" if i == chosen else "")))
+        values = ", ".join(f"{name} {short(value)}" for name, value in rows[i].items())
+        parts.append(_titled(shape, values + (" (built)" if i == chosen else "")))
     return _picture(_WIDTH, 380, f"{len(rows)} designs: {y} against {x}", parts)
-
-
-def describe(row: Row) -> str:
-    """A design's values in one line."""
-    return ", ".join(f"{name} {short(value)}" for name, value in row.items())
 
 
 def stair(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -296,14 +294,16 @@ def roofline(points: Sequence[Point], intensity: float, *, peak: float, bandwidt
     y = Axis(min(x.low * bandwidth, *(point.rate / 2 for point in points)), peak * 2.5, 330, 34, log=True)
     roof = [(x.low, max(x.low * bandwidth, y.low)), (ridge, peak), (x.high, peak)]
     path = "L".join(f"{x(a):.1f} {y(b):.1f}" for a, b in roof)
-    parts = [*_grid(x, y, "multiply-accumulates per off-chip byte", "multiply-accumulates per cycle")]
-    parts.append(f'<path class="roof" d="M{path}"/>')
-    parts.append(_text(x.last, y(peak) - 8, f"all multipliers: {short(peak)} per cycle", anchor="end"))
+    limit = min(peak, intensity * bandwidth)
     across, up = x(max(ridge * 0.6, x.low)), y(max(ridge * 0.6, x.low) * bandwidth)
     side = ("end", across - 12, up) if across > 300 else ("start", across + 14, up + 12)
-    parts.append(_text(*side[1:], f"memory: {short(bandwidth)} bytes per cycle", anchor=side[0]))
-    limit = min(peak, intensity * bandwidth)
-    parts.append(_line(x(intensity), y(limit), x(intensity), y.first, "x"))
+    parts = [
+        *_grid(x, y, "multiply-accumulates per off-chip byte", "multiply-accumulates per cycle"),
+        f'<path class="roof" d="M{path}"/>',
+        _text(x.last, y(peak) - 8, f"all multipliers: {short(peak)} per cycle", anchor="end"),
+        _text(*side[1:], f"memory: {short(bandwidth)} bytes per cycle", anchor=side[0]),
+        _line(x(intensity), y(limit), x(intensity), y.first, "x"),
+    ]
     for number, point in enumerate(points):
         kind = "on" if point.simulated else "new"
         title = f"{point.name}: {short(point.rate)} of at most {short(limit)} multiply-accumulates per cycle"
@@ -348,8 +348,7 @@ def _drawable(bars: Sequence[Bar], x: Axis) -> list[Bar]:
     """The bars, without those that would share a fifth of a pixel with another of their lane."""
     found: dict[tuple[str, bool, int, int], Bar] = {}
     for bar in bars:
-        key = bar.lane, bar.cause is None, floor(5 * x(bar.start)), floor(5 * x(bar.stop))
-        found.setdefault(key, bar)
+        found.setdefault((bar.lane, bar.cause is None, floor(5 * x(bar.start)), floor(5 * x(bar.stop))), bar)
     return list(found.values())
 
 
@@ -385,8 +384,10 @@ def shares(parts: Sequence[tuple[str, float, str]]) -> Picture:
     for number, (name, share, text) in enumerate(parts):
         top = 42 * number + 4
         size = f'width="{max(0.0, min(share, 1.0)) * wide:.1f}" height="12"'
-        rows.append(_text(0, top + 11, name))
-        rows.append(_text(wide, top + 11, ("→ " if share > 1 else "") + text, anchor="end"))
-        rows.append(f'<rect class="frame" x="0" y="{top + 17}" width="{wide}" height="12"/>')
-        rows.append(_titled(f'rect x="0" y="{top + 17}" {size} style="fill:var(--c0)"', text))
+        rows += [
+            _text(0, top + 11, name),
+            _text(wide, top + 11, ("→ " if share > 1 else "") + text, anchor="end"),
+            f'<rect class="frame" x="0" y="{top + 17}" width="{wide}" height="12"/>',
+            _titled(f'rect x="0" y="{top + 17}" {size} style="fill:var(--c0)"', text),
+        ]
     return _picture(wide, 42 * len(parts), "; ".join(f"{name} {text}" for name, _, text in parts), rows)

@@ -163,7 +163,10 @@ def sweep(request: SweepRequest, out: Path, *, resume: bool = False) -> Sweep:
     with shards.opened(out, _identity(request, networks, combinations), names, resume=resume) as store:
         resumed = sum(shard.rows for shard in store.done.values())
         progress = _SweepProgress(sum(c.points for c in combinations), resumed)
-        for number, (combination, made) in enumerate(_grids(request, networks, combinations)):
+        for number, combination in enumerate(combinations):
+            if number % len(request.budgets) == 0:
+                model, _, board = request.subjects[number // len(request.budgets)]
+                made = _Made(request, networks[model], board)
             if number == 0 and progress.left > _LARGE:
                 _LOG.info("%s points; tables of what they have in common come first", f"{progress.left:,}")
                 _foretell(request, combination, made.grid, progress.left)
@@ -232,7 +235,7 @@ def _identity(
 
 @dataclass(eq=False)
 class _Made:
-    """A design space with its grid, built on first use and shared by the budgets."""
+    """A design space with its grid, built on first use and shared by the budgets; the last one made is alive."""
 
     request: SweepRequest
     network: Network
@@ -241,17 +244,6 @@ class _Made:
     @cached_property
     def grid(self) -> Grid:
         return Grid(self.request.space(self.network, self.board))
-
-
-def _grids(
-    request: SweepRequest, networks: Mapping[str, Network], combinations: Sequence[Combination]
-) -> Iterator[tuple[Combination, _Made]]:
-    """Every combination with its grid; only one grid is alive at a time."""
-    left = iter(combinations)
-    for model, _, board in request.subjects:
-        made = _Made(request, networks[model], board)
-        for _ in request.budgets:
-            yield next(left), made
 
 
 def _write(

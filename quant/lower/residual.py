@@ -15,6 +15,11 @@ from codesign.quant.match.graph import Product, Quantizer
 from codesign.quant.match.patterns import Patterns
 from codesign.quant.match.views import Affine, Floats, pick
 
+_UNSUMMABLE = {
+    "function": "a function's output in the residual stream; legal: a matrix product's",
+    "matmul": "attention's output in the residual stream; legal: a projection of it",
+}
+
 
 @dataclass(frozen=True, eq=False)
 class _Chain:
@@ -139,7 +144,8 @@ class Residual(Mixtures):
             elif kind in ("product", "mixture"):
                 self.made[memo] = self.joined(name, chain, None)
             else:
-                raise self.refuse(chain.last.origin, _unsummable(kind))
+                other = f"{kind} values in the residual stream; legal: a matrix product's"
+                raise self.refuse(chain.last.origin, _UNSUMMABLE.get(kind, other))
         return self.made[memo]
 
     def chain(self, name: str) -> _Chain:
@@ -310,11 +316,3 @@ def largest_gain(patterns: Patterns, name: str) -> float:
     if not view.origin or patterns.kind(view.origin) != "norm":
         return 0.0
     return float(np.abs(view.factor).max(initial=0.0))
-
-
-def _unsummable(kind: str) -> str:
-    reasons = {
-        "function": "a function's output in the residual stream; legal: a matrix product's",
-        "matmul": "attention's output in the residual stream; legal: a projection of it",
-    }
-    return reasons.get(kind, f"{kind} values in the residual stream; legal: a matrix product's")

@@ -230,17 +230,16 @@ class _Normal:
 
     def slices(self, node: Node) -> Iterator[Node]:
         """A slice per output of a split."""
-        axis = Call(node.attributes, []).integer("axis", 0) % len(self.shapes[node.inputs[0]])
+        source, *sizes = node.inputs
+        axis = Call(node.attributes, []).integer("axis", 0) % len(self.shapes[source])
+        equal = [-(-self.shapes[source][axis] // len(node.outputs))] * len(node.outputs)
+        given = self.constants[sizes[0]].tolist() if sizes and sizes[0] else equal
         start = 0
         for i, name in enumerate(node.outputs):
-            end = start + self.shapes[name][axis] if name else start
             if name:
-                yield self.part(f"{node.name}.{i}" if i else node.name, node.inputs[0], name, axis, start, end)
-            elif node.inputs[1:] and node.inputs[1]:
-                end = start + int(self.constants[node.inputs[1]][i])
-            else:
-                end = start + -(-self.shapes[node.inputs[0]][axis] // len(node.outputs))
-            start = end
+                end = start + self.shapes[name][axis]
+                yield self.part(f"{node.name}.{i}" if i else node.name, source, name, axis, start, end)
+            start += given[i]
 
     def sliced(self, node: Node) -> Node:
         """A slice with explicit axes, starts and ends; steps only if any is not 1."""

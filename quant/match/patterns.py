@@ -27,6 +27,24 @@ from codesign.quant.match.views import Affine, Floats, shifted
 _LINEAR = ("Add", "Sub", "Mul", "Div", "Neg")
 _FLOAT_TYPES = (1, 10, 11, 16)
 
+_REASONS = {
+    "Add": "adds tensors of different shapes",
+    "Concat": "joins two computed tensors",
+    "Conv": "its weights are not constant or its batch is not 1",
+    "DequantizeLinear": "no QuantizeLinear before it, or its parameters are not constant",
+    "Div": "divides by a computed tensor outside a norm",
+    "Gemm": "its weights are not constant",
+    "MatMul": "its constant operand is not a matrix",
+    "Mul": "multiplies two computed tensors",
+    "Quant": "its scale, zero point or bit width is not constant",
+    "QuantizeLinear": "its scale or zero point is not constant",
+    "ReduceMean": "a mean outside a norm; use a class token",
+    "ReduceSum": "a sum outside a norm; use a class token",
+    "Softmax": "not over the last axis",
+    "Sub": "subtracts two computed tensors",
+}
+"""Why no pattern covers a node, by its operator."""
+
 
 @dataclass(frozen=True)
 class NormMatch:
@@ -78,7 +96,8 @@ class Patterns(WorkloadGraph):
         bad = {name for name, kind in self.kinds.items() if kind == "unknown" and name in read}
         made = [n for n in self.workload.nodes if bad.intersection(n.outputs)]
         lost = [n for n in made if not self._absorbed.intersection(n.outputs)]
-        return [(n, self._faults[n.outputs[0]][0] if n.outputs[0] in self._faults else _reason(n)) for n in lost]
+        reasons = {name: reason for name, (reason, _) in self._faults.items()}
+        return [(n, reasons.get(n.outputs[0], _REASONS.get(n.op, "no integer layer does this"))) for n in lost]
 
     # Readers of a tensor
 
@@ -394,24 +413,3 @@ class Patterns(WorkloadGraph):
         rest = [self.values[n] for n in node.inputs[1:]]
         one, zero = (self.evaluate(node, [np.full(inner.index.shape, x), *rest])[0] for x in (1.0, 0.0))
         return shifted(inner, one - zero, zero)
-
-
-def _reason(node: Node) -> str:
-    """Reason why no pattern covers a node."""
-    reasons = {
-        "Add": "adds tensors of different shapes",
-        "Concat": "joins two computed tensors",
-        "Conv": "its weights are not constant or its batch is not 1",
-        "DequantizeLinear": "no QuantizeLinear before it, or its parameters are not constant",
-        "Div": "divides by a computed tensor outside a norm",
-        "Gemm": "its weights are not constant",
-        "MatMul": "its constant operand is not a matrix",
-        "Mul": "multiplies two computed tensors",
-        "Quant": "its scale, zero point or bit width is not constant",
-        "QuantizeLinear": "its scale or zero point is not constant",
-        "ReduceMean": "a mean outside a norm; use a class token",
-        "ReduceSum": "a sum outside a norm; use a class token",
-        "Softmax": "not over the last axis",
-        "Sub": "subtracts two computed tensors",
-    }
-    return reasons.get(node.op, "no integer layer does this")

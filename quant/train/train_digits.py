@@ -190,10 +190,9 @@ def calibrated_vit(trained: VisionTransformer, data: Digits) -> VisionTransforme
 
 def calibrate(model: nn.Module, images: Tensor) -> None:
     """Sets activation scales from images, then stops their training."""
-    with torch.no_grad():
-        with calibration_mode(model):
-            for chunk in images.split(100):
-                model(chunk)
+    with torch.no_grad(), calibration_mode(model):
+        for chunk in images.split(100):
+            model(chunk)
     freeze_scales(model)
     model.eval()
 

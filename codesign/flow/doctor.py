@@ -57,9 +57,10 @@ class Doctor:
 
 def examine() -> Doctor:
     """Looks for every tool; runs the compiler once to see that it starts."""
+    python = f"{platform.python_version()} {sys.executable}" if sys.version_info >= (3, 11) else None
     yosys = _pip("amaranth[builtin-yosys]")
     required = [
-        ("python", "everything; 3.11 or newer", _python(), "https://www.python.org/downloads/"),
+        ("python", "everything; 3.11 or newer", python, "https://www.python.org/downloads/"),
         ("numpy", "every computation", _package("numpy"), _pip("numpy")),
         ("onnx", "reading models", _package("onnx"), _pip("onnx")),
         ("amaranth", "generating hardware", _package("amaranth"), yosys),
@@ -95,10 +96,6 @@ def _pip(package: str) -> str:
 
 def _extra(name: str) -> str:
     return f"in the repository: pip install -e '.[{name}]'"
-
-
-def _python() -> str | None:
-    return f"{platform.python_version()} {sys.executable}" if sys.version_info >= (3, 11) else None
 
 
 def _package(name: str) -> str | None:

@@ -90,8 +90,7 @@ class Edit:
 
     def append(self, tensor: str, op: str, value: Array) -> None:
         """Inserts an operator with a constant operand behind a tensor, whose readers then read the result."""
-        operand = self._constant(f"{tensor}.{op.lower()}", value)
-        self._chains.setdefault(tensor, []).append((op, [operand]))
+        self._chains.setdefault(tensor, []).append((op, [self._constant(f"{tensor}.{op.lower()}", value)]))
 
     def quantize(self, tensor: str, scale: float, bits: int) -> None:
         """Inserts a signed per-tensor quantizer behind a tensor."""
@@ -234,7 +233,7 @@ def forked(model: onnx.ModelProto, workload: Workload) -> onnx.ModelProto:
     graph = made.graph
     taken = {n for node in graph.node for n in (*node.input, *node.output)} | {t.name for t in graph.initializer}
     branches = {t: _branches(patterns, t, taken) for t in _shared(patterns)}
-    nodes = [n for t in workload.inputs for n in branches.get(t, _Branches({}, [])).nodes]
+    nodes = [n for t in workload.inputs if t in branches for n in branches[t].nodes]
     for node in graph.node:
         for i, name in enumerate(node.input):
             if name in branches and node.output:

@@ -74,7 +74,11 @@ class Residual(Mixtures):
             self.notes.append(f"residual scales {sorted(found)} differ in the file; the largest serves all of them")
         if found or not streams:
             return max(found, default=1.0)
-        return self.residual_from_bytes(quantizers) if quantizers else self.residual_from_data(streams)
+        if not quantizers:
+            return self.residual_from_data(streams)
+        scale = min(q.scale for q in quantizers) / 16  # the sixteen steps are headroom for sums
+        self.notes.append(f"residual scale {scale:g} is a sixteenth of the file's finest 8-bit scale there")
+        return scale
 
     def carried(self, name: str) -> list[str]:
         """Parts of a sum that come from norms or model inputs."""
@@ -90,12 +94,6 @@ class Residual(Mixtures):
             views = [self.patterns.affine(n) for n in self.patterns.node(view.origin).inputs]
             found += [self.patterns.quantizer(v.origin) for v in views if self.kind(v) == "quant"]
         return found
-
-    def residual_from_bytes(self, quantizers: list[Quantizer]) -> float:
-        """Scale of a stream that the file quantizes to 8 bit: a sixteenth of the finest, with headroom for sums."""
-        scale = min(q.scale for q in quantizers) / 16
-        self.notes.append(f"residual scale {scale:g} is a sixteenth of the file's finest 8-bit scale there")
-        return scale
 
     def residual_from_data(self, streams: list[str]) -> float:
         """Smallest power of two with which 16 bits hold all calibrated values."""
@@ -190,7 +188,8 @@ class Residual(Mixtures):
         if not usable:
             kinds = " and ".join(self.kind(c.last) for c in chains)
             raise self.refuse(origin, f"adds {kinds}; legal: a matrix product onto a residual stream")
-        which = usable[0] if len(usable) == 1 or self.read_elsewhere(parts[1]) else 1
+        second_is_shared = sum(parts[1] in node.inputs for node in self.workload.nodes) > 1
+        which = usable[0] if len(usable) == 1 or second_is_shared else 1
         return self.joined(name, chains[which], self.wide(parts[1 - which]))
 
     def addable(self, chain: _Chain) -> bool:
@@ -238,10 +237,6 @@ class Residual(Mixtures):
             return False
         offsets = chain.offset().reshape(-1, width)
         return bool(np.all(offsets == offsets[:1]))
-
-    def read_elsewhere(self, name: str) -> bool:
-        """Whether more than one node reads a tensor."""
-        return sum(name in node.inputs for node in self.workload.nodes) > 1
 
     def wide_product(self, name: str, chain: _Chain, addend: str | None) -> str:
         """Emits a matrix product as signed 16 bit, with an optional tensor or constant table as addend.

@@ -149,10 +149,6 @@ def _tile(c: Call) -> tuple[Array, ...]:
     return (np.tile(x, times),)
 
 
-def _squeeze(c: Call) -> tuple[Array, ...]:
-    return (np.squeeze(c.array(0), axis=c.axes(1)),)
-
-
 def _unsqueeze(c: Call) -> tuple[Array, ...]:
     axes = c.axes(1)
     if axes is None:
@@ -232,7 +228,7 @@ def layout() -> Mapping[str, Operator]:
         "Reshape": _reshape,
         "Slice": _slice,
         "Split": _split,
-        "Squeeze": _squeeze,
+        "Squeeze": lambda c: (np.squeeze(c.array(0), axis=c.axes(1)),),
         "Transpose": _transpose,
         "Unsqueeze": _unsqueeze,
     }

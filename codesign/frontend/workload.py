@@ -233,20 +233,16 @@ class _Folder:
 
     def fold(self, node: Node) -> None:
         if node.op in PRODUCTS:
-            self.check_work(node)
+            self.shapes[node.outputs[0]] = self.product_shape(node)
+            macs = _macs(node, self.shapes)
+            if macs > MAX_FOLDED_MACS:
+                what = f"node {node} multiplies constants, {macs} MACs; legal: {MAX_FOLDED_MACS}"
+                raise InputError(f"{self.graph.name}: {what}")
         results = apply(self.graph.name, node, self.arguments(node))
         for name, value in zip(node.outputs, results, strict=False):
             if value.dtype.kind == "f" and np.isnan(value).any():
                 raise InputError(f"{self.graph.name}: node {node} computes NaN from constants; legal: finite values")
             self.constants[name], self.shapes[name] = value, value.shape
-
-    def check_work(self, node: Node) -> None:
-        self.shapes[node.outputs[0]] = self.product_shape(node)
-        macs = _macs(node, self.shapes)
-        if macs > MAX_FOLDED_MACS:
-            raise InputError(
-                f"{self.graph.name}: node {node} multiplies constants, {macs} MACs; legal: {MAX_FOLDED_MACS}"
-            )
 
     def keep(self, node: Node) -> None:
         if node.op in PRODUCTS:

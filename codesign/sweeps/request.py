@@ -8,7 +8,7 @@ from pathlib import Path
 
 from codesign.dse.planner import RESOURCES, parameters, parse_budget
 from codesign.errors import InputError
-from codesign.hw.system.accelerator import bus_of
+from codesign.flow.build import check_board
 from codesign.ir.network import Network
 from codesign.sweeps.grid import CLOCK, ThinnedSpace
 from codesign.target.board import Board
@@ -99,10 +99,7 @@ class SweepRequest:
     def _on(self, board: str) -> list[Board]:
         """The board at each of the clocks."""
         found = load_board(board, self.folders)
-        try:
-            bus_of(found.memory)
-        except ValueError as error:
-            raise InputError(f"board {board}: {error}") from error
+        check_board(found, board)
         return [found.with_overrides([_clock(clock)]) for clock in self.clocks_mhz] or [found]
 
 

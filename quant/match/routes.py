@@ -80,9 +80,8 @@ class _Finder:
     def run(self) -> tuple[str, Mixture]:
         """Tensor of the sum, and the mixture."""
         count = self.graph.values.get(self.node.inputs[1])
-        probabilities = self.graph.makers.get(self.node.inputs[0])
-        softmax = probabilities is not None and probabilities.op == "Softmax"
-        logits = probabilities.inputs[0] if probabilities is not None and softmax else self.node.inputs[0]
+        softmax = self.graph.maker(self.node.inputs[0], "Softmax")
+        logits = softmax.inputs[0] if softmax is not None else self.node.inputs[0]
         if count is None or logits in self.graph.values or 0 in self.shapes[logits]:
             raise Refused(f"a choice of the largest values that is no mixture of experts; {_LEGAL}")
         gates = self.gates(logits, int(count.ravel()[0]))

@@ -250,11 +250,12 @@ def sweep(
         NothingFits: a network with a layer that no kernel runs.
         ToolError: polars is missing.
     """
+    from codesign.sweeps import request as given
     from codesign.sweeps import sweep as sweeps
 
-    request = sweeps.SweepRequest(
-        sweeps.names(model), sweeps.names(board), sweeps.clocks(clock_mhz), sweeps.texts(budget),
-        sweeps.LIMIT if limit is None else limit, exact, axes=sweeps.texts(axis), folders=_folders(),
+    request = given.SweepRequest(
+        given.names(model), given.names(board), given.clocks(clock_mhz), given.texts(budget),
+        given.LIMIT if limit is None else limit, exact, axes=given.texts(axis), folders=_folders(),
     )  # fmt: skip
     return sweeps.sweep(request, Path(out), resume=resume)
 

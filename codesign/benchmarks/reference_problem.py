@@ -46,7 +46,7 @@ def _lut(x: Inputs) -> Array:
     return np.asarray(18.0 * array * x["u"] + 40.0 * edges * x["u"] + 60.0 * array + 1500.0 * x["b"] / 16.0 + 6000.0)
 
 
-def _buffer(x: Inputs, words: Array, lanes: Array, depth: int) -> Array:
+def _buffer(words: Array, lanes: Array, depth: int) -> Array:
     """Block RAMs of a buffer of `words` words in `lanes` banks."""
     return np.asarray(lanes * ceil_div(words, lanes * depth))
 
@@ -75,9 +75,9 @@ _TERMS = (
     Term("latency", ("d", "compute", "memory", "first"), _latency, rising=("compute", "memory", "first")),
     Term("dsp", ("R", "C", "u"), lambda x: ceil_div(x["R"] * x["C"] * x["u"], 2)),
     Term("lut", ("R", "C", "u", "b"), _lut),
-    Term("bram_left", ("R", "u", "tm", "tk"), lambda x: _buffer(x, x["tm"] * x["tk"], x["R"] * x["u"], 2048)),
-    Term("bram_right", ("C", "u", "tk", "tn"), lambda x: _buffer(x, x["tk"] * x["tn"], x["C"] * x["u"], 2048)),
-    Term("bram_out", ("R", "C", "tm", "tn"), lambda x: _buffer(x, x["tm"] * x["tn"], x["R"] * x["C"], 512)),
+    Term("bram_left", ("R", "u", "tm", "tk"), lambda x: _buffer(x["tm"] * x["tk"], x["R"] * x["u"], 2048)),
+    Term("bram_right", ("C", "u", "tk", "tn"), lambda x: _buffer(x["tk"] * x["tn"], x["C"] * x["u"], 2048)),
+    Term("bram_out", ("R", "C", "tm", "tn"), lambda x: _buffer(x["tm"] * x["tn"], x["R"] * x["C"], 512)),
     monotone(
         "bram", ("d", "bram_left", "bram_right", "bram_out"),
         lambda x: x["d"] * (x["bram_left"] + x["bram_right"]) + x["bram_out"],

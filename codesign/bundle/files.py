@@ -149,17 +149,30 @@ def _sibling(path: Path) -> Iterator[Path]:
 
 def _fill(folder: Path, files: Mapping[str, bytes]) -> None:
     for name, data in sorted(files.items()):
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_synced(folder / name, data)
     for parent in sorted({(folder / name).parent for name in files}):
-        _sync_folder(parent)
+        sync_folder(parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def write_synced(target: Path, data: bytes) -> None:
+    """Writes a file that is on the disk when this returns.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with target.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Returns once the names in a folder are on the disk.
+
+    Raises:
+        OSError: the folder cannot be synced.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -173,7 +186,7 @@ def _publish(new: Path, path: Path) -> None:
         new.rename(path)
     elif not _exchange(new, path):
         _swap(new, path)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def _exchange(one: Path, other: Path) -> bool:

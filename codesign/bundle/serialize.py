@@ -6,14 +6,15 @@ Values round-trip exactly, and equal values give equal bytes.
 import io
 import json
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, fields
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.compiler.program import DramMatrix, Program
+from codesign.compiler.program import Program
 from codesign.errors import BundleError
 from codesign.ir import network as _ir
 from codesign.ir.network import Input, Layer, Network, Output, Tensor
@@ -25,7 +26,6 @@ _DOCUMENT = "network"
 _ARRAY = "array"
 
 Arrays = dict[str, NDArray[Any]]
-T = TypeVar("T")
 
 
 def json_bytes(document: object) -> bytes:
@@ -51,7 +51,9 @@ def write_network(network: Network) -> bytes:
         "layers": [_layer(layer, f"layer{i}", arrays) for i, layer in enumerate(network.layers)],
         "inputs": [_plain(item, f"input{i}", arrays) for i, item in enumerate(network.inputs)],
         "outputs": [_plain(item, f"output{i}", arrays) for i, item in enumerate(network.outputs)],
-        "constants": {name: _stored(table, f"constant{i}", arrays) for i, (name, table) in _numbered(network)},
+        "constants": {
+            name: _stored(table, f"constant{i}", arrays) for i, (name, table) in enumerate(network.constants.items())
+        },
     }
     arrays[_DOCUMENT] = np.frombuffer(json_bytes(document), np.uint8)
     file = io.BytesIO()
@@ -65,11 +67,8 @@ def read_network(data: bytes) -> Network:
     Raises:
         BundleError: not such a file, or an illegal value.
     """
-    return _guarded("network.npz", lambda: _network(_arrays(data)))
-
-
-def _numbered(network: Network) -> enumerate[tuple[str, NDArray[np.int16]]]:
-    return enumerate(network.constants.items())
+    with _guarded("network.npz"):
+        return _network(_arrays(data))
 
 
 def _layer(layer: Layer, path: str, arrays: Arrays) -> dict[str, object]:
@@ -80,16 +79,13 @@ class _Kinds(dict[str, type[Layer]]):
     """Layer types by their names in files; kernels are imported only for names not in the initial set."""
 
     def __init__(self) -> None:
-        ours = (_ir.Linear, _ir.Attention, _ir.Norm)
-        super().__init__({kind.__name__.lower(): kind for kind in ours})
+        super().__init__({kind.__name__.lower(): kind for kind in (_ir.Linear, _ir.Attention, _ir.Norm)})
 
     def __missing__(self, name: str) -> type[Layer]:
         self.update({kind.__name__.lower(): kind for kernel in kernels().values() for kind in kernel.layers})
-        return self[name] if name in self else _unknown(name)
-
-
-def _unknown(name: str) -> type[Layer]:
-    raise ValueError(f"a layer of kind {name!r}; no engine that is installed runs one")
+        if name not in self:
+            raise ValueError(f"a layer of kind {name!r}; no engine that is installed runs one")
+        return self[name]
 
 
 def _plain(value: Any, path: str, arrays: Arrays) -> dict[str, object]:
@@ -154,13 +150,10 @@ def read_design(document: Any) -> Design:
     Raises:
         BundleError: a missing or illegal value.
     """
-    return _guarded("design.json", lambda: _design(document))
-
-
-def _design(document: Any) -> Design:
-    engines = {str(name): _whole(params) for name, params in document["engines"].items()}
-    (row_group,) = _whole({"row_group": document["row_group"]}).values()
-    return Design(_board(document["board"]), engines, _whole(document["memories"]), row_group)
+    with _guarded("design.json"):
+        engines = {str(name): _whole(params) for name, params in document["engines"].items()}
+        (row_group,) = _whole({"row_group": document["row_group"]}).values()
+        return Design(_board(document["board"]), engines, _whole(document["memories"]), row_group)
 
 
 def _board(document: Mapping[str, Any]) -> Board:
@@ -194,27 +187,11 @@ def program_document(program: Program) -> dict[str, object]:
     }
 
 
-def read_places(document: Any) -> dict[str, DramMatrix]:
-    """DRAM placement by tensor name, from JSON.
-
-    Raises:
-        BundleError: a missing or illegal value.
-    """
-    return _guarded("design.json", lambda: {str(name): _place(item) for name, item in document.items()})
-
-
-def _place(document: Mapping[str, Any]) -> DramMatrix:
-    _whole({name: value for name, value in document.items() if name != "name"})
-    place = DramMatrix(**document)
-    if place.bits not in (8, 16) or place.columns * place.bits > 8 * place.pitch:
-        raise ValueError(f"{place}; legal: 8 or 16 bits and rows of at least columns * bits")
-    return place
-
-
-def _guarded(origin: str, read: Callable[[], T]) -> T:
-    """Calls ``read`` and returns its result; errors caused by a malformed file become BundleError."""
+@contextmanager
+def _guarded(origin: str) -> Iterator[None]:
+    """Context in which errors caused by a malformed file become BundleError."""
     try:
-        return read()
+        yield
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, MemoryError, OSError, EOFError) as error:
         raise BundleError(f"{origin} is damaged: {' '.join(str(error).split()) or type(error).__name__}") from error
     except (zipfile.BadZipFile, RecursionError) as error:

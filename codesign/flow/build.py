@@ -34,7 +34,8 @@ from codesign.ir.network import Network
 from codesign.quant.calibrate import minilm
 from codesign.quant.interop.pt2 import read_pt2
 from codesign.quant.lower.lowering import lower
-from codesign.report.report import Report, report
+from codesign.report.design_report import report
+from codesign.report.report import Report
 from codesign.report.search_section import neighbours
 from codesign.solver.front import Front
 from codesign.target.board import Board
@@ -193,7 +194,7 @@ def plan(
     if backend not in BACKENDS:
         raise InputError(f"--backend {backend!r}; legal: {', '.join(BACKENDS)}")
     found, data = _read(model)
-    _check_board(board)
+    check_board(board, board.name)
     network, made = _lowered(model, found, data, calibration)
     checked = _crosschecked(model, made.workload if made is not None else found, network, board, backend)
     _LOG.info("%s: %d layers, %d multiply-accumulates", model, len(network.layers), found.macs)
@@ -307,11 +308,16 @@ class _SearchProgress:
             _LOG.info("search: timed %d designs", designs)
 
 
-def _check_board(board: Board) -> None:
+def check_board(board: Board, name: str) -> None:
+    """Checks that a bus can be built for a board's memory.
+
+    Raises:
+        InputError: it cannot; the message names the board as given.
+    """
     try:
         accelerator.bus_of(board.memory)
     except ValueError as error:
-        raise InputError(f"board {board.name}: {error}") from error
+        raise InputError(f"board {name}: {error}") from error
 
 
 def files(made: Plan) -> dict[str, bytes]:

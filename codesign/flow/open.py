@@ -114,11 +114,12 @@ def _program(bundle: StoredBundle, network: Network, design: Design) -> Program:
 
 
 def _verilog(bundle: StoredBundle) -> dict[str, str]:
-    texts = {}
-    for folder in ("rtl", "sim"):
-        for name, data in bundle.files.items():
-            if name.startswith(f"{folder}/"):
-                texts[name.removeprefix(f"{folder}/")] = data.decode("utf-8", errors="replace")
+    texts = {
+        name.removeprefix(f"{folder}/"): data.decode("utf-8", errors="replace")
+        for folder in ("rtl", "sim")
+        for name, data in bundle.files.items()
+        if name.startswith(f"{folder}/")
+    }
     if not texts:
         raise BundleError(f"bundle {bundle.path} has no Verilog under rtl/")
     return texts

@@ -88,9 +88,8 @@ def random_samples(network: Network, count: int, seed: int) -> list[dict[str, Ar
         seed: the same seed gives the same samples.
     """
     rng = np.random.default_rng(seed)
-    found: list[dict[str, Array]] = []
-    for _ in range(count):
-        integers = {item.name: rng.integers(item.low, item.high + 1, item.shape) for item in network.inputs}
-        scales = {item.name: network.tensors[item.target].scale for item in network.inputs}
-        found.append({name: values * scales[name] for name, values in integers.items()})
-    return found
+    scales = {item.name: network.tensors[item.target].scale for item in network.inputs}
+    return [
+        {item.name: rng.integers(item.low, item.high + 1, item.shape) * scales[item.name] for item in network.inputs}
+        for _ in range(count)
+    ]

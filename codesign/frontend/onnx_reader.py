@@ -1,8 +1,7 @@
 """Reader of untrusted ONNX files into plain values.
 
-Every size is checked against the available bytes before allocation, external data is read only
-from the model's own folder, and every error is a one-line `InputError`. No operator is evaluated
-here. ``onnx`` is imported on use.
+Every size is checked against the available bytes before allocation, and every error is a one-line `InputError`.
+No operator is evaluated here. ``onnx`` is imported on use.
 """
 
 import importlib
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from codesign.errors import InputError
+from codesign.frontend.onnx_tensors import TensorReader
 from codesign.frontend.operators.call import MAX_ELEMENTS, Array, Attribute, Shape
 from codesign.frontend.operators.elementwise import FLOATS, integer_range
 from codesign.frontend.operators.registry import operators
@@ -32,13 +32,6 @@ OLDEST_OPSET = 13
 QUANT_DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
 """Domains of ``Quant`` nodes."""
 
-_DTYPES: Mapping[int, str] = {
-    1: "<f4", 2: "u1", 3: "i1", 4: "<u2", 5: "<i2", 6: "<i4", 7: "<i8", 9: "?", 10: "<f2", 11: "<f8",
-    12: "<u4", 13: "<u8", 16: "<u2",
-}  # fmt: skip
-_PACKED: Mapping[int, int] = {21: 4, 22: 4, 25: 2, 26: 2}
-_BFLOAT16 = 16
-_NARROW = (2, 3, 4, 5, 6, 9, 10, 16)
 _ADDED = ("Add", "Sub", "Mul", "Max", "Min", "Where", "Equal", "Trilu")
 _MOVED = ("Cast", "Concat", "Expand", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
 _ZERO_POINTS: Mapping[str, int] = {"QuantizeLinear": 2, "QLinearMatMul": 7}
@@ -101,11 +94,6 @@ def _first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def _is_printable(name: object) -> bool:
-    """Whether a name is printable text; False for bytes, which protocol buffers return for invalid UTF-8."""
-    return isinstance(name, str) and name.isprintable()
-
-
 def _printable(name: object) -> str:
     return "".join(c if c.isprintable() else "?" for c in str(name))
 
@@ -141,14 +129,12 @@ def _parse(path: Path) -> "onnx.ModelProto":
         raise InputError(f"model {str(path)!r} is not a path ({_first_line(error)})") from error
 
 
-class _Reader:
+class _Reader(TensorReader):
     """State of reading one model; every method either returns or raises InputError."""
 
     def __init__(self, model: "onnx.ModelProto", name: str, folder: Path | None) -> None:
-        self.model, self.graph, self.name, self.folder = model, model.graph, name, folder
-
-    def fail(self, text: str) -> InputError:
-        return InputError(f"{self.name}: {' '.join(text.split())}")
+        super().__init__(name, folder)
+        self.model, self.graph = model, model.graph
 
     def read(self) -> Graph:
         self.check_printable()
@@ -170,7 +156,8 @@ class _Reader:
         names += [n for node in graph.node for n in (node.op_type, *node.input, *node.output)]
         names += [a.name for node in graph.node for a in node.attribute]
         names += [n for t in graph.initializer for e in t.external_data for n in (e.key, e.value)]
-        bad = next((n for n in names if not _is_printable(n)), None)
+        # Protocol buffers return bytes for invalid UTF-8.
+        bad = next((n for n in names if not (isinstance(n, str) and n.isprintable())), None)
         if bad is not None:
             raise self.fail(f"name {bad!r}; legal: characters that print")
 
@@ -259,77 +246,6 @@ class _Reader:
                 raise self.fail(f"initializer {tensor.name} is there twice")
             found[tensor.name] = self.array(tensor.name, tensor)
         return found
-
-    def array(self, name: str, tensor: "onnx.TensorProto") -> Array:
-        dims = tuple(tensor.dims)
-        if any(n < 0 for n in dims) or math.prod(dims) > MAX_ELEMENTS:
-            raise self.fail(f"tensor {name} claims shape {dims}; legal: at most {MAX_ELEMENTS} elements")
-        if tensor.data_type not in _DTYPES and tensor.data_type not in _PACKED:
-            legal = sorted((*_DTYPES, *_PACKED))
-            raise self.fail(f"tensor {name} has element type {tensor.data_type}; legal: {legal}")
-        flat = self.elements(name, tensor, math.prod(dims))
-        if flat.dtype.kind == "f" and np.isnan(flat).any():
-            raise self.fail(f"tensor {name} holds NaN; legal: finite weights")
-        return flat.reshape(dims)
-
-    def elements(self, name: str, tensor: "onnx.TensorProto", count: int) -> Array:
-        kind = tensor.data_type
-        if tensor.data_location == 1 or tensor.HasField("raw_data"):
-            dtype = np.dtype(_DTYPES.get(kind, "u1"))
-            data = self.external(name, tensor) if tensor.data_location == 1 else tensor.raw_data
-            size = _stored(kind, count) * dtype.itemsize
-            if len(data) != size:
-                raise self.fail(f"tensor {name} has {len(data)} bytes; legal: {size} for its shape")
-            return self.widened(name, np.frombuffer(data, dtype), kind, count)
-        values = _typed_field(tensor)
-        if len(values) != _stored(kind, count):
-            raise self.fail(f"tensor {name} has {len(values)} values; legal: {_stored(kind, count)} for its shape")
-        if kind in _PACKED:
-            return self.widened(name, np.array(values, np.int64), kind, count)
-        if kind in (_BFLOAT16, 10):
-            return self.widened(name, np.array(values, np.int64).astype("<u2").view(_DTYPES[kind]), kind, count)
-        dtype = np.dtype(np.float64 if kind in FLOATS else np.uint64 if kind == 13 else np.int64)
-        return self.widened(name, np.array(values, dtype), kind, count)
-
-    def widened(self, name: str, x: Array, kind: int, count: int) -> Array:
-        """Converts the file's element type to float64, int64 or bool."""
-        if kind in _PACKED:
-            return _unpacked(x, kind, count)
-        if kind == _BFLOAT16:
-            x = (x.astype(np.uint32) << 16).view(np.float32)
-        if kind == 9:
-            return x.astype(np.bool_)
-        if x.dtype.kind == "u" and int(x.max(initial=0)) >= 1 << 63:
-            raise self.fail(f"tensor {name} holds {int(x.max())}; legal: below {1 << 63}")
-        return x.astype(np.float64 if kind in FLOATS else np.int64)
-
-    def external(self, name: str, tensor: "onnx.TensorProto") -> bytes:
-        """Bytes of a tensor stored in another file of the model's folder."""
-        entries = {e.key: e.value for e in tensor.external_data}
-        path = self.inside(name, entries.get("location", ""))
-        offset, length = entries.get("offset", "0"), entries.get("length")
-        if not offset.isdecimal() or not (length is None or length.isdecimal()):
-            raise self.fail(f"tensor {name} has external offset {offset!r}, length {length!r}; legal: byte counts")
-        size = path.stat().st_size
-        count = size - int(offset) if length is None else int(length)
-        if count < 0 or int(offset) + count > size or count > 8 * MAX_ELEMENTS:
-            raise self.fail(f"tensor {name} claims {count} bytes at {offset} of {path.name}, which has {size}")
-        try:
-            with path.open("rb") as file:
-                file.seek(int(offset))
-                return file.read(count)
-        except OSError as error:
-            raise self.fail(f"tensor {name}: {path.name} cannot be read ({error.strerror})") from error
-
-    def inside(self, name: str, location: str) -> Path:
-        legal = "legal: a file in the model's folder"
-        if self.folder is None or not location or "\0" in location:
-            raise self.fail(f"tensor {name} has external data at {location!r}; {legal}")
-        folder = self.folder.resolve()
-        path = (folder / location).resolve()
-        if not path.is_relative_to(folder) or Path(location).is_absolute() or not path.is_file():
-            raise self.fail(f"tensor {name} has external data at {location!r}; {legal}")
-        return path
 
     # Inputs
 
@@ -431,28 +347,3 @@ def _custom(node: "onnx.NodeProto") -> str:
 def _op(node: "onnx.NodeProto") -> str:
     """Operator name as in `codesign.frontend.operators`."""
     return node.op_type if node.domain in ("", "ai.onnx", *QUANT_DOMAINS) else _custom(node)
-
-
-def _typed_field(tensor: "onnx.TensorProto") -> list[float] | list[int]:
-    """Values of a tensor that is not stored as raw bytes."""
-    kind = tensor.data_type
-    if kind in _NARROW or kind in _PACKED:
-        return list(tensor.int32_data)
-    if kind == 7:
-        return list(tensor.int64_data)
-    if kind in (12, 13):
-        return list(tensor.uint64_data)
-    return list(tensor.double_data if kind == 11 else tensor.float_data)
-
-
-def _stored(kind: int, count: int) -> int:
-    """Number of stored values for a number of elements; types narrower than a byte share one."""
-    return -(-count * _PACKED[kind] // 8) if kind in _PACKED else count
-
-
-def _unpacked(x: Array, kind: int, count: int) -> Array:
-    """Unpack elements that share bytes, the first in the lowest bits, as int64."""
-    bits, ends = _PACKED[kind], integer_range(kind)
-    parts = x.astype(np.int64)[:, None] >> np.arange(0, 8, bits) & ((1 << bits) - 1)
-    values = parts.reshape(-1)[:count]
-    return np.where(values > ends[1], values - (1 << bits), values) if ends else values

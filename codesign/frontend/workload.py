@@ -7,7 +7,7 @@ are kept, because their scales define the integer network.
 import html
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from codesign.frontend.onnx_reader import Graph, Node, decoded, graph_of, read_g
 from codesign.frontend.operators.call import Array, Call, Shape, check_size
 from codesign.frontend.operators.elementwise import elementwise
 from codesign.frontend.operators.products import conv_shape, matmul_shape
-from codesign.frontend.operators.registry import evaluate, operators
+from codesign.frontend.operators.registry import evaluate
 
 if TYPE_CHECKING:
     import onnx
@@ -76,7 +76,7 @@ class Workload:
         uses = self._last_uses
         for i, node in enumerate(self.nodes):
             arguments = [self._value(values, name) if name else None for name in node.inputs]
-            results = _apply(self.name, node, arguments)
+            results = apply(self.name, node, arguments)
             values.update(zip(node.outputs, results, strict=False))
             yield from ((n, v) for n, v in zip(node.outputs, results, strict=False) if n)
             for name in uses.get(i, ()):
@@ -181,8 +181,17 @@ def from_proto(model: "onnx.ModelProto", name: str = "model", folder: Path | Non
 # Folding and shapes --------------------------------------------------------------
 
 
-def _apply(model: str, node: Node, arguments: list[Array | None]) -> tuple[Array, ...]:
-    """Evaluate a node; errors of its operator become an InputError with the node's name."""
+def apply(model: str, node: Node, arguments: list[Array | None]) -> tuple[Array, ...]:
+    """Evaluate a node.
+
+    Args:
+        model: name of the model in messages.
+        node: its operator and attributes.
+        arguments: an array per input, None where omitted.
+
+    Raises:
+        InputError: the operator refuses its arguments; the message names the node.
+    """
     try:
         return evaluate(node.op, Call(node.attributes, arguments, len(node.outputs)))
     except (ValueError, TypeError, IndexError, ArithmeticError, MemoryError) as error:
@@ -224,20 +233,16 @@ class _Folder:
 
     def fold(self, node: Node) -> None:
         if node.op in PRODUCTS:
-            self.check_work(node)
-        results = _apply(self.graph.name, node, self.arguments(node))
+            self.shapes[node.outputs[0]] = self.product_shape(node)
+            macs = _macs(node, self.shapes)
+            if macs > MAX_FOLDED_MACS:
+                what = f"node {node} multiplies constants, {macs} MACs; legal: {MAX_FOLDED_MACS}"
+                raise InputError(f"{self.graph.name}: {what}")
+        results = apply(self.graph.name, node, self.arguments(node))
         for name, value in zip(node.outputs, results, strict=False):
             if value.dtype.kind == "f" and np.isnan(value).any():
                 raise InputError(f"{self.graph.name}: node {node} computes NaN from constants; legal: finite values")
             self.constants[name], self.shapes[name] = value, value.shape
-
-    def check_work(self, node: Node) -> None:
-        self.shapes[node.outputs[0]] = self.product_shape(node)
-        macs = _macs(node, self.shapes)
-        if macs > MAX_FOLDED_MACS:
-            raise InputError(
-                f"{self.graph.name}: node {node} multiplies constants, {macs} MACs; legal: {MAX_FOLDED_MACS}"
-            )
 
     def keep(self, node: Node) -> None:
         if node.op in PRODUCTS:
@@ -247,7 +252,7 @@ class _Folder:
         elif node.op in QUANTIZERS and not all(n in self.constants for n in node.inputs[1:] if n):
             shapes = (self.shapes[node.inputs[0]],)
         else:
-            results = _apply(self.graph.name, node, self.arguments(node))
+            results = apply(self.graph.name, node, self.arguments(node))
             shapes = tuple(v.shape for v in results)
             self.types.update((n, v.dtype) for n, v in zip(node.outputs, results, strict=False))
         for name, shape in zip(node.outputs, shapes, strict=False):
@@ -258,7 +263,7 @@ class _Folder:
         self.kept.append(node)
 
     def broadcast_shape(self, node: Node) -> Shape:
-        (made,) = _apply(self.graph.name, node, [self.zero(name) if name else None for name in node.inputs])
+        (made,) = apply(self.graph.name, node, [self.zero(name) if name else None for name in node.inputs])
         self.types[node.outputs[0]] = made.dtype
         try:
             return check_size(np.broadcast_shapes(*(self.shapes[n] for n in node.inputs if n)))
@@ -291,24 +296,18 @@ def _macs(node: Node, shapes: Mapping[str, Shape]) -> int:
 def _folded(graph: Graph) -> Workload:
     folder = _Folder(graph)
     folder.run()
-    nodes = live_nodes(folder.kept, graph.outputs)
-    used = {*(n for node in nodes for n in node.inputs), *graph.outputs}
-    constants = {n: v for n, v in folder.constants.items() if n in used}
-    made = {n for node in nodes for n in node.outputs} | set(graph.inputs)
-    shapes = {n: s for n, s in folder.shapes.items() if n in constants or n in made}
-    return Workload(graph.name, nodes, constants, graph.inputs, {n: shapes[n] for n in graph.outputs}, shapes)
+    outputs = {n: folder.shapes[n] for n in graph.outputs}
+    return pruned(Workload(graph.name, tuple(folder.kept), folder.constants, graph.inputs, outputs, folder.shapes))
 
 
-def live_nodes(nodes: list[Node], outputs: tuple[str, ...]) -> tuple[Node, ...]:
-    """The nodes needed for some outputs, in the same order."""
-    needed, live = set(outputs), []
-    for node in reversed(nodes):
-        if needed.intersection(node.outputs):
+def pruned(workload: Workload) -> Workload:
+    """The workload without the nodes, constants and shapes that its outputs do not need; the order stays."""
+    used, live = set(workload.outputs), []
+    for node in reversed(workload.nodes):
+        if used.intersection(node.outputs):
             live.append(node)
-            needed.update(node.inputs)
-    return tuple(reversed(live))
-
-
-def supported() -> tuple[str, ...]:
-    """Names of the operators a model may use, sorted."""
-    return tuple(sorted(operators()))
+            used.update(node.inputs)
+    constants = {n: v for n, v in workload.constants.items() if n in used}
+    made = {n for node in live for n in node.outputs} | set(workload.inputs)
+    shapes = {n: s for n, s in workload.shapes.items() if n in constants or n in made}
+    return replace(workload, nodes=tuple(reversed(live)), constants=constants, shapes=shapes)

@@ -205,49 +205,6 @@ def signed_bits(low: int, high: int) -> int:
     return 1 + max(high.bit_length() if high >= 0 else 0, (-low - 1).bit_length() if low < 0 else 0)
 
 
-def accumulator_bits(
-    k: int,
-    a_low: int,
-    a_high: int,
-    w_low: int,
-    w_high: int,
-    bias_low: int = 0,
-    bias_high: int = 0,
-) -> int:
-    """Return the smallest signed width that holds every partial sum of a dot product.
-
-    A partial sum is the bias plus the products of any subset of the `k` pairs
-    (a, w), so the proof holds for every order of accumulation: with p_low and
-    p_high the extreme products, it lies in
-    ``[bias_low + min(0, k * p_low), bias_high + max(0, k * p_high)]``, and both
-    ends are reached.
-
-    Args:
-        k: Number of products, at least 0.
-        a_low: Smallest activation.
-        a_high: Largest activation.
-        w_low: Smallest weight.
-        w_high: Largest weight.
-        bias_low: Smallest bias.
-        bias_high: Largest bias.
-
-    >>> accumulator_bits(64, -128, 127, -127, 127)
-    21
-    """
-    if k < 0:
-        raise ValueError(f"k must be at least 0, got {k}")
-    for what, low, high in (
-        ("activation", a_low, a_high),
-        ("weight", w_low, w_high),
-        ("bias", bias_low, bias_high),
-    ):
-        if low > high:
-            raise ValueError(f"{what} low must not exceed high, got {low} and {high}")
-    products = [a * w for a in (a_low, a_high) for w in (w_low, w_high)]
-    low = bias_low + min(0, k * min(products))
-    return signed_bits(low, bias_high + max(0, k * max(products)))
-
-
 def accumulator_range(weights: IntLike, bias: IntLike, a_low: int, a_high: int) -> tuple[int, int]:
     """Return the exact (low, high) of every partial sum for the given weights.
 
@@ -293,8 +250,7 @@ def matmul(a: IntLike, b: IntLike) -> IntArray:
     left, right = integers("a", a), integers("b", b)
     bound = _magnitude(left) * _magnitude(right) * left.shape[-1]
     if bound < _FLOAT_EXACT:
-        product = np.matmul(left.astype(np.float64), right.astype(np.float64))
-        return np.asarray(product.astype(np.int64))
+        return np.asarray(np.matmul(left.astype(np.float64), right.astype(np.float64)).astype(np.int64))
     if bound > _INT64_MAX:
         raise ValueError(f"matrix product must fit int64, its bound is {bound}")
     return np.asarray(np.matmul(left, right))

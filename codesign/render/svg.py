@@ -12,7 +12,7 @@ from typing import NamedTuple
 Row = Mapping[str, int | float]
 """One design: values by column."""
 
-_STYLE = """
+STYLE = """
 .cs-plot{--s:#fff;--i:#1c2430;--m:#5a6472;--g:#d9dee5;--a:#0b63b0;--w:#a33a00;
 --c0:#0b63b0;--c1:#a8560a;--c2:#17784f;--c3:#a0327a;--c4:#5b4bb5;--c5:#48606f;background:var(--s)}
 @media(prefers-color-scheme:dark){.cs-plot{--s:#14181e;--i:#e8ecf1;--m:#a4aebb;--g:#353d48;--a:#6db3f5;--w:#ff9d66;
@@ -23,6 +23,8 @@ _STYLE = """
 .cs-plot .p{fill:var(--a);fill-opacity:.75;stroke:var(--s)}.cs-plot .new{fill:var(--s);stroke:var(--a);stroke-width:2}
 .cs-plot .on{fill:var(--w);fill-opacity:1;stroke:var(--i);stroke-width:1.5}.cs-plot .frame{fill:none;stroke:var(--m)}
 """
+"""The style of every picture, also of those that a script draws."""
+
 _COLOURS = 6
 _WIDTH = 760
 _LONGEST = 34
@@ -66,11 +68,6 @@ class Point(NamedTuple):
     name: str
     rate: float
     simulated: bool
-
-
-def style() -> str:
-    """The style of every picture, for pictures drawn by a script."""
-    return _STYLE
 
 
 def short(value: int | float) -> str:
@@ -168,26 +165,35 @@ def _titled(shape: str, title: str) -> str:
 def _picture(width: int, height: int, name: str, parts: Sequence[str]) -> Picture:
     label = escape(name)
     head = f'<svg xmlns="http://www.w3.org/2000/svg" class="cs-plot" viewBox="0 0 {width} {height}" role="img"'
-    return Picture("\n".join([f'{head} aria-label="{label}"><style>{_STYLE}</style>', *parts, "</svg>"]))
+    return Picture("\n".join([f'{head} aria-label="{label}"><style>{STYLE}</style>', *parts, "</svg>"]))
+
+
+def _ticks(x: Axis, start: float, end: float, label: float, kind: str = "") -> list[str]:
+    """Vertical grid lines from ``start`` to ``end``, and their values at the height ``label``."""
+    return [
+        part
+        for value in x.ticks
+        for part in (
+            _line(x(value), start, x(value), end),
+            _text(x(value), label, _tick(value), kind=kind, anchor="middle"),
+        )
+    ]
 
 
 def _grid(x: Axis, y: Axis, across: str, up: str) -> list[str]:
     """Grid lines, tick labels and names of two axes."""
-    parts = []
-    for value in x.ticks:
-        parts += [
-            _line(x(value), y.first, x(value), y.last),
-            _text(x(value), y.first + 18, _tick(value), anchor="middle"),
-        ]
+    parts = _ticks(x, y.first, y.last, y.first + 18)
     for value in y.ticks:
         parts += [
             _line(x.first, y(value), x.last, y(value)),
             _text(x.first - 6, y(value) + 4, _tick(value), anchor="end"),
         ]
     note = [" (log)" if axis.log else "" for axis in (x, y)]
-    parts.append(_text((x.first + x.last) / 2, y.first + 38, across + note[0], kind="m", anchor="middle"))
-    parts.append(_text(x.first - 60, y.last - 10, up + note[1], kind="m"))
-    return parts
+    return [
+        *parts,
+        _text((x.first + x.last) / 2, y.first + 38, across + note[0], kind="m", anchor="middle"),
+        _text(x.first - 60, y.last - 10, up + note[1], kind="m"),
+    ]
 
 
 # Plots -------------------------------------------------------------------------------------
@@ -250,13 +256,9 @@ def scatter(
     for i in order:
         kind, radius = ("on", 7) if i == chosen else ("p", 5)
         shape = f'circle class="{kind}" cx="{across(rows[i][x]):.1f}" cy="{up(rows[i][y]):.1f}" r="{radius}"'
-        parts.append(_titled(shape, describe(rows[i]) + (" (built)" if i == chosen else "")))
+        values = ", ".join(f"{name} {short(value)}" for name, value in rows[i].items())
+        parts.append(_titled(shape, values + (" (built)" if i == chosen else "")))
     return _picture(_WIDTH, 380, f"{len(rows)} designs: {y} against {x}", parts)
-
-
-def describe(row: Row) -> str:
-    """A design's values in one line."""
-    return ", ".join(f"{name} {short(value)}" for name, value in row.items())
 
 
 def stair(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -289,18 +291,19 @@ def roofline(points: Sequence[Point], intensity: float, *, peak: float, bandwidt
     """
     ridge = peak / bandwidth
     x = Axis(min(intensity, ridge) / 8, max(intensity, ridge) * 8, 72, _WIDTH - 20, log=True)
-    floor_ = min(x.low * bandwidth, *(point.rate / 2 for point in points))
-    y = Axis(floor_, peak * 2.5, 330, 34, log=True)
+    y = Axis(min(x.low * bandwidth, *(point.rate / 2 for point in points)), peak * 2.5, 330, 34, log=True)
     roof = [(x.low, max(x.low * bandwidth, y.low)), (ridge, peak), (x.high, peak)]
     path = "L".join(f"{x(a):.1f} {y(b):.1f}" for a, b in roof)
-    parts = [*_grid(x, y, "multiply-accumulates per off-chip byte", "multiply-accumulates per cycle")]
-    parts.append(f'<path class="roof" d="M{path}"/>')
-    parts.append(_text(x.last, y(peak) - 8, f"all multipliers: {short(peak)} per cycle", anchor="end"))
+    limit = min(peak, intensity * bandwidth)
     across, up = x(max(ridge * 0.6, x.low)), y(max(ridge * 0.6, x.low) * bandwidth)
     side = ("end", across - 12, up) if across > 300 else ("start", across + 14, up + 12)
-    parts.append(_text(*side[1:], f"memory: {short(bandwidth)} bytes per cycle", anchor=side[0]))
-    limit = min(peak, intensity * bandwidth)
-    parts.append(_line(x(intensity), y(limit), x(intensity), y.first, "x"))
+    parts = [
+        *_grid(x, y, "multiply-accumulates per off-chip byte", "multiply-accumulates per cycle"),
+        f'<path class="roof" d="M{path}"/>',
+        _text(x.last, y(peak) - 8, f"all multipliers: {short(peak)} per cycle", anchor="end"),
+        _text(*side[1:], f"memory: {short(bandwidth)} bytes per cycle", anchor=side[0]),
+        _line(x(intensity), y(limit), x(intensity), y.first, "x"),
+    ]
     for number, point in enumerate(points):
         kind = "on" if point.simulated else "new"
         title = f"{point.name}: {short(point.rate)} of at most {short(limit)} multiply-accumulates per cycle"
@@ -325,14 +328,8 @@ def timeline(bars: Sequence[Bar], total: int, *, note: str = "modelled") -> Pict
     height, left, width = 34, 84, 1000
     x = Axis(0, max(total, 1), left, width - 14)
     bottom = height * len(lanes) + 8
-    parts = []
-    for value in x.ticks:
-        parts += [
-            _line(x(value), 4, x(value), bottom),
-            _text(x(value), bottom + 16, _tick(value), kind="m", anchor="middle"),
-        ]
-    for number, lane in enumerate(lanes):
-        parts.append(_text(0, height * number + 26, lane))
+    parts = _ticks(x, 4, bottom, bottom + 16, "m")
+    parts += [_text(0, height * number + 26, lane) for number, lane in enumerate(lanes)]
     for bar in _drawable(bars, x):
         colour = _colour(lanes, bar.lane if bar.cause is None else bar.cause)
         top, thick = (9, 24) if bar.cause is None else (19, 4)
@@ -351,8 +348,7 @@ def _drawable(bars: Sequence[Bar], x: Axis) -> list[Bar]:
     """The bars, without those that would share a fifth of a pixel with another of their lane."""
     found: dict[tuple[str, bool, int, int], Bar] = {}
     for bar in bars:
-        key = bar.lane, bar.cause is None, floor(5 * x(bar.start)), floor(5 * x(bar.stop))
-        found.setdefault(key, bar)
+        found.setdefault((bar.lane, bar.cause is None, floor(5 * x(bar.start)), floor(5 * x(bar.stop))), bar)
     return list(found.values())
 
 
@@ -371,10 +367,7 @@ def lengths(parts: Sequence[tuple[str, float]], what: str) -> Picture:
         raise ValueError(f"{what} of {len(parts)} parts; legal: at least one above 0")
     left, bottom = 250, 20 * len(parts) + 6
     x = Axis(10.0 ** floor(log10(min(values)) - 1e-9), 1.25 * max(values), left, _WIDTH - 20, log=True)
-    drawn = []
-    for tick in x.ticks:
-        drawn.append(_line(x(tick), 0, x(tick), bottom))
-        drawn.append(_text(x(tick), bottom + 16, _tick(tick), kind="m", anchor="middle"))
+    drawn = _ticks(x, 0, bottom, bottom + 16, "m")
     for number, (name, value) in enumerate(parts):
         label = name if len(name) <= _LONGEST else f"…{name[1 - _LONGEST :]}"
         drawn.append(_text(left - 8, 20 * number + 15, label, anchor="end"))
@@ -391,8 +384,10 @@ def shares(parts: Sequence[tuple[str, float, str]]) -> Picture:
     for number, (name, share, text) in enumerate(parts):
         top = 42 * number + 4
         size = f'width="{max(0.0, min(share, 1.0)) * wide:.1f}" height="12"'
-        rows.append(_text(0, top + 11, name))
-        rows.append(_text(wide, top + 11, ("→ " if share > 1 else "") + text, anchor="end"))
-        rows.append(f'<rect class="frame" x="0" y="{top + 17}" width="{wide}" height="12"/>')
-        rows.append(_titled(f'rect x="0" y="{top + 17}" {size} style="fill:var(--c0)"', text))
+        rows += [
+            _text(0, top + 11, name),
+            _text(wide, top + 11, ("→ " if share > 1 else "") + text, anchor="end"),
+            f'<rect class="frame" x="0" y="{top + 17}" width="{wide}" height="12"/>',
+            _titled(f'rect x="0" y="{top + 17}" {size} style="fill:var(--c0)"', text),
+        ]
     return _picture(wide, 42 * len(parts), "; ".join(f"{name} {text}" for name, _, text in parts), rows)

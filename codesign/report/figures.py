@@ -124,9 +124,8 @@ class Figures:
 
     def to_json(self) -> dict[str, object]:
         """JSON-compatible data, derived figures included."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self)}
         return {
-            **plain,
+            **{f.name: getattr(self, f.name) for f in fields(self)},
             "latency_ms": self.latency_ms,
             "period_ms": self.latency_ms,
             "gops": 2 * self.macs / self.latency_ms / 1e6,

@@ -4,9 +4,9 @@ Every figure is labelled with its evidence: *modelled*, *simulated* or *synthesi
 column. Figures that no open tool can determine are listed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, Self
+from typing import Self
 
 from codesign.errors import BundleError
 from codesign.render import html, svg
@@ -14,12 +14,7 @@ from codesign.render.html import Html, mark, paragraph, table
 from codesign.render.svg import Bar, Picture, Point, short
 from codesign.report import search_section
 from codesign.report.figures import Figures
-from codesign.target.board import Board
-from codesign.target.commands import Command
-from codesign.target.design import Design
-from codesign.target.kernel import Resources
 from codesign.timing import stalls
-from codesign.timing.cycles import Timing
 from codesign.timing.stalls import Wait
 
 UNKNOWN = (
@@ -99,7 +94,7 @@ class Report(Figures):
         if name == "timeline":
             return self._timeline()
         if name == "resources":
-            return svg.shares([(n, share, text) for n, share, text in self._shares()])
+            return svg.shares(self._shares())
         if name == "utilization":
             return svg.shares([(e["name"], *self._busy(e["busy_cycles"])) for e in self.engines])
         if name == "roofline" and self.bytes_per_cycle:
@@ -316,8 +311,7 @@ class Report(Figures):
         band = f"{_micro(least)} and {_micro(most)} µJ (±{100 * float(self.energy['error']):.0f} %)"
         text = f"{_micro(total)} µJ per inference, believed to lie between {band}"
         evidence = str(self.energy["evidence"])
-        where = table(["", "µJ", "share"], rows, "Where it goes", evidence=evidence)
-        return [paragraph(text, evidence), where]
+        return [paragraph(text, evidence), table(["", "µJ", "share"], rows, "Where it goes", evidence=evidence)]
 
     def _assumptions(self) -> list[Html]:
         found = (self.assumptions or {}).items()
@@ -335,67 +329,6 @@ _ENERGY = {
     "idle": "engines while they wait",
     "static": "drawn all the time",
 }
-
-
-def report(
-    model: str,
-    design: Design,
-    *,
-    macs: int,
-    peak_macs: int,
-    timing: Timing,
-    parts: Mapping[str, Resources],
-    available: Resources,
-    traffic_bytes: int,
-    notes: Sequence[str] = (),
-    commands: Sequence[Command] = (),
-    search: Mapping[str, Any] | None = None,
-    energy: Mapping[str, Any] | None = None,
-    command: str | None = None,
-) -> Report:
-    """Report of a design before simulation.
-
-    Args:
-        model: model as named by the user.
-        design: parameters and board.
-        macs: multiply-accumulates of one inference.
-        peak_macs: multiply-accumulates per cycle of all multipliers.
-        timing: the program's timing from the cycle model.
-        parts: modelled resources by part.
-        available: resources of the device, or the user's budget.
-        traffic_bytes: off-chip bytes of one inference.
-        notes: decisions made by lowering.
-        commands: the program's commands, to attribute idle intervals.
-        search: search result, see `codesign.report.search_section`.
-        energy: `codesign.timing.energy.RunEnergy.to_json`.
-        command: command line that built this, without objective and budget; by default made from model and board.
-    """
-    board, limit = design.board, _plain(available)
-    return Report(
-        model=model,
-        board=board.name,
-        clock_mhz=board.clock_hz / 1e6,
-        macs=macs,
-        cycles={"modelled": timing.total, "simulated": None},
-        peak_macs=peak_macs,
-        resources={"modelled": _plain(sum(parts.values(), Resources())), "synthesized": None, "available": limit},
-        parts={name: _plain(part) for name, part in parts.items()},
-        traffic_bytes=traffic_bytes,
-        engines=_engines(design, timing),
-        timeline=tuple((a.engine, a.label, a.start, a.stop) for a in timing.activities),
-        assumptions=dict(board.assumptions),
-        notes=tuple(notes),
-        waits=_waits(commands, timing),
-        bytes_per_cycle=_bytes_per_cycle(board),
-        search=search,
-        energy=energy,
-        command=command or " ".join([search_section.base_command(model, board.name), *_settings(board)]),
-        budget={name: count for name, count in limit.items() if count < getattr(board.resources, name)},
-    )
-
-
-def _plain(resources: Resources) -> dict[str, int]:
-    return {name: int(value) for name, value in vars(resources).items()}
 
 
 def _apart(modelled: float, count: float) -> str:
@@ -421,33 +354,3 @@ def _time(ms: float) -> str:
 def _micro(joules: float) -> str:
     """Microjoules as text with three digits, already more than the model's accuracy."""
     return f"{float(f'{1e6 * joules:.3g}'):,.10g}"
-
-
-def _engines(design: Design, timing: Timing) -> tuple[Mapping[str, Any], ...]:
-    return tuple(
-        {"name": name, "parameters": dict(design.engines.get(name, {})), "busy_cycles": cycles}
-        for name, cycles in stalls.busy(timing.activities).items()
-    )
-
-
-def _waits(commands: Sequence[Command], timing: Timing) -> tuple[Wait, ...]:
-    """Idle intervals, then the intervals in which the array is limited by weight delivery."""
-    if not commands:
-        return ()
-    stretches = stalls.idle(commands, timing.activities, timing.total)
-    return (*stretches, *stalls.starved(commands, timing.activities))
-
-
-def _bytes_per_cycle(board: Board) -> float:
-    """Off-chip bytes per cycle: the lesser of sustained memory bandwidth and port bandwidth."""
-    memory = board.memory
-    return min(memory.bytes_numerator / memory.bytes_denominator, memory.ports * memory.port_bits / 8)
-
-
-def _settings(board: Board) -> list[str]:
-    """Command-line options that reproduce changed board figures."""
-    return [
-        f"--set {key}={value}"
-        for key, value in board.figures().items()
-        if board.assumptions.get(key) == f"set to {value} by the user"
-    ]

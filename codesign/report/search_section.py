@@ -9,10 +9,11 @@ Optional: ``proven`` (True if no other design belongs to the front, else unknown
 import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from html import escape
 from typing import Any
 
 from codesign.render.html import Html, details, paragraph, scroll, section, table
-from codesign.render.svg import Picture, Row, columns, first_axes, scatter, short, style
+from codesign.render.svg import STYLE, Picture, Row, columns, first_axes, scatter, short
 
 RESOURCES = ("dsp", "bram36", "uram", "lut", "ff")
 _MOST = 100
@@ -87,13 +88,13 @@ def explorer(search: Search, command: str, budget: Mapping[str, int]) -> Html:
     at = 0 if chosen is None else chosen
     return Html(
         '<div class="cs-explorer">'
-        f'<script type="application/json">{_embedded(data)}</script><template>{style()}</template>'
+        f'<script type="application/json">{_embedded(data)}</script><template>{STYLE}</template>'
         f'<div class="cs-controls">{_select("across", names, axes[0])}{_select("up", names, axes[1])}</div>'
         f'<div class="cs-canvas">{plot(search).svg}</div>'
         '<div class="cs-detail" tabindex="0" role="region" aria-label="the design pointed at">'
         f'<p><button type="button" disabled>copy</button> <span class="cs-which" aria-live="polite">design {at + 1} of'
         f' {len(rows)}</span> <span class="cs-status" role="status"></span></p><dl class="cs-values"></dl>'
-        f'<p><code class="cs-command">{_escaped(commands[at])}</code></p></div></div>'
+        f'<p><code class="cs-command">{escape(commands[at], quote=False)}</code></p></div></div>'
         "<p>The command builds that very design; that of the one that was built searches again.</p>"
     )
 
@@ -103,12 +104,8 @@ def _embedded(data: object) -> str:
     return json.dumps(data, allow_nan=False).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
 def _select(name: str, names: Sequence[str], value: str) -> str:
-    options = "".join(f"<option{' selected' if n == value else ''}>{_escaped(n)}</option>" for n in names)
+    options = "".join(f"<option{' selected' if n == value else ''}>{escape(n, quote=False)}</option>" for n in names)
     return f"<label>{name} <select disabled>{options}</select></label>"
 
 

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from codesign.bundle.files import sync_folder, write_synced
 from codesign.errors import InputError
 
 FORMAT = 1
@@ -167,33 +168,22 @@ def _locked(path: Path) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
     try:
-        _lock(path, descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(f"another sweep is writing to {path}; legal: one at a time") from error
         yield
     finally:
         os.close(descriptor)
-
-
-def _lock(path: Path, descriptor: int) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise InputError(f"another sweep is writing to {path}; legal: one at a time") from error
 
 
 def _write(target: Path, data: bytes) -> None:
     """Writes a file atomically and durably."""
     part = target.with_name(f".{target.name}.part")
     try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        write_synced(part, data)
         part.replace(target)
-        descriptor = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_folder(target.parent)
     except OSError as error:
         raise InputError(f"cannot write {target}: {error.strerror or error}") from error
 

@@ -2,8 +2,9 @@
 
 A combination is one model on one board at one clock within one budget. Its designs are the points of
 `codesign.dse.design_space`, restricted by ``--axis n_l=1,2,4`` to these values. The axes are thinned to at most
-`LIMIT` points, or ``--limit N``: the axis with the most values repeatedly drops every second one, keeping its
-first and last. Dropped values, and the estimated time and bytes of a long sweep, are logged. A row is one design::
+`codesign.sweeps.request.LIMIT` points, or ``--limit N``: the axis with the most values repeatedly drops every second
+one, keeping its first and last. Dropped values, and the estimated time and bytes of a long sweep, are logged. A row is
+one design::
 
     model, board, clock_mhz, budget        the combination, as given; the budget "all" is the whole board
     t_in ...                               every parameter; null if the network does not use its engine
@@ -28,7 +29,6 @@ import hashlib
 import io
 import json
 import logging
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -41,13 +41,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from codesign.bundle.serialize import write_network
-from codesign.dse.planner import RESOURCES, available, parameters, parse_budget
+from codesign.dse.planner import RESOURCES, available, parse_budget
 from codesign.errors import CheckError, InputError, NothingFits, ToolError
 from codesign.flow.build import integers, tools
-from codesign.hw.system.accelerator import bus_of
 from codesign.ir.network import Linear, Network
 from codesign.sweeps import shards
-from codesign.sweeps.grid import CLOCK, Column, Grid, ThinnedSpace, use
+from codesign.sweeps.grid import Column, Grid, ThinnedSpace, use
+from codesign.sweeps.request import MEGA, WHOLE, SweepRequest, swept_parameters
 from codesign.target.board import Board
 from codesign.target.board_catalog import load_board
 from codesign.target.kernel import Resources
@@ -55,155 +55,14 @@ from codesign.target.kernel import Resources
 if TYPE_CHECKING:
     import polars as pl
 
-LIMIT = 1 << 18
-"""Default maximum points per combination."""
-SHARD_ROWS = 1 << 16
-"""Maximum rows per shard."""
 EVIDENCE = ("bound", "modelled")
 KEYS = ("model", "board", "clock_mhz", "budget")
 """Columns that name a combination."""
-WHOLE = "all"
-"""The budget that means the whole board."""
 
 _LOG = logging.getLogger(__name__)
-_NUMBERS = re.compile(r"[0-9]{1,9}(,[0-9]{1,9})*")
 _LARGE = 1 << 21
 """Points from which a sweep's time and bytes are estimated in advance."""
-_MOST = 10**9
-_MEGA = 1e6
 _EVERY = 1.0
-
-
-def swept_parameters() -> tuple[str, ...]:
-    """Parameters of all installed engines, in column order."""
-    return tuple(name for name in parameters() if name != CLOCK)
-
-
-# What to sweep ---------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class SweepRequest:
-    """Arguments of a sweep.
-
-    Attributes:
-        models: names, paths or ``gemm:MxKxN``.
-        boards: names or paths.
-        clocks_mhz: clocks; empty for the boards' own.
-        budgets: ``dsp=N,...`` each, or `WHOLE`.
-        limit: maximum points per combination.
-        exact: whether the front of every combination is scored exactly.
-        shard_rows: maximum rows per shard.
-        axes: restrictions of a parameter to some values, as ``n_l=1,2,4``.
-        folders: folders searched for user boards.
-    """
-
-    models: tuple[str, ...]
-    boards: tuple[str, ...]
-    clocks_mhz: tuple[float, ...] = ()
-    budgets: tuple[str, ...] = (WHOLE,)
-    limit: int = LIMIT
-    exact: bool = False
-    shard_rows: int = SHARD_ROWS
-    axes: tuple[str, ...] = ()
-    folders: tuple[Path, ...] = ()
-
-    def __post_init__(self) -> None:
-        budgets = tuple(_canonical(text) for text in self.budgets) or (WHOLE,)
-        object.__setattr__(self, "budgets", budgets)
-        object.__setattr__(self, "axes", tuple(f"{n}={','.join(map(str, v))}" for n, v in self.keep.items()))
-        _check_different("MODEL", self.models)
-        _check_different("--board", self.boards)
-        _check_different("--clock-mhz", [_clock(clock) for clock in self.clocks_mhz])
-        _check_different("--budget", budgets)
-        if not self.models or not self.boards or not all((*self.models, *self.boards)):
-            raise InputError(f"models {self.models}, boards {self.boards}; legal: at least one of each, none empty")
-        for flag, value in (("--limit", self.limit), ("rows of a shard", self.shard_rows)):
-            if not 1 <= value <= _MOST:
-                raise InputError(f"{flag} {value}; legal: 1 to {_MOST}")
-
-    @cached_property
-    def keep(self) -> dict[str, tuple[int, ...]]:
-        """Allowed values by restricted parameter, ascending."""
-        found: dict[str, tuple[int, ...]] = {}
-        for text in self.axes:
-            name, _, values = text.replace(" ", "").partition("=")
-            legal = swept_parameters()
-            if name not in legal or name in found or not _NUMBERS.fullmatch(values):
-                raise InputError(f"--axis {text!r}; legal: PARAMETER=N,..., each once, of {', '.join(legal)}")
-            found[name] = tuple(sorted({int(value) for value in values.split(",")}))
-        return found
-
-    def space(self, network: Network, board: Board, budget: Mapping[str, int] | None = None) -> ThinnedSpace:
-        """The thinned design space of a model on a board."""
-        return ThinnedSpace(network, board, self.limit, keep=self.keep, budget=budget)
-
-    def on(self, board: str) -> list[Board]:
-        """The board at each of the clocks.
-
-        Raises:
-            InputError: a board or a clock that cannot be used.
-        """
-        found = load_board(board, self.folders)
-        try:
-            bus_of(found.memory)
-        except ValueError as error:
-            raise InputError(f"board {board}: {error}") from error
-        return [found.with_overrides([_clock(clock)]) for clock in self.clocks_mhz] or [found]
-
-
-def _check_different(flag: str, values: Sequence[object]) -> None:
-    twice = [value for at, value in enumerate(values) if value in values[:at]]
-    if twice:
-        raise InputError(f"{flag} {twice[0]} is given twice; legal: each once")
-
-
-def _clock(clock_mhz: float) -> str:
-    if not 0 < clock_mhz < _MEGA:
-        raise InputError(f"--clock-mhz {clock_mhz:g}; legal: above 0 and below 1000000")
-    return f"clock_hz={round(clock_mhz * _MEGA)}"
-
-
-def _canonical(budget: str) -> str:
-    """A budget in canonical form."""
-    limits = {} if budget.strip() == WHOLE else parse_budget(budget)
-    return ",".join(f"{name}={limits[name]}" for name in RESOURCES if name in limits) or WHOLE
-
-
-def names(given: str | Path | Sequence[str]) -> tuple[str, ...]:
-    """Names from a sequence, or from one text with commas between.
-
-    >>> names("zcu102, kv260")
-    ('zcu102', 'kv260')
-    """
-    return tuple(item.strip() for item in str(given).split(",")) if isinstance(given, str | Path) else tuple(given)
-
-
-def texts(given: str | Sequence[str]) -> tuple[str, ...]:
-    """The given sequence, or a single text as one."""
-    return (given,) if isinstance(given, str) else tuple(given)
-
-
-def clocks(given: str | float | Sequence[float] | None) -> tuple[float, ...]:
-    """Clocks in MHz from a number, from a sequence, or from a text with commas between.
-
-    Raises:
-        InputError: not a number.
-
-    >>> clocks("200,312.5")
-    (200.0, 312.5)
-    """
-    if given is None:
-        return ()
-    try:
-        if isinstance(given, str):
-            return tuple(float(item) for item in given.split(","))
-        return (float(given),) if isinstance(given, int | float) else tuple(map(float, given))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"--clock-mhz {given!r}; legal: numbers of MHz with commas between") from error
-
-
-# A sweep -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -260,24 +119,17 @@ class Sweep:
 
     def summary(self) -> list[dict[str, Any]]:
         """Per combination: row count, feasible count and best latency, of exactly scored rows if there are any."""
-        _check_polars()
+        frame = self.scan()
         import polars as pl
 
         latency, fit = pl.col("latency_us"), pl.col("feasible")
         exact = fit & (pl.col("evidence") == EVIDENCE[1])
-        best = (
-            self.scan()
-            .group_by(KEYS)
-            .agg(
-                pl.len().alias("rows"),
-                fit.sum().alias("feasible"),
-                pl.coalesce(latency.filter(exact).min(), latency.filter(fit).min()).alias("best_latency_us"),
-                pl.when(exact.any())
-                .then(pl.lit(EVIDENCE[1]))
-                .when(fit.any())
-                .then(pl.lit(EVIDENCE[0]))
-                .alias("evidence"),
-            )
+        evidence = pl.when(exact.any()).then(pl.lit(EVIDENCE[1])).when(fit.any()).then(pl.lit(EVIDENCE[0]))
+        best = frame.group_by(KEYS).agg(
+            pl.len().alias("rows"),
+            fit.sum().alias("feasible"),
+            pl.coalesce(latency.filter(exact).min(), latency.filter(fit).min()).alias("best_latency_us"),
+            evidence.alias("evidence"),
         )
         rows = {tuple(row[key] for key in KEYS): row for row in best.collect().to_dicts()}
         return [rows[tuple(getattr(c, key) for key in KEYS)] for c in self.combinations]
@@ -311,7 +163,10 @@ def sweep(request: SweepRequest, out: Path, *, resume: bool = False) -> Sweep:
     with shards.opened(out, _identity(request, networks, combinations), names, resume=resume) as store:
         resumed = sum(shard.rows for shard in store.done.values())
         progress = _SweepProgress(sum(c.points for c in combinations), resumed)
-        for number, (combination, made) in enumerate(_grids(request, networks, combinations)):
+        for number, combination in enumerate(combinations):
+            if number % len(request.budgets) == 0:
+                model, _, board = request.subjects[number // len(request.budgets)]
+                made = _Made(request, networks[model], board)
             if number == 0 and progress.left > _LARGE:
                 _LOG.info("%s points; tables of what they have in common come first", f"{progress.left:,}")
                 _foretell(request, combination, made.grid, progress.left)
@@ -344,16 +199,14 @@ def _network(model: str) -> Network:
 
 def _combinations(request: SweepRequest, networks: Mapping[str, Network]) -> Iterator[Combination]:
     first = 0
-    for model in request.models:
-        for name in request.boards:
-            for board in request.on(name):
-                space, clock = request.space(networks[model], board), board.clock_hz / _MEGA
-                points = prod(map(len, space.axes.values()))
-                _say_thinned(f"{model} on {name}", space)
-                for budget in request.budgets:
-                    behind = first - (-points // request.shard_rows)
-                    yield Combination(model, name, clock, budget, points, (first, behind))
-                    first = behind
+    for model, name, board in request.subjects:
+        space, clock = request.space(networks[model], board), board.clock_hz / MEGA
+        points = prod(map(len, space.axes.values()))
+        _say_thinned(f"{model} on {name}", space)
+        for budget in request.budgets:
+            behind = first - (-points // request.shard_rows)
+            yield Combination(model, name, clock, budget, points, (first, behind))
+            first = behind
 
 
 def _say_thinned(what: str, space: ThinnedSpace) -> None:
@@ -371,18 +224,18 @@ def _identity(
 ) -> dict[str, object]:
     """Everything that determines the rows except the formulas, whose values are compared in `_front`."""
     of_models = {name: hashlib.sha256(write_network(network)).hexdigest() for name, network in networks.items()}
-    of_boards = {name: _hashed(asdict(load_board(name, request.folders))) for name in request.boards}
+    documents = {name: asdict(load_board(name, request.folders)) for name in request.boards}
+    of_boards = {
+        name: hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+        for name, document in documents.items()
+    }
     given = {name: value for name, value in asdict(request).items() if name != "folders"}
     return {**given, "models": of_models, "boards": of_boards, "combinations": [*map(asdict, combinations)]}
 
 
-def _hashed(document: object) -> str:
-    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
-
-
 @dataclass(eq=False)
 class _Made:
-    """A design space with its grid, built on first use and shared by the budgets."""
+    """A design space with its grid, built on first use and shared by the budgets; the last one made is alive."""
 
     request: SweepRequest
     network: Network
@@ -391,19 +244,6 @@ class _Made:
     @cached_property
     def grid(self) -> Grid:
         return Grid(self.request.space(self.network, self.board))
-
-
-def _grids(
-    request: SweepRequest, networks: Mapping[str, Network], combinations: Sequence[Combination]
-) -> Iterator[tuple[Combination, _Made]]:
-    """Every combination with its grid; only one grid is alive at a time."""
-    left = iter(combinations)
-    for model in request.models:
-        for name in request.boards:
-            for board in request.on(name):
-                made = _Made(request, networks[model], board)
-                for _ in request.budgets:
-                    yield next(left), made
 
 
 def _write(
@@ -437,7 +277,7 @@ def _foretell(request: SweepRequest, combination: Combination, grid: Grid, point
         data = _parquet(combination, grid.columns(first, stop), {}, limit)
         taken.append(monotonic() - begun)
     share = points / (stop - first)
-    seconds, megabytes = share * min(taken), share * len(data) / _MEGA
+    seconds, megabytes = share * min(taken), share * len(data) / MEGA
     more = " beside the searches" if request.exact else ""
     _LOG.info(
         "%s points: about %.0f s%s and %.1f MB; --limit and --axis take fewer", f"{points:,}", seconds, more, megabytes
@@ -451,9 +291,8 @@ def _noted(
     if not request.exact:
         return {"values": made.grid.digest, "front": [], "proof": ""}
     _LOG.info("searching the front of combination %d", number + 1)
-    space = request.space(made.network, made.board, limits)
-    front = space.search(("latency_us", "dsp"), progress=progress.search)
-    cycles = [_cycles(latency, made.board.clock_hz / _MEGA) for latency in front.values[:, 0].tolist()]
+    front = request.space(made.network, made.board, limits).search(("latency_us", "dsp"), progress=progress.search)
+    cycles = [_cycles(latency, made.board.clock_hz / MEGA) for latency in front.values[:, 0].tolist()]
     points = sorted(map(list, zip(made.grid.index(front.parameters), cycles, strict=True)))
     return {"values": made.grid.digest, "front": points, "proof": str(front.proof).rpartition("; ")[0]}
 
@@ -557,11 +396,5 @@ class _SweepProgress:
         if now - self._said >= _EVERY or self.done == self.total:
             self._said = now
             rate = (self.done - self._start) / max(now - self.begun, 1e-9)
-            left = (self.total - self.done) / rate
-            _LOG.info(
-                "%s of %s points, %s per second, %.0f s left", *map(_thousands, (self.done, self.total, rate)), left
-            )
-
-
-def _thousands(value: float) -> str:
-    return f"{value:,.0f}"
+            counts = f"{self.done:,} of {self.total:,} points, {rate:,.0f} per second"
+            _LOG.info("%s, %.0f s left", counts, self.left / rate)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import onnx
@@ -89,21 +90,30 @@ class Edit:
 
     def append(self, tensor: str, op: str, value: Array) -> None:
         """Inserts an operator with a constant operand behind a tensor, whose readers then read the result."""
-        operand = self._constant(f"{tensor}.{op.lower()}", value)
-        self._chains.setdefault(tensor, []).append((op, [operand]))
+        self._chains.setdefault(tensor, []).append((op, [self._constant(f"{tensor}.{op.lower()}", value)]))
 
     def quantize(self, tensor: str, scale: float, bits: int) -> None:
         """Inserts a signed per-tensor quantizer behind a tensor."""
         self._chains.setdefault(tensor, []).append(("Quant", self._parameters(tensor, np.array(scale), bits)))
 
     def add(self, product: Product, value: Floats) -> None:
-        """Adds a value per output channel to a product's ``x @ w``, which Gemm scales by alpha."""
-        gain = Call(product.node.attributes, []).real("alpha", 1.0) if product.node.op == "Gemm" else 1.0
-        output = product.node.outputs[0]
-        rank = len(self.workload.shapes[output])
-        if np.any(value):
-            along = (-1, *(1,) * (rank - 2)) if product.node.op == "Conv" else (-1, 1) if product.by_column else (-1,)
-            self.append(output, "Add", (gain * value).reshape(along))
+        """Increases the matrix product ``x @ w`` that a node computes by a constant per output channel.
+
+        The constant becomes an ``Add`` behind the node, shaped so that it broadcasts along the channels of the output:
+        the last axis of a MatMul or Gemm, axis 1 of a Conv, the last but one of a MatMul with the weights on the left.
+        A Gemm gives ``alpha * x @ w + beta * c``, so there the constant is multiplied by alpha first. With alpha 0.5
+        and the value ``[2, 0]``, channel 0 of the Gemm's output grows by 1.
+
+        Args:
+            product: the product; its node may have a bias of its own, which stays.
+            value: ``[n]``, one number per output channel; nothing is inserted if all are zero.
+        """
+        if not np.any(value):
+            return
+        node = product.node
+        gain = Call(node.attributes, []).real("alpha", 1.0) if node.op == "Gemm" else 1.0
+        behind = len(self.workload.shapes[node.outputs[0]]) - 2 if node.op == "Conv" else int(product.by_column)
+        self.append(node.outputs[0], "Add", (gain * value).reshape(-1, *(1,) * behind))
 
     def weights(self, product: Product, matrix: Floats, scales: Floats | None = None, bits: int = 8) -> None:
         """Replaces the weights of a product by ``[n, k]``; with scales, quantized per output channel."""
@@ -118,18 +128,17 @@ class Edit:
             along[-2 if left else 0 if rows_first else -1] = len(matrix)
             parameters = self._parameters(label, scales.reshape(along), bits)
             made = self._name(f"{label}.quantized")
-            self._first.append(self._quant([value, *parameters], made, f"{label}/Quant", narrow=True))
+            self._first.append(self._node("Quant", [value, *parameters], made, f"{label}/Quant", narrow=True))
             value = made
         self._weights[node.outputs[0]] = position, value
 
     def finish(self) -> onnx.ModelProto:
         """The edited model, without nodes and constants that are no longer needed."""
         graph = self.model.graph
-        nodes = list(graph.node)
         renamed: dict[str, str] = {}
         behind = {tensor: self._chain(tensor, renamed) for tensor in self._chains}
         made = [*self._first, *(n for name in renamed for n in behind[name])]
-        for node in nodes:
+        for node in graph.node:
             for i, name in enumerate(node.input):
                 node.input[i] = renamed.get(name, name)
             for name, (position, value) in self._weights.items():
@@ -161,20 +170,16 @@ class Edit:
             renamed[tensor] = names[-1]
         else:
             names = [self._name(f"{tensor}.{i}") for i in range(len(steps))] + [tensor]
-        nodes = []
-        for (op, operands), source, target in zip(steps, names, names[1:], strict=False):
-            inputs, label = [source, *operands], f"{tensor}/{op}"
-            made = (
-                self._quant(inputs, target, label, False) if op == "Quant" else self._plain(op, inputs, target, label)
-            )
-            nodes.append(made)
-        return nodes
+        return [
+            self._node(op, [source, *operands], target, f"{tensor}/{op}")
+            for (op, operands), (source, target) in zip(steps, pairwise(names), strict=True)
+        ]
 
-    def _plain(self, op: str, inputs: list[str], output: str, label: str) -> onnx.NodeProto:
-        return helper.make_node(op, inputs, [output], self._name(label))
-
-    def _quant(self, inputs: list[str], output: str, label: str, narrow: bool) -> onnx.NodeProto:
-        node = helper.make_node("Quant", inputs, [output], self._name(label), domain=QUANT_DOMAIN)
+    def _node(self, op: str, inputs: list[str], output: str, label: str, narrow: bool = False) -> onnx.NodeProto:
+        """A node named ``label``, with a number if that is taken; a ``Quant`` is signed and rounds half to even."""
+        if op != "Quant":
+            return helper.make_node(op, inputs, [output], self._name(label))
+        node = helper.make_node(op, inputs, [output], self._name(label), domain=QUANT_DOMAIN)
         attributes = {"signed": 1, "narrow": int(narrow), "rounding_mode": "ROUND"}
         node.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items())
         return node
@@ -228,7 +233,7 @@ def forked(model: onnx.ModelProto, workload: Workload) -> onnx.ModelProto:
     graph = made.graph
     taken = {n for node in graph.node for n in (*node.input, *node.output)} | {t.name for t in graph.initializer}
     branches = {t: _branches(patterns, t, taken) for t in _shared(patterns)}
-    nodes = [n for t in workload.inputs for n in branches.get(t, _Branches({}, [])).nodes]
+    nodes = [n for t in workload.inputs if t in branches for n in branches[t].nodes]
     for node in graph.node:
         for i, name in enumerate(node.input):
             if name in branches and node.output:

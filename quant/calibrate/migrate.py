@@ -112,9 +112,9 @@ def _move_values(
     shape = patterns.workload.shapes[values]
     rows, depth = patterns.workload.shapes[view.origin][-2:]
     inner = patterns.affine(values)
-    if not view.plain or patterns.kind(inner.origin) != "product" or np.unique(inner.index).size != inner.index.size:
-        return
-    if sum(values in node.inputs for node in patterns.workload.nodes) > 1:
+    distinct = view.plain and np.unique(inner.index).size == inner.index.size
+    shared = sum(values in node.inputs for node in patterns.workload.nodes) > 1
+    if not distinct or shared or patterns.kind(inner.origin) != "product":
         return
     channel = view.index // (rows * depth) * depth + view.index % depth
     lines = [channel.reshape(-1)[r.element] for r in reads]

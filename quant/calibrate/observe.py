@@ -55,11 +55,6 @@ def observe(workload: Workload, each: Sequence[Sample], names: Iterable[str]) ->
     return {name: TensorStatistics(lows[name], highs[name]) for name in lows}
 
 
-def rounded(x: Floats, scale: float) -> Floats:
-    """Values after a signed 8-bit quantizer."""
-    return np.asarray(dequantize(quantize(x, scale), scale))
-
-
 @dataclass(frozen=True, eq=False)
 class Moments:
     """Means over samples, per element: of the values, of the quantized values, and of the squares."""
@@ -75,7 +70,8 @@ def moments(workload: Workload, each: Sequence[Sample], scales: Mapping[str, flo
     for sample in watched(workload.name, each):
         for name, value in workload.tensors(sample):
             if name in scales:
-                parts = value, rounded(value, scales[name]), np.square(value)
+                rounded = dequantize(quantize(value, scales[name]), scales[name])
+                parts = value, rounded, np.square(value)
                 old = found.get(name)
                 sums = parts if old is None else (old.mean + parts[0], old.rounded + parts[1], old.square + parts[2])
                 found[name] = Moments(*sums)

@@ -30,7 +30,8 @@ from codesign.quant.calibrate.edit import Edit, forked, readers
 from codesign.quant.calibrate.migrate import KEPT, is_clamp, migrated
 from codesign.quant.calibrate.observe import Moments, Sample, moments
 from codesign.quant.calibrate.ranges import Clip, Range, channel_scales, check, on_grid, ranges, symmetric_scale
-from codesign.quant.lower.lowering import each_sample, largest_gain, lower, unscaled
+from codesign.quant.lower.lowering import each_sample, lower, unscaled
+from codesign.quant.lower.residual import largest_gain
 from codesign.quant.match.graph import Product
 from codesign.quant.match.patterns import Patterns
 from codesign.quant.match.views import Floats
@@ -135,14 +136,11 @@ def calibrate(
         ToolError: the library is not installed.
     """
     check()
+    chosen = settings or choose(model, samples, name=name, folder=folder, progress=progress).settings
     source = _embedded(decoded(model, name), name, folder)
-    workload = from_proto(source, name)
-    each = each_sample(workload, samples)
-    chosen = settings or _chosen(source, workload, each[:_TRIED], name, progress).settings
-    made = _once(source, each, chosen, name)
+    made = _once(source, each_sample(from_proto(source, name), samples), chosen, name)
     lower(from_proto(made, name))
-    data: bytes = made.SerializeToString()
-    return data
+    return bytes(made.SerializeToString())
 
 
 def choose(
@@ -157,19 +155,13 @@ def choose(
     check()
     source = _embedded(decoded(model, name), name, folder)
     workload = from_proto(source, name)
-    return _chosen(source, workload, each_sample(workload, samples)[:_TRIED], name, progress)
-
-
-def _chosen(
-    model: onnx.ModelProto, workload: Workload, each: Sequence[Sample], name: str, progress: Progress | None
-) -> SettingsChoice:
-    """Chooses the settings with the smallest error on held-out samples."""
+    each = each_sample(workload, samples)[:_TRIED]
     cut = max(1, len(each) * 3 // 4)
     shown, held = each[:cut], each[cut:] or each
 
     def error(settings: Settings) -> float:
         try:
-            return output_error(workload, from_proto(_once(model, shown, settings, name), name), held)
+            return output_error(workload, from_proto(_once(source, shown, settings, name), name), held)
         except InputError:  # a scale that no layer can hold; where all end so, the first says why
             return math.inf
 

@@ -7,31 +7,28 @@ Add and Relu over one row, with every constant on a grid and used once, and all 
 import itertools
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 
 from codesign.errors import InputError
 from codesign.frontend.onnx_reader import Node
-from codesign.frontend.operators.call import Call
+from codesign.frontend.operators.call import Call, Ints
 from codesign.frontend.workload import Workload
 from codesign.numerics.fixed_point import limits, signed_bits
 from codesign.quant.match.graph import Quantizer
 from codesign.quant.match.patterns import Patterns
 from codesign.quant.match.views import Floats
 
-if TYPE_CHECKING:
-    import onnx
-
-Ints = NDArray[np.int64]
-
 _DOMAIN = "qonnx.custom_op.general"
 _RESHAPES = ("Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 _LEGAL = "legal: a chain of MatMul or Gemm, Add of constants, Relu and quantizers"
 
 
-def to_qonnx(workload: Workload) -> "onnx.ModelProto":
+def to_qonnx(workload: Workload) -> onnx.ModelProto:
     """Converts a model to QONNX in the form that hls4ml and FINN accept.
 
     Args:
@@ -160,9 +157,8 @@ def _without_signs(steps: list[_ChainStep]) -> list[_ChainStep]:
     """The steps with unsigned quantizers directly after ReLU."""
     found = steps[:1]
     for before, step in itertools.pairwise(steps):
-        quantizer = step.quantizer
-        if before.op == "Relu" and quantizer is not None and quantizer.low < 0:
-            step = replace(step, quantizer=replace(quantizer, low=0))
+        if before.op == "Relu" and step.quantizer is not None and step.quantizer.low < 0:
+            step = replace(step, quantizer=replace(step.quantizer, low=0))
         found.append(step)
     return found
 
@@ -199,10 +195,8 @@ class _QonnxWriter:
         self.constants: list[onnx.TensorProto] = []
         self.shapes: dict[str, tuple[int, ...]] = {source: (1, size)}
 
-    def model(self) -> "onnx.ModelProto":
+    def model(self) -> onnx.ModelProto:
         """The ONNX model."""
-        from onnx import TensorProto, helper
-
         name = self.source
         for index, step in enumerate(self.steps):
             last = index == len(self.steps) - 1
@@ -210,13 +204,10 @@ class _QonnxWriter:
         ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, self.shapes.pop(n)) for n in (self.source, name)]
         values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n, shape in self.shapes.items()]
         graph = helper.make_graph(self.nodes, "chain", ends[:1], ends[1:], self.constants, value_info=values)
-        imports = [helper.make_opsetid("", 20), helper.make_opsetid(_DOMAIN, 2)]
-        return helper.make_model(graph, opset_imports=imports)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid(_DOMAIN, 2)])
 
     def write(self, step: _ChainStep, source: str, target: str, name: str) -> str:
         """Appends one step; returns its output's name."""
-        from onnx import helper
-
         shape = self.shapes[source]
         if step.quantizer is not None:
             self.quant(source, target, name, step.quantizer)
@@ -235,8 +226,6 @@ class _QonnxWriter:
         return target
 
     def quant(self, source: str, target: str, name: str, quantizer: Quantizer) -> None:
-        from onnx import helper
-
         bits, signed, narrow = _form(quantizer)
         numbers = {"scale": quantizer.scale, "zero": 0.0, "bits": bits}
         given = [self.tensor(f"{name}_{label}", number) for label, number in numbers.items()]
@@ -247,8 +236,6 @@ class _QonnxWriter:
         self.nodes.append(node)
 
     def tensor(self, name: str, value: NDArray[np.floating[Any]] | float) -> str:
-        from onnx import numpy_helper
-
         array = np.asarray(value, np.float32)
         self.constants.append(numpy_helper.from_array(array, name))
         self.shapes[name] = array.shape

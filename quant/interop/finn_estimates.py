@@ -109,9 +109,7 @@ def write_request(model: Model, folder: Path, target_cycles: Sequence[int], part
     request = {"part": part, "target_cycles": [int(cycles) for cycles in target_cycles]}
     (folder / _REQUEST).write_text(json.dumps(request, indent=1) + "\n", encoding="utf-8")
     script = folder / SCRIPT
-    script.write_text(
-        (resources.files("codesign.quant.interop") / "finn_script.py").read_text(encoding="utf-8"), "utf-8"
-    )
+    script.write_bytes((resources.files("codesign.quant.interop") / "finn_script.py").read_bytes())
     return script
 
 
@@ -175,11 +173,9 @@ def _estimate(item: dict[str, object]) -> Estimate:
     if not isinstance(layers, list):
         raise TypeError("layers are no list")
     target, interval, latency = (_count(item, f"{name}_cycles") for name in ("target", "interval", "latency"))
-    return Estimate(target, interval, latency, tuple(_layer(layer) for layer in layers))
-
-
-def _layer(item: dict[str, object]) -> LayerEstimate:
-    return LayerEstimate(str(item["name"]), *(_count(item, name) for name in ("cycles", "dsp", "bram18", "lut")))
+    parts = ("cycles", "dsp", "bram18", "lut")
+    each = (LayerEstimate(str(layer["name"]), *(_count(layer, name) for name in parts)) for layer in layers)
+    return Estimate(target, interval, latency, tuple(each))
 
 
 def _count(item: dict[str, object], name: str) -> int:

@@ -67,11 +67,10 @@ def _converted(name: str, data: bytes) -> bytes:
         try:
             program = torch.export.load(io.BytesIO(data))
             exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, external_data=False, verbose=False)
-            made: bytes = tidy(exported.model_proto).SerializeToString()
+            return bytes(tidy(exported.model_proto).SerializeToString())
         except Exception as error:  # whatever torch raises about a program that it cannot convert
             first = next(iter(str(error).splitlines()), type(error).__name__)
             raise ToolError(f"torch cannot convert {name}: {first}", log=str(error)) from error
-    return made
 
 
 # The archive -----------------------------------------------------------------------------

@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.errors import InputError
-from codesign.frontend.operators.call import Ints
+from codesign.frontend.operators.call import Array, Ints
 from codesign.frontend.workload import Workload
 from codesign.ir.network import Input, Layer, Linear, Tensor
 from codesign.numerics.fixed_point import quantize, requantizer
 from codesign.quant.match.graph import Product, Quantizer, unused
 from codesign.quant.match.patterns import Patterns
-from codesign.quant.match.views import Affine, Floats, pick
+from codesign.quant.match.views import Affine, Floats, inverse, pick
 
 WIDE = (-(1 << 15), (1 << 15) - 1)
 """Range of the residual stream: signed 16 bit."""
@@ -30,6 +30,10 @@ class TensorSource:
 
     tensor: str
     index: Ints
+
+    def shown(self, value: Array) -> Floats:
+        """The float counterpart's elements, given the value of ``tensor``; 0 where there is none."""
+        return np.where(self.index < 0, 0.0, value.reshape(-1)[self.index])
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,7 +221,7 @@ class Emitter(ABC):
         """
         product, index = self.patterns.product(finish.view.origin), finish.view.index.reshape(-1)
         rows, columns = self.separated(key, product, pick(index, demand))
-        elements = _inverse(index, len(product.demand) * len(product.weights))[product.elements()[:, columns]]
+        elements = inverse(index, len(product.demand) * len(product.weights))[product.elements()[:, columns]]
         have = rows if exact else np.flatnonzero((elements >= 0).all(axis=1))
         memo = (key, np.concatenate([have, [-1], columns]).tobytes())
         if memo not in self.made:
@@ -259,8 +263,8 @@ class Emitter(ABC):
             first_row=x.first_row,
         )
         self.layers.append(layer)
-        tensor = Tensor(target.name, layer.rows, layer.n, target.bits, target.scale_out)
-        self.add(tensor, target.source, *target.range)
+        made = Tensor(target.name, layer.rows, layer.n, target.bits, target.scale_out)
+        self.add(made, target.source, *target.range)
 
     def bias(self, product: Product, target: LinearTarget, unit: Floats) -> Ints:
         """Bias in units of a product; notes an error larger than the result's step."""
@@ -291,14 +295,6 @@ class Emitter(ABC):
         result = np.zeros((len(weights), self.tensors[x.tensor].columns), np.int8)
         result[:, x.columns] = weights
         return result
-
-
-def _inverse(index: Ints, size: int) -> Ints:
-    """Element of a view that shows each element of its origin; -1 if none does."""
-    back = np.full(size, -1, np.int64)
-    used = index >= 0
-    back[index[used]] = np.flatnonzero(used)
-    return back
 
 
 def _rounded(weights: Floats, target: LinearTarget, scale: float) -> tuple[Ints, Floats]:

@@ -28,16 +28,14 @@ def cosines(workload: Workload, lowered: Lowered, sample: Mapping[str, NDArray[n
         InputError: the model does not take the sample.
     """
     golden = run(lowered.network, sample)
-    wanted = {lowered.sources[layer.target].tensor for layer in lowered.network if layer.target in lowered.sources}
+    traced = [(layer, lowered.sources[layer.target]) for layer in lowered.network if layer.target in lowered.sources]
+    wanted = {source.tensor for _, source in traced}
     floats = {name: value for name, value in workload.tensors(sample) if name in wanted}
-    found = {}
-    for layer in lowered.network:
-        source = lowered.sources.get(layer.target)
-        if source is None or source.tensor not in floats:
-            continue
-        reference = np.where(source.index < 0, 0.0, floats[source.tensor].reshape(-1)[source.index])
-        found[layer.name] = cosine(golden[layer.target], reference)
-    return found
+    return {
+        layer.name: cosine(golden[layer.target], source.shown(floats[source.tensor]))
+        for layer, source in traced
+        if source.tensor in floats
+    }
 
 
 def local_cosines(workload: Workload, lowered: Lowered, sample: Mapping[str, NDArray[np.generic]]) -> dict[str, float]:
@@ -56,12 +54,9 @@ def local_cosines(workload: Workload, lowered: Lowered, sample: Mapping[str, NDA
             source = lowered.sources[layer.target]
             if source.tensor in node.outputs:
                 own = np.asarray(values[source.tensor], np.float64).copy()
-                reference = np.where(source.index < 0, 0.0, own.reshape(-1)[source.index])
-                found[layer.name] = cosine(golden[layer.target], reference)
-                used = source.index >= 0
-                own.reshape(-1)[source.index[used]] = dequantize(golden[layer.target], tensors[layer.target].scale)[
-                    used
-                ]
+                found[layer.name] = cosine(golden[layer.target], source.shown(own))
+                used, integers = source.index >= 0, golden[layer.target]
+                own.reshape(-1)[source.index[used]] = dequantize(integers, tensors[layer.target].scale)[used]
                 values[source.tensor] = own
     return found
 

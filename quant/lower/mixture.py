@@ -44,7 +44,7 @@ class Mixtures(Operands):
                 target=target,
                 rows=first.rows,
                 gates=gates,
-                experts=tuple((_from_row_0(a), b) for a, b in pairs),
+                experts=tuple((replace(a, first_row=0), b) for a, b in pairs),
                 chosen=found.chosen,
                 multiplier=self.requantizer(origin, GATE_SCALE)[0],
                 shift=self.requantizer(origin, GATE_SCALE)[1],
@@ -93,8 +93,3 @@ class Mixtures(Operands):
             del self.tensors[made], self.sources[made]
         self.made = {memo: made for memo, made in self.made.items() if made not in (first.target, last.target)}
         return first, last
-
-
-def _from_row_0(layer: Linear) -> Linear:
-    """The layer reading from row 0, for tokens already selected."""
-    return layer if layer.first_row == 0 else replace(layer, first_row=0)

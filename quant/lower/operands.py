@@ -14,7 +14,7 @@ from codesign.numerics.fixed_point import dequantize, limits, quantize
 from codesign.numerics.nonlinear import mask_interval, norm_parameters
 from codesign.quant.lower.emitter import Emitter, Finish, Operand, OutOfRange, TensorSource
 from codesign.quant.match.graph import Quantizer
-from codesign.quant.match.views import Affine, Floats, compose, pick
+from codesign.quant.match.views import Affine, Floats, compose, inverse, pick
 
 _MASKED = -1e3
 """Offsets of scores at or below this count as masked."""
@@ -65,10 +65,10 @@ class Operands(Emitter):
             return self.function(key, q, name, inner, demand, exact)
         if kind == "quant":
             return self.requantized(q, name, inner, demand, exact)
-        if kind in _READABLE:
-            makers = {"input": self.input_matrix, "norm": self.norm, "matmul": self.attention, "custom": self.custom}
-            return makers[kind](key, q, name, inner, demand)
-        raise self.refuse(inner.origin or name, _unreadable(kind))
+        makers = {"input": self.input_matrix, "norm": self.norm, "matmul": self.attention, "custom": self.custom}
+        if kind not in makers:
+            raise self.refuse(inner.origin or name, _unreadable(kind))
+        return makers[kind](key, q, name, inner, demand)
 
     def requantized(self, q: Quantizer, name: str, inner: Affine, demand: Ints, exact: bool) -> Operand:
         """Drops a quantizer directly after another one with the same scale; refuses other pairs."""
@@ -91,8 +91,7 @@ class Operands(Emitter):
 
     def add_input(self, name: str, tensor: Tensor, gather: Ints, source: TensorSource, span: tuple[int, int]) -> str:
         """Records a tensor gathered from a model input; returns its name."""
-        shape = sample_shape(self.workload.inputs[name])
-        self.inputs.append(Input(name, shape, tensor.name, gather, *span))
+        self.inputs.append(Input(name, sample_shape(self.workload.inputs[name]), tensor.name, gather, *span))
         self.add(tensor, source, *span)
         return tensor.name
 
@@ -175,7 +174,7 @@ class Operands(Emitter):
 
     def emit_norm(self, target: str, key: str, inner: Affine, scale: float, bits: int) -> None:
         """Appends a norm that makes the rows of a tensor, of 8 or 16 bits."""
-        info, width = self.patterns.norm(inner.origin), self.workload.shapes[inner.origin][-1]
+        info, width = self.patterns.norms[inner.origin], self.workload.shapes[inner.origin][-1]
         rows, elements = self.normed(key, inner)
         gamma, beta = (self.per_column(key, x, elements) for x in (inner.factor, inner.offset))
         source, first_row = self.stream(info.source)
@@ -188,18 +187,9 @@ class Operands(Emitter):
         self.layers.append(Norm(name, source, target, len(rows), *parameters, info.rms, first_row, bits))
         self.add(Tensor(target, len(rows), width, bits, scale), TensorSource(key, elements), *limits(bits))
 
-    def placed(self, key: str, inner: Affine, shape: Shape) -> Ints:
-        """Index into a rearranged tensor of each element of its origin; refuses a missing one."""
-        back = self.shown(inner, shape)
-        if np.any(back < 0):
-            raise self.refuse(key, "quantizes a part of attention; legal: all of it")
-        return back
-
     def shown(self, inner: Affine, shape: Shape) -> Ints:
         """Index into a rearranged tensor of each element of its origin; -1 if it has none."""
-        back = np.full(math.prod(shape), -1, np.int64)
-        back[inner.index[inner.index >= 0]] = np.flatnonzero(inner.index.reshape(-1) >= 0)
-        return back.reshape(shape)
+        return inverse(inner.index, math.prod(shape)).reshape(shape)
 
     def full_range(self, key: str, q: Quantizer) -> None:
         """Refuses or notes a quantizer that does not use all 8 bits, as norms and attention do."""
@@ -290,7 +280,10 @@ class Operands(Emitter):
             window=window,
         )
         self.layers.append(layer)
-        index = self.placed(key, inner, shape).transpose(1, 0, 2).reshape(shape[1], -1)
+        back = self.shown(inner, shape)
+        if np.any(back < 0):
+            raise self.refuse(key, "quantizes a part of attention; legal: all of it")
+        index = back.transpose(1, 0, 2).reshape(shape[1], -1)
         self.full_range(key, q)
         self.add(Tensor(target, shape[1], shape[0] * shape[2], 8, q.scale), TensorSource(key, index), -128, 127)
 
@@ -300,8 +293,8 @@ class Operands(Emitter):
         (heads, rows, width), (_, count, depth) = self.heads(left), self.heads(values)
         if self.heads(scores.origin) != (shape[0], shape[1], count) or width != depth or heads != shape[0]:
             raise self.refuse(scores.origin, f"{heads} heads of {width} against {shape}; legal: equal heads and widths")
-        sizes = ((left, (heads, rows, width), (1, 0, 2)), (right, (heads, width, count), (2, 0, 1)))
-        query, keys = (self.by_head(*size) for size in sizes)
+        query = self.by_head(left, (heads, rows, width), (1, 0, 2))
+        keys = self.by_head(right, (heads, width, count), (2, 0, 1))
         return query, keys, self.by_head(values, (heads, count, depth), (1, 0, 2)), count
 
     def by_head(self, name: str, shape: Shape, order: Shape) -> Operand:

@@ -1,9 +1,7 @@
 """A float graph with its constants evaluated: quantizers, weight grids and constant-weight products."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from itertools import count
 
 import numpy as np
@@ -13,8 +11,7 @@ from codesign.frontend.onnx_reader import Node
 from codesign.frontend.operators.call import Array, Call, Ints
 from codesign.frontend.operators.movement import layout
 from codesign.frontend.operators.products import conv_windows, quant_range
-from codesign.frontend.operators.registry import evaluate
-from codesign.frontend.workload import Workload
+from codesign.frontend.workload import Workload, apply
 from codesign.numerics.fixed_point import quantize
 from codesign.quant.match.views import Floats
 
@@ -83,16 +80,13 @@ class WorkloadGraph:
     Attributes:
         workload: the float graph.
         values: all tensors that depend on constants only, quantized weights included.
+        makers: producing node of each computed tensor.
     """
 
     def __init__(self, workload: Workload) -> None:
         self.workload = workload
         self.values: dict[str, Array] = dict(workload.constants)
-
-    @cached_property
-    def makers(self) -> Mapping[str, Node]:
-        """Producing node of each computed tensor."""
-        return self.workload.producers
+        self.makers = workload.producers
 
     def node(self, name: str) -> Node:
         """Producing node of a tensor that is neither input nor constant."""
@@ -115,10 +109,7 @@ class WorkloadGraph:
 
     def evaluate(self, node: Node, arguments: list[Array | None]) -> tuple[Array, ...]:
         """Applies a node's operator; its errors become an InputError with the node's name."""
-        try:
-            return evaluate(node.op, Call(node.attributes, arguments, len(node.outputs)))
-        except (ValueError, TypeError, IndexError, ArithmeticError) as error:
-            raise InputError(f"{self.workload.name}: node {node}: {' '.join(str(error).split())}") from error
+        return apply(self.workload.name, node, arguments)
 
     # Quantizers
 
@@ -225,23 +216,14 @@ class WorkloadGraph:
         elif node.op == "Gemm" and call.integer("transA", 0):
             index = index.T
         as_rows = left or (node.op == "Gemm" and bool(call.integer("transB", 0)))
-        found = self._weights(weight, as_rows)
-        return replace(found, node=node, source=source, demand=index.reshape(-1, index.shape[-1]), by_column=left)
-
-    def _weights(self, name: str, as_rows: bool) -> Product:
-        """A product with weights ``[n, k]`` and its other fields empty."""
-        grid = self.grid(name)
-        arrays = [self.values[name], *(grid or ())]
-        matrices = [a.reshape(a.shape[-2:]) if as_rows else a.reshape(a.shape[-2:]).T for a in arrays]
-        empty = Node("", "", (), (), {})
-        pair = (matrices[1], matrices[2]) if grid else None
-        return Product(empty, "", np.zeros((0, 0), np.int64), matrices[0], pair)
+        arrays = [a.reshape(a.shape[-2:]) for a in (self.values[weight], *(self.grid(weight) or ()))]
+        weights, *grid = arrays if as_rows else [a.T for a in arrays]
+        demand = index.reshape(-1, index.shape[-1])
+        return Product(node, source, demand, weights, (grid[0], grid[1]) if grid else None, by_column=left)
 
     def _convolution(self, node: Node) -> Product:
         weight = self.values[node.inputs[1]]
         shape = self.workload.shapes[node.inputs[0]]
         demand = conv_windows(Call(node.attributes, []), shape, weight.shape)
-        grid = self.grid(node.inputs[1])
-        flat = len(weight), -1
-        pair = (grid[0].reshape(flat), grid[1].reshape(flat)) if grid else None
-        return Product(node, node.inputs[0], demand, weight.reshape(flat), pair, by_column=True)
+        flat, *grid = (a.reshape(len(weight), -1) for a in (weight, *(self.grid(node.inputs[1]) or ())))
+        return Product(node, node.inputs[0], demand, flat, (grid[0], grid[1]) if grid else None, by_column=True)

@@ -18,7 +18,7 @@ import onnx
 from codesign.frontend.onnx_reader import Node
 from codesign.frontend.operators.call import Array, Attribute, Call, Shape
 from codesign.frontend.operators.registry import evaluate
-from codesign.frontend.workload import PRODUCTS, Workload, live_nodes
+from codesign.frontend.workload import PRODUCTS, Workload, pruned
 
 _SAME = ("Identity", "Dropout", "Expand", "Slice", "Cast")
 _VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
@@ -28,12 +28,8 @@ _FLOAT_RESULTS = (*PRODUCTS, "Gelu", "LayerNormalization", "RMSNormalization", "
 def normalized(workload: Workload) -> Workload:
     """Normalizes a workload; values are unchanged up to the rounding of folded batch norms."""
     normal = _Normal(workload)
-    nodes = live_nodes(normal.run(), tuple(workload.outputs))
-    made = {n for node in nodes for n in node.outputs} | set(workload.inputs)
-    used = {*(n for node in nodes for n in node.inputs), *workload.outputs}
-    constants = {n: v for n, v in normal.constants.items() if n in used}
-    shapes = {n: s for n, s in normal.shapes.items() if n in constants or n in made}
-    return replace(workload, nodes=nodes, constants=constants, shapes=shapes)
+    nodes = tuple(normal.run())
+    return pruned(replace(workload, nodes=nodes, constants=normal.constants, shapes=normal.shapes))
 
 
 def _chosen(node: Node) -> dict[str, Attribute]:
@@ -44,42 +40,6 @@ def _chosen(node: Node) -> dict[str, Attribute]:
     plain = {k: onnx.helper.get_attribute_value(a.default_value) for k, a in known.items() if a.default_value.name}
     plain = {k: v.decode() if isinstance(v, bytes) else v for k, v in plain.items()}
     return {k: v for k, v in node.attributes.items() if isinstance(v, np.ndarray) or k not in plain or plain[k] != v}
-
-
-def structure(workload: Workload) -> tuple[tuple[str, ...], ...]:
-    """A workload's computation without names: one row per node, in an order determined by its outputs.
-
-    A row holds the operator, the shape of its result, its attributes, and the source of each input: an
-    earlier row, a model input, or a constant of some shape (small integer constants by value).
-    """
-    rows: dict[str, int] = {}
-    found: list[tuple[str, ...]] = []
-    waiting = list(workload.outputs)[::-1]
-    while waiting:
-        node = workload.producers.get(waiting[-1])
-        if node is None or waiting[-1] in rows:
-            waiting.pop()
-        elif missing := [n for n in node.inputs if n in workload.producers and n not in rows]:
-            waiting += missing[::-1]
-        else:
-            rows.update(dict.fromkeys(node.outputs, len(found)))
-            found.append(_row(workload, node, rows))
-    return tuple(found)
-
-
-def _row(workload: Workload, node: Node, rows: dict[str, int]) -> tuple[str, ...]:
-    attributes = sorted(f"{k}={v}" for k, v in node.attributes.items())
-    inputs = [_origin(workload, name, rows) for name in node.inputs]
-    return node.op, str(workload.shapes[node.outputs[0]]), *attributes, *inputs
-
-
-def _origin(workload: Workload, name: str, rows: dict[str, int]) -> str:
-    if name in rows:
-        return f"row {rows[name]}"
-    value = workload.constants.get(name)
-    if value is None:
-        return f"input {name}"
-    return str(value.tolist()) if value.dtype.kind in "iub" and value.size <= 8 else f"constant {value.shape}"
 
 
 @dataclass(frozen=True)
@@ -141,8 +101,7 @@ def _direct(shape: Shape, moved: _Moved, wanted: Shape) -> Shape | None:
         return None
     owner = {part: axis for axis, group in enumerate(groups) for part in group}
     ones = iter(axis for axis, size in enumerate(shape) if size == 1)
-    used = [axis for a in moved.order for axis in sorted({owner[p] for p in owner if p[0] == a})]
-    others = iter(used)
+    others = iter([axis for a in moved.order for axis in sorted({owner[p] for p in owner if p[0] == a})])
     order = tuple(next(ones, -1) if size == 1 else next(others, -1) for size in wanted)
     fits = sorted(order) == list(range(len(shape))) and tuple(shape[a] for a in order) == wanted
     return order if fits else None
@@ -228,17 +187,17 @@ class _Normal:
         """Merges a reshape or transpose with those before it."""
         source, target = node.inputs[0], node.outputs[0]
         whole = _Moved(source, (math.prod(self.shapes[source]),), (0,))
-        moved: _Moved | None = self.moved.get(source, whole)
+        moved = self.moved.get(source, whole)
         if node.op == "Transpose":
-            rank = len(self.shapes[source])
-            order = Call(node.attributes, []).integers("perm", tuple(range(rank))[::-1])
-            moved = _transposed(self.moved.get(source, whole), self.shapes[source], order)
-            moved = moved or _transposed(whole, self.shapes[source], order)
-        assert moved is not None
+            shape = self.shapes[source]
+            order = Call(node.attributes, []).integers("perm", tuple(range(len(shape)))[::-1])
+            transposed = _transposed(moved, shape, order) or _transposed(whole, shape, order)
+            assert transposed is not None
+            moved = transposed
         self.moved[target] = moved
         yield from self.emitted(node.name, moved, target)
 
-    def emitted(self, name: str, moved: "_Moved", target: str) -> Iterator[Node]:
+    def emitted(self, name: str, moved: _Moved, target: str) -> Iterator[Node]:
         """A reshape, a transpose and a reshape, as far as needed."""
         source, order = moved.source, moved.order
         shape, wanted = self.shapes[source], self.shapes[target]
@@ -271,17 +230,16 @@ class _Normal:
 
     def slices(self, node: Node) -> Iterator[Node]:
         """A slice per output of a split."""
-        axis = Call(node.attributes, []).integer("axis", 0) % len(self.shapes[node.inputs[0]])
+        source, *sizes = node.inputs
+        axis = Call(node.attributes, []).integer("axis", 0) % len(self.shapes[source])
+        equal = [-(-self.shapes[source][axis] // len(node.outputs))] * len(node.outputs)
+        given = self.constants[sizes[0]].tolist() if sizes and sizes[0] else equal
         start = 0
         for i, name in enumerate(node.outputs):
-            end = start + self.shapes[name][axis] if name else start
             if name:
-                yield self.part(f"{node.name}.{i}" if i else node.name, node.inputs[0], name, axis, start, end)
-            elif node.inputs[1:] and node.inputs[1]:
-                end = start + int(self.constants[node.inputs[1]][i])
-            else:
-                end = start + -(-self.shapes[node.inputs[0]][axis] // len(node.outputs))
-            start = end
+                end = start + self.shapes[name][axis]
+                yield self.part(f"{node.name}.{i}" if i else node.name, source, name, axis, start, end)
+            start += given[i]
 
     def sliced(self, node: Node) -> Node:
         """A slice with explicit axes, starts and ends; steps only if any is not 1."""
@@ -358,9 +316,7 @@ class _Normal:
             return node
         ((bell, x),) = bells
         rest = next(n for n in moving if n != bell)
-        if rest != x:
-            return node
-        return Node("Gelu", node.name, (x,), node.outputs, {})
+        return Node("Gelu", node.name, (x,), node.outputs, {}) if rest == x else node
 
     def factors(self, node: Node) -> list[str]:
         """Factors of a nested product."""
@@ -373,19 +329,15 @@ class _Normal:
     def bell(self, name: str) -> str | None:
         """The x of ``1 + erf(x / sqrt(2))``, else None."""
         maker = self.makers.get(name)
-        erfs = [n for n in maker.inputs if self.is_op(n, "Erf")] if maker is not None and maker.op == "Add" else []
-        if maker is None or len(erfs) != 1 or not any(self.scalar(n) == 1 for n in maker.inputs):
+        if maker is None or maker.op != "Add" or not any(self.scalar(n) == 1 for n in maker.inputs):
             return None
-        inner = self.makers.get(self.makers[erfs[0]].inputs[0])
+        erfs = [self.makers[n] for n in maker.inputs if n in self.makers and self.makers[n].op == "Erf"]
+        inner = self.makers.get(erfs[0].inputs[0]) if len(erfs) == 1 else None
         if inner is None or inner.op not in ("Div", "Mul"):
             return None
         scale = self.scalar(inner.inputs[1])
         wanted = math.sqrt(2.0) if inner.op == "Div" else math.sqrt(0.5)
         return inner.inputs[0] if scale is not None and math.isclose(scale, wanted, rel_tol=1e-6) else None
-
-    def is_op(self, name: str, op: str) -> bool:
-        maker = self.makers.get(name)
-        return maker is not None and maker.op == op
 
     def scalar(self, name: str) -> float | None:
         """Value of a constant with one element, else None."""

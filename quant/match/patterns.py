@@ -27,6 +27,24 @@ from codesign.quant.match.views import Affine, Floats, shifted
 _LINEAR = ("Add", "Sub", "Mul", "Div", "Neg")
 _FLOAT_TYPES = (1, 10, 11, 16)
 
+_REASONS = {
+    "Add": "adds tensors of different shapes",
+    "Concat": "joins two computed tensors",
+    "Conv": "its weights are not constant or its batch is not 1",
+    "DequantizeLinear": "no QuantizeLinear before it, or its parameters are not constant",
+    "Div": "divides by a computed tensor outside a norm",
+    "Gemm": "its weights are not constant",
+    "MatMul": "its constant operand is not a matrix",
+    "Mul": "multiplies two computed tensors",
+    "Quant": "its scale, zero point or bit width is not constant",
+    "QuantizeLinear": "its scale or zero point is not constant",
+    "ReduceMean": "a mean outside a norm; use a class token",
+    "ReduceSum": "a sum outside a norm; use a class token",
+    "Softmax": "not over the last axis",
+    "Sub": "subtracts two computed tensors",
+}
+"""Why no pattern covers a node, by its operator."""
+
 
 @dataclass(frozen=True)
 class NormMatch:
@@ -44,6 +62,7 @@ class Patterns(WorkloadGraph):
         kinds: kind per computed tensor: input, quant, product, matmul, softmax, norm, function, sum, custom (an
         operator of another package), moved (an affine rearrangement), integer (inside a quantizer pair), mixture
         (a weighted sum of experts), inside (between the router and sum of a mixture) or unknown.
+        norms: norm that produces each tensor of kind norm.
         mixtures: mixtures of experts by the tensor of their sum.
     """
 
@@ -52,7 +71,7 @@ class Patterns(WorkloadGraph):
         self.kinds: dict[str, str] = dict.fromkeys(workload.inputs, "input")
         self._origins: dict[str, str] = {n: n for n in workload.inputs}
         self._bases: dict[str, tuple[str, bool]] = {}
-        self._norms: dict[str, NormMatch] = {}
+        self.norms: dict[str, NormMatch] = {}
         self._absorbed: set[str] = set()
         for node in workload.nodes:
             self._classify(node)
@@ -77,7 +96,8 @@ class Patterns(WorkloadGraph):
         bad = {name for name, kind in self.kinds.items() if kind == "unknown" and name in read}
         made = [n for n in self.workload.nodes if bad.intersection(n.outputs)]
         lost = [n for n in made if not self._absorbed.intersection(n.outputs)]
-        return [(n, self._faults[n.outputs[0]][0] if n.outputs[0] in self._faults else _reason(n)) for n in lost]
+        reasons = {name: reason for name, (reason, _) in self._faults.items()}
+        return [(n, reasons.get(n.outputs[0], _REASONS.get(n.op, "no integer layer does this"))) for n in lost]
 
     # Readers of a tensor
 
@@ -101,7 +121,7 @@ class Patterns(WorkloadGraph):
         if self._absorbed.intersection(node.outputs) or not found:
             return {}
         if kind == "norm":
-            return {self.norm(node.outputs[0]).source: frozenset({"stream"})}
+            return {self.norms[node.outputs[0]].source: frozenset({"stream"})}
         if kind == "mixture":
             mixture = self.mixtures[node.outputs[0]]
             return dict.fromkeys(mixture.outputs, frozenset({"stream"})) | {mixture.logits: frozenset({"operand"})}
@@ -194,7 +214,7 @@ class Patterns(WorkloadGraph):
         """Single origin of the tensors that a node moves; None if there is none or several."""
         moving = node.inputs if node.op in ("Concat", "Where", "Add", "Sub", "Mul", "Div") else node.inputs[:1]
         origins = {self._origins.get(n, n) for n in moving if n and n not in self.values}
-        if node.op == "Where" and node.inputs[0] in origins:
+        if node.op == "Where":
             origins.discard(node.inputs[0])
         return origins.pop() if len(origins) == 1 else None
 
@@ -202,14 +222,14 @@ class Patterns(WorkloadGraph):
         if node.op == "Clip" and self.kind(node.inputs[0]) == "integer":
             return "integer" if all(n in self.values for n in node.inputs[1:] if n) else "unknown"
         moving = [n for n in node.inputs if n and n not in self.values]
-        pointwise = self._pointwise(node, moving)
+        curved = self._pointwise(node, moving)
         if node.op in _LINEAR and len(moving) == 1 and (node.op != "Div" or moving[0] == node.inputs[0]):
             return "moved"
-        if pointwise:
+        if curved:
             return "function"
         norm = self._decomposed_norm(node)
         if norm is not None:
-            self._norms[node.outputs[0]] = norm
+            self.norms[node.outputs[0]] = norm
             return "norm"
         shapes = {self.workload.shapes[n] for n in moving}
         return "sum" if node.op == "Add" and len(moving) == 2 and len(shapes) == 1 else "unknown"
@@ -235,23 +255,17 @@ class Patterns(WorkloadGraph):
 
     def apply(self, name: str, x: Floats) -> Floats:
         """Evaluates a function at many values of its argument."""
-        done: dict[str, Array] = {self.base(name): x}
-        return np.asarray(self._run(name, done), np.float64)
+        return np.asarray(self._run(name, {self.base(name): x}), np.float64)
 
     def _run(self, name: str, done: dict[str, Array]) -> Array:
         if name in self.values:
             return self.values[name].reshape(())
         if name not in done:
             node = self.node(name)
-            arguments = [self._run(n, done) if n else None for n in node.inputs]
-            done[name] = self.evaluate(node, arguments)[0]
+            done[name] = self.evaluate(node, [self._run(n, done) if n else None for n in node.inputs])[0]
         return done[name]
 
     # Norms
-
-    def norm(self, name: str) -> NormMatch:
-        """Norm that produces a tensor of kind norm."""
-        return self._norms[name]
 
     def _whole_norm(self, node: Node) -> str:
         rank = len(self.workload.shapes[node.inputs[0]])
@@ -259,25 +273,23 @@ class Patterns(WorkloadGraph):
         eps = node.attributes.get("epsilon", 1e-5)
         if not fixed or node.attributes.get("axis", -1) not in (-1, rank - 1) or not isinstance(eps, float):
             return "unknown"
-        self._norms[node.outputs[0]] = NormMatch(node.inputs[0], eps, node.op == "RMSNormalization")
+        self.norms[node.outputs[0]] = NormMatch(node.inputs[0], eps, node.op == "RMSNormalization")
         return "norm"
 
     def _decomposed_norm(self, node: Node) -> NormMatch | None:
         """Matches ``d / sqrt(mean(d * d) + eps)`` with ``d = x - mean(x)``, or ``d = x``."""
         if node.op not in ("Div", "Mul") or len(node.inputs) != 2:
             return None
-        pairs = [node.inputs] if node.op == "Div" else [node.inputs, node.inputs[::-1]]
+        pairs, power = ([node.inputs], 0.5) if node.op == "Div" else ([node.inputs, node.inputs[::-1]], -0.5)
         for d, root in pairs:
-            power = -0.5 if node.op == "Mul" else 0.5
-            found = self._root_of_mean_square(d, root, power)
-            if found is not None:
-                return self._centred(d, found)
+            eps = self._root_of_mean_square(d, root, power)
+            if eps is not None:
+                return self._centred(d, eps)
         return None
 
     def _root_of_mean_square(self, d: str, root: str, power: float) -> float | None:
         """Returns eps if ``root == (mean(d * d) + eps) ** power``, else None."""
-        inside = self._under_root(root, power)
-        added = self.maker(inside, "Add")
+        added = self.maker(self._under_root(root, power), "Add")
         eps = next((n for n in added.inputs if n in self.values), None) if added else None
         if added is None or eps is None or self.values[eps].size != 1:
             return None
@@ -293,9 +305,7 @@ class Patterns(WorkloadGraph):
         node = self.makers.get(name or "")
         if node is None:
             return None
-        if node.op == "Sqrt" and power > 0:
-            return node.inputs[0]
-        if node.op == "Pow" and self.scalar(node.inputs[1]) == power:
+        if (node.op == "Sqrt" and power > 0) or (node.op == "Pow" and self.scalar(node.inputs[1]) == power):
             return node.inputs[0]
         if power < 0 and node.op == "Reciprocal":
             return self._under_root(node.inputs[0], -power)
@@ -332,7 +342,7 @@ class Patterns(WorkloadGraph):
         """View of a tensor as an affine function of its origin."""
         if name in self.values:
             value = np.asarray(self.values[name], np.float64)
-            return Affine("", np.full(value.shape, -1, np.int64), _ones(value) * 0, value)
+            return Affine("", np.full(value.shape, -1, np.int64), np.zeros(value.shape), value)
         if self.kinds[name] != "moved":
             return self._origin_view(name)
         node = self.node(name)
@@ -371,10 +381,8 @@ class Patterns(WorkloadGraph):
 
     def _join(self, node: Node) -> Affine:
         views = [self.affine(n) for n in node.inputs]
-        index, factor, offset = (
-            self.evaluate(node, [getattr(v, part) for v in views])[0] for part in ("index", "factor", "offset")
-        )
-        return Affine(next(v.origin for v in views if v.origin), index, factor, offset)
+        parts = [self.evaluate(node, [getattr(v, part) for v in views])[0] for part in ("index", "factor", "offset")]
+        return Affine(next(v.origin for v in views if v.origin), *parts)
 
     def _select(self, node: Node) -> Affine:
         """View of a Where: the guarded tensor, or a choice of two per element."""
@@ -394,8 +402,7 @@ class Patterns(WorkloadGraph):
             return shifted(inner, np.float64(-1), np.float64(0))
         constant = self.values[next(n for n in node.inputs if n in self.values)]
         if node.op in ("Mul", "Div"):
-            factor = constant if node.op == "Mul" else 1.0 / constant
-            return shifted(inner, factor, np.float64(0))
+            return shifted(inner, constant if node.op == "Mul" else 1.0 / constant, np.float64(0))
         if node.op == "Add":
             return shifted(inner, np.float64(1), constant)
         first = node.inputs[0] in self.values
@@ -406,28 +413,3 @@ class Patterns(WorkloadGraph):
         rest = [self.values[n] for n in node.inputs[1:]]
         one, zero = (self.evaluate(node, [np.full(inner.index.shape, x), *rest])[0] for x in (1.0, 0.0))
         return shifted(inner, one - zero, zero)
-
-
-def _ones(x: Array) -> Floats:
-    return np.broadcast_to(1.0, x.shape)
-
-
-def _reason(node: Node) -> str:
-    """Reason why no pattern covers a node."""
-    reasons = {
-        "Add": "adds tensors of different shapes",
-        "Concat": "joins two computed tensors",
-        "Conv": "its weights are not constant or its batch is not 1",
-        "DequantizeLinear": "no QuantizeLinear before it, or its parameters are not constant",
-        "Div": "divides by a computed tensor outside a norm",
-        "Gemm": "its weights are not constant",
-        "MatMul": "its constant operand is not a matrix",
-        "Mul": "multiplies two computed tensors",
-        "Quant": "its scale, zero point or bit width is not constant",
-        "QuantizeLinear": "its scale or zero point is not constant",
-        "ReduceMean": "a mean outside a norm; use a class token",
-        "ReduceSum": "a sum outside a norm; use a class token",
-        "Softmax": "not over the last axis",
-        "Sub": "subtracts two computed tensors",
-    }
-    return reasons.get(node.op, "no integer layer does this")

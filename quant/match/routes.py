@@ -5,16 +5,16 @@ scattered into zeros, one-hot masks, comparisons; slices, stacks or a matrix pro
 So the subgraph behind a ``TopK`` is cut where all its paths meet, and probed with numbers.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from codesign.frontend.onnx_reader import Node
 from codesign.frontend.operators.call import Array
 from codesign.frontend.operators.movement import layout
-from codesign.frontend.workload import Workload
+from codesign.quant.match.graph import WorkloadGraph
 from codesign.quant.match.views import Floats
 
 _PROBES = 64
@@ -25,20 +25,6 @@ _BEYOND = ("Quant", "QuantizeLinear", "LayerNormalization", "RMSNormalization", 
 """Operators that never occur inside a sum of experts."""
 
 _LEGAL = "legal: a softmax over all experts, zero but for the most probable, times each expert's result, added up"
-
-
-class Constants(Protocol):
-    """Interface to a graph, implemented by `codesign.quant.match.graph.WorkloadGraph`."""
-
-    workload: Workload
-    values: dict[str, Array]
-
-    @property
-    def makers(self) -> Mapping[str, Node]:
-        """Producing node of each computed tensor."""
-
-    def evaluate(self, node: Node, arguments: list[Array | None]) -> tuple[Array, ...]:
-        """Applies a node's operator."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +50,7 @@ class Refused(Exception):
     """Reason why a ``TopK`` is no mixture."""
 
 
-def mixtures(graph: Constants) -> tuple[dict[str, Mixture], dict[str, tuple[str, frozenset[str]]]]:
+def mixtures(graph: WorkloadGraph) -> tuple[dict[str, Mixture], dict[str, tuple[str, frozenset[str]]]]:
     """Finds all mixtures of a graph.
 
     Returns:
@@ -87,19 +73,15 @@ def mixtures(graph: Constants) -> tuple[dict[str, Mixture], dict[str, tuple[str,
 class _Finder:
     """Examines the graph around one ``TopK``."""
 
-    def __init__(self, graph: Constants, node: Node) -> None:
+    def __init__(self, graph: WorkloadGraph, node: Node) -> None:
         self.graph, self.node, self.shapes = graph, node, graph.workload.shapes
-        self.readers: dict[str, int] = {}
-        for reader in graph.workload.nodes:
-            for name in {*reader.inputs}:
-                self.readers[name] = self.readers.get(name, 0) + 1
+        self.readers = Counter(name for reader in graph.workload.nodes for name in {*reader.inputs})
 
     def run(self) -> tuple[str, Mixture]:
         """Tensor of the sum, and the mixture."""
         count = self.graph.values.get(self.node.inputs[1])
-        probabilities = self.graph.makers.get(self.node.inputs[0])
-        softmax = probabilities is not None and probabilities.op == "Softmax"
-        logits = probabilities.inputs[0] if probabilities is not None and softmax else self.node.inputs[0]
+        softmax = self.graph.maker(self.node.inputs[0], "Softmax")
+        logits = softmax.inputs[0] if softmax is not None else self.node.inputs[0]
         if count is None or logits in self.graph.values or 0 in self.shapes[logits]:
             raise Refused(f"a choice of the largest values that is no mixture of experts; {_LEGAL}")
         gates = self.gates(logits, int(count.ravel()[0]))
@@ -116,7 +98,7 @@ class _Finder:
 
     def meetings(self, start: set[str]) -> Iterator[str]:
         """Tensors through which all paths from the start tensors pass, nearest first."""
-        left, waiting = {n: self.readers.get(n, 0) for n in start}, set(start)
+        left, waiting = {n: self.readers[n] for n in start}, set(start)
         for node in self.graph.workload.nodes:
             used = waiting.intersection(node.inputs)
             if not used:
@@ -124,7 +106,7 @@ class _Finder:
             for name in used:
                 left[name] -= 1
             waiting = {n for n in waiting if left[n]}
-            made = {n: self.readers.get(n, 0) for n in node.outputs if self.readers.get(n, 0)}
+            made = {n: self.readers[n] for n in node.outputs if self.readers[n]}
             left.update(made)
             waiting.update(made)
             if len(waiting) == 1 and made:
@@ -213,7 +195,23 @@ class _Finder:
         return bool(np.array_equal(got.reshape(len(weights), -1), sum(parts)))
 
     def parts(self, gates: str, name: str) -> tuple[list[str], frozenset[str]]:
-        """Gate-independent tensors that a tensor is made of, with stacks taken apart; and the others in between."""
+        """Takes a possible weighted sum apart: its candidates for experts' outputs, and the tensors between.
+
+        The search goes from the tensor backwards. It passes through every tensor that depends on the gates, through
+        stacks of several tensors, and through reshapes that keep the last axis. It ends at the gates, at constants,
+        and at all other tensors: these are the candidates, which the gates do not influence.
+
+        For ``y = g[:, 0:1] * a + g[:, 1:2] * b``, gates ``g`` and name ``y``, the candidates are ``a`` and ``b``;
+        the tensors between are ``y``, the two products and the two slices of ``g``.
+
+        Args:
+            gates: tensor of the gates of all experts.
+            name: the tensor that may be the sum.
+
+        Returns:
+            The candidates, each once, in the order in which they are met; and the tensors between, ``name`` included
+            unless it is a candidate itself.
+        """
         cone, waiting = self.behind({gates}), [name]
         leaves: list[str] = []
         rest: set[str] = set()

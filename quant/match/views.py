@@ -41,6 +41,18 @@ def pick(index: Ints, chosen: Ints) -> Ints:
     return np.where(chosen < 0, -1, index.reshape(-1)[chosen])
 
 
+def inverse(index: Ints, size: int) -> Ints:
+    """Element of a view that shows each of the ``size`` elements of its origin; -1 if none does.
+
+    >>> inverse(np.array([[2, -1, 0]]), 4).tolist()
+    [2, -1, 0, -1]
+    """
+    back = np.full(size, -1, np.int64)
+    used = index >= 0
+    back[index[used]] = np.flatnonzero(used)
+    return back
+
+
 def compose(view: Affine, index: Ints) -> Affine:
     """Selects elements of a view by flat index; the result has the index's shape."""
     factor, offset = (x.reshape(-1)[index] for x in (view.factor, view.offset))

@@ -76,42 +76,28 @@ class QuantLayers:
 
     def linear(self, inputs: int, outputs: int) -> nn.Module:
         """See `Layers`."""
-        layer: nn.Module = qnn.QuantLinear(
-            inputs, outputs, weight_quant=Int8WeightPerChannelFixedPoint, bias_quant=Int32Bias
-        )
-        return layer
+        return qnn.QuantLinear(inputs, outputs, weight_quant=Int8WeightPerChannelFixedPoint, bias_quant=Int32Bias)
 
     def patches(self, channels: int, width: int, size: int) -> nn.Module:
         """See `Layers`."""
-        layer: nn.Module = qnn.QuantConv2d(
-            channels,
-            width,
-            size,
-            size,
-            bias=False,
-            weight_quant=Int8WeightPerChannelFixedPoint,
-        )
-        return layer
+        weights = Int8WeightPerChannelFixedPoint
+        return qnn.QuantConv2d(channels, width, size, size, bias=False, weight_quant=weights)
 
     def activation(self, bits: int = 8) -> nn.Module:
         """See `Layers`."""
         act = Int8ActPerTensorFixedPoint
         if bits != 8:
             act = _constant(act, bits, self.residual_scale * 2.0 ** (bits - 1))
-        layer: nn.Module = qnn.QuantIdentity(act_quant=act, return_quant_tensor=False)
-        return layer
+        return qnn.QuantIdentity(act_quant=act, return_quant_tensor=False)
 
     def operand(self) -> nn.Module:
         """See `Layers`."""
-        act = Int8ActPerTensorFixedPoint
-        layer: nn.Module = qnn.QuantIdentity(act_quant=act, return_quant_tensor=True)
-        return layer
+        return qnn.QuantIdentity(act_quant=Int8ActPerTensorFixedPoint, return_quant_tensor=True)
 
     def gates(self) -> nn.Module:
         """See `Layers`."""
         act = _constant(Uint8ActPerTensorFixedPoint, 8, 1.0)
-        layer: nn.Module = qnn.QuantIdentity(act_quant=act, return_quant_tensor=False)
-        return layer
+        return qnn.QuantIdentity(act_quant=act, return_quant_tensor=False)
 
 
 def _constant(base: type, bits: int, reach: float) -> type:

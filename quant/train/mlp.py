@@ -27,16 +27,13 @@ class QuantMlp(nn.Module):
         for inputs, outputs in pairwise(widths):
             if len(layers) > 2:
                 layers += [nn.ReLU(), _quantizer()]
-            weight = Int8WeightPerTensorFixedPoint
-            layers.append(qnn.QuantLinear(inputs, outputs, bias=False, weight_quant=weight))
+            layers.append(qnn.QuantLinear(inputs, outputs, bias=False, weight_quant=Int8WeightPerTensorFixedPoint))
         self.layers, self.logits = nn.Sequential(*layers), _quantizer()
 
     def forward(self, image: Tensor) -> Tensor:
         """Returns logits [batch, classes] of images [batch, ...]."""
-        out: Tensor = self.logits(self.layers(image))
-        return out
+        return self.logits(self.layers(image))
 
 
 def _quantizer() -> nn.Module:
-    layer: nn.Module = qnn.QuantIdentity(act_quant=Int8ActPerTensorFixedPoint)
-    return layer
+    return qnn.QuantIdentity(act_quant=Int8ActPerTensorFixedPoint)

@@ -7,7 +7,8 @@ are floats that are integer multiples of its input scales, as quantizers produce
 """
 
 import math
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -115,8 +116,7 @@ class _StraightThrough(torch.autograd.Function):
 def straight_through(smooth: Tensor, integers: Tensor, scale: float) -> Tensor:
     """Returns ``integers * scale`` with the gradient of `smooth`."""
     exact = (integers.to(torch.float64) * scale).to(smooth.dtype)
-    result: Tensor = _StraightThrough.apply(smooth, exact)
-    return result
+    return _StraightThrough.apply(smooth, exact)
 
 
 def to_integers(x: Tensor, scale: float) -> Tensor:
@@ -124,7 +124,21 @@ def to_integers(x: Tensor, scale: float) -> Tensor:
     return torch.round(x.detach().to(torch.float64) / scale).to(torch.int64)
 
 
-class IntegerSoftmaxAttention(nn.Module):
+class Freezable(nn.Module):
+    """A module that computes floats until frozen, then exact integers; subclasses define ``freeze``.
+
+    Attributes:
+        scales: scales of inputs, then of the output, as far as the module needs them; None computes floats.
+    """
+
+    scales: tuple[float, ...] | None = None
+
+    def release(self) -> None:
+        """Switches back to the float function."""
+        self.scales = None
+
+
+class IntegerSoftmaxAttention(Freezable):
     """Multi-head softmax attention: float until frozen, then exact integers.
 
     Args:
@@ -138,15 +152,10 @@ class IntegerSoftmaxAttention(nn.Module):
         if heads < 1:
             raise ValueError(f"heads must be at least 1, got {heads}")
         self.heads, self.mask, self.window = heads, mask, window
-        self.scales: tuple[float, float, float, float] | None = None
 
     def freeze(self, scale_q: float, scale_k: float, scale_v: float, scale_out: float) -> None:
         """Switches to exact integers, with these scales of inputs and output."""
         self.scales = (scale_q, scale_k, scale_v, scale_out)
-
-    def release(self) -> None:
-        """Switches back to the float function."""
-        self.scales = None
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Computes attention: q [..., rows, width], k and v [..., keys, width] -> [..., rows, width]."""
@@ -185,7 +194,7 @@ class IntegerSoftmaxAttention(nn.Module):
         return integer_normalize(integer_matmul(e, v), total, requantizer(scale_v / scale_out))
 
 
-class IntegerNorm(nn.Module):
+class IntegerNorm(Freezable):
     """Layer norm or RMS norm over the last axis: float until frozen, then exact integers.
 
     The integer gain and bias follow `weight` and `bias` as these are trained.
@@ -201,15 +210,10 @@ class IntegerNorm(nn.Module):
         self.width, self.eps, self.rms = width, eps, rms
         self.weight = nn.Parameter(torch.ones(width))
         self.bias = None if rms else nn.Parameter(torch.zeros(width))
-        self.scales: tuple[float, float] | None = None
 
     def freeze(self, scale_in: float, scale_out: float) -> None:
         """Switches to exact integers, with these scales of input and output."""
         self.scales = (scale_in, scale_out)
-
-    def release(self) -> None:
-        """Switches back to the float function."""
-        self.scales = None
 
     def parameters_of(self, scale_in: float, scale_out: float) -> tuple[Tensor, Tensor, int, int]:
         """Returns the integers (gain, bias, shift, eps) of `nonlinear.norm_parameters`."""
@@ -235,7 +239,7 @@ class IntegerNorm(nn.Module):
         return straight_through(smooth, exact, self.scales[1])
 
 
-class IntegerGates(nn.Module):
+class IntegerGates(Freezable):
     """Gates of a mixture of experts: float until frozen, then exact integers.
 
     A softmax over all experts with all but the most probable set to zero, not renormalised.
@@ -249,31 +253,23 @@ class IntegerGates(nn.Module):
         if chosen < 1:
             raise ValueError(f"chosen must be at least 1, got {chosen}")
         self.chosen = chosen
-        self.scale: float | None = None
 
     def freeze(self, scale_in: float) -> None:
         """Switches to exact integers, with this scale of the logits."""
-        self.scale = scale_in
-
-    def release(self) -> None:
-        """Switches back to the float function."""
-        self.scale = None
+        self.scales = (scale_in,)
 
     def forward(self, logits: Tensor) -> Tensor:
         """Returns the gates [..., experts] of logits [..., experts]."""
         smooth = functional.softmax(logits, dim=-1)
-        if self.scale is None:
+        if self.scales is None:
             first = smooth.topk(self.chosen, dim=-1)
             return torch.zeros_like(smooth).scatter(-1, first.indices, first.values)
-        exact = integer_gates(to_integers(logits, self.scale), self.chosen, requantizer(128 * self.scale))
+        (scale,) = self.scales
+        exact = integer_gates(to_integers(logits, scale), self.chosen, requantizer(128 * scale))
         return straight_through(smooth * (exact > 0), exact, moe.GATE_SCALE)
 
 
-class _Smooth(Protocol):
-    def __call__(self, x: Tensor) -> Tensor: ...
-
-
-def _smooth_functions() -> dict[str, _Smooth]:
+def _smooth_functions() -> dict[str, Callable[[Tensor], Tensor]]:
     return {
         "gelu": functional.gelu,
         "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
@@ -285,7 +281,7 @@ def _smooth_functions() -> dict[str, _Smooth]:
     }
 
 
-class IntegerTable(nn.Module):
+class IntegerTable(Freezable):
     """A function of one variable: float until frozen, then a table of 256 entries.
 
     Args:
@@ -298,15 +294,10 @@ class IntegerTable(nn.Module):
         if function not in known:
             raise ValueError(f"function must be one of {', '.join(known)}, got {function!r}")
         self.function, self._smooth = function, known[function]
-        self.scales: tuple[float, float] | None = None
 
     def freeze(self, scale_in: float, scale_out: float) -> None:
         """Switches to the integer table, with these scales of input and output."""
         self.scales = (scale_in, scale_out)
-
-    def release(self) -> None:
-        """Switches back to the float function."""
-        self.scales = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Applies the function to every element."""

@@ -44,7 +44,7 @@ from codesign.quant.train.vit import (
 )
 
 SPLIT_SEED = 0
-TRAIN, VALIDATION, TEST = 1197, 200, 400
+TRAIN, VALIDATION = 1197, 200
 MIXTURE = VitConfig(experts=4, chosen=2, expert_mlp=64)
 """The transformer with experts; two experts are as wide as the plain one's feed-forward layers."""
 
@@ -190,10 +190,9 @@ def calibrated_vit(trained: VisionTransformer, data: Digits) -> VisionTransforme
 
 def calibrate(model: nn.Module, images: Tensor) -> None:
     """Sets activation scales from images, then stops their training."""
-    with torch.no_grad():
-        with calibration_mode(model):
-            for chunk in images.split(100):
-                model(chunk)
+    with torch.no_grad(), calibration_mode(model):
+        for chunk in images.split(100):
+            model(chunk)
     freeze_scales(model)
     model.eval()
 

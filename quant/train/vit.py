@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from codesign.quant.train.layers import RESIDUAL_BITS, Layers, scale_of
-from codesign.quant.train.qat import IntegerGates, IntegerNorm, IntegerSoftmaxAttention, IntegerTable
+from codesign.quant.train.qat import Freezable, IntegerGates, IntegerNorm, IntegerSoftmaxAttention, IntegerTable
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,7 @@ class Block(nn.Module):
         q, k, v = self.q_out(self.q(x)), self.k_out(self.k(x)), self.v_out(self.v(x))
         x = self.attention_out(self.attention(q, k, v))
         r = residual(r + residual(self.proj(x)))
-        out: Tensor = residual(r + residual(self.second(self.norm2_out(self.norm2(r)), residual)))
-        return out
+        return residual(r + residual(self.second(self.norm2_out(self.norm2(r)), residual)))
 
     def second(self, x: Tensor, residual: nn.Module) -> Tensor:
         """Returns the addend of the block's second half to the residual stream."""
@@ -120,8 +119,7 @@ class _FeedForward:
     def feed(self, x: Tensor) -> Tensor:
         """Returns the output of the second linear layer."""
         x = self.fc1_out(self.fc1(x))
-        out: Tensor = self.fc2(self.table_out(self.table(x)))
-        return out
+        return self.fc2(self.table_out(self.table(x)))
 
     def freeze_table(self) -> None:
         """Switches the table to integers at the quantizers' scales."""
@@ -218,8 +216,7 @@ class VisionTransformer(nn.Module):
         r = self.residual(torch.cat([first, tokens], dim=1) + self.residual(self.positions))
         for block in self.blocks:
             r = block(r, self.residual)
-        out: Tensor = self.logits(self.head(self.norm_out(self.norm(r[:, 0]))))
-        return out
+        return self.logits(self.head(self.norm_out(self.norm(r[:, 0]))))
 
     def freeze(self) -> None:
         """Switches to exact integers (quantized and calibrated form only)."""
@@ -232,7 +229,7 @@ class VisionTransformer(nn.Module):
     def release(self) -> None:
         """Switches back to float non-linear functions."""
         for module in self.modules():
-            if isinstance(module, IntegerGates | IntegerNorm | IntegerSoftmaxAttention | IntegerTable):
+            if isinstance(module, Freezable):
                 module.release()
 
 

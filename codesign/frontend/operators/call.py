@@ -66,12 +66,9 @@ class Call:
     def integers(self, name: str, default: tuple[int, ...] | None = None) -> tuple[int, ...]:
         """An attribute that is a list of integers."""
         value = self.attributes.get(name, default)
-        if not isinstance(value, tuple):
+        if not isinstance(value, tuple) or not all(isinstance(v, int) for v in value):
             raise TypeError(f"attribute {name} is {value!r}; legal: a list of integers")
-        numbers = tuple(v for v in value if isinstance(v, int))
-        if len(numbers) != len(value):
-            raise TypeError(f"attribute {name} is {value!r}; legal: a list of integers")
-        return numbers
+        return tuple(v for v in value if isinstance(v, int))
 
     def axes(self, position: int) -> tuple[int, ...] | None:
         """Axes from an input (newer files) or from the attribute (older ones); None if neither is there."""

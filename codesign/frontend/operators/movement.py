@@ -103,8 +103,7 @@ def _top_k(c: Call) -> tuple[Array, ...]:
 
 def _arg(largest: bool) -> Operator:
     def apply(c: Call) -> tuple[Array, ...]:
-        x, axis = c.array(0), c.integer("axis", 0)
-        x = x if largest else -x
+        x, axis = c.array(0) if largest else -c.array(0), c.integer("axis", 0)
         last = bool(c.integer("select_last_index", 0))
         found = x.shape[axis] - 1 - np.flip(x, axis).argmax(axis) if last else x.argmax(axis)
         return (np.expand_dims(found, axis) if c.integer("keepdims", 1) else np.asarray(found),)
@@ -150,10 +149,6 @@ def _tile(c: Call) -> tuple[Array, ...]:
     return (np.tile(x, times),)
 
 
-def _squeeze(c: Call) -> tuple[Array, ...]:
-    return (np.squeeze(c.array(0), axis=c.axes(1)),)
-
-
 def _unsqueeze(c: Call) -> tuple[Array, ...]:
     axes = c.axes(1)
     if axes is None:
@@ -173,8 +168,7 @@ def _expand(c: Call) -> tuple[Array, ...]:
 
 def _shape(c: Call) -> tuple[Array, ...]:
     x = c.array(0)
-    end = c.integer("end", x.ndim)
-    return (np.array(x.shape[c.integer("start", 0) : end], np.int64),)
+    return (np.array(x.shape[c.integer("start", 0) : c.integer("end", x.ndim)], np.int64),)
 
 
 def _constant(c: Call) -> tuple[Array, ...]:
@@ -234,7 +228,7 @@ def layout() -> Mapping[str, Operator]:
         "Reshape": _reshape,
         "Slice": _slice,
         "Split": _split,
-        "Squeeze": _squeeze,
+        "Squeeze": lambda c: (np.squeeze(c.array(0), axis=c.axes(1)),),
         "Transpose": _transpose,
         "Unsqueeze": _unsqueeze,
     }

@@ -47,10 +47,6 @@ def _integer_product(a: Array, b: Array, zero_a: Array | None, zero_b: Array | N
     return np.asarray(np.matmul(a - _zero_points(zero_a, a, True), b - _zero_points(zero_b, b, False)))
 
 
-def _matmul_integer(c: Call) -> tuple[Array, ...]:
-    return (_integer_product(c.array(0), c.array(1), c.optional(2), c.optional(3)),)
-
-
 def _qlinear_matmul(c: Call) -> tuple[Array, ...]:
     a, b, scales = c.array(0), c.array(3), (c.array(1), c.array(4), c.array(6))
     for scale in scales:
@@ -127,8 +123,7 @@ def _conv_geometry(c: Call, x: Shape, w: Shape) -> tuple[tuple[int, ...], ...]:
 
 def conv_shape(c: Call, x: Shape, w: Shape) -> Shape:
     """Output shape of a convolution of ``[N, C, ...]`` with ``[D, C, ...]``."""
-    size = _conv_geometry(c, x, w)[3]
-    return check_size((x[0], w[0], *size))
+    return check_size((x[0], w[0], *_conv_geometry(c, x, w)[3]))
 
 
 def conv_windows(c: Call, x: Shape, w: Shape) -> Ints:
@@ -225,7 +220,7 @@ def products() -> Mapping[str, Operator]:
         "Einsum": _einsum,
         "Gemm": _gemm,
         "MatMul": _matmul,
-        "MatMulInteger": _matmul_integer,
+        "MatMulInteger": lambda c: (_integer_product(c.array(0), c.array(1), c.optional(2), c.optional(3)),),
         "QLinearMatMul": _qlinear_matmul,
         "Quant": _quant,
         "QuantizeLinear": _quantize_linear,

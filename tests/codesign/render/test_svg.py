@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from codesign.render.svg import Axis, Bar, Picture, Point, lengths, roofline, scatter, shares, stair, style, timeline
+from codesign.render.svg import STYLE, Axis, Bar, Picture, Point, lengths, roofline, scatter, shares, stair, timeline
 
 SVG = "{http://www.w3.org/2000/svg}"
 ROWS = [{"n": 1, "latency": 9.0, "dsp": 10}, {"n": 2, "latency": 4.0, "dsp": 40}, {"n": 3, "latency": 1.0, "dsp": 400}]
@@ -155,7 +155,7 @@ def _contrast(one: str, other: str) -> float:
 
 
 def test_text_and_marks_stand_out_in_light_and_dark() -> None:
-    themes = [dict(re.findall(r"--(\w+):(#[0-9a-f]+)", block)) for block in style().split("@media")]
+    themes = [dict(re.findall(r"--(\w+):(#[0-9a-f]+)", block)) for block in STYLE.split("@media")]
     assert len(themes) == 2
     for theme in themes:
         assert all(_contrast(theme[name], theme["s"]) >= 4.5 for name in ("i", "m", "a", "w"))

@@ -5,21 +5,18 @@ from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from codesign import api as flow
-from codesign.compiler.program import program_traffic
 from codesign.errors import BundleError
-from codesign.flow.build import Plan, plan
-from codesign.hw.system import accelerator
+from codesign.flow.build import plan
 from codesign.report.report import UNKNOWN, Report
-from codesign.report.report import report as make_report
 from codesign.target.board import Board
 from codesign.timing.energy import RunEnergy
-from codesign.timing.stalls import WEIGHTS, Wait
+from codesign.timing.stalls import Wait
 from tests.codesign import chromium
+from tests.codesign.report.reports import reported
 
 DESIGN_KEYS = {
     "model", "board", "clock_mhz", "cycles", "latency_ms", "period_ms", "gops", "macs", "macs_per_cycle",
@@ -70,15 +67,6 @@ def read(html: str) -> Page:
 @pytest.fixture
 def report(built: Path) -> Report:
     return flow.report(built)
-
-
-def reported(made: Plan, **more: Any) -> Report:
-    """A report with all that a plan knows."""
-    return make_report(
-        made.model, made.design, macs=made.macs, peak_macs=made.design.multipliers, timing=made.timing,
-        parts=accelerator.resources(made.design), available=made.limit, commands=made.program.commands,
-        traffic_bytes=sum(program_traffic(made.program, made.design.word_bytes)), **more,
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -310,15 +298,6 @@ def test_names_are_escaped(whole: Report) -> None:
         assert evil not in html
 
 
-def test_waiting_for_weights_is_no_idle_stretch() -> None:
-    slow = reported(plan("gemm:1x512x512", Board.load("zcu102"), budget={"dsp": 200}))
-    weights = [wait for wait in slow.waits if wait.cause == WEIGHTS]
-    assert weights
-    assert "at the pace of its weights (not idle)" in slow.html()
-    bars = ET.fromstring(slow.plot("timeline").svg).findall("{http://www.w3.org/2000/svg}rect")
-    assert len(bars) == len(slow.timeline) + len(slow.waits) - len(weights)
-
-
 def test_pictures_are_had_alone(whole: Report) -> None:
     for name in ("timeline", "roofline", "resources", "utilization", "front"):
         assert ET.fromstring(whole.plot(name)._repr_svg_()).tag.endswith("svg")
@@ -331,14 +310,6 @@ def test_the_timeline_shows_every_command_and_every_wait(report: Report) -> None
     bars = svg.findall("{http://www.w3.org/2000/svg}rect")
     assert len(bars) == len(report.timeline) + len(report.waits)
     assert all(float(bar.get("x", "0")) + float(bar.get("width", "0")) <= 1000 for bar in bars)
-
-
-def test_the_command_repeats_what_the_user_set(built: Path) -> None:
-    board = Board.load("zcu102").with_overrides(["clock_hz=250e6"])
-    made = plan("gemm:5x30x20", board, budget={"dsp": 60, "lut": 200_000})
-    found = reported(made)
-    assert found.command == "codesign build gemm:5x30x20 --board zcu102 --set clock_hz=250000000"
-    assert found.budget == {"dsp": 60, "lut": 200_000}
 
 
 # In a browser.

@@ -3,18 +3,11 @@
 import importlib.util
 import json
 import logging
-import os
-import random
 import re
-import select
-import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from importlib import resources
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +15,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-import codesign
 from codesign.cli import main
 from codesign.compiler.program import compile_network
 from codesign.dse.planner import RESOURCES
@@ -32,32 +24,20 @@ from codesign.hw.system.accelerator import formulas
 from codesign.solver.front import nondominated
 from codesign.sweeps import sweep as sweeps
 from codesign.sweeps.grid import Grid, ThinnedSpace
+from codesign.sweeps.request import SweepRequest, swept_parameters
 from codesign.sweeps.shards import Shards
-from codesign.sweeps.sweep import KEYS, Sweep, SweepRequest, sweep, swept_parameters
+from codesign.sweeps.sweep import KEYS, Sweep, sweep
 from codesign.target.board import Board
 from codesign.timing.cycles import exact
+from tests.codesign.sweeps.folders import REQUEST, tree
 
 PARAMETERS = swept_parameters()
-REQUEST = SweepRequest(
-    ("gemm:8x16x16", "gemm:9x70x33"), ("zcu102", "kv260"), (200.0, 300.0), ("all", "dsp=300"), 100, True, 16
-)
-KILLS = 20
-
-
-@pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
-    """A sweep with everything in it; read it only."""
-    return sweep(REQUEST, tmp_path_factory.mktemp("sweep") / "s")
 
 
 @pytest.fixture(scope="module")
 def rows(swept: Sweep) -> pl.DataFrame:
     """Its rows."""
     return swept.scan().collect()
-
-
-def tree(path: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
 
 
 # The rows.
@@ -227,7 +207,7 @@ def test_bytes_are_foretold_from_some_rows(
     swept: Sweep, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     combination = swept.combinations[0]
-    grid = Grid(REQUEST.space(integers(combination.model), REQUEST.on(combination.board)[0]))
+    grid = Grid(REQUEST.space(integers(combination.model), REQUEST.subjects[0][2]))
     there = sum((swept.path / name).stat().st_size for name in combination.ranges(REQUEST.shard_rows))
     monkeypatch.setattr(logging.getLogger("codesign"), "handlers", [])
     caplog.set_level(logging.INFO, logger="codesign.sweeps.sweep")
@@ -268,79 +248,6 @@ def test_a_complete_sweep_is_left_as_it_is(swept: Sweep) -> None:
     again = sweep(REQUEST, swept.path, resume=True)
     assert (again.rows, again.resumed) == (swept.rows, swept.rows)
     assert tree(swept.path) == before
-
-
-SERVER = """
-import json, os, sys
-from pathlib import Path
-from codesign.sweeps.sweep import SweepRequest, sweep
-fields = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(sys.argv[1]).items()}
-for _ in sys.stdin:
-    pid = os.fork()
-    if pid == 0:
-        sweep(SweepRequest(**fields), Path(sys.argv[2]), resume=True)
-        os._exit(0)
-    print(pid, flush=True)
-    status = os.waitpid(pid, 0)[1]
-    print("killed" if os.WIFSIGNALED(status) else "failed" if status else "done", flush=True)
-"""
-"""Starts a sweep per line that it reads, in a process of its own; imports are done once."""
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    fields = {name: getattr(REQUEST, name) for name in REQUEST.__dataclass_fields__}
-    command = [sys.executable, "-c", SERVER, json.dumps(fields), str(tmp_path / "killed")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    ) as started:
-        yield started
-        assert started.stdin is not None
-        started.stdin.close()
-
-
-def _lived(server: subprocess.Popen[str], seconds: float | None, watched: Path | None = None) -> str:
-    """Starts a sweep, kills it after so many seconds if it is still there, and says how it ended.
-
-    With a folder to watch the seconds count from the moment in which the sweep first writes there.
-    """
-    assert server.stdin is not None
-    assert server.stdout is not None
-    before = _writes(watched)
-    server.stdin.write("go\n")
-    server.stdin.flush()
-    pid = int(server.stdout.readline())
-    while watched is not None and _writes(watched) == before:
-        if select.select([server.stdout], [], [], 0.001)[0]:
-            break
-    if seconds is not None and not select.select([server.stdout], [], [], seconds)[0]:
-        os.kill(pid, signal.SIGKILL)
-    return server.stdout.readline().strip()
-
-
-def _writes(folder: Path | None) -> int:
-    return len(list(folder.glob("part-*"))) if folder is not None else 0
-
-
-@pytest.mark.rtl
-def test_after_twenty_kills_it_is_the_same(server: subprocess.Popen[str], swept: Sweep, tmp_path: Path) -> None:
-    """Killed at random moments: no point is lost, none is there twice, every byte is the same."""
-    seed, folder = 20 * 7919, tmp_path / "killed"
-    draw, ends, found = random.Random(seed), list[str](), list[int]()
-    longest = max(0.2, swept.seconds / 12)
-    while ends.count("killed") < KILLS:
-        if ends.count("done"):
-            shutil.rmtree(folder)
-            ends, found, longest = [], [], longest / 2
-        ends.append(_lived(server, draw.uniform(0, longest), folder if len(ends) % 4 else None))
-        found.append(_writes(folder))
-    print(f"seed {seed}; shards after each kill: {found}")
-    assert _lived(server, None) == "done"
-    assert tree(folder) == tree(swept.path)
-    assert sum(after > before for before, after in pairwise(found)) >= KILLS // 4
-    assert found == sorted(found)
-    assert set(ends) == {"killed"}
 
 
 def test_resuming_nothing_begins(tmp_path: Path) -> None:
@@ -460,112 +367,6 @@ def test_progress_is_said_once_per_second(caplog: pytest.LogCaptureFixture, monk
     ]  # fmt: skip
 
 
-def test_the_python_face_takes_sequences(tmp_path: Path) -> None:
-    found = codesign.sweep(
-        ["gemm:8x16x16"],
-        ["zcu102", "kv260"],
-        tmp_path / "s",
-        clock_mhz=[100, 200],
-        budget=["all", "lut=90000"],
-        limit=9,
-    )
-    assert len(found.combinations) == 8
-    again = codesign.sweep(
-        "gemm:8x16x16", "zcu102,kv260", tmp_path / "s", clock_mhz="100,200", budget=("all", "lut=90000"), limit=9,
-        resume=True,
-    )  # fmt: skip
-    assert again.resumed == found.rows
-    other = codesign.sweep(
-        "gemm:8x16x16", "zcu102", tmp_path / "t", clock_mhz=150, budget="dsp=9", axis="n_l=1", limit=9
-    )
-    assert set(other.scan().collect()["n_l"]) == {1}
-
-
-def test_the_same_budget_may_be_written_in_many_ways() -> None:
-    request = SweepRequest(("a",), ("b",), budgets=("lut=5, dsp=3", " all "))
-    assert request.budgets == ("dsp=3,lut=5", "all")
-    assert SweepRequest(("a",), ("b",), budgets=()).budgets == ("all",)
-
-
-BAD: dict[str, tuple[list[str], int, str]] = {
-    "no model": (["--board", "zcu102", "--out", "@out"], 2, "MODEL"),
-    "no board": (["gemm:4x4x4", "--out", "@out"], 2, "--board"),
-    "no folder": (["gemm:4x4x4", "--board", "zcu102"], 2, "--out"),
-    "unknown model": (["gemm:4x4x4,resnet", "--board", "zcu102", "--out", "@out"], 2, "digits-vit"),
-    "a model twice": (["gemm:4x4x4,gemm:4x4x4", "--board", "zcu102", "--out", "@out"], 2, "twice"),
-    "an empty model": (["gemm:4x4x4,", "--board", "zcu102", "--out", "@out"], 2, "none empty"),
-    "a garbage model": (["@garbage.onnx", "--board", "zcu102", "--out", "@out"], 2, "garbage.onnx"),
-    "a matrix too large": (["gemm:99999999x1x1", "--board", "zcu102", "--out", "@out"], 2, "65536"),
-    "unknown board": (["gemm:4x4x4", "--board", "zcu102,zcu999", "--out", "@out"], 2, "zcu999"),
-    "a board twice": (["gemm:4x4x4", "--board", "zcu102,zcu102", "--out", "@out"], 2, "twice"),
-    "an empty board": (["gemm:4x4x4", "--board", "", "--out", "@out"], 2, "none empty"),
-    "broken board": (["gemm:4x4x4", "--board", "@broken.toml", "--out", "@out"], 2, "broken.toml"),
-    "a bus that is not built": (["gemm:4x4x4", "--board", "@ports.toml", "--out", "@out"], 2, "power of two"),
-    "a clock of zero": (["gemm:4x4x4", "--board", "zcu102", "--clock-mhz", "200,0", "--out", "@out"], 2, "-mhz 0"),
-    "a clock of nan": (["gemm:4x4x4", "--board", "zcu102", "--clock-mhz", "nan", "--out", "@out"], 2, "-mhz nan"),
-    "a clock of letters": (["gemm:4x4x4", "--board", "zcu102", "--clock-mhz", "fast", "--out", "@out"], 2, "fast"),
-    "a clock twice": (["gemm:4x4x4", "--board", "zcu102", "--clock-mhz", "200,2e2", "--out", "@out"], 2, "twice"),
-    "clocks of the same hertz": (
-        ["gemm:4x4x4", "--board", "zcu102", "--clock-mhz", "200,200.0000001", "--out", "@out"], 2, "twice",
-    ),
-    "no clock": (["gemm:4x4x4", "--board", "zcu102", "--clock-mhz", "", "--out", "@out"], 2, "--clock-mhz"),
-    "a budget of watts": (["gemm:4x4x4", "--board", "zcu102", "--budget", "watts=5", "--out", "@out"], 2, "dsp=N"),
-    "an empty budget": (["gemm:4x4x4", "--board", "zcu102", "--budget", "", "--out", "@out"], 2, "dsp=N"),
-    "a budget twice": (
-        ["gemm:4x4x4", "--board", "zcu102", "--budget", "dsp=5,lut=9", "--budget", "lut=9,dsp=5", "--out", "@out"],
-        2, "twice",
-    ),
-    "a limit of zero": (["gemm:4x4x4", "--board", "zcu102", "--limit", "0", "--out", "@out"], 2, "--limit 0"),
-    "a limit of letters": (["gemm:4x4x4", "--board", "zcu102", "--limit", "x", "--out", "@out"], 2, "--limit"),
-    "an axis of no parameter": (["gemm:4x4x4", "--board", "zcu102", "--axis", "x=1", "--out", "@out"], 2, "n_l"),
-    "an axis without values": (["gemm:4x4x4", "--board", "zcu102", "--axis", "n_l=", "--out", "@out"], 2, "PARAMETER"),
-    "an axis of letters": (["gemm:4x4x4", "--board", "zcu102", "--axis", "n_l=1,x", "--out", "@out"], 2, "PARAMETER"),
-    "an axis twice": (
-        ["gemm:4x4x4", "--board", "zcu102", "--axis", "n_l=1", "--axis", "n_l=2", "--out", "@out"], 2, "each once",
-    ),
-    "an axis with a value that is none": (
-        ["gemm:4x4x4", "--board", "zcu102", "--axis", "t_in=8,9", "--out", "@out"], 2, "t_in=9 is not in its space",
-    ),
-    "an axis that the network has not": (
-        ["gemm:4x4x4", "--board", "zcu102", "--axis", "t_a=8", "--out", "@out"], 2, "legal: parameters t_in",
-    ),
-    "out is a file": (["gemm:4x4x4", "--board", "zcu102", "--out", "@file"], 2, "not a folder"),
-    "out is foreign": (["gemm:4x4x4", "--board", "zcu102", "--out", "@foreign"], 2, "other files"),
-    "resume the foreign": (["gemm:4x4x4", "--board", "zcu102", "--out", "@foreign", "--resume"], 2, "other files"),
-    "out cannot be made": (["gemm:4x4x4", "--board", "zcu102", "--out", "@file/s"], 2, "file"),
-    "out is a bundle": (["gemm:4x4x4", "--board", "zcu102", "--out", "@bundle"], 2, "other files"),
-    "a manifest of others": (["gemm:4x4x4", "--board", "zcu102", "--out", "@others", "--resume"], 2, "not a sweep's"),
-}  # fmt: skip
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    zcu102 = (resources.files("codesign.boards") / "zcu102.toml").read_text()
-    texts = {
-        "file": "x", "foreign/notes.txt": "mine", "bundle/bundle.json": "{}", "others/manifest.json": "{}",
-        "garbage.onnx": "no model", "broken.toml": "name = [", "ports.toml": zcu102.replace("ports = 4", "ports = 3"),
-    }  # fmt: skip
-    for name, text in texts.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    return tmp_path
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_one_line(name: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments, code, part = BAD[name]
-    before = tree(place)
-    argv = ["sweep", *(str(place / a[1:]) if a.startswith("@") else a for a in arguments), "--quiet"]
-    assert main(argv) == code
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert printed.err.startswith("codesign: error: ")
-    assert printed.err.count("\n") == 1
-    assert part in printed.err
-    assert tree(place) == before
-    assert not (place / "out").exists()
-
-
 def test_a_layer_without_a_kernel_fits_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -592,7 +393,8 @@ def test_without_polars_it_says_how_to_get_it(
 def test_many_rows_take_the_memory_of_a_shard(tmp_path: Path) -> None:
     """The peak of a process with many shards is that of one with few."""
     code = (
-        "import resource, sys; from pathlib import Path; from codesign.sweeps.sweep import SweepRequest, sweep;"
+        "import resource, sys; from pathlib import Path;"
+        "from codesign.sweeps.request import SweepRequest; from codesign.sweeps.sweep import sweep;"
         "budgets = tuple(f'dsp={n}' for n in range(100, 100 + int(sys.argv[1])));"
         "r = SweepRequest(('gemm:64x64x64',), ('zcu102',), (), budgets);"
         "sweep(r, Path(sys.argv[2])); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"

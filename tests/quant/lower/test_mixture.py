@@ -16,8 +16,8 @@ from codesign.numerics.moe import GATE_SCALE
 from codesign.quant.lower.fidelity import cosines
 from codesign.quant.lower.lowering import Lowered, lower, lower_traced, unscaled
 from tests.marks import few_fast
-from tests.quant.lower.test_lowering import _damage as damage
 from tests.quant.mixtures import CHOSEN, EXPERTS, GATES, SUMS, TOKENS, WIDTH, Mixture
+from tests.quant.nets import damage
 
 NAME = "digits-moe-vit"
 

@@ -10,12 +10,49 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from codesign.frontend import zoo
+from codesign.frontend.onnx_reader import Node
 from codesign.frontend.workload import Workload, from_proto, load_onnx
 from codesign.ir.network import Linear, Network, outputs, run
 from codesign.quant.lower.lowering import lower
-from codesign.quant.match.normalize import normalized, structure
+from codesign.quant.match.normalize import normalized
 from tests.marks import few_fast
 from tests.quant.vits import Recipe, build, recipe, samples
+
+
+def structure(workload: Workload) -> tuple[tuple[str, ...], ...]:
+    """A workload's computation without names: one row per node, in an order determined by its outputs.
+
+    A row holds the operator, the shape of its result, its attributes, and the source of each input: an
+    earlier row, a model input, or a constant of some shape (small integer constants by value).
+    """
+    rows: dict[str, int] = {}
+    found: list[tuple[str, ...]] = []
+    waiting = list(workload.outputs)[::-1]
+    while waiting:
+        node = workload.producers.get(waiting[-1])
+        if node is None or waiting[-1] in rows:
+            waiting.pop()
+        elif missing := [n for n in node.inputs if n in workload.producers and n not in rows]:
+            waiting += missing[::-1]
+        else:
+            rows.update(dict.fromkeys(node.outputs, len(found)))
+            found.append(_row(workload, node, rows))
+    return tuple(found)
+
+
+def _row(workload: Workload, node: Node, rows: dict[str, int]) -> tuple[str, ...]:
+    attributes = sorted(f"{k}={v}" for k, v in node.attributes.items())
+    inputs = [_origin(workload, name, rows) for name in node.inputs]
+    return node.op, str(workload.shapes[node.outputs[0]]), *attributes, *inputs
+
+
+def _origin(workload: Workload, name: str, rows: dict[str, int]) -> str:
+    if name in rows:
+        return f"row {rows[name]}"
+    value = workload.constants.get(name)
+    if value is None:
+        return f"input {name}"
+    return str(value.tolist()) if value.dtype.kind in "iub" and value.size <= 8 else f"constant {value.shape}"
 
 
 def _workload(*nodes: onnx.NodeProto, shape: tuple[int, ...], **constants: Any) -> Workload:

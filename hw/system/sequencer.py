@@ -9,7 +9,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from codesign.hw.primitives.fifo import Fifo
-from codesign.hw.system.transfer import ADDR_BITS, COMMANDS, BurstMaker, Bus, _Request
+from codesign.hw.system.bus import ADDR_BITS, COMMANDS, BurstMaker, BurstRequest, Bus
 from codesign.target.engines import (
     COMMAND_BYTES,
     HEADER_BITS,
@@ -65,7 +65,7 @@ class Sequencer(wiring.Component):
         members: dict[str, wiring.Member] = {
             "start": In(1), "base": In(ADDR_BITS), "count": In(24), "watchdog": In(32),
             "running": Out(1), "finished": Out(1), "error": Out(8), "error_index": Out(16), "cycles": Out(48),
-            "request": Out(stream.Signature(_Request())), "valid": In(1), "data": In(8 * bus.word_bytes),
+            "request": Out(stream.Signature(BurstRequest())), "valid": In(1), "data": In(8 * bus.word_bytes),
             "bus_failed": In(1), "waiting": Out(engines),
         }  # fmt: skip
         for e in range(engines):

@@ -14,20 +14,10 @@ from amaranth.lib.wiring import In, Out
 from codesign.hw.primitives.memory import READ_LATENCY, RowMemory
 from codesign.hw.primitives.multiply import delay
 from codesign.hw.system.axi import AxiLite, Registers
+from codesign.hw.system.bus import COMMANDS, LOAD, TABLE, WEIGHTS, AxiRead, AxiWrite, Bus
+from codesign.hw.system.movers import FetchEngine, LoadEngine, StoreEngine
+from codesign.hw.system.read_path import ReadPath
 from codesign.hw.system.sequencer import Restart, Sequencer
-from codesign.hw.system.transfer import (
-    COMMANDS,
-    LOAD,
-    TABLE,
-    WEIGHTS,
-    AxiRead,
-    AxiWrite,
-    Bus,
-    FetchEngine,
-    LoadEngine,
-    ReadPath,
-    StoreEngine,
-)
 from codesign.hw.verilog import Resettable
 from codesign.target.engines import MOST_ENGINES, RING, Access, MemoryMap, Reached, engine_names, geometry, memory_map
 from codesign.target.kernel import Kernel

@@ -5,7 +5,8 @@ import pytest
 
 from codesign.hw import linear
 from codesign.hw.linear import ACC_BITS, DRAIN_LATENCY, LinearKernel, _last_start
-from codesign.hw.linear.rtl import LinearEngine, array_latency
+from codesign.hw.linear.array import array_latency
+from codesign.hw.linear.rtl import LinearEngine
 from codesign.hw.primitives.memory import RowMemory, bram18, bram36
 from codesign.hw.verilog import VerilogTarget, generate
 from codesign.ir import network

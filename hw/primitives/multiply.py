@@ -1,4 +1,4 @@
-"""Multipliers: two int8 products per DSP48E2, and a requantizer in one DSP.
+"""Multipliers: two int8 products per DSP48E2, a requantizer and a multiply-add in one DSP each.
 
 A DSP48E2 multiplies 27 by 18 bits. With ``(w1 << 18) + w0`` on the wide side and ``x`` on
 the narrow one, a cascade adds up two dot products in one 48-bit accumulator: the low lane
@@ -218,3 +218,49 @@ class Requantizer(SharedComponent):
         kept = moved[8:]
         m.d.sync += [floor.eq(kept.as_signed()), up.eq(half & (rest | kept[0]))]
         return floor, up
+
+
+class MultiplyAdd(SharedComponent):
+    """``y = a * b + c`` in one DSP, latency `LATENCY`, one per cycle."""
+
+    LATENCY = 3
+
+    def __init__(self) -> None:
+        super().__init__(
+            {
+                "a": In(signed(27)),
+                "b": In(signed(18)),
+                "c": In(signed(47)),
+                "y": Out(signed(48)),
+            }
+        )
+
+    @property
+    def module_name(self) -> str:
+        """Verilog name; equal names mean equal hardware."""
+        return "multiply_add"
+
+    def build(self, platform: object) -> Module:
+        """The DSP48E2, or its behavioural model with the same latency."""
+        m = Module()
+        c = delay(m, self.c, 1, "c")
+        if isinstance(platform, VerilogTarget) and platform.primitives:
+            m.submodules.dsp = self._dsp48e2(c)
+            return m
+        a, b, late = (delay(m, value, 1, name) for value, name in ((self.a, "a"), (self.b, "b"), (c, "late")))
+        m.d.sync += self.y.eq(delay(m, a * b, 1, "product") + late)
+        return m
+
+    def _dsp48e2(self, c: Value) -> Instance:
+        """DSP48E2 with one register at A, B, C, M and P; C enters a cycle late. Source: AMD UG579."""
+        clock = {f"i_CE{port}": Const(1) for port in ("A2", "B2", "C", "M", "P")}
+        return Instance(
+            "DSP48E2",
+            p_AMULTSEL="A", p_BMULTSEL="B", p_A_INPUT="DIRECT", p_B_INPUT="DIRECT",
+            p_USE_MULT="MULTIPLY", p_USE_SIMD="ONE48",
+            p_AREG=1, p_ACASCREG=1, p_BREG=1, p_BCASCREG=1, p_CREG=1, p_DREG=0, p_ADREG=0, p_MREG=1, p_PREG=1,
+            p_INMODEREG=0, p_OPMODEREG=0, p_ALUMODEREG=0, p_CARRYINREG=0, p_CARRYINSELREG=0,
+            i_A=Cat(self.a, self.a[-1].replicate(3)), i_B=self.b, i_C=Cat(c, c[-1]), i_D=Const(0, 27),
+            i_OPMODE=Const(0b000110101, 9), i_ALUMODE=Const(0, 4), i_INMODE=Const(0, 5),
+            i_CARRYIN=Const(0), i_CARRYINSEL=Const(0, 3), i_CLK=ClockSignal(), **clock, o_P=self.y,
+        )  # fmt: skip

@@ -50,16 +50,18 @@ class Sources:
 
 
 class SharedComponent(wiring.Component):
-    """A component that is elaborated once per distinct `module_name` and instantiated elsewhere.
+    """A component that is elaborated once per distinct ``module_name`` and instantiated elsewhere.
 
-    Subclasses implement ``module_name`` (unique for class and parameters) and ``build``.
-    Without a `VerilogTarget` (in Amaranth's own simulator) they elaborate in place.
+    Subclasses implement ``build``. Without a `VerilogTarget` (in Amaranth's own simulator) they elaborate in place.
+
+    Args:
+        module_name: Verilog name, unique for class and parameters: equal names mean identical hardware.
+        members: of the signature.
     """
 
-    @property
-    def module_name(self) -> str:
-        """Verilog name; equal names mean identical hardware."""
-        raise NotImplementedError(f"{type(self).__name__} must name its module")
+    def __init__(self, module_name: str, members: Mapping[str, wiring.Member]) -> None:
+        self.module_name = module_name
+        super().__init__(dict(members))
 
     def build(self, platform: object) -> Module:
         """Builds the hardware of the module."""

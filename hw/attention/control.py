@@ -46,8 +46,8 @@ class AttentionSetup(wiring.Component):
         """One multiplier and a step counter: heads * db first, then that product times four factors."""
         m = Module()
         m.submodules.product = product = Requantizer(PRODUCT_BITS, PRODUCT_BITS)
-        issue = Requantizer.latency() + 1
-        arrive = issue + Requantizer.latency()
+        issue = Requantizer.LATENCY + 1
+        arrive = issue + Requantizer.LATENCY
         step, bad = Signal(range(arrive + 6)), Signal()
         limit = (1 << PRODUCT_BITS - 1) - 1
         m.d.comb += [self.command.ready.eq(~self.busy), product.low.eq(-limit - 1), product.high.eq(limit)]
@@ -79,7 +79,7 @@ class AttentionSetup(wiring.Component):
         with m.Switch(step):
             with m.Case(1):
                 m.d.sync += bad.eq(self._illegal())
-            with m.Case(at - Requantizer.latency() - 1):
+            with m.Case(at - Requantizer.LATENCY - 1):
                 m.d.sync += self.stride.eq(y)
             with m.Case(at):
                 m.d.sync += bad.eq(bad | (command.q_base + y > depth["q"]) | (command.o_base + y > depth["o"]))

@@ -27,12 +27,12 @@ def values(source: Mapping[str, Number], *names: str) -> tuple[Any, ...]:
 
 def latency(t_a: Any) -> Any:
     """Fixed cycles of a command, without its slots and the rows of the last group."""
-    setup = 2 * Requantizer.latency() + 9
+    setup = 2 * Requantizer.LATENCY + 9
     dot = PackedDot.latency(0) + minimum(t_a, CHAIN) + (t_a > 4) + (t_a > 8) + (t_a > 16)
     score = 2 * READ_LATENCY + dot + 1
-    weight = READ_LATENCY + Requantizer.latency() + EXP_LATENCY
+    weight = READ_LATENCY + Requantizer.LATENCY + EXP_LATENCY
     value = PackedDot.latency(1) + 1
-    return setup + score + weight + value + DIVIDER_LATENCY + Requantizer.latency()
+    return setup + score + weight + value + DIVIDER_LATENCY + Requantizer.LATENCY
 
 
 class RowGroups:

@@ -15,15 +15,13 @@ class ScorePair(SharedComponent):
     """
 
     def __init__(self, t_a: int, score_bits: int) -> None:
-        self.t_a, self.score_bits = t_a, score_bits
+        self.t_a = t_a
         word = In(8 * t_a)
         scores = {"s0": Out(signed(score_bits)), "s1": Out(signed(score_bits))}
-        super().__init__({"x": word, "w0": word, "w1": word, "valid": In(1), "first": In(1), **scores})
-
-    @property
-    def module_name(self) -> str:
-        """Verilog name; equal names mean equal hardware."""
-        return f"score_pair_{self.t_a}_{self.score_bits}"
+        super().__init__(
+            f"score_pair_{t_a}_{score_bits}",
+            {"x": word, "w0": word, "w1": word, "valid": In(1), "first": In(1), **scores},
+        )
 
     def build(self, platform: object) -> Module:
         """Packed chains of at most four, an adder tree, two accumulators."""
@@ -50,8 +48,9 @@ class ValueLane(SharedComponent):
     """
 
     def __init__(self, t_a: int, total_bits: int) -> None:
-        self.t_a, self.total_bits, self.acc_bits = t_a, total_bits, total_bits + 8
+        self.t_a, self.acc_bits = t_a, total_bits + 8
         super().__init__(
+            f"value_lane_{t_a}_{total_bits}",
             {
                 "e": In(8),
                 "v": In(8 * t_a),
@@ -59,13 +58,8 @@ class ValueLane(SharedComponent):
                 "first": In(1),
                 "acc": Out(t_a * self.acc_bits),
                 "total": Out(total_bits),
-            }
+            },
         )
-
-    @property
-    def module_name(self) -> str:
-        """Verilog name; equal names mean equal hardware."""
-        return f"value_lane_{self.t_a}_{self.total_bits}"
 
     def build(self, platform: object) -> Module:
         """Two columns per DSP, one accumulator each."""

@@ -37,9 +37,9 @@ class _Timing:
         self.tree = (kernel.t_a // self.chain - 1).bit_length()
         self.operands = 2 * READ_LATENCY
         self.score = self.operands + PackedDot.latency(self.chain) + self.tree + 1
-        self.weight = READ_LATENCY + Requantizer.latency() + EXP_LATENCY
+        self.weight = READ_LATENCY + Requantizer.LATENCY + EXP_LATENCY
         self.sums = self.score + self.weight + PackedDot.latency(1) + 1
-        self.write = self.sums + DIVIDER_LATENCY + Requantizer.latency()
+        self.write = self.sums + DIVIDER_LATENCY + Requantizer.LATENCY
 
 
 @dataclass(frozen=True)

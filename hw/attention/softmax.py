@@ -17,18 +17,14 @@ class ExpTable(SharedComponent):
 
     def __init__(self) -> None:
         super().__init__(
+            "exp_table",
             {
                 "u0": In(10),
                 "u1": In(10),
                 "e0": Out(8),
                 "e1": Out(8),
-            }
+            },
         )
-
-    @property
-    def module_name(self) -> str:
-        """Verilog name; equal names mean equal hardware."""
-        return "exp_table"
 
     def build(self, platform: object) -> Module:
         """A ROM with registered outputs."""
@@ -58,12 +54,9 @@ class SoftmaxPair(SharedComponent):
         control = {"complete": In(1), "first": In(1), "allowed": In(2), "hold": In(1)}
         scale = {"multiplier": In(17), "shift": In(6)}
         results = {"word": Out(word), "e0": Out(8), "e1": Out(8)}
-        super().__init__({"s0": score, "s1": score, **control, "stored": In(word), **scale, **results})
-
-    @property
-    def module_name(self) -> str:
-        """Verilog name; equal names mean equal hardware."""
-        return f"softmax_pair_{self.score_bits}"
+        super().__init__(
+            f"softmax_pair_{score_bits}", {"s0": score, "s1": score, **control, "stored": In(word), **scale, **results}
+        )
 
     def build(self, platform: object) -> Module:
         """Two lanes around one dual-port table."""
@@ -100,7 +93,7 @@ class SoftmaxPair(SharedComponent):
             scale.low.eq(0),
             scale.high.eq(EXP_ENTRIES - 1),
         ]
-        allowed = delay(m, stored[bits], 1 + Requantizer.latency(), f"allowed{lane}")
+        allowed = delay(m, stored[bits], 1 + Requantizer.LATENCY, f"allowed{lane}")
         return Mux(allowed, scale.y[:10], EXP_ENTRIES - 1)
 
 
@@ -113,12 +106,10 @@ class SoftmaxReciprocal(SharedComponent):
 
     def __init__(self, total_bits: int) -> None:
         self.total_bits = total_bits
-        super().__init__({"total": In(total_bits), "multiplier": In(17), "quotient": Out(17), "places": Out(5)})
-
-    @property
-    def module_name(self) -> str:
-        """Verilog name; equal names mean equal hardware."""
-        return f"reciprocal_{self.total_bits}"
+        super().__init__(
+            f"reciprocal_{total_bits}",
+            {"total": In(total_bits), "multiplier": In(17), "quotient": Out(17), "places": Out(5)},
+        )
 
     def build(self, platform: object) -> Module:
         """Normalises the divisor, then divides by restoring division, one bit per stage."""

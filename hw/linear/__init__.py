@@ -38,7 +38,7 @@ from codesign.target.kernel import (
 )
 
 ACC_BITS = 27
-DRAIN_LATENCY = Requantizer.latency() + 5
+DRAIN_LATENCY = Requantizer.LATENCY + 5
 """Cycles from complete accumulators to the done pulse, without the rows drained."""
 MAX_LANES = 32
 _MAX_T_IN, _MAX_T_OUT = 64, 128

@@ -31,13 +31,9 @@ class RowLanes(SharedComponent):
         self.t_in, self.t_out = t_in, t_out
         width = ACC_BITS * t_out
         super().__init__(
-            {"x": In(8 * t_in), "w": In(8 * t_in * t_out), "first": In(1), "valid": In(1), "acc": Out(width)}
+            f"row_lanes_{t_in}x{t_out}",
+            {"x": In(8 * t_in), "w": In(8 * t_in * t_out), "first": In(1), "valid": In(1), "acc": Out(width)},
         )
-
-    @property
-    def module_name(self) -> str:
-        """Verilog name; equal names mean equal hardware."""
-        return f"row_lanes_{self.t_in}x{self.t_out}"
 
     def build(self, platform: object) -> Module:
         """``t_out / 2`` pairs of packed dot products, summed and accumulated."""

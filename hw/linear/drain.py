@@ -107,7 +107,7 @@ class TileDrain(wiring.Component):
         control = Signal(data.StructLayout({"out": 24, "add": 24, "target": 8, "addend": 8, "use": 1, "table": 8}))
         control_now = Cat(row.out, row.addend, op.target, op.addend, (op.flags & USE_TABLE) != 0, op.table)
         m.d.sync += control.eq(control_now)
-        latency = Requantizer.latency()
+        latency = Requantizer.LATENCY
         at_add = data.View(control.shape(), delay(m, control.as_value(), latency - READ_LATENCY, "control"))
         at_y = data.View(control.shape(), delay(m, at_add.as_value(), READ_LATENCY, "control_y"))
         at_end = data.View(control.shape(), delay(m, at_y.as_value(), READ_LATENCY, "control_end"))
@@ -127,7 +127,7 @@ class TileDrain(wiring.Component):
         m.d.comb += self.out.en.eq(clean[0])
 
     def _column(self, m: Module, index: int, row: Value, limits: Value, at_y: data.View, at_end: data.View) -> Value:
-        """One output column: 16 bits, `Requantizer.latency` + 2 + `READ_LATENCY` cycles after its row."""
+        """One output column: 16 bits, `Requantizer.LATENCY` + 2 + `READ_LATENCY` cycles after its row."""
         m.submodules[f"column{index}"] = column = _Column(self.shape.tables)
         m.d.comb += [
             column.acc.eq(row.word_select(index, ACC_BITS)),
@@ -157,6 +157,7 @@ class _Column(SharedComponent):
     def __init__(self, tables: int) -> None:
         self.tables = tables
         super().__init__(
+            f"drain_column_{tables}",
             {
                 "acc": In(signed(ACC_BITS)), "entry": In(64), "low": In(16), "high": In(16),
                 "table": In(8), "add": In(1), "term": In(signed(16)), "use": In(1),
@@ -164,13 +165,8 @@ class _Column(SharedComponent):
             }
         )  # fmt: skip
 
-    @property
-    def module_name(self) -> str:
-        """Verilog name; equal names mean equal hardware."""
-        return f"drain_column_{self.tables}"
-
     def build(self, platform: object) -> Module:
-        """Pipeline of `Requantizer.latency` + 1 + `READ_LATENCY` cycles from ``acc`` to ``y``."""
+        """Pipeline of `Requantizer.LATENCY` + 1 + `READ_LATENCY` cycles from ``acc`` to ``y``."""
         m = Module()
         m.submodules.requantize = quantizer = Requantizer(ACC_BITS, 16)
         biased, scale = Signal(signed(ACC_BITS), reset_less=True), Signal(23, reset_less=True)

@@ -66,13 +66,7 @@ class RowMemory(SharedComponent):
         }
         for index, width in enumerate(read_bits):
             members[f"read{index}"] = In(ReadPort(address_bits(bits // width), width))
-        super().__init__(members)
-
-    @property
-    def module_name(self) -> str:
-        """Verilog name; equal names mean equal hardware."""
-        widths = "_".join(str(width) for width in self.read_bits)
-        return f"row_memory_{self.bits}_w{self.write_bits}m{self.mask_bits}_r{widths}"
+        super().__init__(f"row_memory_{bits}_w{write_bits}m{mask_bits}_r{'_'.join(map(str, read_bits))}", members)
 
     def build(self, platform: object) -> Module:
         """One physical memory per reader, with common writes."""

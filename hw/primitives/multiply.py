@@ -51,19 +51,15 @@ class PackedDot(SharedComponent):
             raise ValueError(f"dot of {length} elements; legal: 1 to 8, or 1 to 4 with unsigned x")
         self.length, self.x_signed = length, x_signed
         super().__init__(
+            f"packed_dot_{length}_{'s' if x_signed else 'u'}",
             {
                 "x": In(8 * length),
                 "w0": In(8 * length),
                 "w1": In(8 * length),
                 "y0": Out(signed(LANE_BITS)),
                 "y1": Out(signed(LANE_BITS)),
-            }
+            },
         )
-
-    @property
-    def module_name(self) -> str:
-        """Verilog name; equal names mean equal hardware."""
-        return f"packed_dot_{self.length}_{'s' if self.x_signed else 'u'}"
 
     @staticmethod
     def latency(length: int) -> int:
@@ -129,8 +125,8 @@ def _dsp48e2(
 class Requantizer(SharedComponent):
     """``y = clamp(round_half_even(acc * multiplier / 2**shift), low, high)`` in one DSP, one result per cycle.
 
-    The limits are used in the last step, `LIMITS_AT` cycles after the accumulator, so that requantizers
-    with common limits share one delay of them.
+    The result comes `LATENCY` cycles after the accumulator. The limits are used in the last step, `LIMITS_AT`
+    cycles after the accumulator, so that requantizers with common limits share one delay of them.
 
     Args:
         acc_bits: signed accumulator, at most 27.
@@ -138,12 +134,13 @@ class Requantizer(SharedComponent):
     """
 
     LIMITS_AT = _DSP_STAGES + 3
+    LATENCY = LIMITS_AT + 1
 
     def __init__(self, acc_bits: int, out_bits: int) -> None:
         if not 2 <= acc_bits <= 27:
             raise ValueError(f"accumulator of {acc_bits} bits; legal: 2 to 27 for one DSP per requantizer")
-        self.acc_bits, self.out_bits = acc_bits, out_bits
         super().__init__(
+            f"requantizer_{acc_bits}_{out_bits}",
             {
                 "acc": In(signed(acc_bits)),
                 "multiplier": In(17),
@@ -151,18 +148,8 @@ class Requantizer(SharedComponent):
                 "low": In(signed(out_bits)),
                 "high": In(signed(out_bits)),
                 "y": Out(signed(out_bits)),
-            }
+            },
         )
-
-    @property
-    def module_name(self) -> str:
-        """Verilog name; equal names mean equal hardware."""
-        return f"requantizer_{self.acc_bits}_{self.out_bits}"
-
-    @staticmethod
-    def latency() -> int:
-        """Cycles from the accumulator to ``y``."""
-        return Requantizer.LIMITS_AT + 1
 
     def build(self, platform: object) -> Module:
         """Product in the DSP, then coarse shift, fine shift with sticky bits, rounding, clamping."""
@@ -227,18 +214,14 @@ class MultiplyAdd(SharedComponent):
 
     def __init__(self) -> None:
         super().__init__(
+            "multiply_add",
             {
                 "a": In(signed(27)),
                 "b": In(signed(18)),
                 "c": In(signed(47)),
                 "y": Out(signed(48)),
-            }
+            },
         )
-
-    @property
-    def module_name(self) -> str:
-        """Verilog name; equal names mean equal hardware."""
-        return "multiply_add"
 
     def build(self, platform: object) -> Module:
         """The DSP48E2, or its behavioural model with the same latency."""

@@ -284,18 +284,13 @@ class _WritePort(SharedComponent):
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
         super().__init__(
+            f"write_port_{bus.ports}x{bus.port_bytes}_{bus.outstanding}",
             {
                 "begin": In(1), "push": In(1), "last": In(1), "data": In(8 * bus.word_bytes), "words": In(8),
                 "addr": In(ADDR_BITS), "free": Out(1), "answered": Out(1),
                 "axi": Out(AxiWrite(8 * bus.port_bytes)),
             }
         )  # fmt: skip
-
-    @property
-    def module_name(self) -> str:
-        """Verilog name; equal names mean equal hardware."""
-        bus = self.bus
-        return f"write_port_{bus.ports}x{bus.port_bytes}_{bus.outstanding}"
 
     def build(self, platform: object) -> Module:
         """States: idle, address, beats."""

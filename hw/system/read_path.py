@@ -118,6 +118,7 @@ class _ReadPort(SharedComponent):
         self.bus = bus
         bits = 8 * bus.port_bytes
         super().__init__(
+            f"read_port_{bus.ports}x{bus.port_bytes}_{bus.outstanding}",
             {
                 "issue": In(1), "addr": In(ADDR_BITS), "words": In(8), "free": Out(1),
                 "take": In(1), "take_last": In(1), "complete": Out(1), "data": Out(8 * bus.word_bytes),
@@ -125,12 +126,6 @@ class _ReadPort(SharedComponent):
                 "rdata": In(bits), "rlast": In(1), "rvalid": In(1),
             }
         )  # fmt: skip
-
-    @property
-    def module_name(self) -> str:
-        """Verilog name; equal names mean equal hardware."""
-        bus = self.bus
-        return f"read_port_{bus.ports}x{bus.port_bytes}_{bus.outstanding}"
 
     def build(self, platform: object) -> Module:
         """Buffer space for a burst is reserved at issue, so data is always accepted."""

@@ -317,7 +317,7 @@ def _ring(params: Params) -> tuple[Any, Any]:
 def _latency(t_v: Any) -> Any:
     """Fixed cycles of a command, without its rows and the words of the last row."""
     setup = MultiplyAdd.LATENCY + 5
-    normalise = READ_LATENCY + 2 * MultiplyAdd.LATENCY + Requantizer.latency() + 4
+    normalise = READ_LATENCY + 2 * MultiplyAdd.LATENCY + Requantizer.LATENCY + 4
     return setup + _row_latency(t_v) + normalise
 
 

@@ -28,19 +28,15 @@ class RoundShift(SharedComponent):
     def __init__(self, wide: bool = False) -> None:
         self._wide = wide
         super().__init__(
+            "round_shift_16" if wide else "round_shift",
             {
                 "x": In(signed(AFFINE_BITS)),
                 "shift": In(5),
                 "lost": In(31),
                 "y": Out(signed(16 if wide else 8)),
                 **_wide_member(wide),
-            }
+            },
         )
-
-    @property
-    def module_name(self) -> str:
-        """Verilog name; equal names mean equal hardware."""
-        return "round_shift_16" if self._wide else "round_shift"
 
     def build(self, platform: object) -> Module:
         """Shift by bytes, shift by bits keeping one fraction bit, round and clamp."""
@@ -80,12 +76,13 @@ class NormLane(SharedComponent):
         command, only in a wide lane, see `RoundShift`.
     """
 
-    GAIN_AT = MultiplyAdd.LATENCY + Requantizer.latency()
+    GAIN_AT = MultiplyAdd.LATENCY + Requantizer.LATENCY
     LATENCY = GAIN_AT + MultiplyAdd.LATENCY + RoundShift.LATENCY
 
     def __init__(self, wide: bool = False) -> None:
         self._wide = wide
         super().__init__(
+            "norm_lane_16" if wide else "norm_lane",
             {
                 "r": In(signed(16)),
                 "d": In(11),
@@ -98,13 +95,8 @@ class NormLane(SharedComponent):
                 "lost": In(31),
                 "y": Out(signed(16 if wide else 8)),
                 **_wide_member(wide),
-            }
+            },
         )
-
-    @property
-    def module_name(self) -> str:
-        """Verilog name; equal names mean equal hardware."""
-        return "norm_lane_16" if self._wide else "norm_lane"
 
     def build(self, platform: object) -> Module:
         """Three DSPs in series and the final rounding."""

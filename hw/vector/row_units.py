@@ -134,18 +134,14 @@ class Root(SharedComponent):
 
     def __init__(self) -> None:
         super().__init__(
+            "integer_root",
             {
                 "start": In(1),
                 "square": In(2 * DIGITS),
                 "done": Out(1),
                 "root": Out(DIGITS),
-            }
+            },
         )
-
-    @property
-    def module_name(self) -> str:
-        """Verilog name; equal names mean equal hardware."""
-        return "integer_root"
 
     def build(self, platform: object) -> Module:
         """Digit recurrence: consumes two bits of the square and yields one of the root per cycle."""
@@ -171,18 +167,14 @@ class NormReciprocal(SharedComponent):
 
     def __init__(self) -> None:
         super().__init__(
+            "norm_reciprocal",
             {
                 "start": In(1),
                 "divisor": In(DIGITS),
                 "done": Out(1),
                 "quotient": Out(DIGITS),
-            }
+            },
         )
-
-    @property
-    def module_name(self) -> str:
-        """Verilog name; equal names mean equal hardware."""
-        return "norm_reciprocal"
 
     def build(self, platform: object) -> Module:
         """Restoring division with initial remainder 2**16; a divisor of 2**16 gives all ones."""

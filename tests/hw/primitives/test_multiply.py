@@ -156,7 +156,7 @@ def test_every_product_of_one_element_with_corners_beside_it(sim: Simulator) -> 
 
 def requantized(sim: Simulator, acc_bits: int, out_bits: int, columns: Sequence[Ints]) -> tuple[Ints, Ints]:
     """What came and what was due, one value per cycle; columns are acc, multiplier, shift, low, high."""
-    latency, name = Requantizer.latency(), f"q_{acc_bits}_{out_bits}"
+    latency, name = Requantizer.LATENCY, f"q_{acc_bits}_{out_bits}"
     widths = (27, 17, 6, 18, 18)
     drive = {}
     for port, width, values in zip(("acc", "multiplier", "shift", "low", "high"), widths, columns, strict=True):

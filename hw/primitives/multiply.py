@@ -96,28 +96,36 @@ class PackedDot(SharedComponent):
             operands = Cat(self.x.word_select(index, 8), self.w0.word_select(index, 8), self.w1.word_select(index, 8))
             late = delay(m, operands, index, f"skew{index}")
             x = late[:8].as_signed() if self.x_signed else late[:8]
-            carry = _dsp48e2(m, f"dsp{index}", late[16:24].as_signed() << LANE_BITS, late[8:16].as_signed(), x, carry)
+            high, low = late[16:24].as_signed() << LANE_BITS, late[8:16].as_signed()
+            carry = _pre_adder(m, f"dsp{index}", high, low, x, carry)
         assert carry is not None
         return carry[0]
 
 
-def _dsp48e2(
+def _dsp48e2(*, opmode: int, inmode: int, enables: tuple[str, ...], **settings: object) -> Instance:
+    """A DSP48E2 that multiplies, with registers at M and P and none at its control inputs. Source: AMD UG579."""
+    return Instance(
+        "DSP48E2",
+        p_BMULTSEL="B", p_A_INPUT="DIRECT", p_B_INPUT="DIRECT", p_USE_MULT="MULTIPLY", p_USE_SIMD="ONE48",
+        p_MREG=1, p_PREG=1, p_INMODEREG=0, p_OPMODEREG=0, p_ALUMODEREG=0, p_CARRYINREG=0, p_CARRYINSELREG=0,
+        i_OPMODE=Const(opmode, 9), i_ALUMODE=Const(0, 4), i_INMODE=Const(inmode, 5),
+        i_CARRYIN=Const(0), i_CARRYINSEL=Const(0, 3), i_CLK=ClockSignal(),
+        **{f"i_CE{register}": Const(1) for register in (*enables, "M", "P")}, **settings,
+    )  # fmt: skip
+
+
+def _pre_adder(
     m: Module, name: str, a: Value, d: Value, b: Value, cascade: tuple[Signal, Signal] | None
 ) -> tuple[Signal, Signal]:
-    """One fully pipelined DSP48E2: ``P = (a + d) * b + PCIN``; returns P and PCOUT. Source: AMD UG579."""
+    """One fully pipelined DSP48E2: ``P = (a + d) * b + PCIN``; returns P and PCOUT."""
     p, pcout = Signal(48, name=f"{name}_p"), Signal(48, name=f"{name}_pcout")
     wide_a, wide_d, wide_b = Signal(signed(30)), Signal(signed(27)), Signal(signed(18))
     m.d.comb += [wide_a.eq(a), wide_d.eq(d), wide_b.eq(b)]
-    clock = {f"i_CE{port}": Const(1) for port in ("A1", "A2", "AD", "B1", "B2", "D", "M", "P")}
-    m.submodules[name] = Instance(
-        "DSP48E2",
-        p_AMULTSEL="AD", p_BMULTSEL="B", p_A_INPUT="DIRECT", p_B_INPUT="DIRECT",
-        p_USE_MULT="MULTIPLY", p_USE_SIMD="ONE48",
-        p_AREG=1, p_ACASCREG=1, p_BREG=2, p_BCASCREG=2, p_DREG=1, p_ADREG=1, p_MREG=1, p_PREG=1, p_CREG=0,
-        p_INMODEREG=0, p_OPMODEREG=0, p_ALUMODEREG=0, p_CARRYINREG=0, p_CARRYINSELREG=0,
+    m.submodules[name] = _dsp48e2(
+        opmode=0b000010101 if cascade else 0b000000101, inmode=0b00100, enables=("A1", "A2", "AD", "B1", "B2", "D"),
+        p_AMULTSEL="AD", p_AREG=1, p_ACASCREG=1, p_BREG=2, p_BCASCREG=2, p_CREG=0, p_DREG=1, p_ADREG=1,
         i_A=wide_a, i_B=wide_b, i_C=Const(0, 48), i_D=wide_d, i_PCIN=cascade[1] if cascade else Const(0, 48),
-        i_OPMODE=Const(0b000010101 if cascade else 0b000000101, 9), i_ALUMODE=Const(0, 4), i_INMODE=Const(0b00100, 5),
-        i_CARRYIN=Const(0), i_CARRYINSEL=Const(0, 3), i_CLK=ClockSignal(), **clock, o_P=p, o_PCOUT=pcout,
+        o_P=p, o_PCOUT=pcout,
     )  # fmt: skip
     return p, pcout
 
@@ -174,7 +182,7 @@ class Requantizer(SharedComponent):
     def _product(self, m: Module, platform: object) -> Value:
         product = Signal(signed(44))
         if isinstance(platform, VerilogTarget) and platform.primitives:
-            wide, _ = _dsp48e2(m, "dsp", self.acc, Const(0, 1), self.multiplier, None)
+            wide, _ = _pre_adder(m, "dsp", self.acc, Const(0, 1), self.multiplier, None)
             m.d.comb += product.eq(wide)
         else:
             first = Signal(signed(44), reset_less=True)
@@ -224,26 +232,16 @@ class MultiplyAdd(SharedComponent):
         )
 
     def build(self, platform: object) -> Module:
-        """The DSP48E2, or its behavioural model with the same latency."""
+        """A DSP48E2 with one register at A, B, C, M and P, or its behavioural model; C enters a cycle late."""
         m = Module()
         c = delay(m, self.c, 1, "c")
         if isinstance(platform, VerilogTarget) and platform.primitives:
-            m.submodules.dsp = self._dsp48e2(c)
+            m.submodules.dsp = _dsp48e2(
+                opmode=0b000110101, inmode=0, enables=("A2", "B2", "C"),
+                p_AMULTSEL="A", p_AREG=1, p_ACASCREG=1, p_BREG=1, p_BCASCREG=1, p_CREG=1, p_DREG=0, p_ADREG=0,
+                i_A=Cat(self.a, self.a[-1].replicate(3)), i_B=self.b, i_C=Cat(c, c[-1]), i_D=Const(0, 27), o_P=self.y,
+            )  # fmt: skip
             return m
         a, b, late = (delay(m, value, 1, name) for value, name in ((self.a, "a"), (self.b, "b"), (c, "late")))
         m.d.sync += self.y.eq(delay(m, a * b, 1, "product") + late)
         return m
-
-    def _dsp48e2(self, c: Value) -> Instance:
-        """DSP48E2 with one register at A, B, C, M and P; C enters a cycle late. Source: AMD UG579."""
-        clock = {f"i_CE{port}": Const(1) for port in ("A2", "B2", "C", "M", "P")}
-        return Instance(
-            "DSP48E2",
-            p_AMULTSEL="A", p_BMULTSEL="B", p_A_INPUT="DIRECT", p_B_INPUT="DIRECT",
-            p_USE_MULT="MULTIPLY", p_USE_SIMD="ONE48",
-            p_AREG=1, p_ACASCREG=1, p_BREG=1, p_BCASCREG=1, p_CREG=1, p_DREG=0, p_ADREG=0, p_MREG=1, p_PREG=1,
-            p_INMODEREG=0, p_OPMODEREG=0, p_ALUMODEREG=0, p_CARRYINREG=0, p_CARRYINSELREG=0,
-            i_A=Cat(self.a, self.a[-1].replicate(3)), i_B=self.b, i_C=Cat(c, c[-1]), i_D=Const(0, 27),
-            i_OPMODE=Const(0b000110101, 9), i_ALUMODE=Const(0, 4), i_INMODE=Const(0, 5),
-            i_CARRYIN=Const(0), i_CARRYINSEL=Const(0, 3), i_CLK=ClockSignal(), **clock, o_P=self.y,
-        )  # fmt: skip

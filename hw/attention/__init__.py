@@ -301,18 +301,16 @@ class AttentionKernel(CommandKernel):
     def lut_units(cls, params: Params) -> Units:
         """Units of the LUT model, memories excluded: adder and multiplexer bits, and part counts."""
         size = Sizes(params)
-        shared = size.units()
         delayed = 24 * size.dots * (size.chain > 3)
-        return {**shared, "packed_dot": {"dots": size.dots + size.products, "delayed bits": delayed}}
+        return {**size.units(), "packed_dot": {"dots": size.dots + size.products, "delayed bits": delayed}}
 
     @classmethod
     def ff_units(cls, params: Params) -> Units:
         """Units of the flip-flop model, memories excluded."""
         size = Sizes(params)
-        shared = size.units()
         delayed = 24 * size.dots * ((size.chain > 1) + 2 * (size.chain > 2))
         return {
-            **shared,
+            **size.units(),
             "packed_dot": {"dots": size.dots + size.products, "delayed bits": delayed},
             "exp_table": {"pairs": size.n_a // 2},
         }

@@ -17,6 +17,12 @@ CHAIN = 4
 """Most products of a packed dot; both operands use the full int8 range."""
 EXP_LATENCY = 2
 DIVIDER_LATENCY = 19
+WEIGHT_LATENCY = READ_LATENCY + Requantizer.LATENCY + EXP_LATENCY
+"""Cycles from reading scores to their exponentials."""
+SUM_LATENCY = PackedDot.latency(1) + 1
+"""Cycles from an exponential and its values to their sums."""
+WRITE_LATENCY = DIVIDER_LATENCY + Requantizer.LATENCY
+"""Cycles from sums to the word that is written."""
 _FULL, _SLIDING = MASKS.index("full"), MASKS.index("sliding")
 
 
@@ -25,14 +31,16 @@ def values(source: Mapping[str, Number], *names: str) -> tuple[Any, ...]:
     return tuple(source[name] for name in names)
 
 
+def score_latency(t_a: Any) -> Any:
+    """Cycles from the address of queries to complete scores."""
+    dot = PackedDot.latency(0) + minimum(t_a, CHAIN) + (t_a > 4) + (t_a > 8) + (t_a > 16)
+    return 2 * READ_LATENCY + dot + 1
+
+
 def latency(t_a: Any) -> Any:
     """Fixed cycles of a command, without its slots and the rows of the last group."""
     setup = 2 * Requantizer.LATENCY + 9
-    dot = PackedDot.latency(0) + minimum(t_a, CHAIN) + (t_a > 4) + (t_a > 8) + (t_a > 16)
-    score = 2 * READ_LATENCY + dot + 1
-    weight = READ_LATENCY + Requantizer.LATENCY + EXP_LATENCY
-    value = PackedDot.latency(1) + 1
-    return setup + score + weight + value + DIVIDER_LATENCY + Requantizer.LATENCY
+    return setup + score_latency(t_a) + WEIGHT_LATENCY + SUM_LATENCY + WRITE_LATENCY
 
 
 class RowGroups:

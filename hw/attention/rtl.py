@@ -22,24 +22,20 @@ from amaranth.lib.wiring import In, Out
 
 from codesign.hw.attention import AttentionKernel
 from codesign.hw.attention.control import OPERANDS, POINTER_BITS, AttentionSetup, Jobs, KeyWalk, RowWalk, Slots
-from codesign.hw.attention.formulas import CHAIN, DIVIDER_LATENCY, EXP_LATENCY
+from codesign.hw.attention.formulas import SUM_LATENCY, WEIGHT_LATENCY, WRITE_LATENCY, score_latency
 from codesign.hw.attention.products import ScorePair, ValueLane
 from codesign.hw.attention.softmax import SoftmaxPair, SumDrain
 from codesign.hw.primitives.memory import READ_LATENCY, ReadPort, RowMemory, WritePort, address_bits
-from codesign.hw.primitives.multiply import PackedDot, Requantizer, delay
+from codesign.hw.primitives.multiply import delay
 
 
 class _Timing:
     """Fixed distances between the stages, in cycles."""
 
     def __init__(self, kernel: AttentionKernel) -> None:
-        self.chain = min(kernel.t_a, CHAIN)
-        self.tree = (kernel.t_a // self.chain - 1).bit_length()
-        self.operands = 2 * READ_LATENCY
-        self.score = self.operands + PackedDot.latency(self.chain) + self.tree + 1
-        self.weight = READ_LATENCY + Requantizer.LATENCY + EXP_LATENCY
-        self.sums = self.score + self.weight + PackedDot.latency(1) + 1
-        self.write = self.sums + DIVIDER_LATENCY + Requantizer.LATENCY
+        self.score: int = score_latency(kernel.t_a)
+        self.sums = self.score + WEIGHT_LATENCY + SUM_LATENCY
+        self.write = self.sums + WRITE_LATENCY
 
 
 @dataclass(frozen=True)
@@ -208,7 +204,7 @@ class AttentionEngine(wiring.Component):
         """Accumulates exponentials times the values of the previous job, then drains the sums."""
         m.submodules.value_walk = walk = RowWalk()
         m.submodules.drain = drain = SumDrain(self.kernel)
-        meet, sums = self._time.score + self._time.weight - READ_LATENCY, self._time.sums
+        meet, sums = self._time.score + WEIGHT_LATENCY - READ_LATENCY, self._time.sums
         m.d.comb += [
             walk.start.eq(slots.shift),
             walk.turn.eq(slots.turn),

@@ -62,8 +62,11 @@ class SoftmaxPair(SharedComponent):
         """Two lanes around one dual-port table."""
         m = Module()
         m.submodules.table = table = ExpTable()
-        m.d.comb += [self.word.eq(Cat(self.s0, self.allowed[0], self.s1, self.allowed[1]))]
-        m.d.comb += [self.e0.eq(table.e0), self.e1.eq(table.e1)]
+        m.d.comb += [
+            self.word.eq(Cat(self.s0, self.allowed[0], self.s1, self.allowed[1])),
+            self.e0.eq(table.e0),
+            self.e1.eq(table.e1),
+        ]
         for lane, (score, index) in enumerate(((self.s0, table.u0), (self.s1, table.u1))):
             top = self._maximum(m, score, self.allowed[lane], lane)
             m.d.comb += index.eq(self._index(m, top, self.stored.word_select(lane, self.score_bits + 1), lane))

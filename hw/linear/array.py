@@ -7,17 +7,12 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from codesign.hw.linear import ACC_BITS, LinearKernel
+from codesign.hw.linear import ACC_BITS, LinearKernel, array_latency
 from codesign.hw.linear.interfaces import OPERANDS, SLOTS, BufferWrite, Tile
-from codesign.hw.primitives.memory import READ_LATENCY, RowMemory, address_bits
+from codesign.hw.primitives.memory import RowMemory, address_bits
 from codesign.hw.primitives.multiply import MAX_CHAIN, PackedDot, delay
 from codesign.hw.verilog import SharedComponent
 from codesign.target.commands import RELEASE
-
-
-def array_latency(t_in: int) -> int:
-    """Cycles from the end of a tile to the first cycle in which its accumulators are complete."""
-    return READ_LATENCY + PackedDot.latency(min(t_in, MAX_CHAIN)) + (t_in > MAX_CHAIN) + 1
 
 
 class RowLanes(SharedComponent):

@@ -6,8 +6,7 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from codesign.hw.linear import ACC_BITS, LinearKernel
-from codesign.hw.linear.array import array_latency
+from codesign.hw.linear import ACC_BITS, LinearKernel, array_latency
 from codesign.hw.linear.interfaces import OPERANDS, SLOTS, Tile
 from codesign.hw.primitives.memory import READ_LATENCY, ReadPort, RowMemory, WritePort, address_bits
 from codesign.hw.primitives.multiply import Requantizer, delay

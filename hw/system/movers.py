@@ -208,13 +208,14 @@ class StoreEngine(wiring.Component):
 
     def __init__(self, bus: Bus, memories: int) -> None:
         self.bus, self.memories = bus, memories
-        members: dict[str, wiring.Member] = {
-            "command": In(stream.Signature(STORE_OPERANDS)), "done": Out(1), "busy": Out(1), "error": Out(1),
-            "source": Out(ReadPort(24, 8 * bus.word_bytes)), "source_select": Out(8), "failed": Out(1),
-            "stop": In(1), "idle": Out(1),
-        }  # fmt: skip
-        members |= {f"axi{p}": Out(AxiWrite(8 * bus.port_bytes)) for p in range(bus.ports)}
-        super().__init__(members)
+        super().__init__(
+            {
+                "command": In(stream.Signature(STORE_OPERANDS)), "done": Out(1), "busy": Out(1), "error": Out(1),
+                "source": Out(ReadPort(24, 8 * bus.word_bytes)), "source_select": Out(8), "failed": Out(1),
+                "stop": In(1), "idle": Out(1),
+                **{f"axi{p}": Out(AxiWrite(8 * bus.port_bytes)) for p in range(bus.ports)},
+            }
+        )  # fmt: skip
 
     def elaborate(self, platform: object) -> Module:
         """Reads bursts into the ports' buffers in turn."""

@@ -31,13 +31,14 @@ class ReadPath(wiring.Component):
 
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
-        members: dict[str, wiring.Member] = {
-            f"request{i}": In(stream.Signature(BurstRequest())) for i in range(self.CLIENTS)
-        }
-        members |= {f"axi{p}": Out(AxiRead(8 * bus.port_bytes)) for p in range(bus.ports)}
-        members |= {"stop": In(1), "idle": Out(1), "failed": Out(1)}
-        members |= {"valid": Out(1), "to": Out(2), "data": Out(8 * bus.word_bytes)}
-        super().__init__(members)
+        super().__init__(
+            {
+                **{f"request{i}": In(stream.Signature(BurstRequest())) for i in range(self.CLIENTS)},
+                **{f"axi{p}": Out(AxiRead(8 * bus.port_bytes)) for p in range(bus.ports)},
+                "stop": In(1), "idle": Out(1), "failed": Out(1),
+                "valid": Out(1), "to": Out(2), "data": Out(8 * bus.word_bytes),
+            }
+        )  # fmt: skip
 
     def elaborate(self, platform: object) -> Module:
         """Issue, per-port assembly, in-order delivery."""
@@ -50,8 +51,10 @@ class ReadPath(wiring.Component):
             m.submodules[f"port{index}"] = port
             self._axi(m, getattr(self, f"axi{index}"), port)
         axis = [getattr(self, f"axi{p}") for p in range(bus.ports)]
-        m.d.comb += self.failed.eq(Cat(*(axi.rvalid & (axi.rresp != 0) for axi in axis)).any())
-        m.d.comb += self.idle.eq(~order.r.valid)
+        m.d.comb += [
+            self.failed.eq(Cat(*(axi.rvalid & (axi.rresp != 0) for axi in axis)).any()),
+            self.idle.eq(~order.r.valid),
+        ]
         rest = self._issue(m, order, ports)
         self._deliver(m, order, ports, rest)
         return m
@@ -71,8 +74,11 @@ class ReadPath(wiring.Component):
         free = Array(port.free for port in ports)[turn]
         chosen = Signal(BurstRequest())
         may, valid, taken = Signal(), Signal(), Signal()
-        m.d.comb += [may.eq(free & order.w.ready & ~self.stop), taken.eq(valid & may)]
-        m.d.comb += valid.eq(Cat(*(c.valid for c in clients)).any())
+        m.d.comb += [
+            may.eq(free & order.w.ready & ~self.stop),
+            taken.eq(valid & may),
+            valid.eq(Cat(*(c.valid for c in clients)).any()),
+        ]
         earlier: Value = Signal()
         for client in clients:
             with m.If(client.valid & ~earlier):

@@ -148,7 +148,7 @@ class Sequencer(wiring.Component):
             needs = [word[WAITS_AT + TOKEN_BITS * p :][:TOKEN_BITS] for p in range(self.engines)]
             enough = Cat(*(tokens[p][e] >= needs[p] for p in range(self.engines))).all()
             valid, accepted = Signal(name=f"valid{e}"), Signal(name=f"accepted{e}")
-            failed = getattr(self, f"error{e}")
+            done, failed = getattr(self, f"done{e}"), getattr(self, f"error{e}")
             m.d.comb += [
                 valid.eq(queue.r.valid & enough & flight.w.ready & (self.error == 0)),
                 port.valid.eq(valid),
@@ -157,10 +157,9 @@ class Sequencer(wiring.Component):
                 queue.r.ready.eq(accepted | (self.error != 0)),
                 flight.w.valid.eq(accepted & ~failed),
                 flight.w.payload.eq(Cat(word[POSTS_AT:][: TOKEN_BITS * self.engines], word[512:])),
-                flight.r.ready.eq(getattr(self, f"done{e}") | (self.error != 0)),
+                flight.r.ready.eq(done | (self.error != 0)),
                 self.waiting[e].eq(queue.r.valid & ~accepted),
             ]
-            done = getattr(self, f"done{e}")
             accepted_all.append([Mux(accepted, need, 0) for need in needs])
             gives = [flight.r.payload[TOKEN_BITS * c :][:TOKEN_BITS] for c in range(self.engines)]
             posts_all.append([Mux(done, give, 0) for give in gives])

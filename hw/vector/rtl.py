@@ -146,9 +146,7 @@ class VectorEngine(wiring.Component):
         self._lanes(m, setup, row, ring.read0.data)
         latency = READ_LATENCY + NormLane.LATENCY
         self._enable(m, setup, delay(m, active, latency, "writing", reset_less=False))
-        m.d.comb += [
-            self.done.eq(delay(m, (left == 1) & (remaining == 0), latency + 1, "done", reset_less=False)),
-        ]
+        m.d.comb += self.done.eq(delay(m, (left == 1) & (remaining == 0), latency + 1, "done", reset_less=False))
         self._addresses(m, setup, row.start, latency)
 
     def _enable(self, m: Module, setup: NormSetup, writing: Value) -> None:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from codesign.hw.attention.formulas import RowGroups, Sizes, buffers, latency, values
+from codesign.hw.attention.formulas import QueryGroups, Sizes, buffers, latency, values
 from codesign.hw.primitives.area import Units, area
 from codesign.ir.network import MASKS, Attention, Layer
 from codesign.numerics import nonlinear
@@ -279,7 +279,7 @@ class AttentionKernel(CommandKernel):
             work: rows, keys, heads, head_dim, mask (index into MASKS), window, query_offset.
         """
         t_a, n_a = values(params, "t_a", "n_a")
-        groups = RowGroups(n_a, work)
+        groups = QueryGroups(n_a, work)
         passes = n_a + work["heads"] * groups.total() + groups.longest()
         blocks = ceil_div(work["head_dim"], t_a)
         result: Number = latency(t_a) + blocks * passes + groups.last_rows()
@@ -325,7 +325,7 @@ class AttentionKernel(CommandKernel):
         """See `Kernel.energy`; lanes without a row and masked keys are multiplied too."""
         t_a, n_a = values(params, "t_a", "n_a")
         rows, heads, head_dim = values(work, "rows", "heads", "head_dim")
-        keys, columns = heads * RowGroups(n_a, work).total(), ceil_div(head_dim, t_a) * t_a
+        keys, columns = heads * QueryGroups(n_a, work).total(), ceil_div(head_dim, t_a) * t_a
         scores, results = keys * n_a, rows * heads * columns
         return joules(
             board,

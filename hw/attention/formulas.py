@@ -43,7 +43,7 @@ def latency(t_a: Any) -> Any:
     return setup + score_latency(t_a) + WEIGHT_LATENCY + SUM_LATENCY + WRITE_LATENCY
 
 
-class RowGroups:
+class QueryGroups:
     """Pass lengths of the groups of query rows, summed in closed form.
 
     Group ``g`` starts at row ``x = offset + g * n`` and has ``r`` rows (n, fewer in the last). It has

@@ -7,7 +7,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from amaranth.back import rtlil
-from amaranth.hdl import ClockSignal, Elaboratable, Instance, Module, ResetInserter, ResetSignal, Signal, ValueCastable
+from amaranth.hdl import (
+    ClockSignal,
+    Elaboratable,
+    Instance,
+    Module,
+    ResetInserter,
+    ResetSignal,
+    Signal,
+    Value,
+    ValueCastable,
+)
 from amaranth.lib import wiring
 
 from codesign.errors import ToolError
@@ -50,16 +60,18 @@ class Sources:
 
 
 class SharedComponent(wiring.Component):
-    """A component that is elaborated once per distinct `module_name` and instantiated elsewhere.
+    """A component that is elaborated once per distinct ``module_name`` and instantiated elsewhere.
 
-    Subclasses implement ``module_name`` (unique for class and parameters) and ``build``.
-    Without a `VerilogTarget` (in Amaranth's own simulator) they elaborate in place.
+    Subclasses implement ``build``. Without a `VerilogTarget` (in Amaranth's own simulator) they elaborate in place.
+
+    Args:
+        module_name: Verilog name, unique for class and parameters: equal names mean identical hardware.
+        members: of the signature.
     """
 
-    @property
-    def module_name(self) -> str:
-        """Verilog name; equal names mean identical hardware."""
-        raise NotImplementedError(f"{type(self).__name__} must name its module")
+    def __init__(self, module_name: str, members: Mapping[str, wiring.Member]) -> None:
+        self.module_name = module_name
+        super().__init__(dict(members))
 
     def build(self, platform: object) -> Module:
         """Builds the hardware of the module."""
@@ -118,16 +130,6 @@ def _instance(name: str, interface: wiring.Component, reset: ValueCastable) -> I
     return Instance(name, i_clk=ClockSignal(), i_rst=reset, **connections)
 
 
-class _Body(Elaboratable):
-    """Body of a module that is converted on its own."""
-
-    def __init__(self, unit: SharedComponent | Resettable) -> None:
-        self._unit = unit
-
-    def elaborate(self, platform: object) -> Elaboratable:
-        return self._unit.build(platform)
-
-
 def _ports(component: wiring.Component) -> list[tuple[str, str, ValueCastable]]:
     """Flattened ports as (name, "i" or "o", value)."""
     found = []
@@ -155,7 +157,7 @@ def generate(component: wiring.Component, name: str, target: VerilogTarget | Non
     files = {f"{module}.v": text for module, text in (*written.items(), *_translated(texts).items())}
     ports = {"clk": (1, "i"), "rst": (1, "i")}
     for port, flow, value in _ports(component):
-        ports[port] = (len(_flat(value)), flow)
+        ports[port] = (len(Value.cast(value)), flow)
     return Sources(name, dict(sorted(files.items())), ports)
 
 
@@ -174,17 +176,13 @@ def _describe(
     """Adds a module to ``texts`` (RTLIL) or to ``written`` (hand-written Verilog)."""
     text = unit.verilog()
     if text is None:
-        texts[unit.module_name] = _rtlil(_Body(unit), unit.interface, unit.module_name, target)
+        texts[unit.module_name] = _rtlil(unit.build(target), unit.interface, unit.module_name, target)
     else:
         written[unit.module_name] = text
 
 
-def _flat(value: ValueCastable) -> ValueCastable:
-    return value.as_value() if isinstance(value, ValueCastable) else value
-
-
 def _rtlil(elaboratable: Elaboratable, interface: wiring.Component, name: str, target: VerilogTarget) -> str:
-    ports = {port: (_flat(value), None) for port, _, value in _ports(interface)}
+    ports = {port: (Value.cast(value), None) for port, _, value in _ports(interface)}
     return str(rtlil.convert(elaboratable, name=name, platform=target, ports=ports, emit_src=False))
 
 

@@ -14,9 +14,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from codesign.hw.attention.formulas import QueryGroups, Sizes, buffers, latency, values
 from codesign.hw.primitives.area import Units, area
-from codesign.hw.primitives.memory import READ_LATENCY, bram18, lutram, row_memory
-from codesign.hw.primitives.multiply import PackedDot, Requantizer
 from codesign.ir.network import MASKS, Attention, Layer
 from codesign.numerics import nonlinear
 from codesign.numerics.fixed_point import IntArray, IntLike
@@ -38,8 +37,6 @@ from codesign.target.kernel import (
     ceil_div,
     head_columns,
     joules,
-    maximum,
-    minimum,
     padded,
     power_of_two,
     powers_up_to,
@@ -49,13 +46,8 @@ MAX_HEAD_DIM = 128
 MAX_KEYS = 2048
 """Limit of the 27-bit accumulators: 128 * 255 * 2048 < 2**26."""
 
-_CHAIN = 4
-"""Products per packed dot; both operands use the full int8 range."""
-_EXP_LATENCY = 2
 _SCORE_BYTES = 3
 """Bytes of a score in its buffer, rounded up."""
-_DIVIDER_LATENCY = 19
-_FULL, _SLIDING = MASKS.index("full"), MASKS.index("sliding")
 
 
 @dataclass(frozen=True)
@@ -197,7 +189,7 @@ class AttentionKernel(CommandKernel):
     @classmethod
     def legal(cls, params: Params) -> Number:
         """1 where the parameters are a legal design (see the class), else 0."""
-        t_a, n_a, keys, db = _values(params, "t_a", "n_a", "max_keys", "db_max")
+        t_a, n_a, keys, db = values(params, "t_a", "n_a", "max_keys", "db_max")
         result: Number = (
             power_of_two(t_a) * (t_a <= 32) * (n_a % 2 == 0) * (n_a >= 2) * (n_a <= 32)
             * power_of_two(keys) * (keys >= 2) * (keys <= MAX_KEYS) * (db >= 1) * (t_a * db <= MAX_HEAD_DIM)
@@ -286,18 +278,18 @@ class AttentionKernel(CommandKernel):
             params: t_a, n_a.
             work: rows, keys, heads, head_dim, mask (index into MASKS), window, query_offset.
         """
-        t_a, n_a = _values(params, "t_a", "n_a")
-        groups = _Groups(n_a, work)
+        t_a, n_a = values(params, "t_a", "n_a")
+        groups = QueryGroups(n_a, work)
         passes = n_a + work["heads"] * groups.total() + groups.longest()
         blocks = ceil_div(work["head_dim"], t_a)
-        result: Number = _latency(t_a) + blocks * passes + groups.last_rows()
+        result: Number = latency(t_a) + blocks * passes + groups.last_rows()
         return result
 
     @classmethod
     def resources(cls, params: Params) -> Resources:
         """DSP and block RAM counts are exact; LUTs and FFs are modelled by part, see `codesign.hw.primitives.area`."""
-        t_a, n_a = _values(params, "t_a", "n_a")
-        halves, logic, registers = _memories(params)
+        t_a, n_a = values(params, "t_a", "n_a")
+        halves, logic, registers = buffers(params)
         return Resources(
             dsp=n_a * t_a // 2 + n_a * ceil_div(t_a, 2) + n_a + t_a + 1,
             bram36=ceil_div(halves + n_a // 2, 2),
@@ -308,19 +300,17 @@ class AttentionKernel(CommandKernel):
     @classmethod
     def lut_units(cls, params: Params) -> Units:
         """Units of the LUT model, memories excluded: adder and multiplexer bits, and part counts."""
-        size = _Sizes(params)
-        shared = size.units()
+        size = Sizes(params)
         delayed = 24 * size.dots * (size.chain > 3)
-        return {**shared, "packed_dot": {"dots": size.dots + size.products, "delayed bits": delayed}}
+        return {**size.units(), "packed_dot": {"dots": size.dots + size.products, "delayed bits": delayed}}
 
     @classmethod
     def ff_units(cls, params: Params) -> Units:
         """Units of the flip-flop model, memories excluded."""
-        size = _Sizes(params)
-        shared = size.units()
+        size = Sizes(params)
         delayed = 24 * size.dots * ((size.chain > 1) + 2 * (size.chain > 2))
         return {
-            **shared,
+            **size.units(),
             "packed_dot": {"dots": size.dots + size.products, "delayed bits": delayed},
             "exp_table": {"pairs": size.n_a // 2},
         }
@@ -333,9 +323,9 @@ class AttentionKernel(CommandKernel):
     @classmethod
     def energy(cls, params: Params, work: Work, board: Board) -> Joules:
         """See `Kernel.energy`; lanes without a row and masked keys are multiplied too."""
-        t_a, n_a = _values(params, "t_a", "n_a")
-        rows, heads, head_dim = _values(work, "rows", "heads", "head_dim")
-        keys, columns = heads * _Groups(n_a, work).total(), ceil_div(head_dim, t_a) * t_a
+        t_a, n_a = values(params, "t_a", "n_a")
+        rows, heads, head_dim = values(work, "rows", "heads", "head_dim")
+        keys, columns = heads * QueryGroups(n_a, work).total(), ceil_div(head_dim, t_a) * t_a
         scores, results = keys * n_a, rows * heads * columns
         return joules(
             board,
@@ -344,130 +334,6 @@ class AttentionKernel(CommandKernel):
             cycles=cls.cycles(params, work),
             logic=cls.resources(params),
         )
-
-
-def _values(source: Mapping[str, Number], *names: str) -> tuple[Any, ...]:
-    """Looks up several names; untyped, since arithmetic on integers or arrays is beyond the type checker."""
-    return tuple(source[name] for name in names)
-
-
-def _latency(t_a: Any) -> Any:
-    """Fixed cycles of a command, without its slots and the rows of the last group."""
-    setup = 2 * Requantizer.latency() + 9
-    dot = PackedDot.latency(0) + minimum(t_a, _CHAIN) + (t_a > 4) + (t_a > 8) + (t_a > 16)
-    score = 2 * READ_LATENCY + dot + 1
-    weight = READ_LATENCY + Requantizer.latency() + _EXP_LATENCY
-    value = PackedDot.latency(1) + 1
-    return setup + score + weight + value + _DIVIDER_LATENCY + Requantizer.latency()
-
-
-class _Sizes:
-    """Widths and counts of the engine's parts."""
-
-    def __init__(self, params: Params) -> None:
-        t_a, n_a, keys, db = _values(params, "t_a", "n_a", "max_keys", "db_max")
-        self.t_a, self.n_a, self.key_bits, self.block_bits = t_a, n_a, _clog2(keys), _clog2(db)
-        self.score_bits, self.total_bits = 16 + _clog2(t_a * db), 8 + self.key_bits
-        self.sum_bits = t_a * (self.total_bits + 8)
-        self.chain = minimum(t_a, _CHAIN)
-        self.chains = t_a // self.chain
-        self.dots, self.products = n_a // 2 * self.chains, n_a * ceil_div(t_a, 2)
-
-    def units(self) -> dict[str, dict[str, Any]]:
-        """Unit counts that are the same for LUTs and flip-flops."""
-        n_a, score_bits = self.n_a, self.n_a * self.score_bits
-        tree = n_a * (20 * (self.chains - 1) - _clog2(self.chains))
-        return {
-            "score_pair": {"score bits": score_bits, "tree bits": tree},
-            "softmax_pair": {"score bits": score_bits, "rows": n_a},
-            "requantizer": {"setup": 1, "rows": n_a, "columns": self.t_a},
-            "value_lane": {"sum bits": n_a * self.sum_bits, "total bits": n_a * self.total_bits, "rows": n_a},
-            "reciprocal": {"engine": 1, "total bits": self.total_bits},
-            "attention": {
-                "engine": 1,
-                "rows": n_a,
-                "lane bits": n_a * (self.sum_bits + self.total_bits),
-                "key bits": self.key_bits,
-            },
-        }
-
-
-def _memories(params: Params) -> tuple[Any, Any, Any]:
-    """Block RAM halves, LUTs and flip-flops of the score buffer, the query buffer and the ring of sums.
-
-    Queries have a write enable per row, so each row is whole bytes: 8 bits wide in LUT RAM, 9 in block RAM.
-    """
-    size, (t_a, n_a, keys) = _Sizes(params), _values(params, "t_a", "n_a", "max_keys")
-    word, depth = n_a * (size.score_bits + 1), 2 * 2**size.block_bits
-    scores, sums = row_memory(word, word, 2 * keys), row_memory(size.sum_bits, size.sum_bits, 32)
-    queries = bram18(9 * n_a * t_a, depth), n_a * lutram(8 * t_a, depth), 8 * n_a * t_a * (1 + (depth <= 64))
-    halves, logic, registers = (sum(parts) for parts in zip(scores, sums, queries, strict=True))
-    return halves, logic, registers
-
-
-class _Groups:
-    """Pass lengths of the groups of query rows, summed in closed form.
-
-    Group ``g`` starts at row ``x = offset + g * n`` and has ``r`` rows (n, fewer in the last). It has
-    ``min(x + r, keys) - max(0, x - window + 1)`` keys; its pass length is the larger of that and n.
-    A causal mask is a sliding one with a window past all rows; a full mask a causal one past all keys.
-    """
-
-    def __init__(self, n_a: Any, work: Work) -> None:
-        rows, keys, mask, window, offset = _values(work, "rows", "keys", "mask", "window", "query_offset")
-        self.n, self.rows, self.keys = n_a, rows, keys
-        self.offset = _choose(mask == _FULL, keys, offset)
-        self.window = _choose(mask == _SLIDING, window, self.offset + rows)
-        self.count = ceil_div(rows, n_a)
-        self.most = maximum(minimum(n_a + self.window - 1, keys), n_a)
-
-    def last_rows(self) -> Any:
-        """Rows of the last group."""
-        return self.rows - (self.count - 1) * self.n
-
-    def passes(self, group: Any) -> Any:
-        """Pass length of one group."""
-        first = self.offset + group * self.n
-        end = minimum(first + minimum(self.n, self.rows - group * self.n), self.keys)
-        return maximum(end - maximum(first - self.window + 1, 0), self.n)
-
-    def total(self) -> Any:
-        """Sum of the pass lengths: ``most`` each, less rise and fall; the last group is added separately."""
-        others = self.count - 1
-        reach = self.keys + self.window - 1
-        rise = _ramp(self.most - self.n - self.offset, self.n, others)
-        last = self.offset + (others - 1) * self.n
-        fall = _ramp(last - reach + self.most, self.n, others) - _ramp(last - reach + self.n, self.n, others)
-        return others * self.most - rise - fall + self.passes(others)
-
-    def longest(self) -> Any:
-        """Largest pass length: at the end of the rise, one before it, or in the last group."""
-        last = self.count - 1
-        top = minimum(maximum(ceil_div(self.most - self.n - self.offset, self.n), 0), last)
-        best = maximum(self.passes(top), self.passes(maximum(top - 1, 0)))
-        return maximum(best, self.passes(last))
-
-
-def _ramp(start: Any, step: Any, count: Any) -> Any:
-    """``sum(max(0, start - g * step) for g in range(count))``.
-
-    >>> _ramp(7, 3, 5), _ramp(7, 3, 2), _ramp(-1, 3, 2)
-    (12, 11, 0)
-    """
-    terms: Any = minimum(maximum(ceil_div(start, step), 0), count)
-    return terms * start - step * (terms * (terms - 1) // 2)
-
-
-def _choose(condition: Any, a: Any, b: Any) -> Any:
-    """``a`` where the condition holds, else ``b``; keeps Python integers."""
-    if isinstance(condition, bool):
-        return a if condition else b
-    return np.where(condition, a, b)
-
-
-def _clog2(x: Any) -> Any:
-    """Bits of ``x - 1`` for 1 <= x <= 2**16."""
-    return sum(((x > (1 << bit)) * 1 for bit in range(16)), 0 * x)
 
 
 KERNEL = AttentionKernel

@@ -38,7 +38,7 @@ from codesign.target.kernel import (
 )
 
 ACC_BITS = 27
-DRAIN_LATENCY = Requantizer.latency() + 5
+DRAIN_LATENCY = Requantizer.LATENCY + 5
 """Cycles from complete accumulators to the done pulse, without the rows drained."""
 MAX_LANES = 32
 _MAX_T_IN, _MAX_T_OUT = 64, 128
@@ -251,7 +251,7 @@ class LinearKernel(Kernel):
         t_in, t_out, n_l = (params[name] for name in ("t_in", "t_out", "n_l"))
         halves, logic, registers = _memories(params)
         return Resources(
-            dsp=_sum(n_l * t_out * t_in // 2, t_out, 1),
+            dsp=sum((n_l * t_out * t_in // 2, t_out, 1)),
             bram36=ceil_div(halves, 2),
             lut=area(cls.op, "lut", cls.lut_units(params)) + logic,
             ff=area(cls.op, "ff", cls.ff_units(params)) + registers,
@@ -298,11 +298,11 @@ class LinearKernel(Kernel):
         groups, tiles, sums = ceil_div(rows, n_l), ceil_div(work["n"], t_out), ceil_div(work["k"], t_in)
         words, results = groups * tiles * sums, rows * tiles * t_out
         row_bytes = ceil_div(work["k"], params["word_bytes"]) * params["word_bytes"]
-        read = _sum(words * t_in * t_out, groups * tiles * 8 * t_out, words * n_l * t_in, rows * row_bytes)
+        read = sum((words * t_in * t_out, groups * tiles * 8 * t_out, words * n_l * t_in, rows * row_bytes))
         return joules(
             board,
             macs=words * t_in * t_out * n_l + results * DSP_MACS,
-            ram_bytes=_sum(read, rows * row_bytes, results),
+            ram_bytes=sum((read, rows * row_bytes, results)),
             cycles=cls.cycles(params, work),
             logic=cls.resources(params),
         )
@@ -318,7 +318,7 @@ def _array(params: Params) -> tuple[Number, Number, Number, Number, Number]:
 
 def _bits(params: Params) -> Number:
     """Address bits of the rings and of the row buffers."""
-    return _sum(*(log2(params[name]) for name in ("ring_words", "table_words", "kw_max")))
+    return sum(log2(params[name]) for name in ("ring_words", "table_words", "kw_max"))
 
 
 def _memories(params: Params) -> tuple[Number, Number, Number]:
@@ -330,12 +330,12 @@ def _memories(params: Params) -> tuple[Number, Number, Number]:
         (1, row_memory(8 * word, 64 * t_out, params["table_words"])),
         (t_out, row_memory(8, 8, 256 * params["tables"])),
     )
-    halves, logic, registers = (_sum(*(count * each[i] for count, each in kinds)) for i in range(3))
+    halves, logic, registers = (sum(count * each[i] for count, each in kinds) for i in range(3))
     return halves, logic, registers
 
 
-def array_latency(t_in: Number) -> Number:
-    """Cycles from the end of a tile to complete accumulators, as in the RTL."""
+def array_latency(t_in: Any) -> Any:
+    """Cycles from the end of a tile to the first cycle in which its accumulators are complete."""
     return READ_LATENCY + PackedDot.latency(0) + minimum(t_in, MAX_CHAIN) + (t_in > MAX_CHAIN) + 1
 
 
@@ -353,18 +353,11 @@ def _last_start(groups: Number, load: Number, last_load: Number, period: Number)
     gain: Number = 2 - maximum(load - period, period - load)
     detour = maximum(gain, 0)
     loaded: Number = (groups - 1) * load
-    detoured = _sum((groups - 1) * slower, (groups - 1) // 2 * detour, -maximum(-gain, 0))
+    detoured = sum(((groups - 1) * slower, (groups - 1) // 2 * detour, -maximum(-gain, 0)))
     by_load: Number = maximum(loaded, detoured) + last_load + _LOADED
-    by_array = _sum((groups - 2) * slower, (groups - 2) // 2 * detour, load + _LOADED, period)
+    by_array = sum(((groups - 2) * slower, (groups - 2) // 2 * detour, load + _LOADED, period))
     several: Number = (groups > 1) * by_array
     return maximum(by_load, several)
-
-
-def _sum(*terms: Number) -> Number:
-    total: Number = 0
-    for term in terms:
-        total = total + term
-    return total
 
 
 def _range_fault(layer: network.Linear) -> str | None:

@@ -29,13 +29,9 @@ class Fifo(SharedComponent):
             raise ValueError(f"queue of {depth} entries; legal: a power of two, at least 2")
         self.shape, self.depth = shape, depth
         super().__init__(
-            {"w": In(stream.Signature(shape)), "r": Out(stream.Signature(shape)), "level": Out(range(depth + 1))}
+            f"fifo_{Shape.cast(shape).width}x{depth}",
+            {"w": In(stream.Signature(shape)), "r": Out(stream.Signature(shape)), "level": Out(range(depth + 1))},
         )
-
-    @property
-    def module_name(self) -> str:
-        """Verilog name; equal names mean equal hardware."""
-        return f"fifo_{Shape.cast(self.shape).width}x{self.depth}"
 
     def build(self, platform: object) -> Module:
         """Read and write pointers around a memory with an asynchronous read."""

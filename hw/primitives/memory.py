@@ -61,18 +61,11 @@ class RowMemory(SharedComponent):
         widths = (write_bits, *read_bits)
         if any(max(widths) % w or bits % max(widths) for w in widths):
             raise ValueError(f"memory of {bits} bits with ports {widths}: capacity and widest port must be multiples")
-        members: dict[str, wiring.Member] = {
-            "write": In(WritePort(address_bits(bits // write_bits), write_bits, mask_bits))
-        }
-        for index, width in enumerate(read_bits):
-            members[f"read{index}"] = In(ReadPort(address_bits(bits // width), width))
-        super().__init__(members)
-
-    @property
-    def module_name(self) -> str:
-        """Verilog name; equal names mean equal hardware."""
-        widths = "_".join(str(width) for width in self.read_bits)
-        return f"row_memory_{self.bits}_w{self.write_bits}m{self.mask_bits}_r{widths}"
+        reads = {f"read{i}": In(ReadPort(address_bits(bits // width), width)) for i, width in enumerate(read_bits)}
+        super().__init__(
+            f"row_memory_{bits}_w{write_bits}m{mask_bits}_r{'_'.join(map(str, read_bits))}",
+            {"write": In(WritePort(address_bits(bits // write_bits), write_bits, mask_bits)), **reads},
+        )
 
     def build(self, platform: object) -> Module:
         """One physical memory per reader, with common writes."""
@@ -232,12 +225,6 @@ def row_memory(write_bits: Number, read_bits: Number, depth: Number) -> tuple[Nu
     return _row_memory(write_bits, read_bits, depth)
 
 
-@lru_cache(1 << 14)
-def _known_row_memory(write_bits: int, read_bits: int, depth: int) -> tuple[Number, Number, Number]:
-    """Cached `_row_memory`; the designs of a search share most of their memories."""
-    return _row_memory(write_bits, read_bits, depth)
-
-
 def _row_memory(write_bits: Number, read_bits: Number, depth: Number) -> tuple[Number, Number, Number]:
     arrays, slices = maximum(read_bits // write_bits, 1), maximum(write_bits // read_bits, 1)
     halves, deep = _chosen(write_bits, depth, _ANY)
@@ -246,6 +233,10 @@ def _row_memory(write_bits: Number, read_bits: Number, depth: Number) -> tuple[N
     words = (depth <= _LUTRAM_DEPTH) + 1 * (depth == 1)
     registers = read_bits + log2(slices) + log2(deep) + words * maximum(write_bits, read_bits)
     return arrays * halves, logic, registers
+
+
+_known_row_memory = lru_cache(1 << 14)(_row_memory)
+"""`_row_memory` of integers, cached: the designs of a search share most of their memories."""
 
 
 def log2(count: Number) -> Number:

@@ -1,4 +1,4 @@
-"""Multipliers: two int8 products per DSP48E2, and a requantizer in one DSP.
+"""Multipliers: two int8 products per DSP48E2, a requantizer and a multiply-add in one DSP each.
 
 A DSP48E2 multiplies 27 by 18 bits. With ``(w1 << 18) + w0`` on the wide side and ``x`` on
 the narrow one, a cascade adds up two dot products in one 48-bit accumulator: the low lane
@@ -51,19 +51,15 @@ class PackedDot(SharedComponent):
             raise ValueError(f"dot of {length} elements; legal: 1 to 8, or 1 to 4 with unsigned x")
         self.length, self.x_signed = length, x_signed
         super().__init__(
+            f"packed_dot_{length}_{'s' if x_signed else 'u'}",
             {
                 "x": In(8 * length),
                 "w0": In(8 * length),
                 "w1": In(8 * length),
                 "y0": Out(signed(LANE_BITS)),
                 "y1": Out(signed(LANE_BITS)),
-            }
+            },
         )
-
-    @property
-    def module_name(self) -> str:
-        """Verilog name; equal names mean equal hardware."""
-        return f"packed_dot_{self.length}_{'s' if self.x_signed else 'u'}"
 
     @staticmethod
     def latency(length: int) -> int:
@@ -100,28 +96,36 @@ class PackedDot(SharedComponent):
             operands = Cat(self.x.word_select(index, 8), self.w0.word_select(index, 8), self.w1.word_select(index, 8))
             late = delay(m, operands, index, f"skew{index}")
             x = late[:8].as_signed() if self.x_signed else late[:8]
-            carry = _dsp48e2(m, f"dsp{index}", late[16:24].as_signed() << LANE_BITS, late[8:16].as_signed(), x, carry)
+            high, low = late[16:24].as_signed() << LANE_BITS, late[8:16].as_signed()
+            carry = _pre_adder(m, f"dsp{index}", high, low, x, carry)
         assert carry is not None
         return carry[0]
 
 
-def _dsp48e2(
+def _dsp48e2(*, opmode: int, inmode: int, enables: tuple[str, ...], **settings: object) -> Instance:
+    """A DSP48E2 that multiplies, with registers at M and P and none at its control inputs. Source: AMD UG579."""
+    return Instance(
+        "DSP48E2",
+        p_BMULTSEL="B", p_A_INPUT="DIRECT", p_B_INPUT="DIRECT", p_USE_MULT="MULTIPLY", p_USE_SIMD="ONE48",
+        p_MREG=1, p_PREG=1, p_INMODEREG=0, p_OPMODEREG=0, p_ALUMODEREG=0, p_CARRYINREG=0, p_CARRYINSELREG=0,
+        i_OPMODE=Const(opmode, 9), i_ALUMODE=Const(0, 4), i_INMODE=Const(inmode, 5),
+        i_CARRYIN=Const(0), i_CARRYINSEL=Const(0, 3), i_CLK=ClockSignal(),
+        **{f"i_CE{register}": Const(1) for register in (*enables, "M", "P")}, **settings,
+    )  # fmt: skip
+
+
+def _pre_adder(
     m: Module, name: str, a: Value, d: Value, b: Value, cascade: tuple[Signal, Signal] | None
 ) -> tuple[Signal, Signal]:
-    """One fully pipelined DSP48E2: ``P = (a + d) * b + PCIN``; returns P and PCOUT. Source: AMD UG579."""
+    """One fully pipelined DSP48E2: ``P = (a + d) * b + PCIN``; returns P and PCOUT."""
     p, pcout = Signal(48, name=f"{name}_p"), Signal(48, name=f"{name}_pcout")
     wide_a, wide_d, wide_b = Signal(signed(30)), Signal(signed(27)), Signal(signed(18))
     m.d.comb += [wide_a.eq(a), wide_d.eq(d), wide_b.eq(b)]
-    clock = {f"i_CE{port}": Const(1) for port in ("A1", "A2", "AD", "B1", "B2", "D", "M", "P")}
-    m.submodules[name] = Instance(
-        "DSP48E2",
-        p_AMULTSEL="AD", p_BMULTSEL="B", p_A_INPUT="DIRECT", p_B_INPUT="DIRECT",
-        p_USE_MULT="MULTIPLY", p_USE_SIMD="ONE48",
-        p_AREG=1, p_ACASCREG=1, p_BREG=2, p_BCASCREG=2, p_DREG=1, p_ADREG=1, p_MREG=1, p_PREG=1, p_CREG=0,
-        p_INMODEREG=0, p_OPMODEREG=0, p_ALUMODEREG=0, p_CARRYINREG=0, p_CARRYINSELREG=0,
+    m.submodules[name] = _dsp48e2(
+        opmode=0b000010101 if cascade else 0b000000101, inmode=0b00100, enables=("A1", "A2", "AD", "B1", "B2", "D"),
+        p_AMULTSEL="AD", p_AREG=1, p_ACASCREG=1, p_BREG=2, p_BCASCREG=2, p_CREG=0, p_DREG=1, p_ADREG=1,
         i_A=wide_a, i_B=wide_b, i_C=Const(0, 48), i_D=wide_d, i_PCIN=cascade[1] if cascade else Const(0, 48),
-        i_OPMODE=Const(0b000010101 if cascade else 0b000000101, 9), i_ALUMODE=Const(0, 4), i_INMODE=Const(0b00100, 5),
-        i_CARRYIN=Const(0), i_CARRYINSEL=Const(0, 3), i_CLK=ClockSignal(), **clock, o_P=p, o_PCOUT=pcout,
+        o_P=p, o_PCOUT=pcout,
     )  # fmt: skip
     return p, pcout
 
@@ -129,8 +133,8 @@ def _dsp48e2(
 class Requantizer(SharedComponent):
     """``y = clamp(round_half_even(acc * multiplier / 2**shift), low, high)`` in one DSP, one result per cycle.
 
-    The limits are used in the last step, `LIMITS_AT` cycles after the accumulator, so that requantizers
-    with common limits share one delay of them.
+    The result comes `LATENCY` cycles after the accumulator. The limits are used in the last step, `LIMITS_AT`
+    cycles after the accumulator, so that requantizers with common limits share one delay of them.
 
     Args:
         acc_bits: signed accumulator, at most 27.
@@ -138,12 +142,13 @@ class Requantizer(SharedComponent):
     """
 
     LIMITS_AT = _DSP_STAGES + 3
+    LATENCY = LIMITS_AT + 1
 
     def __init__(self, acc_bits: int, out_bits: int) -> None:
         if not 2 <= acc_bits <= 27:
             raise ValueError(f"accumulator of {acc_bits} bits; legal: 2 to 27 for one DSP per requantizer")
-        self.acc_bits, self.out_bits = acc_bits, out_bits
         super().__init__(
+            f"requantizer_{acc_bits}_{out_bits}",
             {
                 "acc": In(signed(acc_bits)),
                 "multiplier": In(17),
@@ -151,18 +156,8 @@ class Requantizer(SharedComponent):
                 "low": In(signed(out_bits)),
                 "high": In(signed(out_bits)),
                 "y": Out(signed(out_bits)),
-            }
+            },
         )
-
-    @property
-    def module_name(self) -> str:
-        """Verilog name; equal names mean equal hardware."""
-        return f"requantizer_{self.acc_bits}_{self.out_bits}"
-
-    @staticmethod
-    def latency() -> int:
-        """Cycles from the accumulator to ``y``."""
-        return Requantizer.LIMITS_AT + 1
 
     def build(self, platform: object) -> Module:
         """Product in the DSP, then coarse shift, fine shift with sticky bits, rounding, clamping."""
@@ -187,7 +182,7 @@ class Requantizer(SharedComponent):
     def _product(self, m: Module, platform: object) -> Value:
         product = Signal(signed(44))
         if isinstance(platform, VerilogTarget) and platform.primitives:
-            wide, _ = _dsp48e2(m, "dsp", self.acc, Const(0, 1), self.multiplier, None)
+            wide, _ = _pre_adder(m, "dsp", self.acc, Const(0, 1), self.multiplier, None)
             m.d.comb += product.eq(wide)
         else:
             first = Signal(signed(44), reset_less=True)
@@ -218,3 +213,35 @@ class Requantizer(SharedComponent):
         kept = moved[8:]
         m.d.sync += [floor.eq(kept.as_signed()), up.eq(half & (rest | kept[0]))]
         return floor, up
+
+
+class MultiplyAdd(SharedComponent):
+    """``y = a * b + c`` in one DSP, latency `LATENCY`, one per cycle."""
+
+    LATENCY = 3
+
+    def __init__(self) -> None:
+        super().__init__(
+            "multiply_add",
+            {
+                "a": In(signed(27)),
+                "b": In(signed(18)),
+                "c": In(signed(47)),
+                "y": Out(signed(48)),
+            },
+        )
+
+    def build(self, platform: object) -> Module:
+        """A DSP48E2 with one register at A, B, C, M and P, or its behavioural model; C enters a cycle late."""
+        m = Module()
+        c = delay(m, self.c, 1, "c")
+        if isinstance(platform, VerilogTarget) and platform.primitives:
+            m.submodules.dsp = _dsp48e2(
+                opmode=0b000110101, inmode=0, enables=("A2", "B2", "C"),
+                p_AMULTSEL="A", p_AREG=1, p_ACASCREG=1, p_BREG=1, p_BCASCREG=1, p_CREG=1, p_DREG=0, p_ADREG=0,
+                i_A=Cat(self.a, self.a[-1].replicate(3)), i_B=self.b, i_C=Cat(c, c[-1]), i_D=Const(0, 27), o_P=self.y,
+            )  # fmt: skip
+            return m
+        a, b, late = (delay(m, value, 1, name) for value, name in ((self.a, "a"), (self.b, "b"), (c, "late")))
+        m.d.sync += self.y.eq(delay(m, a * b, 1, "product") + late)
+        return m

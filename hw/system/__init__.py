@@ -1,1 +1,1 @@
-"""The accelerator around the engines: top, sequencer, transfers, AXI registers."""
+"""The accelerator around the engines: top, sequencer, movers, read path, AXI registers."""

@@ -12,9 +12,9 @@ from codesign.hw.linear import DRAIN_LATENCY, array_latency
 from codesign.hw.primitives.area import Units, area
 from codesign.hw.primitives.memory import lutram, row_memory
 from codesign.hw.system import top
+from codesign.hw.system.bus import ADDR_BITS, BURST_BYTES, Bus
 from codesign.hw.system.sequencer import COMMAND_QUEUE, ENGINE_QUEUE, FLIGHT_QUEUE, INDEX_BITS, flight_bits
 from codesign.hw.system.top import Shape, Top
-from codesign.hw.system.transfer import ADDR_BITS, BURST_BYTES, Bus
 from codesign.hw.verilog import Sources, VerilogTarget, generate, regenerate
 from codesign.target.board import BoardMemory
 from codesign.target.design import Design

@@ -35,11 +35,15 @@ class Registers(wiring.Component):
 
     def __init__(self, *, writes: Mapping[int, int], strobes: tuple[int, ...], reads: tuple[int, ...]) -> None:
         self.writes, self.strobes, self.reads = dict(writes), strobes, reads
-        members: dict[str, wiring.Member] = {"bus": In(AxiLite()), "strobe_data": Out(32)}
-        members |= {f"value_{offset:x}": Out(bits) for offset, bits in writes.items()}
-        members |= {f"strobe_{offset:x}": Out(1) for offset in strobes}
-        members |= {f"read_{offset:x}": In(32) for offset in reads}
-        super().__init__(members)
+        super().__init__(
+            {
+                "bus": In(AxiLite()),
+                "strobe_data": Out(32),
+                **{f"value_{offset:x}": Out(bits) for offset, bits in writes.items()},
+                **{f"strobe_{offset:x}": Out(1) for offset in strobes},
+                **{f"read_{offset:x}": In(32) for offset in reads},
+            }
+        )
 
     def elaborate(self, platform: object) -> Module:
         """Write address and data may arrive in any order; one outstanding transfer per direction."""

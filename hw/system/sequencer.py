@@ -9,7 +9,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from codesign.hw.primitives.fifo import Fifo
-from codesign.hw.system.transfer import ADDR_BITS, COMMANDS, BurstMaker, Bus, _Request
+from codesign.hw.system.bus import ADDR_BITS, COMMANDS, BurstMaker, BurstRequest, Bus
 from codesign.target.engines import (
     COMMAND_BYTES,
     HEADER_BITS,
@@ -65,7 +65,7 @@ class Sequencer(wiring.Component):
         members: dict[str, wiring.Member] = {
             "start": In(1), "base": In(ADDR_BITS), "count": In(24), "watchdog": In(32),
             "running": Out(1), "finished": Out(1), "error": Out(8), "error_index": Out(16), "cycles": Out(48),
-            "request": Out(stream.Signature(_Request())), "valid": In(1), "data": In(8 * bus.word_bytes),
+            "request": Out(stream.Signature(BurstRequest())), "valid": In(1), "data": In(8 * bus.word_bytes),
             "bus_failed": In(1), "waiting": Out(engines),
         }  # fmt: skip
         for e in range(engines):
@@ -148,7 +148,7 @@ class Sequencer(wiring.Component):
             needs = [word[WAITS_AT + TOKEN_BITS * p :][:TOKEN_BITS] for p in range(self.engines)]
             enough = Cat(*(tokens[p][e] >= needs[p] for p in range(self.engines))).all()
             valid, accepted = Signal(name=f"valid{e}"), Signal(name=f"accepted{e}")
-            failed = getattr(self, f"error{e}")
+            done, failed = getattr(self, f"done{e}"), getattr(self, f"error{e}")
             m.d.comb += [
                 valid.eq(queue.r.valid & enough & flight.w.ready & (self.error == 0)),
                 port.valid.eq(valid),
@@ -157,10 +157,9 @@ class Sequencer(wiring.Component):
                 queue.r.ready.eq(accepted | (self.error != 0)),
                 flight.w.valid.eq(accepted & ~failed),
                 flight.w.payload.eq(Cat(word[POSTS_AT:][: TOKEN_BITS * self.engines], word[512:])),
-                flight.r.ready.eq(getattr(self, f"done{e}") | (self.error != 0)),
+                flight.r.ready.eq(done | (self.error != 0)),
                 self.waiting[e].eq(queue.r.valid & ~accepted),
             ]
-            done = getattr(self, f"done{e}")
             accepted_all.append([Mux(accepted, need, 0) for need in needs])
             gives = [flight.r.payload[TOKEN_BITS * c :][:TOKEN_BITS] for c in range(self.engines)]
             posts_all.append([Mux(done, give, 0) for give in gives])

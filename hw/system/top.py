@@ -14,20 +14,10 @@ from amaranth.lib.wiring import In, Out
 from codesign.hw.primitives.memory import READ_LATENCY, RowMemory
 from codesign.hw.primitives.multiply import delay
 from codesign.hw.system.axi import AxiLite, Registers
+from codesign.hw.system.bus import COMMANDS, LOAD, TABLE, WEIGHTS, AxiRead, AxiWrite, Bus
+from codesign.hw.system.movers import FetchEngine, LoadEngine, StoreEngine
+from codesign.hw.system.read_path import ReadPath
 from codesign.hw.system.sequencer import Restart, Sequencer
-from codesign.hw.system.transfer import (
-    COMMANDS,
-    LOAD,
-    TABLE,
-    WEIGHTS,
-    AxiRead,
-    AxiWrite,
-    Bus,
-    FetchEngine,
-    LoadEngine,
-    ReadPath,
-    StoreEngine,
-)
 from codesign.hw.verilog import Resettable
 from codesign.target.engines import MOST_ENGINES, RING, Access, MemoryMap, Reached, engine_names, geometry, memory_map
 from codesign.target.kernel import Kernel
@@ -98,11 +88,9 @@ class Top(wiring.Component):
 
     def __init__(self, shape: Shape) -> None:
         self.shape = shape
-        members: dict[str, wiring.Member] = {"irq": Out(1), "s_axil": In(AxiLite())}
-        bits = 8 * shape.bus.port_bytes
-        for p in range(shape.bus.ports):
-            members[f"m_axi{p}"] = Out(wiring.Signature(_axi_members(bits)))
-        super().__init__(members)
+        port = Out(wiring.Signature(_axi_members(8 * shape.bus.port_bytes)))
+        ports = {f"m_axi{p}": port for p in range(shape.bus.ports)}
+        super().__init__({"irq": Out(1), "s_axil": In(AxiLite()), **ports})
 
     def elaborate(self, platform: object) -> Module:
         """Instantiates the parts, then connects them."""
@@ -122,10 +110,14 @@ class Top(wiring.Component):
         self._rings(m, fetch, engines[RING])
         self._memories(m, engines)
         self._commands(m, sequencer, engines)
-        m.d.comb += sequencer.bus_failed.eq(reads.failed | store.failed)
         failed = sequencer.error != 0
-        m.d.comb += [reads.stop.eq(failed), store.stop.eq(failed)]
-        m.d.comb += [restart.failed.eq(failed), restart.settled.eq(reads.idle & store.idle)]
+        m.d.comb += [
+            sequencer.bus_failed.eq(reads.failed | store.failed),
+            reads.stop.eq(failed),
+            store.stop.eq(failed),
+            restart.failed.eq(failed),
+            restart.settled.eq(reads.idle & store.idle),
+        ]
         self._shell(m, sequencer, engines, restart)
         return m
 
@@ -259,20 +251,7 @@ class Top(wiring.Component):
         self, m: Module, sequencer: Sequencer, engines: Mapping[str, wiring.Component], restart: Restart
     ) -> None:
         """Registers, counters and interrupt."""
-        reads = (
-            ID,
-            ID + 4,
-            ID + 8,
-            ID + 12,
-            ID + 16,
-            ID + 20,
-            ID + 24,
-            ID + 28,
-            STATUS,
-            ERROR,
-            CYCLES_LOW,
-            CYCLES_HIGH,
-        )
+        reads = (*range(ID, ID + 32, 4), STATUS, ERROR, CYCLES_LOW, CYCLES_HIGH)
         counters = [base + 4 * e for base in (BUSY, WAIT) for e in range(len(self.shape.names))]
         writes = {LIST_LOW: 32, LIST_HIGH: 8, LIST_COUNT: 24, WATCHDOG: 32}
         m.submodules.registers = regs = Registers(

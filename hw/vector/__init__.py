@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from codesign.hw.primitives.area import Units, area
-from codesign.hw.primitives.memory import READ_LATENCY, row_memory
-from codesign.hw.primitives.multiply import Requantizer
+from codesign.hw.primitives.memory import READ_LATENCY, log2, row_memory
+from codesign.hw.primitives.multiply import MultiplyAdd, Requantizer
 from codesign.ir.network import Layer, Norm
 from codesign.numerics import nonlinear
 from codesign.numerics.fixed_point import IntArray, IntLike
@@ -47,10 +47,8 @@ instead of 8-bit results to ``normed``."""
 AFFINE_BYTES = 8
 """Bytes of a (gain, bias) pair in the memory ``affine``."""
 
-_DIGITS = 17
+DIGITS = 17
 """Result bits of the square root and of the reciprocal, one per cycle."""
-_PRODUCT = 3
-"""Latency of a multiply-add."""
 _COLUMN_DSPS = 4
 """DSPs per column in the energy model."""
 _COLUMN_BYTES = 2 + 2 + 2 + 8 + 1
@@ -237,7 +235,7 @@ class VectorKernel(CommandKernel):
         """
         (t_v,), (rows, d) = _values(params, "t_v"), _values(work, "rows", "d")
         words = ceil_div(d, t_v)
-        result: Number = rows * maximum(words, _DIGITS + 1) + words + _latency(t_v)
+        result: Number = rows * maximum(words, DIGITS + 1) + words + _latency(t_v)
         return result
 
     @classmethod
@@ -261,7 +259,7 @@ class VectorKernel(CommandKernel):
             "round_shift": {"columns": t_v, "wide columns": t_v * _wide(params)},
             "integer_root": {"engine": 1},
             "norm_reciprocal": {"engine": 1},
-            "vector": {"engine": 1, "columns": t_v, "address bits": _clog2(depth)},
+            "vector": {"engine": 1, "columns": t_v, "address bits": log2(depth)},
         }
 
     @classmethod
@@ -318,16 +316,16 @@ def _ring(params: Params) -> tuple[Any, Any]:
 
 def _latency(t_v: Any) -> Any:
     """Fixed cycles of a command, without its rows and the words of the last row."""
-    setup = _PRODUCT + 5
-    normalise = READ_LATENCY + 2 * _PRODUCT + Requantizer.latency() + 4
+    setup = MultiplyAdd.LATENCY + 5
+    normalise = READ_LATENCY + 2 * MultiplyAdd.LATENCY + Requantizer.LATENCY + 4
     return setup + _row_latency(t_v) + normalise
 
 
 def _row_latency(t_v: Any) -> Any:
     """Cycles from a row's last load to the start of its normalisation."""
-    statistics = READ_LATENCY + _PRODUCT + _clog2(t_v)
-    variance = 2 * _PRODUCT + 5
-    return statistics + variance + 2 * (_DIGITS + 1)
+    statistics = READ_LATENCY + MultiplyAdd.LATENCY + log2(t_v)
+    variance = 2 * MultiplyAdd.LATENCY + 5
+    return statistics + variance + 2 * (DIGITS + 1)
 
 
 def _ring_words(words: Any, t_v: Any) -> Any:
@@ -336,13 +334,8 @@ def _ring_words(words: Any, t_v: Any) -> Any:
     A word is read one cycle less than a row interval plus `_row_latency` after its write. Meanwhile at
     most one word per cycle arrives, and no more than those of six rows.
     """
-    window = maximum(words, _DIGITS + 1) + _row_latency(t_v)
-    return 2 ** _clog2(-maximum(-window, -6 * words))
-
-
-def _clog2(x: Any) -> Any:
-    """Bits of ``x - 1`` for 1 <= x <= 2**16."""
-    return sum(((x > (1 << bit)) * 1 for bit in range(16)), 0 * x)
+    window = maximum(words, DIGITS + 1) + _row_latency(t_v)
+    return 2 ** log2(-maximum(-window, -6 * words))
 
 
 KERNEL = VectorKernel

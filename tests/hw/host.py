@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from codesign.hw.linear import LinearKernel
 from codesign.hw.system import top as hw
-from codesign.hw.system.transfer import Bus
+from codesign.hw.system.bus import Bus
 from codesign.hw.verilog import generate
 from codesign.numerics.fixed_point import requantize, saturate_bits
 from codesign.sim.verilator.simulator import Library, MemoryPorts, compile_design

@@ -11,7 +11,8 @@ from amaranth.lib.wiring import In, Out
 from numpy.typing import NDArray
 
 from codesign.hw.linear import LinearKernel
-from codesign.hw.linear.rtl import OPERANDS, LinearEngine
+from codesign.hw.linear.interfaces import OPERANDS
+from codesign.hw.linear.rtl import LinearEngine
 from codesign.hw.primitives.fifo import Fifo
 from codesign.hw.primitives.memory import READ_LATENCY, RowMemory, WritePort, address_bits
 from codesign.hw.primitives.multiply import delay

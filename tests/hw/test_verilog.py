@@ -15,12 +15,7 @@ class Counter(SharedComponent):
     """A shared module with a state: counts to 255 and stays."""
 
     def __init__(self) -> None:
-        super().__init__({"count": Out(8)})
-
-    @property
-    def module_name(self) -> str:
-        """Verilog name."""
-        return "counter"
+        super().__init__("counter", {"count": Out(8)})
 
     def build(self, platform: object) -> Module:
         """One register."""

@@ -9,11 +9,12 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from numpy.typing import NDArray
 
-from codesign.hw.primitives.multiply import LANE_BITS, MAX_CHAIN, PackedDot, Requantizer
+from codesign.hw.primitives.multiply import LANE_BITS, MAX_CHAIN, MultiplyAdd, PackedDot, Requantizer
 from codesign.hw.verilog import VerilogTarget, generate
 from codesign.numerics.fixed_point import requantize
 from codesign.sim.verilator.simulator import Library, Simulator, compile_design
 from tests.hw.engine_bench import refuses
+from tests.hw.unit_bench import clocked
 
 Ints = NDArray[np.int64]
 
@@ -155,7 +156,7 @@ def test_every_product_of_one_element_with_corners_beside_it(sim: Simulator) -> 
 
 def requantized(sim: Simulator, acc_bits: int, out_bits: int, columns: Sequence[Ints]) -> tuple[Ints, Ints]:
     """What came and what was due, one value per cycle; columns are acc, multiplier, shift, low, high."""
-    latency, name = Requantizer.latency(), f"q_{acc_bits}_{out_bits}"
+    latency, name = Requantizer.LATENCY, f"q_{acc_bits}_{out_bits}"
     widths = (27, 17, 6, 18, 18)
     drive = {}
     for port, width, values in zip(("acc", "multiplier", "shift", "low", "high"), widths, columns, strict=True):
@@ -233,3 +234,11 @@ class TestMisuse:
     @pytest.mark.parametrize("bits", [1, 28])
     def test_accumulator(self, bits: int) -> None:
         refuses(lambda: Requantizer(bits, 8), "legal: 2 to 27")
+
+
+def test_multiply_add(rng: np.random.Generator) -> None:
+    ends = [(a, b, c) for a in (-(1 << 26), (1 << 26) - 1) for b in (-(1 << 17), (1 << 17) - 1) for c in (-9, 1 << 45)]
+    drawn = [tuple(int(rng.integers(-(1 << n), 1 << n)) for n in (26, 17, 45)) for _ in range(50)]
+    inputs = [{"a": a, "b": b, "c": c} for a, b, c in [*ends, *drawn]]
+    found = clocked(MultiplyAdd(), MultiplyAdd.LATENCY, inputs, "y")
+    assert found == [x["a"] * x["b"] + x["c"] for x in inputs]

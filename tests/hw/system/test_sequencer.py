@@ -5,8 +5,8 @@ import pytest
 from amaranth.sim import Simulator, SimulatorContext
 
 from codesign.hw.system import top as hw
+from codesign.hw.system.bus import Bus
 from codesign.hw.system.sequencer import ERROR_BUS, ERROR_ENGINE, ERROR_ILLEGAL, ERROR_WATCHDOG, Restart, Sequencer
-from codesign.hw.system.transfer import Bus
 from codesign.target.commands import Command
 from codesign.target.engines import MOST_ENGINES
 from tests.hw.engine_bench import refuses

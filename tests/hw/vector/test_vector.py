@@ -6,24 +6,13 @@ import pytest
 from amaranth.hdl import Cat, Module, Mux
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.sim import Simulator as PythonSimulator
-from amaranth.sim import SimulatorContext
 
 from codesign.hw.primitives.memory import ReadPort, WritePort, address_bits
-from codesign.hw.vector import RMS, WIDE_RESULT, VectorKernel
-from codesign.hw.vector.rtl import (
-    DIGITS,
-    OPERANDS,
-    PRODUCT_LATENCY,
-    ROUND_LATENCY,
-    MultiplyAdd,
-    NormReciprocal,
-    Root,
-    RoundShift,
-    VectorEngine,
-)
+from codesign.hw.vector import DIGITS, RMS, WIDE_RESULT, VectorKernel
+from codesign.hw.vector.control import OPERANDS
+from codesign.hw.vector.rtl import VectorEngine
 from codesign.ir import network
-from codesign.numerics.fixed_point import IntArray, isqrt, limits, round_half_even, saturate_bits
+from codesign.numerics.fixed_point import IntArray
 from codesign.numerics.nonlinear import norm_parameters
 from codesign.sim.verilator.simulator import Library
 from tests.hw.engine_bench import Driver, EngineBench, MemoryShape, Placed, Words, build, encode, hardware, refuses
@@ -414,77 +403,3 @@ class TestResources:
             alone = kernel.resources(kernel.params)
             for name, values in vars(together).items():
                 assert np.broadcast_to(values, len(KERNELS))[index] == getattr(alone, name)
-
-
-def clocked(unit: wiring.Component, latency: int, inputs: list[dict[str, int]], result: str) -> list[int]:
-    """One set of inputs per cycle; returns what comes out ``latency`` cycles later."""
-    seen: list[int] = []
-
-    async def drive(ctx: SimulatorContext) -> None:
-        for values in [*inputs, *[{}] * latency]:
-            for name, value in values.items():
-                ctx.set(getattr(unit, name), value)
-            seen.append(ctx.get(getattr(unit, result)))
-            await ctx.tick()
-
-    _simulate(unit, drive)
-    return seen[latency:]
-
-
-def digits(unit: wiring.Component, operand: str, result: str, values: list[int]) -> list[int]:
-    """One operand after the other, each started as the one before is done."""
-    seen: list[int] = []
-
-    async def drive(ctx: SimulatorContext) -> None:
-        for value in values:
-            ctx.set(getattr(unit, operand), value)
-            ctx.set(unit.start, 1)
-            for cycle in range(DIGITS + 1):
-                assert ctx.get(unit.done) == (cycle == 0 and bool(seen))
-                await ctx.tick()
-                ctx.set(unit.start, 0)
-            assert ctx.get(unit.done)
-            seen.append(ctx.get(getattr(unit, result)))
-
-    _simulate(unit, drive)
-    return seen
-
-
-def _simulate(unit: wiring.Component, drive: object) -> None:
-    simulator = PythonSimulator(unit)
-    simulator.add_clock(1e-6)
-    simulator.add_testbench(drive)
-    simulator.run()
-
-
-class TestParts:
-    def test_multiply_add(self, rng: np.random.Generator) -> None:
-        ends = [
-            (a, b, c) for a in (-(1 << 26), (1 << 26) - 1) for b in (-(1 << 17), (1 << 17) - 1) for c in (-9, 1 << 45)
-        ]
-        drawn = [tuple(int(rng.integers(-(1 << n), 1 << n)) for n in (26, 17, 45)) for _ in range(50)]
-        inputs = [{"a": a, "b": b, "c": c} for a, b, c in [*ends, *drawn]]
-        found = clocked(MultiplyAdd(), PRODUCT_LATENCY, inputs, "y")
-        assert found == [x["a"] * x["b"] + x["c"] for x in inputs]
-
-    @pytest.mark.parametrize(("bits", "wide"), [(8, None), (8, 0), (16, 1)])
-    @pytest.mark.parametrize("shift", [0, 1, 2, 8, 15, 19, 31])
-    def test_round_shift(self, shift: int, bits: int, wide: int | None, rng: np.random.Generator) -> None:
-        most = min(2 * (1 << bits) + 8, 1 << 36 - shift)
-        near = [(k << shift) // 2 + j for k in range(1 - most, most, 1 + most // 40) for j in (-1, 0, 1)]
-        ends = [((2 * end + k) << shift) // 2 + j for end in limits(bits) for k in (-1, 0, 1) for j in (-1, 0, 1)]
-        drawn = rng.integers(-(1 << 35), 1 << 35, 30).tolist() + rng.integers(-(1 << 20), 1 << 20, 30).tolist()
-        values = [x for x in (*near, *ends, *drawn, -(1 << 35), (1 << 35) - 1) if -(1 << 35) <= x < 1 << 35]
-        constants = {"shift": shift, "lost": ((1 << shift) - 1) >> 1} | ({} if wide is None else {"wide": wide})
-        found = clocked(RoundShift(wide is not None), ROUND_LATENCY, [{"x": x, **constants} for x in values], "y")
-        assert found == saturate_bits(round_half_even(np.array(values), shift), bits).tolist()
-
-    def test_root(self, rng: np.random.Generator) -> None:
-        roots = [*(int(x) for x in rng.integers(1 << 16, 1 << 17, 20)), 1 << 16, (1 << 17) - 1]
-        values = [1 << 32, (1 << 34) - 1, *(r * r + j for r in roots[1:-2] for j in (-1, 0, 1))]
-        assert digits(Root(), "square", "root", values) == isqrt(np.array(values)).tolist()
-
-    def test_reciprocal(self, rng: np.random.Generator) -> None:
-        values = [1 << 16, (1 << 16) + 1, (1 << 17) - 1, *(int(x) for x in rng.integers(1 << 16, 1 << 17, 40))]
-        expected = [min((1 << 33) // value, (1 << 17) - 1) for value in values]
-        assert digits(NormReciprocal(), "divisor", "quotient", values) == expected

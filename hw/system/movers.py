@@ -1,13 +1,8 @@
-"""Off-chip transfers: the shared read path, the write path, and the engines on them.
+"""The engines that only move data: load, fetch and store.
 
-The bus word is as wide as all AXI ports together. A burst of up to 256 bytes uses one port;
-successive bursts rotate over the ports, so a block is striped over all of them and its order
-never changes. The read path delivers bursts in request order. The rotation restarts at the first
-port when no burst is in flight and at every store, so that the duration of a transfer from rest
-depends on nothing before it.
+Each splits the block of a command into bursts. A store begins at the first port, so that the duration of a
+transfer from rest depends on nothing before it.
 """
-
-from dataclasses import dataclass
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
@@ -16,273 +11,21 @@ from amaranth.lib.wiring import In, Out
 from codesign.hw.primitives.fifo import Fifo, operands
 from codesign.hw.primitives.memory import READ_LATENCY, ReadPort, WritePort
 from codesign.hw.primitives.multiply import delay
+from codesign.hw.system.bus import (
+    ADDR_BITS,
+    LOAD,
+    TABLE,
+    WEIGHTS,
+    AxiWrite,
+    BurstMaker,
+    BurstRequest,
+    Bus,
+    next_burst,
+)
 from codesign.hw.verilog import SharedComponent
 from codesign.target.engines import MOVERS
 
-BURST_BYTES = 256
-ADDR_BITS = 40
-COMMANDS, LOAD, TABLE, WEIGHTS = range(4)
-"""Destinations of read data: the sequencer, the load engine, and the two rings."""
-
 LOAD_OPERANDS, STORE_OPERANDS, FETCH_OPERANDS = (operands(**MOVERS[name]) for name in ("load", "store", "fetch"))
-
-
-@dataclass(frozen=True)
-class Bus:
-    """Shape of the off-chip interface.
-
-    Attributes:
-        ports: AXI ports.
-        port_bytes: width of a port.
-        outstanding: bursts in flight per port, a power of two.
-    """
-
-    ports: int
-    port_bytes: int
-    outstanding: int
-
-    @property
-    def word_bytes(self) -> int:
-        """Bytes of a bus word: all ports together."""
-        return self.ports * self.port_bytes
-
-    @property
-    def burst_words(self) -> int:
-        """Bus words of a full burst."""
-        return BURST_BYTES // self.word_bytes
-
-
-def next_burst(bus: Bus, addr: Value, left: Value) -> Value:
-    """Bus words of the next burst: up to the next multiple of 256 bytes, so that it never crosses a page."""
-    low = (bus.word_bytes - 1).bit_length()
-    room = bus.burst_words - addr[low : (BURST_BYTES - 1).bit_length()]
-    return Mux(left > room, room, left)
-
-
-class AxiRead(wiring.Signature):
-    """Read half of an AXI4 master, without the constant signals driven by the top."""
-
-    def __init__(self, bits: int) -> None:
-        super().__init__(
-            {
-                "araddr": Out(ADDR_BITS), "arlen": Out(8), "arvalid": Out(1), "arready": In(1),
-                "rdata": In(bits), "rresp": In(2), "rlast": In(1), "rvalid": In(1), "rready": Out(1),
-            }
-        )  # fmt: skip
-
-
-class AxiWrite(wiring.Signature):
-    """Write half of an AXI4 master, without the constant signals driven by the top."""
-
-    def __init__(self, bits: int) -> None:
-        super().__init__(
-            {
-                "awaddr": Out(ADDR_BITS), "awlen": Out(8), "awvalid": Out(1), "awready": In(1),
-                "wdata": Out(bits), "wlast": Out(1), "wvalid": Out(1), "wready": In(1),
-                "bresp": In(2), "bvalid": In(1), "bready": Out(1),
-            }
-        )  # fmt: skip
-
-
-class _Request(data.StructLayout):
-    """One burst: byte address, bus words, destination."""
-
-    def __init__(self) -> None:
-        super().__init__({"addr": ADDR_BITS, "words": 8, "to": 2})
-
-
-class BurstMaker(wiring.Component):
-    """Splits a transfer into bursts of at most 256 bytes, each issued once the destination has room for it.
-
-    ``start`` with ``addr`` and ``words`` begins a transfer when ``idle``; ``space`` is the room at the
-    destination in bus words, less everything already requested.
-    """
-
-    def __init__(self, bus: Bus) -> None:
-        self.bus = bus
-        super().__init__(
-            {
-                "start": In(1), "addr": In(ADDR_BITS), "words": In(24), "idle": Out(1),
-                "space": In(24), "request": Out(stream.Signature(_Request())),
-            }
-        )  # fmt: skip
-
-    def elaborate(self, platform: object) -> Module:
-        """Counts down the remaining words."""
-        m = Module()
-        addr, left = Signal(ADDR_BITS), Signal(24)
-        words = Signal(8)
-        m.d.comb += [
-            words.eq(next_burst(self.bus, addr, left)),
-            self.idle.eq(left == 0),
-            self.request.valid.eq((left != 0) & (self.space >= words)),
-            self.request.payload.addr.eq(addr),
-            self.request.payload.words.eq(words),
-        ]
-        with m.If(self.request.valid & self.request.ready):
-            m.d.sync += [addr.eq(addr + (words << (self.bus.word_bytes - 1).bit_length())), left.eq(left - words)]
-        with m.If(self.start):
-            m.d.sync += [addr.eq(self.addr), left.eq(self.words)]
-        return m
-
-
-class ReadPath(wiring.Component):
-    """Issues the bursts of three clients (lower number has priority) and returns data in request order.
-
-    Args:
-        bus: shape of the interface; a port never has more bursts in flight than it can buffer.
-
-    Ports:
-        request0..2: burst requests.
-        axi0..: the AXI ports.
-        failed: a read returned an error.
-        stop: no more bursts are issued. idle: no burst is in flight.
-        valid, to, data: one bus word per cycle and its destination.
-    """
-
-    CLIENTS = 3
-
-    def __init__(self, bus: Bus) -> None:
-        self.bus = bus
-        members: dict[str, wiring.Member] = {
-            f"request{i}": In(stream.Signature(_Request())) for i in range(self.CLIENTS)
-        }
-        members |= {f"axi{p}": Out(AxiRead(8 * bus.port_bytes)) for p in range(bus.ports)}
-        members |= {"stop": In(1), "idle": Out(1), "failed": Out(1)}
-        members |= {"valid": Out(1), "to": Out(2), "data": Out(8 * bus.word_bytes)}
-        super().__init__(members)
-
-    def elaborate(self, platform: object) -> Module:
-        """Issue, per-port assembly, in-order delivery."""
-        m = Module()
-        bus = self.bus
-        order = Fifo(_Request(), max(2, bus.ports * bus.outstanding))
-        m.submodules.order = order
-        ports = [_ReadPort(bus) for _ in range(bus.ports)]
-        for index, port in enumerate(ports):
-            m.submodules[f"port{index}"] = port
-            self._axi(m, getattr(self, f"axi{index}"), port)
-        axis = [getattr(self, f"axi{p}") for p in range(bus.ports)]
-        m.d.comb += self.failed.eq(Cat(*(axi.rvalid & (axi.rresp != 0) for axi in axis)).any())
-        m.d.comb += self.idle.eq(~order.r.valid)
-        rest = self._issue(m, order, ports)
-        self._deliver(m, order, ports, rest)
-        return m
-
-    @staticmethod
-    def _axi(m: Module, axi: wiring.PureInterface, port: "_ReadPort") -> None:
-        m.d.comb += [
-            axi.araddr.eq(port.araddr), axi.arlen.eq(port.arlen), axi.arvalid.eq(port.arvalid),
-            port.arready.eq(axi.arready), port.rdata.eq(axi.rdata), port.rlast.eq(axi.rlast),
-            port.rvalid.eq(axi.rvalid), axi.rready.eq(1),
-        ]  # fmt: skip
-
-    def _issue(self, m: Module, order: Fifo, ports: list["_ReadPort"]) -> Value:
-        """Issues one burst per cycle, ports in turn; returns whether none is in flight and none begins."""
-        clients = [getattr(self, f"request{i}") for i in range(self.CLIENTS)]
-        turn = Signal(range(max(2, len(ports))))
-        free = Array(port.free for port in ports)[turn]
-        chosen = Signal(_Request())
-        may, valid, taken = Signal(), Signal(), Signal()
-        m.d.comb += [may.eq(free & order.w.ready & ~self.stop), taken.eq(valid & may)]
-        m.d.comb += valid.eq(Cat(*(c.valid for c in clients)).any())
-        earlier: Value = Signal()
-        for client in clients:
-            with m.If(client.valid & ~earlier):
-                m.d.comb += [chosen.eq(client.payload), client.ready.eq(may)]
-            earlier = earlier | client.valid
-        with m.If(taken):
-            m.d.sync += turn.eq(Mux(turn == len(ports) - 1, 0, turn + 1))
-        rest = Signal()
-        m.d.comb += rest.eq(self.idle & ~taken)
-        with m.If(rest):
-            m.d.sync += turn.eq(0)
-        m.d.comb += [order.w.valid.eq(taken), order.w.payload.eq(chosen)]
-        for index, port in enumerate(ports):
-            m.d.comb += [port.issue.eq(taken & (turn == index)), port.addr.eq(chosen.addr), port.words.eq(chosen.words)]
-        return rest
-
-    def _deliver(self, m: Module, order: Fifo, ports: list["_ReadPort"], rest: Value) -> None:
-        """Delivers the bus words of the oldest burst once it is complete."""
-        turn = Signal(range(max(2, len(ports))))
-        count = Signal(8)
-        head = order.r.payload
-        go, last = Signal(), Signal()
-        m.d.comb += [
-            go.eq(order.r.valid & Array(port.complete for port in ports)[turn]),
-            last.eq(go & (count == head.words - 1)),
-            order.r.ready.eq(last),
-        ]
-        with m.If(go):
-            m.d.sync += count.eq(count + 1)
-        with m.If(last):
-            m.d.sync += [count.eq(0), turn.eq(Mux(turn == len(ports) - 1, 0, turn + 1))]
-        with m.If(rest):
-            m.d.sync += turn.eq(0)
-        for index, port in enumerate(ports):
-            m.d.comb += [port.take.eq(go & (turn == index)), port.take_last.eq(last & (turn == index))]
-        m.d.sync += [self.valid.eq(go), self.to.eq(head.to), self.data.eq(Array(port.data for port in ports)[turn])]
-
-
-class _ReadPort(SharedComponent):
-    """One AXI read port: address register, packing of beats into bus words, count of complete bursts."""
-
-    def __init__(self, bus: Bus) -> None:
-        self.bus = bus
-        bits = 8 * bus.port_bytes
-        super().__init__(
-            {
-                "issue": In(1), "addr": In(ADDR_BITS), "words": In(8), "free": Out(1),
-                "take": In(1), "take_last": In(1), "complete": Out(1), "data": Out(8 * bus.word_bytes),
-                "araddr": Out(ADDR_BITS), "arlen": Out(8), "arvalid": Out(1), "arready": In(1),
-                "rdata": In(bits), "rlast": In(1), "rvalid": In(1),
-            }
-        )  # fmt: skip
-
-    @property
-    def module_name(self) -> str:
-        """Verilog name; equal names mean equal hardware."""
-        bus = self.bus
-        return f"read_port_{bus.ports}x{bus.port_bytes}_{bus.outstanding}"
-
-    def build(self, platform: object) -> Module:
-        """Buffer space for a burst is reserved at issue, so data is always accepted."""
-        m = Module()
-        bus = self.bus
-        m.submodules.words = words = Fifo(8 * bus.word_bytes, max(2, bus.outstanding * bus.burst_words))
-        in_flight, complete = Signal(range(bus.outstanding + 1)), Signal(range(bus.outstanding + 1))
-        m.d.comb += [
-            self.free.eq((~self.arvalid | self.arready) & (in_flight != bus.outstanding)),
-            self.complete.eq(complete != 0),
-            self.data.eq(words.r.payload),
-            words.r.ready.eq(self.take),
-        ]
-        with m.If(self.arready):
-            m.d.sync += self.arvalid.eq(0)
-        with m.If(self.issue):
-            m.d.sync += [self.arvalid.eq(1), self.araddr.eq(self.addr), self.arlen.eq(self.words * bus.ports - 1)]
-        m.d.sync += [
-            in_flight.eq(in_flight + self.issue - self.take_last),
-            complete.eq(complete + (self.rvalid & self.rlast) - self.take_last),
-        ]
-        self._pack(m, words)
-        return m
-
-    def _pack(self, m: Module, words: Fifo) -> None:
-        """Packs ``ports`` beats into a bus word, first beat lowest."""
-        bus = self.bus
-        bits = 8 * bus.port_bytes
-        if bus.ports == 1:
-            m.d.comb += [words.w.valid.eq(self.rvalid), words.w.payload.eq(self.rdata)]
-            return
-        held, beat = Signal(bits * (bus.ports - 1), reset_less=True), Signal(range(bus.ports))
-        with m.If(self.rvalid):
-            m.d.sync += [held.eq(Cat(held[bits:], self.rdata) if bus.ports > 2 else self.rdata)]
-            m.d.sync += beat.eq(Mux(beat == bus.ports - 1, 0, beat + 1))
-        m.d.comb += [
-            words.w.valid.eq(self.rvalid & (beat == bus.ports - 1)),
-            words.w.payload.eq(Cat(held, self.rdata)),
-        ]
 
 
 class LoadEngine(wiring.Component):
@@ -297,7 +40,7 @@ class LoadEngine(wiring.Component):
         super().__init__(
             {
                 "command": In(stream.Signature(LOAD_OPERANDS)), "done": Out(1), "busy": Out(1), "error": Out(1),
-                "request": Out(stream.Signature(_Request())), "valid": In(1), "data": In(8 * bus.word_bytes),
+                "request": Out(stream.Signature(BurstRequest())), "valid": In(1), "data": In(8 * bus.word_bytes),
                 "out": Out(WritePort(24, 8 * bus.word_bytes)), "out_select": Out(8),
                 "lut": Out(WritePort(24, 8)),
             }
@@ -389,7 +132,7 @@ class FetchEngine(wiring.Component):
         super().__init__(
             {
                 "command": In(stream.Signature(FETCH_OPERANDS)), "done": Out(1), "busy": Out(1), "error": Out(1),
-                "request": Out(stream.Signature(_Request())), "valid": In(1), "to": In(2), "data": In(bits),
+                "request": Out(stream.Signature(BurstRequest())), "valid": In(1), "to": In(2), "data": In(bits),
                 "weights": Out(WritePort(24, bits)), "table": Out(WritePort(24, bits)),
                 "arrived": Out(1), "freed": In(1), "freed_words": In(16),
             }
@@ -465,13 +208,14 @@ class StoreEngine(wiring.Component):
 
     def __init__(self, bus: Bus, memories: int) -> None:
         self.bus, self.memories = bus, memories
-        members: dict[str, wiring.Member] = {
-            "command": In(stream.Signature(STORE_OPERANDS)), "done": Out(1), "busy": Out(1), "error": Out(1),
-            "source": Out(ReadPort(24, 8 * bus.word_bytes)), "source_select": Out(8), "failed": Out(1),
-            "stop": In(1), "idle": Out(1),
-        }  # fmt: skip
-        members |= {f"axi{p}": Out(AxiWrite(8 * bus.port_bytes)) for p in range(bus.ports)}
-        super().__init__(members)
+        super().__init__(
+            {
+                "command": In(stream.Signature(STORE_OPERANDS)), "done": Out(1), "busy": Out(1), "error": Out(1),
+                "source": Out(ReadPort(24, 8 * bus.word_bytes)), "source_select": Out(8), "failed": Out(1),
+                "stop": In(1), "idle": Out(1),
+                **{f"axi{p}": Out(AxiWrite(8 * bus.port_bytes)) for p in range(bus.ports)},
+            }
+        )  # fmt: skip
 
     def elaborate(self, platform: object) -> Module:
         """Reads bursts into the ports' buffers in turn."""
@@ -541,18 +285,13 @@ class _WritePort(SharedComponent):
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
         super().__init__(
+            f"write_port_{bus.ports}x{bus.port_bytes}_{bus.outstanding}",
             {
                 "begin": In(1), "push": In(1), "last": In(1), "data": In(8 * bus.word_bytes), "words": In(8),
                 "addr": In(ADDR_BITS), "free": Out(1), "answered": Out(1),
                 "axi": Out(AxiWrite(8 * bus.port_bytes)),
             }
         )  # fmt: skip
-
-    @property
-    def module_name(self) -> str:
-        """Verilog name; equal names mean equal hardware."""
-        bus = self.bus
-        return f"write_port_{bus.ports}x{bus.port_bytes}_{bus.outstanding}"
 
     def build(self, platform: object) -> Module:
         """States: idle, address, beats."""

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from codesign.errors import InputError
 from codesign.frontend.operators.call import Array, Ints
 from codesign.frontend.workload import Workload, sample_shape
-from codesign.ir.network import Linear, Network, Output, Tensor, linears
+from codesign.ir.mixture import linears
+from codesign.ir.network import Linear, Network, Output, Tensor
 from codesign.numerics.fixed_point import accumulator_range, quantize, requantize, saturate_bits, signed_bits
 from codesign.quant.lower.emitter import WIDE, Finish, LinearTarget, Operand, OutOfRange, TensorSource
 from codesign.quant.lower.mixture import Mixtures

@@ -361,9 +361,8 @@ class Network:
         for put in self.inputs:
             half = 1 << self.tensors[put.target].bits - 1
             if not -half <= put.low <= put.high < half:
-                raise ValueError(
-                    f"input {put.name}: {put.low} to {put.high}; legal for {put.target}: {-half} to {half - 1}"
-                )
+                legal = f"legal for {put.target}: {-half} to {half - 1}"
+                raise ValueError(f"input {put.name}: {put.low} to {put.high}; {legal}")
 
     def __iter__(self) -> Iterator[Layer]:
         return iter(self.layers)

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from codesign.errors import InputError
-from codesign.target.board import Available, Board, BoardMemory, Energy, Key, boards, file_format
+from codesign.target.board import Board, Key, boards, file_format
+from codesign.target.board_figures import Available, BoardMemory, Energy
 
 TEXT = """
 name = "toy"

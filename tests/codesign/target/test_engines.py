@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from codesign.compiler.layout import runners
+from codesign.compiler.homes import runners
 from codesign.compiler.program import compile_network
 from codesign.ir.network import Attention, Network, Norm
 from codesign.target import engines

@@ -1,3 +1,5 @@
+import numpy as np
+
 from codesign.flow.build import plan
 from codesign.frontend import zoo
 from codesign.frontend.workload import Workload

@@ -33,7 +33,7 @@ from codesign.ir.network import Network
 from codesign.report.report import Report
 from codesign.solver.front import Front
 from codesign.target.board import Board, Key, file_format
-from codesign.target.board_catalog import board_catalog, board_folders, load_board
+from codesign.target.board_catalog import board_catalog, board_folders, load_board, missing_folders
 
 if TYPE_CHECKING:
     from codesign.benchmarks.bench import Bench
@@ -47,12 +47,16 @@ _NAME = re.compile(r"[^A-Za-z0-9_.+-]+")
 
 
 def boards(format: bool = False) -> tuple[Board, ...] | tuple[Key, ...]:
-    """Every usable board, sorted by name; broken ones are logged.
+    """Every usable board, sorted by name; broken ones and missing folders of ``CODESIGN_BOARDS`` are logged.
 
     Args:
         format: return the keys of a board file instead.
     """
-    return file_format() if format else tuple(board_catalog(_folders()).loaded().values())
+    if format:
+        return file_format()
+    for folder in missing_folders(os.environ):
+        _LOG.warning("CODESIGN_BOARDS names %s, which is no folder", folder)
+    return tuple(board_catalog(_folders()).loaded().values())
 
 
 def doctor() -> Doctor:

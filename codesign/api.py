@@ -4,13 +4,11 @@ Importing this module requires only numpy; hardware, simulator and model readers
 use.
 """
 
-import io
 import logging
 import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +25,7 @@ from codesign.flow.bundle import Bundle, Quantized
 from codesign.flow.doctor import Doctor, examine
 from codesign.flow.report_update import recorded
 from codesign.flow.run import RunResult
-from codesign.flow.samples import load_arrays, samples_of
+from codesign.flow.samples import load_arrays, load_labels, samples_of, save_array, write_file
 from codesign.flow.verify import VerifyRequest, VerifyResult, checked
 from codesign.frontend import zoo as _models
 from codesign.frontend.workload import Workload
@@ -35,7 +33,7 @@ from codesign.ir.network import Network
 from codesign.report.report import Report
 from codesign.solver.front import Front
 from codesign.target.board import Board, Key, file_format
-from codesign.target.board_catalog import board_catalog, board_folders, load_board
+from codesign.target.board_catalog import board_catalog, board_folders, load_board, missing_folders
 
 if TYPE_CHECKING:
     from codesign.benchmarks.bench import Bench
@@ -49,12 +47,16 @@ _NAME = re.compile(r"[^A-Za-z0-9_.+-]+")
 
 
 def boards(format: bool = False) -> tuple[Board, ...] | tuple[Key, ...]:
-    """Every usable board, sorted by name; broken ones are logged.
+    """Every usable board, sorted by name; broken ones and missing folders of ``CODESIGN_BOARDS`` are logged.
 
     Args:
         format: return the keys of a board file instead.
     """
-    return file_format() if format else tuple(board_catalog(_folders()).loaded().values())
+    if format:
+        return file_format()
+    for folder in missing_folders(os.environ):
+        _LOG.warning("CODESIGN_BOARDS names %s, which is no folder", folder)
+    return tuple(board_catalog(_folders()).loaded().values())
 
 
 def doctor() -> Doctor:
@@ -278,7 +280,7 @@ def quantize(model: str | Path, calibrate: str | Path, out: str | Path) -> Quant
     from codesign.flow.build import quantized
 
     network, made = quantized(model, arrays)
-    _written(target, made.data)
+    write_file(target, made.data)
     return Quantized(target, len(network.layers), network.macs, made.text)
 
 
@@ -340,12 +342,12 @@ def run(
     if output is not None and not Path(output).resolve().parent.is_dir():
         raise InputError(f"cannot write {output}: {Path(output).resolve().parent} is not a folder")
     arrays = load_arrays(input)
-    right = _labels(labels, len(samples_of(held.network, arrays))) if labels is not None else None
+    right = load_labels(labels, len(samples_of(held.network, arrays))) if labels is not None else None
     found = held.run(arrays, target=target)
     if right is not None:
         found = _graded(held, replace(found, labels=right))
     if output is not None:
-        _save(Path(output), next(iter(found.outputs.values())))
+        save_array(Path(output), next(iter(found.outputs.values())))
     return found
 
 
@@ -432,30 +434,3 @@ def _graded(held: Bundle, found: RunResult) -> RunResult:
         return report.with_accuracy(found.accuracy or 0.0, found.samples, found.evidence)
 
     return replace(found, report=recorded(held.stored, noted))
-
-
-def _labels(path: str | Path, count: int) -> NDArray[np.int64]:
-    arrays = load_arrays(path)
-    array = next(iter(arrays.values())) if len(arrays) == 1 else np.zeros(0)
-    if array.shape != (count,) or array.dtype.kind not in "iu":
-        raise InputError(f"labels {path}: {array.dtype} {array.shape}; legal: one whole number per sample, ({count},)")
-    return array.astype(np.int64)
-
-
-def _save(path: Path, array: NDArray[np.float64]) -> None:
-    """Writes an array atomically."""
-    file = io.BytesIO()
-    np.save(file, array, allow_pickle=False)
-    _written(path, file.getvalue())
-
-
-def _written(path: Path, data: bytes) -> None:
-    """Writes a file atomically."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise InputError(f"cannot write {path}: {error.strerror}") from error

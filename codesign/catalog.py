@@ -166,5 +166,13 @@ def guarded(kind: str, name: str, origin: str, make: Callable[[], T]) -> T:
     try:
         return make()
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ToolError(f"{kind} {name!r} of {origin} cannot be loaded: {reason}") from error
+        raise ToolError(f"{kind} {name!r} of {origin} cannot be loaded: {one_line(error)}") from error
+
+
+def one_line(error: Exception) -> str:
+    """Class and message of an exception in one line.
+
+    >>> one_line(ValueError("two   blanks"))
+    'ValueError: two blanks'
+    """
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -6,7 +6,7 @@ truncated after each layer, on the same hardware.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -15,16 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.compiler import host
+from codesign.compiler.homes import runners
 from codesign.compiler.host import Image
-from codesign.compiler.layout import runners, whole_layout
 from codesign.compiler.program import Program, compile_network, program_traffic
-from codesign.errors import CheckError, NothingFits
+from codesign.errors import CheckError
 from codesign.hw.system import top
-from codesign.ir.network import Ints, Layer, Linear, Network, Output, Tensor, counts, run
+from codesign.ir.network import Ints, Layer, Network, counts, run
+from codesign.sim.probes import PROBE, probes
 from codesign.sim.verilator.simulator import Library, MemoryPorts, Simulator, compile_design
-from codesign.target.board import BoardMemory
+from codesign.target.board_figures import BoardMemory
 from codesign.target.design import Design
-from codesign.target.engines import RING, kernel_of
+from codesign.target.engines import kernel_of
 from codesign.timing.cycles import exact
 from codesign.timing.formulas import Formulas
 
@@ -72,8 +73,8 @@ class SimulatedAccelerator:
     """
 
     def __init__(self, library: Library, image: Image, identity: bytes | None = None) -> None:
-        self.image = image
-        self.simulator: Simulator = library.start(dram_bytes=image.dram_bytes)
+        self.program = image.program
+        self.simulator: Simulator = library.start(dram_bytes=image.program.dram_bytes)
         host.load(self.simulator.dram, image)
         self.simulator.reset(3)
         if identity is not None:
@@ -103,9 +104,9 @@ class SimulatedAccelerator:
             CheckError: the hardware reports an error or breaks a protocol.
         """
         s = self.simulator
-        for name, place in self.image.inputs.items():
+        for name, place in self.program.inputs.items():
             host.write_matrix(s.dram, place, inputs[name])
-        for place in self.image.outputs.values():
+        for place in self.program.outputs.values():
             s.dram[place.address : place.address + place.size] = 0x5A
         before = s.traffic()
         self._start()
@@ -116,7 +117,7 @@ class SimulatedAccelerator:
             for a, b in zip(before, s.traffic(), strict=True)
         ]
         return Inference(
-            outputs={name: host.read_matrix(s.dram, place) for name, place in self.image.outputs.items()},
+            outputs={name: host.read_matrix(s.dram, place) for name, place in self.program.outputs.items()},
             cycles=s.axil_read(top.CYCLES_LOW) | s.axil_read(top.CYCLES_HIGH) << 32,
             busy=self._counters(top.BUSY),
             waiting=self._counters(top.WAIT),
@@ -127,22 +128,22 @@ class SimulatedAccelerator:
     def _start(self) -> None:
         for register, value in (
             (top.INTERRUPT, 1),
-            (top.LIST_LOW, self.image.list_at & 0xFFFFFFFF),
-            (top.LIST_HIGH, self.image.list_at >> 32),
-            (top.LIST_COUNT, self.image.count),
+            (top.LIST_LOW, self.program.list_at & 0xFFFFFFFF),
+            (top.LIST_HIGH, self.program.list_at >> 32),
+            (top.LIST_COUNT, len(self.program.commands)),
             (top.WATCHDOG, WATCHDOG_CYCLES),
             (top.CONTROL, 1),
         ):
             self.simulator.axil_write(register, value)
 
     def _counters(self, base: int) -> dict[str, int]:
-        return {name: self.simulator.axil_read(base + 4 * e) for e, name in enumerate(self.image.engines)}
+        return {name: self.simulator.axil_read(base + 4 * e) for e, name in enumerate(self.program.engines)}
 
     def _check_error(self) -> None:
         word = self.simulator.axil_read(top.ERROR)
         code, index = word & 0xFF, word >> 16
         if code >= _ILLEGAL:
-            raise CheckError(f"command {index} is illegal for engine {self.image.engines[code - _ILLEGAL]}")
+            raise CheckError(f"command {index} is illegal for engine {self.program.engines[code - _ILLEGAL]}")
         if code:
             raise CheckError(f"the run stopped at command {index}: {_CODES.get(code, f'error {code}')}")
 
@@ -389,110 +390,3 @@ def _run_probe(subject: VerifySubject, library: Library, probe: Network, golden:
     image = host.image_of(compile_network(probe, subject.design))
     with SimulatedAccelerator(library, image) as accelerator:
         return accelerator.infer(golden).outputs[PROBE]
-
-
-PROBE = "probe"
-"""Name of the output tensor of a truncated network."""
-
-
-def probes(network: Network, layers: int, design: Design) -> Iterator[tuple[int, Network]]:
-    """Networks truncated after the first ``layers`` layers that output the last one's result, column slice by slice.
-
-    A result that the linear engine can read is copied out by an extra linear layer; any other is stored
-    from where it is. Yields nothing if the design's memories have no room.
-
-    Yields:
-        First column of the slice, and the network; tensor `PROBE` is its output.
-    """
-    last = network.layers[layers - 1]
-    width = network.tensors[last.target].columns
-    whole = (isinstance(last, Linear) and last.addend is not None) or _stored_only(network, last, design)
-    for columns in (width,) if whole else _widths(width):
-        found = [(at, _probe(network, design, layers, at, min(columns, width - at))) for at in range(0, width, columns)]
-        if all(_fits(probe, design) for _, probe in found):
-            yield from found
-            return
-
-
-def _widths(width: int) -> Iterable[int]:
-    while width >= 1:
-        yield width
-        width //= 2
-
-
-def _fits(probe: Network, design: Design) -> bool:
-    try:
-        compile_network(probe, design)
-    except NothingFits:
-        return False
-    return True
-
-
-def _probe(network: Network, design: Design, layers: int, first: int, columns: int) -> Network:
-    last = network.layers[layers - 1]
-    target = network.tensors[last.target]
-    kept: tuple[Layer, ...] = network.layers[:layers]
-    home, readable, _ = _homes(network, design)
-    bits = 16 if "residual" in home.values() else 8
-    retargeted = isinstance(last, Linear) and home[last.target] not in readable
-    if retargeted and isinstance(last, Linear) and last.table is not None:
-        bits = 8  # a table's entries are bytes
-    shown = Tensor(PROBE, target.rows, columns, max(bits, target.bits), target.scale)
-    if retargeted and isinstance(last, Linear):
-        kept = (*kept[:-1], _slice(last, first, columns))
-    elif _stored_only(network, last, design):
-        kept, shown = (*kept[:-1], last.changed(target=PROBE)), replace(target, name=PROBE)
-    else:
-        kept = (*kept, _copy(last.target, target, first, columns))
-    used = {name for layer in kept for name in (layer.target, *(read.tensor for read in layer.reads))}
-    tensors = {name: tensor for name, tensor in network.tensors.items() if name in used}
-    return replace(
-        network,
-        name=f"{network.name}-{last.name}",
-        tensors={**tensors, PROBE: shown},
-        layers=kept,
-        inputs=tuple(put for put in network.inputs if put.target in used),
-        outputs=(Output(PROBE, shown.shape, PROBE),),
-        constants={name: table for name, table in network.constants.items() if name in used},
-    )
-
-
-def _homes(network: Network, design: Design) -> tuple[dict[str, str], tuple[str, ...], tuple[str, ...]]:
-    """Memory of each tensor; memories that the linear engine reads rows from; memories that can be stored."""
-    found = whole_layout(network, design)
-    return found.home, found.memories.numbers[RING, "source"], found.memories.numbers["store", "source"]
-
-
-def _stored_only(network: Network, layer: Layer, design: Design) -> bool:
-    """Whether a non-linear layer's result can be stored but not copied by the linear engine."""
-    home, readable, storable = _homes(network, design)
-    return not isinstance(layer, Linear) and home[layer.target] not in readable and home[layer.target] in storable
-
-
-def _slice(layer: Linear, first: int, columns: int) -> Linear:
-    """Slice of a linear layer's columns; the full width if it has an addend, which is added in whole rows."""
-    part = slice(first, first + columns)
-    return replace(
-        layer,
-        target=PROBE,
-        weights=layer.weights[part],
-        bias=layer.bias[part],
-        multiplier=layer.multiplier[part],
-        shift=layer.shift[part],
-    )
-
-
-def _copy(source: str, tensor: Tensor, first: int, columns: int) -> Linear:
-    """Linear layer that copies some columns of an int8 tensor: identity weights, scale 1."""
-    weights = np.zeros((columns, tensor.columns), np.int8)
-    weights[np.arange(columns), first + np.arange(columns)] = 1
-    return Linear(
-        name=PROBE,
-        source=source,
-        target=PROBE,
-        rows=tensor.rows,
-        weights=weights,
-        bias=np.zeros(columns, np.int64),
-        multiplier=np.full(columns, 1 << 16, np.int64),
-        shift=np.full(columns, 16, np.int64),
-    )

@@ -86,7 +86,7 @@ def run_program(
     modelled = exact(program, design, formulas(design.engines)).total
     image = host.image_of(program)
     outcomes = []
-    with library.start(dram_bytes=image.dram_bytes) as simulator:
+    with library.start(dram_bytes=program.dram_bytes) as simulator:
         host.load(simulator.dram, image)
         if stall:
             simulator.stall(*stall)

@@ -18,7 +18,8 @@ from codesign.compiler.program import Program
 from codesign.errors import BundleError
 from codesign.ir import network as _ir
 from codesign.ir.network import Input, Layer, Network, Output, Tensor
-from codesign.target.board import Available, Board, BoardMemory, Energy
+from codesign.target.board import Board
+from codesign.target.board_figures import Available, BoardMemory, Energy
 from codesign.target.design import Design
 from codesign.target.engines import kernels
 

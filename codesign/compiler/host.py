@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.compiler.program import DramMatrix, Program
+from codesign.compiler.emission import DramMatrix
+from codesign.compiler.program import Program
 from codesign.ir.network import Ints, Network, input_golden
 
 Bytes = NDArray[np.uint8]
@@ -20,54 +21,33 @@ class Image:
     """A program as the host sees it: bytes and their addresses.
 
     Attributes:
-        commands: the command list.
-        list_at: its byte address.
-        count: number of commands.
-        constants: weights, tables and other constants.
-        constants_at: their byte address.
-        inputs, outputs: places of matrices, by tensor name.
-        dram_bytes: DRAM that the program uses.
-        engines: the design's, ordered by number.
+        program: the addresses of the command list, and constants and matrices with theirs.
+        commands: the bytes of the command list.
     """
 
+    program: Program
     commands: bytes
-    list_at: int
-    count: int
-    constants: bytes
-    constants_at: int
-    inputs: Mapping[str, DramMatrix]
-    outputs: Mapping[str, DramMatrix]
-    dram_bytes: int
-    engines: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        places = [*self.inputs.values(), *self.outputs.values()]
-        ends = [self.list_at + len(self.commands), self.constants_at + len(self.constants)]
+        program = self.program
+        places = [*program.inputs.values(), *program.outputs.values()]
+        ends = [program.list_at + len(self.commands), program.constants_at + len(program.constants)]
         ends += [place.address + place.size for place in places]
-        if min((self.list_at, self.constants_at, *(place.address for place in places))) < 0:
+        if min((program.list_at, program.constants_at, *(place.address for place in places))) < 0:
             raise ValueError("an address below 0; legal: from 0")
-        if max(ends) > self.dram_bytes:
-            raise ValueError(f"a part ends at {max(ends)}; legal: at most dram_bytes, {self.dram_bytes}")
+        if max(ends) > program.dram_bytes:
+            raise ValueError(f"a part ends at {max(ends)}; legal: at most dram_bytes, {program.dram_bytes}")
 
 
 def image_of(program: Program) -> Image:
     """The host's view of a program."""
-    return Image(
-        commands=program.encode(),
-        list_at=program.list_at,
-        count=len(program.commands),
-        constants=program.constants,
-        constants_at=program.constants_at,
-        inputs=program.inputs,
-        outputs=program.outputs,
-        dram_bytes=program.dram_bytes,
-        engines=program.engines,
-    )
+    return Image(program, program.encode())
 
 
 def load(dram: Bytes, image: Image) -> None:
     """Writes a program's constants and command list into DRAM."""
-    for at, data in ((image.constants_at, image.constants), (image.list_at, image.commands)):
+    program = image.program
+    for at, data in ((program.constants_at, program.constants), (program.list_at, image.commands)):
         dram[at : at + len(data)] = np.frombuffer(data, np.uint8)
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, fields, replace
 from functools import cache, cached_property, partial
 from typing import Any, NamedTuple
 
-from codesign.compiler.layout import Widths, check_engines, linear_columns, memory_need, widths
+from codesign.compiler.homes import check_engines
+from codesign.compiler.layout import Widths, linear_columns, memory_need, widths
 from codesign.compiler.program import compile_network
 from codesign.errors import CheckError, InputError, NothingFits
 from codesign.ir.network import Layer, Linear, Network

@@ -1,7 +1,9 @@
-"""Samples for a network: read from files, or random."""
+"""Samples for a network, read from files or random, and arrays that are written to files."""
 
+import io
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +43,46 @@ def _numbers(file: Path, name: str, array: Array) -> Array:
     if array.dtype.kind not in "fiub":
         raise InputError(f"{file}: array {name!r} is {array.dtype}; legal: numbers")
     return array
+
+
+def load_labels(path: str | Path, count: int) -> NDArray[np.int64]:
+    """Labels of ``count`` samples from a file of one array.
+
+    Raises:
+        InputError: see `load_arrays`, or not one whole number per sample.
+    """
+    arrays = load_arrays(path)
+    array = next(iter(arrays.values())) if len(arrays) == 1 else np.zeros(0)
+    if array.shape != (count,) or array.dtype.kind not in "iu":
+        raise InputError(f"labels {path}: {array.dtype} {array.shape}; legal: one whole number per sample, ({count},)")
+    return array.astype(np.int64)
+
+
+def save_array(path: Path, array: NDArray[np.float64]) -> None:
+    """Writes an array as ``.npy`` atomically.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=False)
+    write_file(path, file.getvalue())
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Writes a file atomically.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise InputError(f"cannot write {path}: {error.strerror}") from error
 
 
 def samples_of(network: Network, arrays: Mapping[str, Array]) -> list[dict[str, Array]]:

@@ -7,7 +7,7 @@ depends on a board or a design; the compiler pads and places them.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Self
 
@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.errors import InputError
-from codesign.numerics import moe, nonlinear
-from codesign.numerics.fixed_point import dequantize, limits, matmul, quantize, requantize, saturate_bits
+from codesign.numerics import nonlinear
+from codesign.numerics.fixed_point import dequantize, matmul, quantize, requantize, saturate_bits
 
 Int8 = NDArray[np.int8]
 Ints = NDArray[np.int64]
@@ -223,7 +223,13 @@ class Attention(Layer):
     @property
     def macs(self) -> int:
         """Multiply-accumulates of one inference, without the masked part of the score matrix."""
-        return 2 * _visible(self) * self.heads * self.head_dim
+        lo, hi = self._visible
+        return 2 * int((hi - lo).sum()) * self.heads * self.head_dim
+
+    @property
+    def _visible(self) -> tuple[Ints, Ints]:
+        """First and end of the keys that each row attends to."""
+        return nonlinear.mask_interval(self.mask, self.rows, self.keys, self.window)
 
     @property
     def dense_macs(self) -> int:
@@ -231,8 +237,20 @@ class Attention(Layer):
         return 2 * self.rows * self.keys * self.heads * self.head_dim
 
     def golden(self, values: Mapping[str, Ints]) -> Ints:
-        """See `attention_golden`."""
-        return attention_golden(self, values[self.query], values[self.key], values[self.value])
+        """See `codesign.numerics.nonlinear.attention`."""
+        lo, hi = self._visible
+        return nonlinear.attention(
+            values[self.query],
+            values[self.key],
+            values[self.value],
+            heads=self.heads,
+            score_multiplier=self.score_multiplier,
+            score_shift=self.score_shift,
+            out_multiplier=self.out_multiplier,
+            out_shift=self.out_shift,
+            lo=lo,
+            hi=hi,
+        )
 
     def __post_init__(self) -> None:
         if self.mask not in MASKS:
@@ -281,120 +299,6 @@ class Norm(Layer):
         """See `codesign.numerics.nonlinear.norm`."""
         rows = values[self.source][self.first_row : self.first_row + self.rows]
         return nonlinear.norm(rows, self.gain, self.bias, self.shift, self.eps, self.rms, self.bits)
-
-
-@dataclass(frozen=True)
-class Route(Layer):
-    """Expert selection and gates of each token; see `codesign.numerics.moe.gates`.
-
-    Attributes:
-        source: int8 logits ``[rows, experts]``.
-        target: gates, 0 to 255 in a 16-bit tensor ``[rows, experts]``.
-        chosen: experts per token.
-        multiplier, shift: requantize logits to steps of the exponential table.
-    """
-
-    name: str
-    source: str
-    target: str
-    rows: int
-    chosen: int
-    multiplier: int
-    shift: int
-
-    @property
-    def reads(self) -> tuple[Read, ...]:
-        """The logits."""
-        return (Read(self.source),)
-
-    @property
-    def shape(self) -> tuple[object, ...]:
-        """See `Layer.shape`."""
-        return (self.chosen,)
-
-    def golden(self, values: Mapping[str, Ints]) -> Ints:
-        """See `codesign.numerics.moe.gates`."""
-        return moe.gates(values[self.source], self.chosen, self.multiplier, self.shift)
-
-
-@dataclass(frozen=True, eq=False)
-class Experts(Layer):
-    """``target = addend + requantize(sum of gate * expert(source))``, experts in ascending order.
-
-    An expert is two linear layers, int8 to int8 (with a table) to int16; all experts have equal shapes.
-    It computes the tokens with a nonzero gate. The weighted sum provably fits 32 bits.
-
-    Attributes:
-        source: int8 tensor; rows ``first_row .. first_row+rows`` are used.
-        gates: target of a `Route`.
-        experts: two linear layers each, whose ``rows`` is the maximum number of tokens.
-        chosen: experts per token.
-        multiplier, shift: requantization of the weighted sum, saturated to 16 bits.
-        addend: int16 tensor or constant added with 16-bit saturation.
-    """
-
-    name: str
-    source: str
-    target: str
-    rows: int
-    gates: str
-    experts: tuple[tuple[Linear, Linear], ...]
-    chosen: int
-    multiplier: int
-    shift: int
-    addend: str | None = None
-    first_row: int = 0
-
-    @property
-    def macs_per_token(self) -> int:
-        """Multiply-accumulates of one expert for one token."""
-        return sum(layer.n * layer.k for layer in self.experts[0])
-
-    @property
-    def reads(self) -> tuple[Read, ...]:
-        """The source, the gates, and the addend if there is one."""
-        found = Read(self.source, self.first_row), Read(self.gates)
-        return found if self.addend is None else (*found, Read(self.addend, in_place=True))
-
-    @property
-    def shape(self) -> tuple[object, ...]:
-        """See `Layer.shape`."""
-        return len(self.experts), self.chosen, self.experts[0][0].k, self.experts[0][0].n, self.experts[0][1].n
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates of one inference.
-
-        Each token counts its ``chosen`` experts; as all have one shape, the number does not depend on which. Gate
-        weighting is not counted.
-        """
-        return self.rows * self.chosen * self.macs_per_token
-
-    def golden(self, values: Mapping[str, Ints]) -> Ints:
-        """See `experts_golden`."""
-        addend = values[self.addend] if self.addend else None
-        return experts_golden(self, values[self.source], values[self.gates], addend)
-
-    def __post_init__(self) -> None:
-        shapes = {(a.k, a.n, b.k, b.n) for a, b in self.experts}
-        if len(shapes) != 1 or any(a.n != b.k for a, b in self.experts):
-            raise ValueError(f"{self.name}: expert shapes {sorted(shapes)}; legal: one, [k, h, h, n]")
-        if not 1 <= self.chosen <= min(len(self.experts), moe.MAX_CHOSEN):
-            raise ValueError(
-                f"{self.name}: {self.chosen} of {len(self.experts)} experts; legal: at least 1, at most all"
-            )
-        for a, b in self.experts:
-            if (
-                a.addend
-                or b.addend
-                or a.first_row
-                or b.first_row
-                or b.table is not None
-                or not -128 <= a.low <= a.high < 128
-            ):
-                raise ValueError(
-                    f"{self.name}: {a.name}, {b.name}; legal: all rows to 8 bit, then to 16 bit, no addend"
-                )
 
 
 @dataclass(frozen=True, eq=False)
@@ -451,16 +355,14 @@ class Network:
 
     def __post_init__(self) -> None:
         for layer in self.layers:
-            if isinstance(layer, Norm) and layer.bits != self.tensors[layer.target].bits:
-                raise ValueError(
-                    f"{layer.name}: {layer.bits} bits; legal: as its target has, {self.tensors[layer.target].bits}"
-                )
+            bits = self.tensors[layer.target].bits
+            if isinstance(layer, Norm) and layer.bits != bits:
+                raise ValueError(f"{layer.name}: {layer.bits} bits; legal: as its target has, {bits}")
         for put in self.inputs:
             half = 1 << self.tensors[put.target].bits - 1
             if not -half <= put.low <= put.high < half:
-                raise ValueError(
-                    f"input {put.name}: {put.low} to {put.high}; legal for {put.target}: {-half} to {half - 1}"
-                )
+                legal = f"legal for {put.target}: {-half} to {half - 1}"
+                raise ValueError(f"input {put.name}: {put.low} to {put.high}; {legal}")
 
     def __iter__(self) -> Iterator[Layer]:
         return iter(self.layers)
@@ -469,23 +371,6 @@ class Network:
     def macs(self) -> int:
         """Multiply-accumulates of one inference, counted from the layers' shapes."""
         return sum(layer.macs for layer in self.layers)
-
-
-def linears(layers: Iterable[Layer]) -> Iterator[Linear]:
-    """Every linear layer, including those of experts."""
-    for layer in layers:
-        if isinstance(layer, Linear):
-            yield layer
-        elif isinstance(layer, Experts):
-            yield from (part for pair in layer.experts for part in pair)
-
-
-def _visible(layer: Attention) -> int:
-    """Number of (query, key) pairs not masked."""
-    if layer.mask == "full":
-        return layer.rows * layer.keys
-    reach = layer.window if layer.mask == "sliding" else layer.keys
-    return sum(min(i + 1, layer.keys) - max(0, i + 1 - reach) for i in range(layer.rows))
 
 
 # Golden execution: int64, bit-exact with the hardware ------------------------------
@@ -551,44 +436,6 @@ def linear_golden(layer: Linear, x: Ints, addend: Ints | None = None) -> Ints:
     return result if addend is None else saturate_bits(result + addend, 16)
 
 
-def attention_golden(layer: Attention, query: Ints, key: Ints, value: Ints) -> Ints:
-    """Return the target of an attention layer from int8 ``[rows or keys, heads * head_dim]``."""
-    lo, hi = nonlinear.mask_interval(layer.mask, layer.rows, layer.keys, layer.window)
-    return nonlinear.attention(
-        query,
-        key,
-        value,
-        heads=layer.heads,
-        score_multiplier=layer.score_multiplier,
-        score_shift=layer.score_shift,
-        out_multiplier=layer.out_multiplier,
-        out_shift=layer.out_shift,
-        lo=lo,
-        hi=hi,
-    )
-
-
-def experts_golden(layer: Experts, x: Ints, gates: Ints, addend: Ints | None = None) -> Ints:
-    """Return the target of experts.
-
-    Args:
-        layer: the experts.
-        x: the whole source, ``[at least first_row + rows, k]``.
-        gates: ``[rows, experts]``, 0 to 255.
-        addend: int16 values ``[rows, n]`` exactly if the layer names one.
-    """
-    if (addend is None) != (layer.addend is None):
-        raise ValueError(f"{layer.name}: addend is {addend is not None}; legal: {layer.addend is not None}")
-    rows = x[layer.first_row : layer.first_row + layer.rows]
-    total = np.zeros((layer.rows, layer.experts[0][1].n), np.int64)
-    for number, (first, second) in enumerate(layer.experts):
-        tokens = np.flatnonzero(gates[:, number])
-        result = linear_golden(second, linear_golden(first, rows[tokens]))
-        total[tokens] += gates[tokens, number, None] * result
-    result = requantize(total, layer.multiplier, layer.shift, *limits(16))
-    return result if addend is None else saturate_bits(result + addend, 16)
-
-
 def counts(network: Network, values: Mapping[str, Ints]) -> dict[str, Mapping[str, Ints]]:
     """Return the data-dependent work of each layer.
 
@@ -601,17 +448,3 @@ def counts(network: Network, values: Mapping[str, Ints]) -> dict[str, Mapping[st
     """
     found = {layer.name: layer.counts(values) for layer in network}
     return {name: each for name, each in found.items() if each}
-
-
-def tokens_per_expert(network: Network, values: Mapping[str, Ints]) -> dict[str, Ints]:
-    """Count the tokens that each expert computes for one sample.
-
-    Args:
-        network: the network.
-        values: the result of `run`.
-
-    Returns:
-        Counts ``[experts]`` by the name of each `Experts` layer; they sum to its ``rows * chosen``.
-    """
-    mixtures = [layer for layer in network if isinstance(layer, Experts)]
-    return {layer.name: moe.tokens_per_expert(values[layer.gates]) for layer in mixtures}

@@ -1,157 +1,23 @@
 """Boards: device resources, clock, memory and energy coefficients, each figure with its source.
 
-A board is one TOML file. This module defines its format: each field has a unit, meaning and legal values, against
-which files are checked and from which ``codesign boards --format`` is printed. See ``codesign/boards`` for examples;
-`codesign.target.board_catalog` finds boards by name.
+A board is one TOML file. This module reads it and checks each figure against its unit, meaning and legal values in
+`codesign.target.board_figures`, from which ``codesign boards --format`` is printed as well. See ``codesign/boards``
+for examples; `codesign.target.board_catalog` finds boards by name.
 """
 
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from fractions import Fraction
 from importlib import resources
 from pathlib import Path
 
 from codesign.errors import InputError
+from codesign.target.board_figures import CLOCK, ENERGY, TABLES, Available, BoardMemory, Energy, Table, formats
 
 FAMILIES = ("ultrascale+", "versal")
 
 _FILE_LIMIT = 1 << 20  # bytes of TOML
-_FIGURE_LIMIT = 1 << 40  # keeps every product of figures within 64 bits where it is computed
-_AXI_BOUNDARY = 4096  # bytes; an AXI burst never crosses it
-_ENERGY = "energy"
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """Format of an integer figure in a board file.
-
-    Attributes:
-        unit: unit of the number.
-        meaning: description of the number.
-        low: smallest legal value.
-        high: largest legal value.
-        power_of_two: whether only powers of two are legal.
-    """
-
-    unit: str
-    meaning: str
-    low: int = 1
-    high: int = _FIGURE_LIMIT
-    power_of_two: bool = False
-
-    @property
-    def legal(self) -> str:
-        """Legal values, as text."""
-        return f"a {'power of two' if self.power_of_two else 'whole number'} from {self.low} to {self.high}"
-
-    def check(self, key: str, value: object) -> None:
-        """Checks a value.
-
-        Raises:
-            ValueError: illegal value; the message names the key.
-        """
-        if isinstance(value, bool) or not isinstance(value, int) or not self._allows(value):
-            raise ValueError(f"{key} is {value!r}; legal: {self.legal}")
-
-    def _allows(self, value: int) -> bool:
-        return self.low <= value <= self.high and not (self.power_of_two and value & (value - 1))
-
-
-_CLOCK = Figure("Hz", "clock of the generated design; assumed until a vendor tool has timed it")
-
-
-@dataclass(frozen=True, slots=True)
-class Available:
-    """Device resources of the whole part."""
-
-    dsp: int = field(metadata={"is": Figure("slices", "DSP48E2 or DSP58")})
-    bram36: int = field(metadata={"is": Figure("36 Kbit", "block RAMs")})
-    uram: int = field(metadata={"is": Figure("288 Kbit", "UltraRAMs; 0 where the part has none", low=0)})
-    lut: int = field(metadata={"is": Figure("LUTs", "six-input look-up tables")})
-    ff: int = field(metadata={"is": Figure("FFs", "flip-flops")})
-
-    def __post_init__(self) -> None:
-        _check("resources", self)
-
-
-@dataclass(frozen=True, slots=True)
-class BoardMemory:
-    """Off-chip memory as seen by the programmable logic, in cycles of the board's clock.
-
-    Bandwidth is a token bucket shared by reads and writes of all ports: every cycle adds
-    ``bytes_numerator / bytes_denominator`` bytes of credit, and at most one burst is saved up.
-
-    Attributes:
-        clock_hz: the board's clock; not a key of the file's memory table.
-    """
-
-    clock_hz: int
-    ports: int = field(metadata={"is": Figure("ports", "AXI ports", high=64)})
-    port_bits: int = field(metadata={"is": Figure("bits", "data width of each port", 32, 1024, power_of_two=True)})
-    bytes_per_second: int = field(metadata={"is": Figure("bytes/s", "sustained bandwidth over all ports")})
-    burst_bytes: int = field(
-        metadata={"is": Figure("bytes", "longest burst, at least a port's width", 4, _AXI_BOUNDARY, power_of_two=True)}
-    )
-    read_latency: int = field(metadata={"is": Figure("cycles", "from granting a read to its first beat", high=1 << 16)})
-    write_latency: int = field(
-        metadata={"is": Figure("cycles", "from a write's last beat to its response", high=1 << 16)}
-    )
-    outstanding: int = field(metadata={"is": Figure("bursts", "in flight per port and direction", high=256)})
-
-    def __post_init__(self) -> None:
-        _CLOCK.check("clock_hz", self.clock_hz)
-        _check("memory", self)
-        if self.burst_bytes < self.port_bits // 8:
-            least = self.port_bits // 8
-            raise ValueError(f"memory.burst_bytes is {self.burst_bytes}; legal: at least the {least} bytes of a port")
-
-    @property
-    def _bytes_per_cycle(self) -> Fraction:
-        return Fraction(self.bytes_per_second, self.clock_hz)
-
-    @property
-    def bytes_numerator(self) -> int:
-        """Bytes of credit added in every ``bytes_denominator`` cycles, reduced."""
-        return self._bytes_per_cycle.numerator
-
-    @property
-    def bytes_denominator(self) -> int:
-        """Cycles in which ``bytes_numerator`` bytes of credit are added, reduced."""
-        return self._bytes_per_cycle.denominator
-
-
-_MOST = 10**9
-
-
-@dataclass(frozen=True, slots=True)
-class Energy:
-    """Energy coefficients per event and static power; modelled, not measured."""
-
-    mac_fj: int = field(metadata={"is": Figure("fJ", "one 8-bit multiply-accumulate in a DSP", high=_MOST)})
-    ram_byte_fj: int = field(
-        metadata={"is": Figure("fJ", "one byte read from or written to an on-chip memory", high=_MOST)}
-    )
-    lut_cycle_fj: int = field(
-        metadata={
-            "is": Figure("fJ", "one look-up table, its nets included, per cycle in which its part works", high=_MOST)
-        }
-    )
-    ff_cycle_fj: int = field(metadata={"is": Figure("fJ", "one flip-flop with its clock, per cycle", high=_MOST)})
-    offchip_byte_fj: int = field(
-        metadata={"is": Figure("fJ", "one byte to or from the off-chip memory, interface included", high=_MOST)}
-    )
-    static_mw: int = field(metadata={"is": Figure("mW", "what is on whether or not the accelerator works", high=_MOST)})
-    error_percent: int = field(
-        metadata={"is": Figure("%", "half the width of the band in which the sum is believed to lie", high=99)}
-    )
-
-    def __post_init__(self) -> None:
-        _check(_ENERGY, self)
-
-
-_Table = Available | BoardMemory | Energy
-_TABLES: Mapping[str, type[_Table]] = {"resources": Available, "memory": BoardMemory, _ENERGY: Energy}
 _TEXTS = {
     "name": ("printable text", "what users type; a file that is found by name is called as this"),
     "part": ("printable text", "the vendor's part number"),
@@ -193,10 +59,10 @@ def file_format() -> tuple[Key, ...]:
     ['Hz']
     """
     found = [Key(name, "text", "required", *says) for name, says in _TEXTS.items()]
-    found.append(Key("clock_hz", _CLOCK.unit, "required", _CLOCK.legal, _CLOCK.meaning))
-    for table, kind in _TABLES.items():
-        needed = f"all of [{table}] or none (default)" if table == _ENERGY else "required"
-        found += [Key(f"{table}.{name}", f.unit, needed, f.legal, f.meaning) for name, f in _figures(kind).items()]
+    found.append(Key("clock_hz", CLOCK.unit, "required", CLOCK.legal, CLOCK.meaning))
+    for table, kind in TABLES.items():
+        needed = f"all of [{table}] or none (default)" if table == ENERGY else "required"
+        found += [Key(f"{table}.{name}", f.unit, needed, f.legal, f.meaning) for name, f in formats(kind).items()]
     found += [Key(f'{table}."KEY"', "text", "optional, default none", *says) for table, says in _REMARKS.items()]
     return tuple(found)
 
@@ -259,13 +125,13 @@ class Board:
         found = {
             f"{table}.{name}": getattr(value, name)
             for table, value in self._tables().items()
-            for name in _figures(type(value))
+            for name in formats(type(value))
         }
         return {"clock_hz": self.clock_hz, **found}
 
-    def _tables(self) -> dict[str, _Table]:
-        tables: dict[str, _Table] = {"resources": self.resources, "memory": self.memory}
-        return tables if self.energy is None else {**tables, _ENERGY: self.energy}
+    def _tables(self) -> dict[str, Table]:
+        tables: dict[str, Table] = {"resources": self.resources, "memory": self.memory}
+        return tables if self.energy is None else {**tables, ENERGY: self.energy}
 
     @property
     def coefficients(self) -> Energy:
@@ -356,16 +222,6 @@ def boards() -> tuple[str, ...]:
     return tuple(sorted(name.removesuffix(".toml") for name in found if name.endswith(".toml")))
 
 
-def _figures(kind: type[_Table]) -> dict[str, Figure]:
-    """Figure formats of a table by field name."""
-    return {entry.name: entry.metadata["is"] for entry in fields(kind) if entry.metadata}
-
-
-def _check(table: str, value: _Table) -> None:
-    for name, figure in _figures(type(value)).items():
-        figure.check(f"{table}.{name}", getattr(value, name))
-
-
 def _check_remarks(table: str, remarks: Mapping[str, str], legal: Iterable[str]) -> None:
     for key, remark in remarks.items():
         if key not in legal:
@@ -385,7 +241,7 @@ def _assemble(
     clock_hz = figures["clock_hz"]
     available = Available(**_values("resources", figures))
     memory = BoardMemory(clock_hz, **_values("memory", figures))
-    coefficients = _values(_ENERGY, figures)
+    coefficients = _values(ENERGY, figures)
     energy = Energy(**coefficients) if coefficients else None
     return Board(*texts, clock_hz, available, memory, sources, assumptions, energy)
 
@@ -433,13 +289,13 @@ def _parse(origin: str, data: bytes) -> Board:
 
 
 def _board(document: Mapping[str, object]) -> Board:
-    _check_keys("", document, (*_TEXTS, "clock_hz", "resources", "memory"), (_ENERGY, *_REMARKS))
+    _check_keys("", document, (*_TEXTS, "clock_hz", "resources", "memory"), (ENERGY, *_REMARKS))
     figures = {"clock_hz": _whole("clock_hz", document["clock_hz"])}
-    for table, kind in _TABLES.items():
+    for table, kind in TABLES.items():
         if table not in document:
             continue
         values = _table(table, document[table])
-        _check_keys(f"{table}.", values, [*_figures(kind)])
+        _check_keys(f"{table}.", values, [*formats(kind)])
         figures |= {f"{table}.{name}": _whole(f"{table}.{name}", value) for name, value in values.items()}
     name, part, family = (_text(key, document[key]) for key in _TEXTS)
     return _assemble((name, part, family), figures, *(_remarks(key, document.get(key, {})) for key in _REMARKS))

@@ -27,11 +27,20 @@ def board_folders(environ: Mapping[str, str]) -> tuple[Path, ...]:
     >>> [folder.as_posix() for folder in board_folders({"CODESIGN_BOARDS": "mine", "HOME": "/home/me"})]
     ['mine', '/home/me/.config/codesign/boards']
     """
-    found = [Path(text) for text in environ.get("CODESIGN_BOARDS", "").split(os.pathsep) if text]
+    found = _named_folders(environ)
     home, settings = environ.get("HOME"), environ.get("XDG_CONFIG_HOME")
     if settings or home:
         found.append(Path(settings or f"{home}/.config") / "codesign" / "boards")
     return tuple(dict.fromkeys(found))
+
+
+def missing_folders(environ: Mapping[str, str]) -> tuple[Path, ...]:
+    """Entries of ``CODESIGN_BOARDS`` that are no folders."""
+    return tuple(folder for folder in dict.fromkeys(_named_folders(environ)) if not folder.is_dir())
+
+
+def _named_folders(environ: Mapping[str, str]) -> list[Path]:
+    return [Path(text) for text in environ.get("CODESIGN_BOARDS", "").split(os.pathsep) if text]
 
 
 def board_catalog(folders: Sequence[Path] = ()) -> Catalog[Board]:

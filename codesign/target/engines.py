@@ -207,11 +207,6 @@ def _by_layer() -> Mapping[type[Layer], type[Kernel]]:
     return {layer: kernel for kernel in kernels().values() for layer in kernel.layers}
 
 
-def layer_types() -> tuple[type[Layer], ...]:
-    """Layer types that some kernel runs."""
-    return tuple(_by_layer())
-
-
 def engine_names(engines: Iterable[str]) -> tuple[str, ...]:
     """All engines of a design in number order: the `MOVERS`, `RING`, then the others as given.
 

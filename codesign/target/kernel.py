@@ -2,13 +2,14 @@
 
 A kernel is a frozen dataclass of integer design parameters. Its formulas are class methods that
 take the parameters as a mapping of names to integers or integer arrays, so that one expression
-evaluates one design or a million.
+evaluates one design or a million. Everything that a kernel is made of is imported from here, the
+arithmetic of its formulas included.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol, overload
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,13 @@ from codesign.ir.network import Ints, Layer
 from codesign.solver.space import Number as Number
 from codesign.solver.space import ParameterSpace
 from codesign.solver.space import Params as Params
+from codesign.target.arithmetic import ceil_div as ceil_div
+from codesign.target.arithmetic import head_columns as head_columns
+from codesign.target.arithmetic import maximum as maximum
+from codesign.target.arithmetic import minimum as minimum
+from codesign.target.arithmetic import padded as padded
+from codesign.target.arithmetic import power_of_two as power_of_two
+from codesign.target.arithmetic import powers_up_to as powers_up_to
 from codesign.target.board import Board
 
 Work = Mapping[str, Number]
@@ -45,64 +53,6 @@ class Resources:
         return Resources(**{name: value * count for name, value in vars(self).items()})
 
 
-@overload
-def ceil_div(a: int, b: int) -> int: ...
-@overload
-def ceil_div(a: Number, b: Number) -> Number: ...
-def ceil_div(a: Number, b: Number) -> Number:
-    """Integer ceiling of ``a / b`` for scalars and arrays.
-
-    >>> ceil_div(7, 4)
-    2
-    """
-    return -(-a // b)
-
-
-@overload
-def padded(size: int, unit: int) -> int: ...
-@overload
-def padded(size: Number, unit: Number) -> Number: ...
-def padded(size: Number, unit: Number) -> Number:
-    """Size rounded up to a multiple of a unit, for scalars and arrays.
-
-    >>> padded(10, 4)
-    12
-    """
-    return ceil_div(size, unit) * unit
-
-
-def head_columns(heads: int, wide: Number, unit: Number) -> Number:
-    """Columns of a row of heads of ``wide`` columns each, padded with empty heads to a multiple of a unit.
-
-    >>> int(head_columns(3, 24, 16))
-    96
-    """
-    step: Number = unit // np.gcd(unit, wide)
-    return padded(heads, step) * wide
-
-
-def maximum(a: Number, b: Number) -> Number:
-    """Element-wise maximum that keeps Python integers unbounded.
-
-    >>> maximum(3, 5)
-    5
-    """
-    if isinstance(a, int) and isinstance(b, int):
-        return max(a, b)
-    return np.maximum(a, b)
-
-
-def minimum(a: Number, b: Number) -> Number:
-    """Element-wise minimum that keeps Python integers unbounded.
-
-    >>> minimum(3, 5)
-    3
-    """
-    if isinstance(a, int) and isinstance(b, int):
-        return min(a, b)
-    return np.minimum(a, b)
-
-
 def joules(board: Board, *, macs: Number, ram_bytes: Number, cycles: Number, logic: Resources) -> Joules:
     """Modelled energy in joules of multiplications, on-chip memory accesses and active logic.
 
@@ -120,24 +70,6 @@ def joules(board: Board, *, macs: Number, ram_bytes: Number, cycles: Number, log
     per_cycle: Joules = (logic.lut * e.lut_cycle_fj + logic.ff * e.ff_cycle_fj) * _FEMTO
     total: Joules = macs * (e.mac_fj * _FEMTO) + ram_bytes * (e.ram_byte_fj * _FEMTO) + cycles * per_cycle
     return total
-
-
-def powers_up_to(first: int, last: int) -> tuple[int, ...]:
-    """Powers of two from ``first``, a power of two, up to the first that is at least ``last``.
-
-    >>> powers_up_to(2, 9)
-    (2, 4, 8, 16)
-    """
-    return tuple(first << i for i in range(max(0, -(-last // first) - 1).bit_length() + 1))
-
-
-def power_of_two(x: Number) -> Number:
-    """1 where ``x`` is a power of two, else 0.
-
-    >>> int(power_of_two(8)), int(power_of_two(6))
-    (1, 0)
-    """
-    return (x > 0) * ((x & (x - 1)) == 0)
 
 
 CONTRACT = 1

@@ -1,6 +1,6 @@
 """Modelled energy of one run, and power of a fully active design.
 
-Everything follows from the coefficients of the board (`codesign.target.board.Energy`), whose sources and
+Everything follows from the coefficients of the board (`codesign.target.board_figures.Energy`), whose sources and
 assumptions are in the board's file. Nothing here is measured: every figure comes with an uncertainty band.
 """
 

@@ -16,7 +16,7 @@ from codesign.hw.system.bus import ADDR_BITS, BURST_BYTES, Bus
 from codesign.hw.system.sequencer import COMMAND_QUEUE, ENGINE_QUEUE, FLIGHT_QUEUE, INDEX_BITS, flight_bits
 from codesign.hw.system.top import Shape, Top
 from codesign.hw.verilog import Sources, VerilogTarget, generate, regenerate
-from codesign.target.board import BoardMemory
+from codesign.target.board_figures import BoardMemory
 from codesign.target.design import Design
 from codesign.target.engines import COMMAND_BYTES, RING, engine_names, geometry, kernel_of, memory_map
 from codesign.target.kernel import Kernel, Number, Params, Resources, ceil_div

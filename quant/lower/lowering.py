@@ -14,7 +14,8 @@ import numpy as np
 from codesign.errors import InputError
 from codesign.frontend.operators.call import Array, Ints
 from codesign.frontend.workload import Workload, sample_shape
-from codesign.ir.network import Network, Output, linears
+from codesign.ir.mixture import linears
+from codesign.ir.network import Network, Output
 from codesign.numerics.fixed_point import accumulator_range, signed_bits
 from codesign.quant.lower.emitter import WIDE, Finish, Operand, OutOfRange, TensorSource
 from codesign.quant.lower.residual import Residual

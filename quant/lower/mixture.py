@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from codesign.ir.network import Experts, Linear, Route, Tensor
+from codesign.ir.mixture import Experts, Route
+from codesign.ir.network import Linear, Tensor
 from codesign.numerics.moe import GATE_SCALE, MAX_GATE
 from codesign.quant.lower.emitter import WIDE, TensorSource
 from codesign.quant.lower.operands import Operands

@@ -11,7 +11,8 @@ import pytest
 
 from codesign import api as flow
 from codesign import cli
-from codesign.cli import Answer, Option, Verb, main
+from codesign.answers import Answer
+from codesign.cli import Option, Verb, main
 from codesign.errors import BundleError, CheckError, CodesignError, InputError, NothingFits, ToolError
 
 
@@ -146,21 +147,6 @@ def test_help_is_no_failure(argv: list[str], capsys: pytest.CaptureFixture[str])
     assert "usage: codesign" in capsys.readouterr().out
 
 
-def test_boards(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["boards"]) == 0
-    heading, *rows = capsys.readouterr().out.splitlines()
-    assert heading.split() == ["name", "part", "family", "MHz", "dsp", "bram36", "uram", "lut", "ff", "GB/s"]
-    zcu102 = ["zcu102", "xczu9eg-ffvb1156-2-e", "ultrascale+", "300", "2520", "912", "0", "274080", "548160", "15.36"]
-    assert zcu102 in [row.split() for row in rows]
-
-
-def test_boards_as_json(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["boards", "--json"]) == 0
-    found = {board["name"]: board for board in json.loads(capsys.readouterr().out)["boards"]}
-    assert found["zcu102"]["resources"]["dsp"] == 2520
-    assert "clock_hz" in found["zcu102"]["assumptions"]
-
-
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     text = capsys.readouterr().out
@@ -254,15 +240,6 @@ def test_run_shows_a_table(mlp: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     data = json.loads(capsys.readouterr().out)
     assert data["accuracy"] == 0.985
     assert len(data["predictions"]) == 400
-
-
-def test_kernels_and_models(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["kernels"]) == 0
-    assert "t_in t_out n_l" in capsys.readouterr().out
-    assert main(["kernels", "vector"]) == 0
-    assert "columns per cycle" in capsys.readouterr().out
-    assert main(["models"]) == 0
-    assert "digits-vit" in capsys.readouterr().out
 
 
 @pytest.mark.rtl

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Protocol, runtime_checkable
 
-from codesign.catalog import Catalog, offered, shipped
-from codesign.errors import NothingFits
+from codesign.catalog import Catalog, offered, one_line, shipped
+from codesign.errors import CodesignError, InputError, NothingFits
 from codesign.solver.branch import Progress
 from codesign.solver.exact import search as _search
 from codesign.solver.front import Front
@@ -138,11 +138,17 @@ def searched(
     """The best designs of a space that a strategy finds; see `Strategy.search`.
 
     Raises:
-        InputError: an unknown strategy.
+        InputError: an unknown strategy, or one that raises anything but a `CodesignError`.
         NothingFits: no design that fits was found, without proof that there is none.
         ToolError: the strategy, or a library that it needs, is missing or fails.
     """
-    found = find(strategy).search(space, objectives, evaluations=evaluations, seed=seed, progress=progress)
+    chosen = find(strategy)
+    try:
+        found = chosen.search(space, objectives, evaluations=evaluations, seed=seed, progress=progress)
+    except CodesignError:
+        raise
+    except Exception as error:
+        raise InputError(f"strategy {strategy!r} failed: {one_line(error)}") from error
     if not len(found) and not found.proof.exact:
         more = f"in {evaluations} evaluations, which proves nothing; legal: a larger budget, or strategy {DEFAULT}"
         raise NothingFits(f"{strategy} met no design that fits {more}")

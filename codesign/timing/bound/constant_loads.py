@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from codesign.compiler.program import LUT_BYTES
+from codesign.compiler.emission import LUT_BYTES
 from codesign.ir.network import Layer, Linear, Network
 from codesign.target.engines import LUT
 from codesign.target.kernel import Number, Params, ceil_div, maximum, minimum, padded

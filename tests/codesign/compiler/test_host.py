@@ -3,8 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from codesign.compiler.emission import DramMatrix
 from codesign.compiler.host import image_of, load, matrices, read_matrix, write_matrix
-from codesign.compiler.program import DramMatrix, compile_network
+from codesign.compiler.program import compile_network
 from codesign.errors import InputError
 from codesign.frontend import zoo
 from codesign.target.board import Board
@@ -39,15 +40,15 @@ def test_a_program_is_loaded_where_it_belongs() -> None:
     design = Design(Board.load("zcu102"), ENGINES, {"input": 4096, "output": 4096})
     program = compile_network(zoo.gemm(3, 20, 7), design)
     image = image_of(program)
-    dram = np.zeros(image.dram_bytes, np.uint8)
+    dram = np.zeros(program.dram_bytes, np.uint8)
     load(dram, image)
-    at = image.constants_at
+    at = program.constants_at
     assert dram[at : at + len(program.constants)].tobytes() == program.constants
-    assert dram[image.list_at : image.list_at + 64 * image.count].tobytes() == program.encode()
+    assert dram[program.list_at : program.list_at + 64 * len(program.commands)].tobytes() == program.encode()
     with pytest.raises(ValueError, match="legal: at most dram_bytes"):
-        replace(image, dram_bytes=image.dram_bytes // 2)
+        image_of(replace(program, dram_bytes=program.dram_bytes // 2))
     with pytest.raises(ValueError, match="below 0"):
-        replace(image, list_at=-64)
+        image_of(replace(program, list_at=-64))
 
 
 def test_samples_become_integers() -> None:

@@ -10,7 +10,7 @@ from codesign.compiler.layout import Layout, Region, analysis, groups, layout, l
 from codesign.compiler.program import compile_network
 from codesign.errors import NothingFits
 from codesign.frontend.zoo import gemm
-from codesign.ir.network import Attention, Layer, Linear, Network
+from codesign.ir.network import Attention, Linear, Network
 from codesign.target.design import Design
 from tests.accelerators import SMALL_VIT, board, chain
 from tests.quant.vits import random_network
@@ -22,25 +22,6 @@ def _bare(row_group: int = 5, ports: int = 4, **widths: int) -> Design:
     """A design without memories, its engines as wide as told."""
     engines = {name: {key: widths.get(key, value) for key, value in p.items()} for name, p in SMALL_VIT.items()}
     return Design(board(ports), engines, {}, row_group)
-
-
-def _with(network: Network, old: Layer, new: Layer) -> Network:
-    return replace(network, layers=tuple(new if layer is old else layer for layer in network))
-
-
-def test_a_tensor_needed_in_two_places_is_refused() -> None:
-    network = random_network(1)[0]
-    attention = next(layer for layer in network if isinstance(layer, Attention))
-    with pytest.raises(NothingFits, match=r"needed in \['key', 'query'\]; legal: one memory each"):
-        whole_layout(_with(network, attention, replace(attention, key=attention.query)), _bare())
-
-
-def test_a_tensor_out_of_its_reader_s_reach_is_refused() -> None:
-    network = random_network(1)[0]
-    attention = next(layer for layer in network if isinstance(layer, Attention))
-    reader = next(layer for layer in network if isinstance(layer, Linear) and layer.source == attention.target)
-    with pytest.raises(NothingFits, match="in memory query; port source of the linear engine reaches input, hidden"):
-        whole_layout(_with(network, reader, replace(reader, source=attention.query)), _bare())
 
 
 def test_memory_need_is_enough_and_tight() -> None:

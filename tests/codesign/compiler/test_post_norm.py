@@ -19,7 +19,7 @@ from codesign.hw.vector import WIDE_RESULT
 from codesign.ir.network import Layer, Linear, Network, Norm, Output, Tensor, run
 from codesign.numerics.nonlinear import norm
 from codesign.sim import check
-from codesign.sim.check import PROBE, probes
+from codesign.sim.probes import PROBE, probes
 from codesign.sim.single_layer import isolated
 from codesign.target.board import Board
 from codesign.target.design import Design

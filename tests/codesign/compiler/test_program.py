@@ -12,9 +12,9 @@ from codesign.errors import NothingFits
 from codesign.flow.build import tools
 from codesign.frontend.workload import Workload
 from codesign.frontend.zoo import gemm, load
-from codesign.ir.network import Linear, Network
+from codesign.ir.network import Network
 from codesign.quant.lower.lowering import lower
-from codesign.target.commands import RELEASE, Command, Span
+from codesign.target.commands import RELEASE, Command
 from codesign.target.design import Design
 from codesign.target.engines import MOVERS, engine_names
 from tests.accelerators import SMALL_VIT, board, chain, fitting
@@ -82,36 +82,12 @@ def test_what_is_loaded_at_the_begin_comes_before_the_weights_of_later_layers() 
     assert engines[:second].count("load") >= 2
 
 
-@pytest.mark.parametrize("rows", [1, 3, 4, 40])
-def test_weights_are_released_by_the_last_row_group_of_each_block(rows: int) -> None:
-    network = gemm(rows, 64, 300)
-    program = compile_network(network, _design(network, row_group=2))
-    flags = [command.fields["flags"] & RELEASE for command in _of(program, "linear")]
-    assert sum(flags) == len(_of(program, "fetch"))
-    assert flags[-1] == RELEASE
-
-
 def test_blocks_fit_the_rings() -> None:
     network = gemm(40, 64, 300)
     design = _design(network)
     for command in _of(compile_network(network, design), "linear"):
         assert command.fields["ib"] * command.fields["ob"] <= design.linear["ring_words"]
         assert command.fields["ob"] <= design.linear["table_words"]
-
-
-def test_blocks_lie_beside_each_other_in_the_target() -> None:
-    network = gemm(40, 64, 300)
-    design = _design(network, row_group=20)
-    linear = _of(compile_network(network, design), "linear")
-    columns: dict[int, list[int]] = {}
-    for command in linear:
-        columns.setdefault(command.writes[0].start, []).append(command.fields["target_base"])
-        columns[command.writes[0].start] += [command.fields["target_base"] + command.fields["ob"]]
-    assert len(columns) == 2
-    for start, edges in columns.items():
-        assert edges[0] == start // design.linear["t_out"]
-        assert edges[1:-1:2] == edges[2::2]
-        assert edges[-1] - edges[0] == -(-300 // design.linear["t_out"])
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -133,18 +109,6 @@ def test_a_large_product_streams_through_its_windows() -> None:
     assert max(command.fields["rows"] for command in _of(program, "linear")) == 3
     assert sum(command.fields["words"] for command in _of(program, "store")) == 100
     assert sum(command.fields["words"] for command in _of(program, "load")) == 100
-
-
-def test_equal_tables_are_loaded_once() -> None:
-    rng = np.random.default_rng(0)
-    network = chain(rng, 4, [16, 16, 16, 16])
-    first, second, last = network.layers
-    assert isinstance(first, Linear)
-    assert isinstance(second, Linear)
-    network = replace(network, layers=(first, replace(second, table=first.table), last))
-    program = compile_network(network, _design(network))
-    luts = [c for c in _of(program, "load") if c.writes[0].memory == "lut"]
-    assert [command.writes for command in luts] == [(Span("lut", 0, 256),)]
 
 
 def test_weights_lie_on_pages_of_their_own() -> None:

@@ -107,6 +107,18 @@ def test_a_new_strategy_is_one_file(
     assert "legal: age-moea2, exact, nsga2, random-walk" in capsys.readouterr().err
 
 
+def test_one_that_raises_is_named_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = CODE.replace("        problem, rng", "        raise KeyError('two\\nlines')\n        problem, rng")
+    install(monkeypatch, tmp_path / "p", "walker", code, f"[{GROUP}]\nrandom-walk = walker:STRATEGY\n")
+    assert build("random-walk", tmp_path / "b") == 2
+    says = "strategy 'random-walk' failed: KeyError: 'two\\nlines'"
+    assert capsys.readouterr().err == f"codesign: error: {says}\n"
+    with pytest.raises(InputError, match="random-walk"):
+        codesign.search(*CALL, strategy="random-walk")
+
+
 def test_or_a_package_with_an_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, tmp_path / "p", "walker", CODE, f"[{GROUP}]\nrandom-walk = walker:STRATEGY\n")
     proof = codesign.search(*CALL, strategy="random-walk").proof

@@ -4,14 +4,14 @@ import re
 import tomllib
 from copy import deepcopy
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from codesign.errors import InputError
-from codesign.target.board import Available, Board, BoardMemory, Energy, Key, boards, file_format
+from codesign.target.board import Board, Key, boards, file_format
+from codesign.target.board_figures import Available, BoardMemory, Energy
 
 TEXT = """
 name = "toy"
@@ -229,13 +229,6 @@ def test_overrides_are_marked_and_leave_the_original(tmp_path: Path) -> None:
     assert board.memory.read_latency == 30
     assert "resources.dsp" not in board.assumptions
     assert board.with_overrides([]) == board
-
-
-def test_bytes_per_cycle_follow_the_clock() -> None:
-    board = Board.load("zcu102").with_overrides(["clock_hz=200e6"])
-    ratio = Fraction(board.memory.bytes_numerator, board.memory.bytes_denominator)
-    assert ratio == Fraction(15_360_000_000, 200_000_000)
-    assert (board.memory.bytes_numerator, board.memory.bytes_denominator) == (384, 5)
 
 
 @pytest.mark.parametrize(

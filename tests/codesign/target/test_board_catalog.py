@@ -49,6 +49,14 @@ def test_the_environment_says_where_boards_may_lie(environ: dict[str, str], fold
     assert board_folders(environ) == tuple(map(Path, folders))
 
 
+def test_a_missing_folder_is_named_and_the_others_are_listed(
+    mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CODESIGN_BOARDS", f"{tmp_path / 'none'}:{mine}:{tmp_path / 'none'}")
+    says = f"CODESIGN_BOARDS names {tmp_path / 'none'}, which is no folder"
+    assert listed(capsys) == (sorted([*board.boards(), "toy"]), [says])
+
+
 def test_a_board_of_the_user_is_used_by_name(mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert listed(capsys) == (sorted([*board.boards(), "toy"]), [])
     assert load_board("toy", [mine]) == Board.load(mine / "toy.toml")

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from codesign.errors import InputError
 from codesign.frontend import zoo
 from codesign.frontend.workload import Workload, from_proto
-from codesign.ir.network import Attention, Experts, Linear, Network, Norm, Route, outputs, run, tokens_per_expert
+from codesign.ir.mixture import Experts, Route, tokens_per_expert
+from codesign.ir.network import Attention, Linear, Network, Norm, outputs, run
 from codesign.numerics.fixed_point import round_half_even, saturate_bits
 from codesign.numerics.moe import GATE_SCALE
 from codesign.quant.lower.fidelity import cosines

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from codesign.frontend.workload import load_onnx
-from codesign.ir.network import Experts, Linear, Norm, Route, run
+from codesign.ir.mixture import Experts, Route
+from codesign.ir.network import Linear, Norm, run
 from codesign.quant.lower.lowering import lower
 
 torch: Any = pytest.importorskip("torch", reason="needs torch: pip install codesign[quant]")

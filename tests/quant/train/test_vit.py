@@ -9,7 +9,8 @@ import pytest
 
 from codesign.frontend import zoo
 from codesign.frontend.workload import Workload, load_onnx
-from codesign.ir.network import Experts, Network, run
+from codesign.ir.mixture import Experts
+from codesign.ir.network import Network, run
 from codesign.quant.lower.lowering import lower
 from tests.quant.reference import IntegerVit, read_quantizers
 

@@ -1,0 +1,57 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from codesign.compiler.program import Program, compile_network
+from codesign.frontend.zoo import gemm
+from codesign.ir.network import Linear, Network
+from codesign.target.commands import RELEASE, Command, Span
+from codesign.target.design import Design
+from tests.accelerators import board, chain, fitting
+
+_LINEAR = {"t_in": 8, "t_out": 8, "n_l": 3, "kw_max": 8, "ring_words": 128, "table_words": 16, "tables": 4}
+
+
+def _design(network: Network, row_group: int = 1 << 15) -> Design:
+    return fitting(Design(board(), {"linear": _LINEAR}, {}, row_group), [network])
+
+
+def _of(program: Program, engine: str) -> list[Command]:
+    return [command for command in program.commands if command.engine == engine]
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 40])
+def test_weights_are_released_by_the_last_row_group_of_each_block(rows: int) -> None:
+    network = gemm(rows, 64, 300)
+    program = compile_network(network, _design(network, row_group=2))
+    flags = [command.fields["flags"] & RELEASE for command in _of(program, "linear")]
+    assert sum(flags) == len(_of(program, "fetch"))
+    assert flags[-1] == RELEASE
+
+
+def test_blocks_lie_beside_each_other_in_the_target() -> None:
+    network = gemm(40, 64, 300)
+    design = _design(network, row_group=20)
+    linear = _of(compile_network(network, design), "linear")
+    columns: dict[int, list[int]] = {}
+    for command in linear:
+        columns.setdefault(command.writes[0].start, []).append(command.fields["target_base"])
+        columns[command.writes[0].start] += [command.fields["target_base"] + command.fields["ob"]]
+    assert len(columns) == 2
+    for start, edges in columns.items():
+        assert edges[0] == start // design.linear["t_out"]
+        assert edges[1:-1:2] == edges[2::2]
+        assert edges[-1] - edges[0] == -(-300 // design.linear["t_out"])
+
+
+def test_equal_tables_are_loaded_once() -> None:
+    rng = np.random.default_rng(0)
+    network = chain(rng, 4, [16, 16, 16, 16])
+    first, second, last = network.layers
+    assert isinstance(first, Linear)
+    assert isinstance(second, Linear)
+    network = replace(network, layers=(first, replace(second, table=first.table), last))
+    program = compile_network(network, _design(network))
+    luts = [c for c in _of(program, "load") if c.writes[0].memory == "lut"]
+    assert [command.writes for command in luts] == [(Span("lut", 0, 256),)]

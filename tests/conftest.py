@@ -17,6 +17,8 @@ _LEVELS = ("rtl", "slow", "quant", "notebooks", "board")
 _WORKERS = 2
 _WATCHED = ("usepdb", "trace", "collectonly", "setupshow", "showfixtures", "show_fixtures_per_test")
 """Options of whoever looks at one process."""
+_GARBAGE = 50_000
+"""Objects between two searches for garbage: Python's 700 would take a twentieth of all time."""
 _MUST_RUN = {"rtl": ("mark.rtl", "few_fast("), "quant": ("mark.quant",)}
 """Levels of which nothing may be skipped in CI, and how a module says that it has tests of them."""
 
@@ -56,6 +58,7 @@ def pytest_collection_finish() -> None:
     """What was collected stays to the end: searches for garbage pass over it."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(_GARBAGE)
 
 
 def _in_ci() -> bool:

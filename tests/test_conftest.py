@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.marks import few_fast
+
 pytest_plugins = ["pytester"]
 SUITE = """
 import pytest
@@ -92,7 +94,7 @@ def test_two_processes_run_what_one_would(suite: pytest.Pytester) -> None:
     done.stdout.fnmatch_lines(["level: fast; seed: 0", "2 workers *"])
 
 
-@pytest.mark.parametrize("level", ["rtl", "quant"])
+@pytest.mark.parametrize("level", few_fast(["rtl", "quant"], 1))
 @pytest.mark.parametrize("text", [SKIPPED, MODULE_SKIPPED], ids=["test", "module"])
 def test_a_skipped_test_that_must_run_fails_in_ci_only(
     suite: pytest.Pytester, text: str, level: str, monkeypatch: pytest.MonkeyPatch

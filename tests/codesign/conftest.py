@@ -1,16 +1,38 @@
 """Bundles that several modules look at; built once for all processes of a run."""
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
 
 import pytest
 
 from codesign import api as flow
+from codesign import catalog
 from codesign.cache import publish
 
 SMALL = "gemm:5x30x20"
 """A matrix product with nothing round about it."""
+
+
+@cache
+def _entry_points(path: tuple[str, ...]) -> EntryPoints:
+    """All entry points of the packages on a path; reading them takes longer than most commands."""
+    return entry_points()
+
+
+def _of_group(*, group: str) -> EntryPoints:
+    return _entry_points(tuple(sys.path)).select(group=group)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def packages_are_read_once() -> Iterator[None]:
+    """Entry points are read once per path instead of for every command."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(catalog, "entry_points", _of_group)
+        yield
 
 
 @pytest.fixture(scope="session")

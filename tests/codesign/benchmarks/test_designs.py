@@ -1,6 +1,7 @@
 """Exact fronts beside heuristics: on no board is one dominated, and a front that is fails loudly."""
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ BOARDS = ("kv260", "u280", "zcu102", "zcu104")
 METRICS = ["hypervolume_ratio", "dominated_points", "exact_points_found", "exact_points", "evaluations", "cpu_s"]
 
 
+@cache
 def exact(model: str, board: str) -> Exact:
     """A front that was searched in this process."""
     network, target = integers(model), Board.load(board)

@@ -1,4 +1,5 @@
 import re
+from functools import cache
 from itertools import product
 
 import pytest
@@ -23,6 +24,7 @@ from tests.quant.vits import random_network
 ZCU102 = Board.load("zcu102")
 
 
+@cache
 def network(name: str) -> Network:
     found = zoo.load(name)
     return lower(found) if isinstance(found, Workload) else found

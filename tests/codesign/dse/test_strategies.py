@@ -81,6 +81,7 @@ def build(strategy: str, out: Path) -> int:
     return main(["build", CALL[0], *SPACE, "--strategy", strategy, "--out", str(out)])
 
 
+@pytest.mark.rtl
 def test_a_new_strategy_is_one_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -115,6 +116,7 @@ def test_or_a_package_with_an_entry_point(tmp_path: Path, monkeypatch: pytest.Mo
     assert "random-walk" in chosen(None)
 
 
+@pytest.mark.rtl
 def test_the_bench_sets_it_beside_the_exact_front(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add(monkeypatch, tmp_path / "more", random_walk=CODE)
     monkeypatch.setattr("codesign.benchmarks.designs.REFERENCE_EVALUATIONS", 600)

@@ -49,6 +49,7 @@ def test_the_environment_says_where_boards_may_lie(environ: dict[str, str], fold
     assert board_folders(environ) == tuple(map(Path, folders))
 
 
+@pytest.mark.rtl
 def test_a_board_of_the_user_is_used_by_name(mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert listed(capsys) == (sorted([*board.boards(), "toy"]), [])
     assert load_board("toy", [mine]) == Board.load(mine / "toy.toml")

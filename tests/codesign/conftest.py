@@ -18,20 +18,20 @@ SMALL = "gemm:5x30x20"
 
 
 @cache
-def _entry_points(path: tuple[str, ...]) -> EntryPoints:
-    """All entry points of the packages on a path; reading them takes longer than most commands."""
-    return entry_points()
+def _found(group: str, path: tuple[str, ...]) -> EntryPoints:
+    return entry_points(group=group)
 
 
-def _of_group(*, group: str) -> EntryPoints:
-    return _entry_points(tuple(sys.path)).select(group=group)
+def _entry_points(*, group: str) -> EntryPoints:
+    """Entry points of the packages on Python's path as it is."""
+    return _found(group, tuple(sys.path))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def packages_are_read_once() -> Iterator[None]:
-    """Entry points are read once per path instead of for every command."""
+    """Entry points are read once per path: for every command it would take longer than most commands."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(catalog, "entry_points", _of_group)
+        patch.setattr(catalog, "entry_points", _entry_points)
         yield
 
 

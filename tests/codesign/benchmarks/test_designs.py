@@ -99,6 +99,7 @@ def test_a_search_is_measured_in_a_process_of_its_own() -> None:
     assert there.case == "case"
 
 
+@pytest.mark.rtl
 def test_rows_of_the_reference_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_designs, "REFERENCE_EVALUATIONS", 600)
     problem = reference_problem()

@@ -14,7 +14,7 @@ from tests.marks import few_fast
 from tests.quant.vits import Recipe, build
 
 
-@pytest.mark.parametrize("name", few_fast([m.name for m in zoo.models() if m.heldout], 2))
+@pytest.mark.parametrize("name", few_fast([m.name for m in zoo.models() if m.heldout], 1))
 def test_shipped_models_load_and_have_heldout_samples(name: str) -> None:
     workload = zoo.load(name)
     assert isinstance(workload, Workload)

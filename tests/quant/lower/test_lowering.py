@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -69,6 +70,7 @@ def _on_grid(x: Floats, scale: float) -> bool:
 # The shipped models -----------------------------------------------------------------------
 
 
+@cache
 def _shipped(name: str) -> tuple[Workload, Lowered, NDArray[np.float32]]:
     workload = zoo.load(name)
     assert isinstance(workload, Workload)

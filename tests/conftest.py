@@ -28,6 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    gc.set_threshold(_GARBAGE)
     named = any("::" in str(argument) for argument in config.args)
     if not config.option.markexpr and not named:
         config.option.markexpr = "fast"
@@ -58,7 +59,6 @@ def pytest_collection_finish() -> None:
     """What was collected stays to the end: searches for garbage pass over it."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_GARBAGE)
 
 
 def _in_ci() -> bool:

@@ -253,7 +253,7 @@ def test_a_layer_without_a_kernel_is_refused_before_the_search() -> None:
 
 
 def test_directions_are_as_declared() -> None:
-    check_directions(_space(random_network(4)[0]).problem(("latency_us", "dsp")), pairs=300)
+    check_directions(_space(random_network(4)[0]).problem(("latency_us", "dsp")), pairs=100)
 
 
 @pytest.mark.rtl

@@ -27,6 +27,7 @@ from codesign.numerics.fixed_point import IntArray, isqrt, limits, round_half_ev
 from codesign.numerics.nonlinear import norm_parameters
 from codesign.sim.verilator.simulator import Library
 from tests.hw.engine_bench import Driver, EngineBench, MemoryShape, Placed, Words, build, encode, hardware, refuses
+from tests.marks import few_fast
 
 DEPTH = 4096
 LIMIT = 2_000_000
@@ -468,7 +469,7 @@ class TestParts:
         assert found == [x["a"] * x["b"] + x["c"] for x in inputs]
 
     @pytest.mark.parametrize(("bits", "wide"), [(8, None), (8, 0), (16, 1)])
-    @pytest.mark.parametrize("shift", [0, 1, 2, 8, 15, 19, 31])
+    @pytest.mark.parametrize("shift", few_fast([0, 1, 8, 31, 2, 15, 19], 4))
     def test_round_shift(self, shift: int, bits: int, wide: int | None, rng: np.random.Generator) -> None:
         most = min(2 * (1 << bits) + 8, 1 << 36 - shift)
         near = [(k << shift) // 2 + j for k in range(1 - most, most, 1 + most // 40) for j in (-1, 0, 1)]

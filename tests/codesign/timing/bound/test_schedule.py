@@ -96,6 +96,7 @@ def test_weights_that_wait_for_room_in_the_ring(seed: int) -> None:
     assert min(gap for gap, _ in gaps) >= 0
 
 
+@pytest.mark.rtl
 def test_what_a_ring_holds_back_is_foreseen() -> None:
     gaps = [found for seed in range(4, 8) for found in _starved(seed)]
     for again in (False, True):
@@ -204,6 +205,7 @@ def test_loader_and_array_alternate_as_they_may(seed: int) -> None:
     assert min(gaps) >= 0
 
 
+@pytest.mark.rtl
 def test_deep_rings_on_a_fast_memory_leave_little_above_it() -> None:
     gaps = []
     for seed in range(6):

@@ -173,6 +173,7 @@ def test_waves_are_written(design: Design, verilog: Mapping[str, str], tmp_path:
     assert (tmp_path / "w.vcd").read_text().count("$var") > 100
 
 
+@pytest.mark.rtl
 def test_probes_show_every_element_of_every_layer() -> None:
     """On the golden model: what a cut network shows is what the layer computes."""
     found = zoo.load("digits-vit")

@@ -264,7 +264,8 @@ def _post_recipe(seed: int) -> Recipe:
     return replace(_float_recipe(seed), order="post")
 
 
-@pytest.mark.parametrize("seed", few_fast(range(12), 1))
+@pytest.mark.rtl
+@pytest.mark.parametrize("seed", range(12))
 def test_float_post_norm_models_become_integers_that_are_close(seed: int) -> None:
     chosen = _post_recipe(seed)
     model, settings = build(chosen), choices()[seed % len(choices())]

@@ -17,6 +17,8 @@ _LEVELS = ("rtl", "slow", "quant", "notebooks", "board")
 _WORKERS = 2
 _WATCHED = ("usepdb", "trace", "collectonly", "setupshow", "showfixtures", "show_fixtures_per_test")
 """Options of whoever looks at one process."""
+_GARBAGE = 50_000
+"""Objects between two searches for garbage: Python's 700 would take a twentieth of all time."""
 _MUST_RUN = {"rtl": ("mark.rtl", "few_fast("), "quant": ("mark.quant",)}
 """Levels of which nothing may be skipped in CI, and how a module says that it has tests of them."""
 
@@ -26,6 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    gc.set_threshold(_GARBAGE)
     named = any("::" in str(argument) for argument in config.args)
     if not config.option.markexpr and not named:
         config.option.markexpr = "fast"

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.marks import few_fast
+
 pytest_plugins = ["pytester"]
 SUITE = """
 import pytest
@@ -39,6 +41,8 @@ cases = pytest.mark.parametrize("case", few_fast([1, 2], 1))
 RANDOM = """
 def test_random(rng): print("drew", rng.integers(1 << 60)); assert False
 """
+PLAIN = ("-p", "no:cacheprovider", "-p", "no:unraisableexception")
+"""Without what writes beside the suite, and without five searches for garbage at the end of each run."""
 INI = "[pytest]\ntestpaths = .\nmarkers =\n fast: f\n rtl: r\n slow: s\n quant: q\n notebooks: n\n board: b\n"
 
 
@@ -53,7 +57,7 @@ def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.
 
 def run(suite: pytest.Pytester, text: str, *options: str) -> pytest.RunResult:
     (suite.path / "test_suite.py").write_text(text)
-    return suite.runpytest_inprocess("-p", "no:cacheprovider", "-rA", *options)
+    return suite.runpytest_inprocess(*PLAIN, "-rA", *options)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +86,7 @@ def test_levels(suite: pytest.Pytester, options: tuple[str, ...], expected: set[
 )  # fmt: skip
 def test_whose_processes_they_are(suite: pytest.Pytester, options: tuple[str, ...], workers: int) -> None:
     suite.makepyfile(test_suite=SUITE)
-    assert len(getattr(suite.parseconfigure(*options).option, "tx", ())) == workers
+    assert len(getattr(suite.parseconfigure(*PLAIN, *options).option, "tx", ())) == workers
 
 
 @pytest.mark.rtl
@@ -92,7 +96,7 @@ def test_two_processes_run_what_one_would(suite: pytest.Pytester) -> None:
     done.stdout.fnmatch_lines(["level: fast; seed: 0", "2 workers *"])
 
 
-@pytest.mark.parametrize("level", ["rtl", "quant"])
+@pytest.mark.parametrize("level", few_fast(["rtl", "quant"], 1))
 @pytest.mark.parametrize("text", [SKIPPED, MODULE_SKIPPED], ids=["test", "module"])
 def test_a_skipped_test_that_must_run_fails_in_ci_only(
     suite: pytest.Pytester, text: str, level: str, monkeypatch: pytest.MonkeyPatch

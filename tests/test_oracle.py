@@ -1,4 +1,4 @@
-"""The recorded table holds: a small row in the fast level, every row in the slow one; and differences are seen."""
+"""The recorded table holds: a small row at level rtl, every row at level slow; and differences are seen."""
 
 import json
 from collections.abc import Mapping
@@ -32,6 +32,7 @@ def without_front(row: Row) -> Row:
 # The table and the code -----------------------------------------------------------------
 
 
+@pytest.mark.rtl
 def test_a_small_row_is_as_recorded(table: Table, folder: Path) -> None:
     found = oracle.observed(SMALL, folder, searched=False)
     assert not differences(without_front(table[SMALL]), found)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.marks import few_fast
+
 HERE = Path(__file__).parent
 PLUGIN = HERE / "plugin_engine"
 POINTS = "[codesign.kernels]\nkeep_rows = {kernel}\n[codesign.operators]\nkeep_rows = {operator}\n"
@@ -66,7 +68,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", few_fast(FAULTS, 1))
 def test_a_plug_in_that_cannot_be_used_is_named_and_everything_else_works(fault: str, tmp_path: Path) -> None:
     code, reason = FAULTS[fault]
     environment = _installed(tmp_path / "site", "other_engine:Other", code)

@@ -11,6 +11,7 @@ from codesign.hw.system.accelerator import bus_of
 from codesign.target.board import Board, boards
 from codesign.target.design import Design
 from tests.accelerators import chain, compiled, fitting, integers, run_program
+from tests.marks import few_fast
 
 
 @pytest.mark.parametrize("name", boards())
@@ -65,7 +66,7 @@ def test_a_board_that_can_do_more_says_so(name: str) -> None:
     assert limited == ("generated hardware" in Board.load(name).assumptions.get("memory.ports", ""))
 
 
-@pytest.mark.parametrize("name", boards())
+@pytest.mark.parametrize("name", few_fast(boards(), 1))
 def test_digits_vit_fits_every_board(name: str) -> None:
     made = plan("digits-vit", Board.load(name))
     used, there = accelerator.total(accelerator.resources(made.design)), made.design.board.resources

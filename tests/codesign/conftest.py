@@ -1,16 +1,38 @@
 """Bundles that several modules look at; built once for all processes of a run."""
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
 
 import pytest
 
 from codesign import api as flow
+from codesign import catalog
 from codesign.cache import publish
 
 SMALL = "gemm:5x30x20"
 """A matrix product with nothing round about it."""
+
+
+@cache
+def _found(group: str, path: tuple[str, ...]) -> EntryPoints:
+    return entry_points(group=group)
+
+
+def _entry_points(*, group: str) -> EntryPoints:
+    """Entry points of the packages on Python's path as it is."""
+    return _found(group, tuple(sys.path))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def packages_are_read_once() -> Iterator[None]:
+    """Entry points are read once per path: for every command it would take longer than most commands."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(catalog, "entry_points", _entry_points)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -70,6 +70,7 @@ def _publish_slowly(cache: Path) -> None:
     publish(cache, "x", make)
 
 
+@pytest.mark.rtl
 def test_processes_that_want_the_same_make_it_once(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=_publish_slowly, args=(tmp_path,)) for _ in range(3)]

@@ -36,6 +36,7 @@ from codesign.target.kernel import (
     joules,
 )
 from codesign.testing import BoardContract, KernelContract, boards
+from tests.marks import few_fast
 from tests.packages import install
 
 KERNELS, BOARDS = kernels(), boards()
@@ -70,7 +71,7 @@ def test_kernel(name: str, test: str) -> None:
     getattr(contract_of(KERNELS[name], growing=CLAIMS.get(name, ("dsp",))), test)()
 
 
-@pytest.mark.parametrize("board", BOARDS)
+@pytest.mark.parametrize("board", few_fast(BOARDS, 1))
 @pytest.mark.parametrize("name", KERNELS)
 def test_every_board_has_designs_of_every_kernel(name: str, board: str) -> None:
     contract = contract_of(KERNELS[name], board=lambda self: BOARDS[board])

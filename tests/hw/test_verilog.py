@@ -1,4 +1,5 @@
 import re
+from functools import cache
 
 import pytest
 from amaranth.hdl import Module, Signal
@@ -7,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator, SimulatorContext
 
 from codesign.hw.primitives.multiply import PackedDot
-from codesign.hw.verilog import Resettable, SharedComponent, VerilogTarget, generate
+from codesign.hw.verilog import Resettable, SharedComponent, Sources, VerilogTarget, generate
 from codesign.sim.verilator.simulator import compile_design
 
 
@@ -72,20 +73,25 @@ class Two(wiring.Component):
         return m
 
 
+@cache
+def two(primitives: bool) -> Sources:
+    return generate(Two(), "two", VerilogTarget(primitives=primitives))
+
+
 class TestGenerate:
     def test_each_shared_module_is_written_once_and_used_by_name(self) -> None:
-        sources = generate(Two(), "two")
+        sources = two(primitives=False)
         assert sorted(sources.files) == ["packed_dot_2_s.v", "packed_dot_4_s.v", "two.v"]
         assert sources.ports == {"clk": (1, "i"), "rst": (1, "i"), "x": (32, "i"), "y": (18, "o")}
         assert len(re.findall(r"^ *packed_dot_4_s ", sources.files["two.v"], re.MULTILINE)) == 2
 
     @pytest.mark.parametrize(("primitives", "count"), [(False, 0), (True, 4)])
     def test_the_target_chooses_primitives(self, primitives: bool, count: int) -> None:
-        sources = generate(Two(), "two", VerilogTarget(primitives=primitives))
+        sources = two(primitives=primitives)
         assert sources.files["packed_dot_4_s.v"].count("DSP48E2 #(") == count
 
     def test_equal_components_give_equal_text(self) -> None:
-        assert generate(Two(), "two") == generate(Two(), "two")
+        assert generate(Two(), "two") == two(primitives=False)
 
 
 @pytest.mark.rtl

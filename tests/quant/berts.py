@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -45,9 +46,15 @@ def bert(
     return Bert({n: x.astype(np.float32) for n, x in weights.items()}, heads)
 
 
+@cache
+def _letters(text: str) -> tuple[int, ...]:
+    """Tokens of a text: a mark, a number per letter, and another mark."""
+    return (1, *(2 + ord(letter) % 48 for letter in text), 0)
+
+
 def encoder(seed: int = 0) -> Encoder:
     """An encoder whose tokens are letters: a text has two more than it has letters."""
-    return Encoder(bert(seed), lambda texts: [[1, *(2 + ord(c) % 48 for c in t), 0] for t in texts], f"letters {seed}")
+    return Encoder(bert(seed), lambda texts: [[*_letters(t)] for t in texts], f"letters {seed}")
 
 
 def reference(model: Bert, tokens: NDArray[np.int64]) -> tuple[Floats, Floats]:

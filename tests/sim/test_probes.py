@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from codesign.flow.build import plan
 from codesign.frontend import zoo
@@ -9,6 +10,7 @@ from codesign.sim.probes import PROBE, probes
 from codesign.target.board import Board
 
 
+@pytest.mark.rtl
 def test_probes_show_every_element_of_every_layer() -> None:
     """On the golden model: what a cut network shows is what the layer computes."""
     found = zoo.load("digits-vit")

@@ -37,6 +37,7 @@ def test_agreement_is_what_its_names_say() -> None:
     assert found["top1_agreement"] == np.mean([a == b for a, b in zip(*nearest, strict=True)])
 
 
+@pytest.mark.rtl
 def test_rows_of_a_small_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = berts.encoder()
     monkeypatch.setattr(minilm, "missing", tuple)

@@ -252,7 +252,7 @@ def test_resources_grow_by_the_memory_and_the_wider_rounding() -> None:
     assert wide["linear"] == narrow["linear"]
 
 
-@pytest.mark.parametrize("seed", few_fast(range(12), 4))
+@pytest.mark.parametrize("seed", few_fast(range(12), 2))
 def test_no_design_is_faster_than_the_bound(seed: int) -> None:
     rng, gaps = np.random.default_rng([seed, 3]), []
     network = post_norm(seed)

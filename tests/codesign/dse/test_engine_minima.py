@@ -7,12 +7,13 @@ from codesign.dse.design_space import DesignSpace
 from codesign.flow.build import tools
 from codesign.ir.network import Attention, Norm
 from codesign.target.board import Board
+from tests.marks import few_fast
 from tests.quant.vits import random_network
 
 _SPACE = ("t_a", "n_a", "t_v")
 
 
-@pytest.fixture(scope="module", params=[1, 4])
+@pytest.fixture(scope="module", params=few_fast([1, 4], 1))
 def space(request: pytest.FixtureRequest) -> DesignSpace:
     return DesignSpace(random_network(request.param)[0], Board.load("zcu102"), tools())
 

@@ -1,4 +1,5 @@
 import re
+from functools import cache
 from itertools import product
 
 import pytest
@@ -23,6 +24,7 @@ from tests.quant.vits import random_network
 ZCU102 = Board.load("zcu102")
 
 
+@cache
 def network(name: str) -> Network:
     found = zoo.load(name)
     return lower(found) if isinstance(found, Workload) else found
@@ -103,7 +105,7 @@ def test_available_is_the_smaller_of_board_and_budget() -> None:
     assert parse_budget(None) == {}
 
 
-@pytest.mark.parametrize("seed", few_fast(range(10), 4))
+@pytest.mark.parametrize("seed", few_fast(range(10), 2))
 def test_random_transformers_get_a_design(seed: int) -> None:
     net, _ = random_network(seed)
     design = plain(net, ZCU102, tools())

@@ -14,6 +14,7 @@ from codesign.benchmarks.reference_problem import reference_problem
 from codesign.cli import main
 from codesign.dse import strategies
 from codesign.dse.design_space import DesignSpace
+from codesign.dse.planner import parse_budget
 from codesign.dse.strategies import GROUP, Strategy, searched
 from codesign.errors import InputError, ToolError
 from codesign.flow.build import integers, tools
@@ -65,6 +66,8 @@ STRATEGY = Walk()
 """The file of a strategy."""
 
 CALL = ("gemm:4x16x16", "zcu102")
+FEW = "dsp=60"
+"""A budget that few designs keep."""
 SPACE = ("--board", "zcu102", "--quiet", "--objective", "area")
 
 
@@ -81,6 +84,7 @@ def build(strategy: str, out: Path) -> int:
     return main(["build", CALL[0], *SPACE, "--strategy", strategy, "--out", str(out)])
 
 
+@pytest.mark.rtl
 def test_a_new_strategy_is_one_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -127,6 +131,7 @@ def test_or_a_package_with_an_entry_point(tmp_path: Path, monkeypatch: pytest.Mo
     assert "random-walk" in chosen(None)
 
 
+@pytest.mark.rtl
 def test_the_bench_sets_it_beside_the_exact_front(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add(monkeypatch, tmp_path / "more", random_walk=CODE)
     monkeypatch.setattr("codesign.benchmarks.designs.REFERENCE_EVALUATIONS", 600)
@@ -186,7 +191,7 @@ def test_a_broken_package_is_named_with_the_command_that_removes_it(
     error = capsys.readouterr().err
     assert "strategy 'random-walk' of walker 1.5 (pip uninstall walker removes it) cannot be loaded: " in error
     assert error.count("\n") == 1
-    assert codesign.search(*CALL).proof.exact
+    assert codesign.search(*CALL, budget=FEW).proof.exact
     assert capsys.readouterr().err == ""
 
 
@@ -195,7 +200,7 @@ def test_a_package_cannot_take_the_name_of_one_that_ships(
 ) -> None:
     points = f"[{GROUP}]\nexact = walker:STRATEGY\n"
     install(monkeypatch, tmp_path / "p", "walker", CODE.replace("random-walk", "exact"), points)
-    assert codesign.search(*CALL).proof.exact
+    assert codesign.search(*CALL, budget=FEW).proof.exact
     assert "strategy 'exact' of walker 1.5 (pip uninstall walker removes it) is refused" in caplog.text
     assert strategies.names() == ("age-moea2", "exact", "nsga2")
 
@@ -212,7 +217,7 @@ def test_two_packages_of_one_name_are_one_line(tmp_path: Path, monkeypatch: pyte
 
 
 def test_exact_is_the_default_and_proves_its_front() -> None:
-    space = DesignSpace(integers(CALL[0]), Board.load(CALL[1]), tools())
+    space = DesignSpace(integers(CALL[0]), Board.load(CALL[1]), tools(), budget=parse_budget(FEW))
     found = searched(space, strategies.DEFAULT, ("latency_us", "dsp"), evaluations=1)
     assert found.proof.exact
     assert np.array_equal(found.values, space.search(("latency_us", "dsp")).values)

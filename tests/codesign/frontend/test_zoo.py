@@ -10,10 +10,11 @@ from codesign.errors import InputError
 from codesign.frontend import zoo
 from codesign.frontend.workload import Workload, load_onnx
 from codesign.ir.network import Linear, Network, run
+from tests.marks import few_fast
 from tests.quant.vits import Recipe, build
 
 
-@pytest.mark.parametrize("name", [m.name for m in zoo.models() if m.heldout])
+@pytest.mark.parametrize("name", few_fast([m.name for m in zoo.models() if m.heldout], 1))
 def test_shipped_models_load_and_have_heldout_samples(name: str) -> None:
     workload = zoo.load(name)
     assert isinstance(workload, Workload)

@@ -14,6 +14,7 @@ from codesign.solver.front import (
     layers,
     nondominated,
 )
+from tests.marks import few_fast
 
 
 def _reached(members: Values, queries: Values) -> Mask:
@@ -21,7 +22,7 @@ def _reached(members: Values, queries: Values) -> Mask:
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 4, 5])
-@pytest.mark.parametrize("values", [7, 10_000])
+@pytest.mark.parametrize("values", few_fast([7, 10_000], 1))
 def test_cover_is_comparison_of_every_pair(width: int, values: int) -> None:
     random = np.random.default_rng(width * values)
     members, queries = (random.integers(0, values, (n, width)).astype(float) for n in (900, 1500))
@@ -39,7 +40,7 @@ def test_cover_of_nothing_reaches_nothing() -> None:
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 4])
-@pytest.mark.parametrize("values", [4, 50, 100_000])
+@pytest.mark.parametrize("values", few_fast([4, 50, 100_000], 2))
 def test_nondominated_is_comparison_of_every_pair(width: int, values: int) -> None:
     random = np.random.default_rng(width + values)
     rows = random.integers(0, values, (700, width)).astype(float)

@@ -5,7 +5,7 @@ from pathlib import Path
 from codesign.sweeps.request import SweepRequest
 
 REQUEST = SweepRequest(
-    ("gemm:8x16x16", "gemm:9x70x33"), ("zcu102", "kv260"), (200.0, 300.0), ("all", "dsp=300"), 100, True, 16
+    ("gemm:8x16x16", "gemm:9x70x33"), ("zcu102", "kv260"), (200.0, 300.0), ("all", "dsp=300"), 50, True, 16
 )
 
 

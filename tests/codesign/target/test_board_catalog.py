@@ -57,6 +57,7 @@ def test_a_missing_folder_is_named_and_the_others_are_listed(
     assert listed(capsys) == (sorted([*board.boards(), "toy"]), [says])
 
 
+@pytest.mark.rtl
 def test_a_board_of_the_user_is_used_by_name(mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert listed(capsys) == (sorted([*board.boards(), "toy"]), [])
     assert load_board("toy", [mine]) == Board.load(mine / "toy.toml")

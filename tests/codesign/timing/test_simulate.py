@@ -180,7 +180,8 @@ def test_rings_that_suffice_change_no_cycle(case: Callable[[int], tuple[Program,
     assert len(kinds) >= 3, kinds
 
 
-@pytest.mark.parametrize("case", few_fast([_weights, _random_program], 1))
+@pytest.mark.rtl
+@pytest.mark.parametrize("case", [_weights, _random_program])
 def test_what_suffices_until_a_norm_begins(case: Callable[[int], tuple[Program, Design]]) -> None:
     """The end of a linear command before that changes neither with the rings nor with how long norms take."""
     rng, shorter = np.random.default_rng(13), 0

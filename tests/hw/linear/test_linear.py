@@ -40,6 +40,7 @@ class TestParameters:
         assert np.flatnonzero(legal).tolist() == [4, 8, 16, 32]
         assert [bool(LinearKernel.legal({**SMALL.params, "t_in": t})) for t in range(64)] == legal.tolist()
 
+    @pytest.mark.rtl
     def test_the_hardware_takes_the_same_parameters(self) -> None:
         kernel = LinearKernel(16, 4, 2, 64, 512, 64, 4, 16)
         ports = generate(kernel.component({}), "engine").ports

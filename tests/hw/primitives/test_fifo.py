@@ -5,6 +5,7 @@ from amaranth.sim import Simulator, SimulatorContext
 from codesign.hw.primitives.fifo import Fifo, operands
 from codesign.target.engines import OPERAND_BITS
 from tests.hw.engine_bench import refuses
+from tests.marks import few_fast
 
 
 class TestOperands:
@@ -21,7 +22,7 @@ class TestOperands:
 
 
 class TestFifo:
-    @pytest.mark.parametrize("depth", [2, 8])
+    @pytest.mark.parametrize("depth", few_fast([2, 8], 1))
     @pytest.mark.parametrize("rates", [(0.9, 0.2), (0.2, 0.9), (0.5, 0.5), (1, 1)])
     def test_keeps_order_under_random_pauses(
         self, depth: int, rates: tuple[float, float], rng: np.random.Generator

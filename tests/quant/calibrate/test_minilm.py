@@ -15,7 +15,6 @@ from codesign.quant.calibrate import minilm
 from codesign.quant.calibrate.minilm import INPUT, OUTPUT, TOKENS, Bert
 from codesign.quant.calibrate.ptq import Settings, calibrate
 from codesign.quant.lower.lowering import lower
-from tests.marks import few_fast
 from tests.quant.berts import bert, encoder, reference, write
 
 needs_weights = pytest.mark.skipif(bool(minilm.missing()), reason=f"no {' '.join(minilm.missing())}")
@@ -195,7 +194,8 @@ def test_a_missing_extra_is_one_line_and_a_missing_tool(monkeypatch: pytest.Monk
 # Integers ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", few_fast(range(3), 1))
+@pytest.mark.rtl
+@pytest.mark.parametrize("seed", range(3))
 def test_a_random_encoder_keeps_its_directions_in_integers(seed: int) -> None:
     model = bert(seed, width=48, inner=96)
     rng = np.random.default_rng(seed)

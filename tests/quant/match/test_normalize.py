@@ -237,7 +237,7 @@ def test_shipped_models_keep_their_integers(name: str) -> None:
     _equal_networks(workload, None, {"image": zoo.heldout(name)[0]["image"][0]})
 
 
-@pytest.mark.parametrize("seed", few_fast(range(12), 4))
+@pytest.mark.parametrize("seed", few_fast(range(12), 2))
 def test_random_models_keep_their_integers(seed: int) -> None:
     chosen = recipe(seed)
     if chosen.activation == "erf":  # its constants are float32 numbers near 1/sqrt(2), and ties go either way

@@ -60,6 +60,7 @@ def test_resources_are_within_their_limits() -> None:
         assert {row.state for row in found.values()} == {"reached"}
 
 
+@pytest.mark.rtl
 def test_the_reference_problem_is_solved() -> None:
     rows = by_case(bench_search._reference(()))["dse-problem"]
     assert (rows["front_points"].ours, rows["hypervolume_ratio"].ours) == (602, 1)

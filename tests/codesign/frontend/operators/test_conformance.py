@@ -31,6 +31,7 @@ from codesign.frontend.operators.elementwise import integer_range
 from codesign.frontend.operators.registry import evaluate
 from codesign.frontend.workload import from_proto
 from codesign.numerics import fixed_point as number
+from tests.marks import few_fast
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -143,7 +144,7 @@ class Case:
     rtol: float
     atol: float
 
-    @property
+    @functools.cached_property
     def operators(self) -> set[str]:
         return {node.op_type for node in self.model.graph.node}
 
@@ -260,19 +261,21 @@ def counts_are_known() -> None:
         pytest.skip(f"counts are those of onnx {TABLE_OF}x, this is {onnx.__version__}")
 
 
+@pytest.mark.rtl
 def test_every_node_test_agrees_or_is_skipped_for_a_stated_reason() -> None:
     found = _counted(_cases())
     assert set(found) <= {"run", "constant", "direct", *REASONS}
     assert found["run"] > 900
 
 
+@pytest.mark.rtl
 @pytest.mark.usefixtures("counts_are_known")
 def test_as_many_as_counted_run_and_are_skipped() -> None:
     assert _counted(_cases()) == WHOLE
 
 
 @pytest.mark.usefixtures("counts_are_known")
-@pytest.mark.parametrize("operator", COUNTS)
+@pytest.mark.parametrize("operator", few_fast(COUNTS, 4))
 def test_as_many_as_counted_use_an_operator(operator: str) -> None:
     assert _counted(case for case in _cases() if operator in case.operators) == COUNTS[operator]
 

@@ -45,7 +45,7 @@ def _gap(network: Network, design: Design) -> float | None:
     return (cycles - int(found)) / cycles
 
 
-@pytest.mark.parametrize("seed", few_fast(range(8), 3))
+@pytest.mark.parametrize("seed", few_fast(range(8), 1))
 def test_no_design_is_faster(seed: int) -> None:
     rng = np.random.default_rng(seed)
     networks = [random_network(seed)[0], chain(rng, 17, [30, 64, 9]), gemm(23, 40, 31)]
@@ -55,7 +55,7 @@ def test_no_design_is_faster(seed: int) -> None:
     assert min(found) >= 0
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", few_fast(range(3), 1))
 def test_shallow_rings_hold_no_design_back_more_than_they_must(seed: int) -> None:
     """Every few words the array waits for the memory."""
     rng, gaps = np.random.default_rng([seed, 7]), []
@@ -89,20 +89,21 @@ def _starved(seed: int) -> list[tuple[float, bool]]:
     return gaps
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", few_fast(range(4), 1))
 def test_weights_that_wait_for_room_in_the_ring(seed: int) -> None:
     gaps = _starved(seed)
     assert len(gaps) > 6
     assert min(gap for gap, _ in gaps) >= 0
 
 
+@pytest.mark.rtl
 def test_what_a_ring_holds_back_is_foreseen() -> None:
     gaps = [found for seed in range(4, 8) for found in _starved(seed)]
     for again in (False, True):
         assert np.median([gap for gap, several in gaps if several == again]) < 0.2
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", few_fast(range(3), 1))
 def test_weights_that_wait_for_room_for_their_tables(seed: int) -> None:
     rng, gaps = np.random.default_rng([seed, 10]), []
     for _ in range(14):
@@ -147,7 +148,7 @@ def test_only_loads_that_stand_behind_few_commands_are_early() -> None:
     assert [int(words) for words, _ in many[1:]] == [0] * (len(many) - 1)
 
 
-@pytest.mark.parametrize("seed", few_fast(range(4), 2))
+@pytest.mark.parametrize("seed", few_fast(range(4), 1))
 def test_a_leap_over_layers_that_repeat_is_a_little_lower(seed: int) -> None:
     rng, shares = np.random.default_rng([seed, 11]), []
     for _ in range(12):
@@ -186,7 +187,7 @@ def test_weights_wait_while_attention_goes_on() -> None:
     assert 0 <= gap < 0.13
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", few_fast(range(3), 1))
 def test_loader_and_array_alternate_as_they_may(seed: int) -> None:
     """Rows that take as long to load as to multiply: each group may wait for the buffer or for the rows."""
     rng, gaps = np.random.default_rng([seed, 8]), []
@@ -204,6 +205,7 @@ def test_loader_and_array_alternate_as_they_may(seed: int) -> None:
     assert min(gaps) >= 0
 
 
+@pytest.mark.rtl
 def test_deep_rings_on_a_fast_memory_leave_little_above_it() -> None:
     gaps = []
     for seed in range(6):
@@ -244,7 +246,7 @@ def test_arrays_of_designs_give_what_each_gives_alone() -> None:
         assert together == [int(bound(each, formulas(each), row_group)) for each in drawn]
 
 
-@pytest.mark.parametrize("make", [lambda: random_network(2)[0], lambda: post_norm(1)])
+@pytest.mark.parametrize("make", few_fast([lambda: random_network(2)[0], lambda: post_norm(1)], 1))
 @pytest.mark.parametrize("leaping", few_fast([True, False], 1))
 def test_designs_of_other_groups_of_rows_together_give_what_each_gives_alone(
     make: Callable[[], Network], leaping: bool

@@ -21,9 +21,10 @@ from codesign.dse.planner import OWN, RESOURCES, DesignChoice, HardwareQueries, 
 from codesign.errors import CheckError, InputError, NothingFits
 from codesign.ir.network import Linear, Network
 from codesign.solver.branch import Progress
-from codesign.solver.exact import ExactScorer, search
+from codesign.solver.exact import search
 from codesign.solver.front import Front
 from codesign.solver.problem import Inputs, Problem, Term, monotone, peak, total
+from codesign.solver.scoring import ExactScorer
 from codesign.target.board import Board, clocks, port_counts
 from codesign.target.design import Design
 from codesign.target.engines import RING, command_kernel

@@ -17,9 +17,10 @@ from codesign.frontend.zoo import gemm
 from codesign.hw.system import accelerator
 from codesign.ir.network import Linear, Network
 from codesign.solver import exact as exact_search
-from codesign.solver.exact import ExactScorer, check_front
 from codesign.solver.front import Front, Proof, nondominated
+from codesign.solver.front_check import check_front
 from codesign.solver.problem import check_directions
+from codesign.solver.scoring import ExactScorer
 from codesign.target.board import Board
 from codesign.target.kernel import Resources
 from codesign.timing.bound.schedule import Bound

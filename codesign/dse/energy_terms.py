@@ -16,7 +16,7 @@ from codesign.solver.problem import Inputs, Term, monotone
 from codesign.target.board import Board
 from codesign.target.engines import COMMAND_BYTES, RING, command_kernel, kernel_for
 from codesign.target.kernel import Columns, Kernel, Params, Resources, ceil_div, joules, maximum
-from codesign.timing.bound.schedule import kernel_of_layer
+from codesign.timing.bound.layer_shapes import kernel_of_layer
 
 ENERGY = "energy_uj"
 

@@ -10,7 +10,7 @@ from codesign.ir.network import Layer, Network
 from codesign.solver.interval_bounds import Nodes, Tree
 from codesign.target.engines import RING
 from codesign.target.kernel import CommandKernel, Number, Params
-from codesign.timing.bound.schedule import constant_words, kernel_of_layer
+from codesign.timing.bound.layer_shapes import constant_words, kernel_of_layer
 from codesign.timing.formulas import Formulas
 
 Table = NDArray[np.int64]

@@ -152,6 +152,10 @@ class Problem:
         columns = zip(self.axes.items(), points.T, strict=True)
         return {name: np.array(values, dtype=np.int64)[at] for (name, values), at in columns}
 
+    def point(self, place: NDArray[np.int64]) -> dict[str, int]:
+        """Values by axis of one point given as positions on the axes."""
+        return {name: values[at] for (name, values), at in zip(self.axes.items(), place.tolist(), strict=True)}
+
     def compute(self, parameters: Inputs, names: Iterable[str]) -> dict[str, Array]:
         """Values of terms for parameter values, straight from the formulas.
 

@@ -7,8 +7,7 @@ What only adds cycles is left out: tokens on the way back, queues, and most othe
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -16,10 +15,11 @@ import numpy as np
 from codesign.compiler.program import FETCH_LEAD, block_tiles
 from codesign.ir.network import Layer, Linear, Network
 from codesign.target.board import Board
-from codesign.target.engines import COMMAND_BYTES, LUT, RING, command_kernel, kernel_for
-from codesign.target.kernel import Columns, CommandKernel, Number, Params, ceil_div, maximum, minimum, padded
+from codesign.target.engines import COMMAND_BYTES, LUT, RING
+from codesign.target.kernel import Number, Params, ceil_div, maximum, minimum
 from codesign.timing.bound.array_passes import Array, Passes, Rows
-from codesign.timing.bound.constant_loads import Load, Loads, first_fetch
+from codesign.timing.bound.constant_loads import Load, Loads
+from codesign.timing.bound.layer_shapes import LayerShapes, Padding, constant_words, engine_for, kernel_of_layer
 from codesign.timing.bound.memory import Interfaces, Rates
 from codesign.timing.bound.repeats import Repeat, readers, repeats
 from codesign.timing.bound.row_groups import Done, Group, RowGroups, replace_leading, take_leading
@@ -40,18 +40,15 @@ class Bound:
     Args:
         network: the layers.
         board: the board with its memory.
-        rings: fewest words of the weight ring and of the table ring of any design evaluated.
         variants: the board with other memories, by index; the board alone if none are given.
     """
 
-    def __init__(
-        self, network: Network, board: Board, rings: tuple[int, int] = (1, 1), variants: Sequence[Board] = ()
-    ) -> None:
-        self.network, self.board, self.rings = network, board, rings
+    def __init__(self, network: Network, board: Board, variants: Sequence[Board] = ()) -> None:
+        self.network, self.board = network, board
         self.interfaces = Interfaces(network, variants or (board,))
         self.whole = len(network.layers) > 1
         self.readers, self.repeat = readers(network), repeats(network)
-        self._kept: dict[tuple[int, ...], list[Number]] = {}
+        self.shapes = LayerShapes(network)
 
     def __call__(
         self,
@@ -76,123 +73,6 @@ class Bound:
             leaping: whether to skip repeats of layers, which takes half the time for a slightly lower bound.
         """
         return _Schedule(self, engines, formulas, row_group, variant, begun or {}, boxed, leaping).total()
-
-    @cached_property
-    def padders(self) -> dict[str, Layer]:
-        """By tensor, the layer that decides its column padding; unpadded tensors are absent."""
-        found: dict[str, Layer] = {}
-        for layer in self.network:
-            kernel = kernel_for(layer)
-            if kernel is not None and issubclass(kernel, CommandKernel) and kernel.padding:
-                for tensor, _ in kernel.reaches(layer):
-                    found.setdefault(tensor, layer)
-        return found
-
-    @cached_property
-    def shapes(self) -> list["_Shape"]:
-        """Shapes of the linear layers, in order; they decide the cuts."""
-        pads = {name: Padding(layer) for name, layer in self.padders.items()}
-        linears = [layer for layer in self.network if isinstance(layer, Linear)]
-        return [_Shape(each.rows, each.k, each.n, pads.get(each.source), pads.get(each.target)) for each in linears]
-
-    @cached_property
-    def kinds(self) -> list["_Shape"]:
-        """The distinct `shapes`."""
-        return list(dict.fromkeys(self.shapes))
-
-    @cached_property
-    def constants(self) -> list[tuple[str, str, int]]:
-        """Distinct constants of the layers: engine, its own name of the memory, and bytes without padding."""
-        engines = [(layer, kernel_for(layer)) for layer in self.network]
-        mine = [
-            (layer, kernel) for layer, kernel in engines if kernel is not None and issubclass(kernel, CommandKernel)
-        ]
-        found = ((kernel.op, each.memory, each.size) for layer, kernel in mine for each in kernel.constants(layer))
-        return list(dict.fromkeys(found))
-
-    def cuts(self, engines: Mapping[str, Params], word: Number, row_group: Number) -> list[Number]:
-        """Tiles per command of the linear layers, one per distinct shape.
-
-        Args:
-            engines: parameters by engine.
-            word: bytes of a bus word.
-            row_group: most rows per command.
-        """
-        tiles, linear = self._tiles(engines, word), engines[RING]
-        cut = zip(self.kinds, tiles[::2], tiles[1::2], strict=True)
-        return [block_tiles(shape.rows, ib, ob, linear, row_group) for shape, ib, ob in cut]
-
-    def lengths(self, engines: Mapping[str, Params], word: Number) -> list[Number]:
-        """Sizes that other engines affect: tile words and tiles per shape, bus words per constant."""
-        sizes = [constant_words(size, engines[engine], engine, memory, word) for engine, memory, size in self.constants]
-        return self._tiles(engines, word) + sizes
-
-    def _tiles(self, engines: Mapping[str, Params], word: Number) -> list[Number]:
-        """Weight words per tile and tiles of every distinct shape; cached for single designs."""
-        linear, axes = engines[RING], [engines[name][axis] for name, axis in self._padding]
-        given = linear["t_in"], linear["t_out"], *axes, word
-        if any(isinstance(each, np.ndarray) for each in given):
-            return [size for shape in self.kinds for size in shape.tiles(engines, word)]
-        key = tuple(map(int, given))
-        if key not in self._kept:
-            self._kept[key] = [size for shape in self.kinds for size in shape.tiles(engines, word)]
-        return self._kept[key]
-
-    @cached_property
-    def _padding(self) -> list[tuple[str, str]]:
-        """Engines and their parameters that decide column padding."""
-        engines = dict.fromkeys(kernel_of_layer(layer) for layer in self.padders.values())
-        return [(kernel.op, axis) for kernel in engines for axis in kernel.padding]
-
-    def window(self, engines: Mapping[str, Params], word: Number) -> Number:
-        """Table ring words from which on the ring delays nothing here; arguments as in `cuts`."""
-        tiles = [shape.tiles(engines, word)[1] for shape in self.shapes]
-        found = 0 * engines[RING]["t_out"]
-        for last in range(len(tiles)):
-            found = maximum(found, sum(tiles[max(0, last - LATEST // 2) : last + 1]))
-        return found
-
-
-@dataclass(frozen=True, eq=False)
-class Padding:
-    """Column padding by a layer's kernel; depends on the layer's type and shape alone."""
-
-    layer: Layer
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Padding) and self._key == other._key
-
-    def __hash__(self) -> int:
-        return hash(self._key)
-
-    @property
-    def _key(self) -> tuple[object, ...]:
-        return type(self.layer), *self.layer.shape
-
-    def columns(self, engines: Mapping[str, Params], unit: Number) -> Columns:
-        """Columns of a row, padded to a multiple of ``unit``."""
-        kernel = kernel_of_layer(self.layer)
-        found = kernel.columns(self.layer, engines[kernel.op], unit)
-        assert found is not None, "the kernel says that it pads"
-        return found
-
-
-class _Shape(NamedTuple):
-    """A linear layer's shape: rows, inputs, outputs, and the column padding of its source and of its target."""
-
-    rows: int
-    k: int
-    n: int
-    source: Padding | None
-    target: Padding | None
-
-    def tiles(self, engines: Mapping[str, Params], word: Number) -> tuple[Number, Number]:
-        """Weight words per tile, and number of tiles."""
-        linear = engines[RING]
-        unit, columns = maximum(linear["t_out"], word), list[Number]()
-        for plain, padding in ((self.k, self.source), (self.n, self.target)):
-            columns.append(plain if padding is None else padding.columns(engines, unit).total)
-        return ceil_div(columns[0], linear["t_in"]), ceil_div(columns[1], linear["t_out"])
 
 
 class EngineMinima(Protocol):
@@ -236,7 +116,7 @@ class _Schedule:
         self.rates = Rates(bound.interfaces, variant)
         self.word = self.rates.word
         self.padded = self._padded()
-        self.loads = Loads(self.network, bound.interfaces, variant, self.linear, self._first_fetch())
+        self.loads = Loads(self.network, bound.interfaces, variant, self.linear)
         self.rings, self.array = Rings(self.rates, self.linear), Array(self.linear["n_l"])
         self.free: dict[str, Number] = defaultdict(int)
         self.listed: Number = 0
@@ -318,14 +198,10 @@ class _Schedule:
         tensor = self.network.tensors[name]
         return self.loads.transfer("store", self.loads.words(tensor.rows, tensor.columns, tensor.bits // 8))
 
-    def _first_fetch(self) -> tuple[Number, ...] | None:
-        layer = next(each for each in self.network if isinstance(each, Linear))
-        return first_fetch(self.linear, self._tiles(layer), self.word, self.bound.rings) if self.bound.whole else None
-
     def _padded(self) -> dict[str, Number]:
         """Columns of the padded matrices, by tensor."""
         unit, found, known = maximum(self.linear["t_out"], self.word), dict[str, Number](), dict[int, Number]()
-        for name, layer in self.bound.padders.items():
+        for name, layer in self.bound.shapes.padders.items():
             if id(layer) not in known:
                 plain = Padding(layer)
                 known[id(layer)] = self.boxed.columns(layer) if self.boxed else plain.columns(self.engines, unit).total
@@ -364,8 +240,6 @@ class _Schedule:
 
     def _linear(self, layer: Linear) -> None:
         self.seen_linear += 1
-        if self.seen_linear > 1:
-            self.loads.behind_first()
         if self.linears - self.seen_linear == FETCH_LEAD:
             self.ahead = maximum(self.listed - COMMAND_QUEUE, 0) * COMMAND_BYTES
         constants: Number = 0
@@ -545,42 +419,3 @@ class _Schedule:
         params = self.engines[kernel.op]
         found = kernel.constants(layer)
         return [constant_words(each.size, params, kernel.op, each.memory, self.word) for each in found]
-
-
-def kernel_of_layer(layer: Layer) -> type[CommandKernel]:
-    """The kernel that runs a layer other than a linear one."""
-    kernel = kernel_for(layer)
-    assert kernel is not None, "a network without a kernel for it is refused"
-    assert issubclass(kernel, CommandKernel), "linear layers have a kernel of another kind"
-    return kernel
-
-
-def engine_for(layer: Layer) -> str:
-    """Name of the engine that runs a layer."""
-    kernel = kernel_for(layer)
-    assert kernel is not None, "a network without a kernel for it is refused"
-    return kernel.op
-
-
-def constant_words(size: int, params: Params, engine: str, memory: str, word: Number) -> Number:
-    """Bus words of a constant as it lies on chip.
-
-    Args:
-        size: bytes without padding.
-        params: of the engine.
-        engine: its name.
-        memory: the kernel's own name for the memory.
-        word: bytes of a bus word.
-    """
-    bytes_, port = _constant_port(engine, memory)
-    lanes = params[port] if port is not None else 1
-    return padded(size, maximum(word, bytes_ * lanes)) // word
-
-
-@cache
-def _constant_port(engine: str, memory: str) -> tuple[int, str | None]:
-    """Bytes per element of a memory of constants, and the lanes parameter of the engine's port to it."""
-    kernel = command_kernel(engine)
-    found = next(each for each in kernel.memories(dict.fromkeys(kernel.geometry, 1)) if each.name == memory)
-    port = next(each for each in kernel.ports if each.name in found.ports)
-    return found.bytes, port.lanes

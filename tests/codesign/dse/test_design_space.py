@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from codesign.compiler.program import compile_network
-from codesign.dse.design_space import CHOICES, OBJECTIVES, DesignSpace, _Scorer, choose, parse_design
+from codesign.dse.design_space import CHOICES, OBJECTIVES, DesignSpace, choose, parse_design
 from codesign.dse.energy_terms import ENERGY
 from codesign.dse.planner import RESOURCES, plain
 from codesign.errors import CheckError, InputError, NothingFits
@@ -17,9 +17,10 @@ from codesign.frontend.zoo import gemm
 from codesign.hw.system import accelerator
 from codesign.ir.network import Linear, Network
 from codesign.solver import exact as exact_search
-from codesign.solver.exact import ExactScorer, check_front
 from codesign.solver.front import Front, Proof, nondominated
+from codesign.solver.front_check import check_front
 from codesign.solver.problem import check_directions
+from codesign.solver.scoring import ExactScorer
 from codesign.target.board import Board
 from codesign.target.kernel import Resources
 from codesign.timing.bound.schedule import Bound
@@ -88,7 +89,7 @@ def test_points_cost_what_their_designs_cost() -> None:
         need = sum(accelerator.resources(design).values(), Resources())
         for name in RESOURCES:
             assert found[name][i] == getattr(need, name), (name, design)
-        bound = Bound(network, design.board, (64, 16))
+        bound = Bound(network, design.board)
         engines = {**design.engines, "linear": {**design.linear, "ring_words": 1 << 30, "table_words": 1 << 30}}
         cycles = int(bound(engines, accelerator.formulas(engines), design.row_group))
         assert found["free_cycles"][i] == cycles
@@ -131,10 +132,10 @@ def _drawn(space: DesignSpace, seed: int, count: int, **fixed: tuple[int, ...]) 
 
 def test_designs_that_differ_in_what_no_run_needs_have_one_score() -> None:
     space, answers = _space(random_network(5)[0]), 0
-    scorer = _Scorer(space)
+    scorer = space.scorer()
     fixed = {name: space.axes[name][-1:] for name in space.axes if name not in ("ring_words", "table_words", "n_l")}
     for point in _drawn(space, 5, 60, **fixed):
-        found, fresh = scorer.cached_score(point), _Scorer(space).score(point)
+        found, fresh = scorer.cached_score(point), space.scorer().score(point)
         assert found in (None, fresh)
         answers += found is not None
         scorer.score(point)
@@ -145,7 +146,7 @@ def test_what_one_run_tells_fits_no_other_design() -> None:
     slow = replace(Board.load("zcu102").memory, bytes_per_second=2 * 10**9)
     space = DesignSpace(random_network(6)[0], replace(Board.load("zcu102"), memory=slow), tools())
     fixed = {"t_in": (8,), "t_out": (8,), "n_l": (3,), "row_group": (17,), "ring_words": (512,), "table_words": (64,)}
-    scorer, drawn = _Scorer(space), _drawn(space, 6, 30, **fixed)
+    scorer, drawn = space.scorer(), _drawn(space, 6, 30, **fixed)
     scores = [scorer.score(point) for point in drawn]
     lifted = scorer.tight_bound({name: np.array([point[name] for point in drawn]) for name in space.axes})[:, 0]
     assert all(bound <= score[0] for bound, score in zip(lifted, scores, strict=True) if score is not None)
@@ -162,7 +163,7 @@ def test_designs_that_begin_alike_move_and_multiply_alike() -> None:
         "ports": (1,),
         "clock_hz": space.axes["clock_hz"][:1],
     }
-    scorer, moves = _Scorer(space), dict[tuple[int, ...], set[tuple[object, ...]]]()
+    scorer, moves = space.scorer(), dict[tuple[int, ...], set[tuple[object, ...]]]()
     for point in _drawn(space, 2, 60, **fixed, ring_words=(512,), table_words=(64,)):
         commands = compile_network(space.network, space.design(point), bare=True).commands
         sizes = [
@@ -180,14 +181,14 @@ def test_a_run_tells_how_others_begin() -> None:
     slow = replace(Board.load("zcu102").memory, bytes_per_second=2 * 10**9)
     space, raised = DesignSpace(random_network(5)[0], replace(Board.load("zcu102"), memory=slow), tools()), 0
     for seed in range(6):
-        scorer, fixed = _Scorer(space), {name: (v,) for name, v in _drawn(space, seed, 1)[0].items() if name != "n_a"}
+        scorer, fixed = space.scorer(), {name: (v,) for name, v in _drawn(space, seed, 1)[0].items() if name != "n_a"}
         drawn = _drawn(space, seed, 6, **fixed)
         columns = {name: np.array([point[name] for point in drawn]) for name in space.axes}
         before = scorer.tight_bound(columns)[:, 0]
         if scorer.score(drawn[0]) is None:
             continue
         after = scorer.tight_bound(columns)[:, 0]
-        scores = [_Scorer(space).score(point) for point in drawn]
+        scores = [space.scorer().score(point) for point in drawn]
         assert (after >= before).all()
         assert all(bound <= score[0] for bound, score in zip(after, scores, strict=True) if score is not None)
         raised += int((after > before).any())
@@ -203,7 +204,7 @@ def test_no_bound_is_above_the_score_of_any_ring(seed: int) -> None:
     networks = [chain(rng, 40, rng.integers(40, 400, 5).tolist()), random_network(seed)[0], post_norm(seed)]
     for network in networks:
         space = DesignSpace(network, replace(Board.load("zcu102"), memory=slow), tools())
-        scorer, problem = _Scorer(space), space.problem(("latency_us",))
+        scorer, problem = space.scorer(), space.problem(("latency_us",))
         short = {axis: space.axes[axis][:4] for axis in ("ring_words", "table_words")}
         drawn = {axis: rng.choice(np.array(short.get(axis, values)), 20) for axis, values in space.axes.items()}
         names = ["least_cycles", "free_cycles", "held_cycles", "cycles"]
@@ -231,7 +232,7 @@ def test_the_first_designs_decide_nothing(seed: int, monkeypatch: pytest.MonkeyP
 
 def test_designs_lifted_together_stay_below_their_scores() -> None:
     space, rng = _space(random_network(6)[0]), np.random.default_rng(6)
-    scorer, few = _Scorer(space), {"ring_words": (64, 128)}
+    scorer, few = space.scorer(), {"ring_words": (64, 128)}
     drawn = [{name: int(rng.choice(few.get(name, v))) for name, v in space.axes.items()} for _ in range(60)]
     columns = {name: np.array([point[name] for point in drawn]) for name in space.axes}
     lifted, gaps = scorer.tight_bound(columns)[:, 0], []
@@ -281,7 +282,7 @@ def test_energy_beside_latency_is_searched_exactly() -> None:
 @pytest.mark.rtl
 def test_brute_force_finds_no_better_design() -> None:
     space = _space(random_network(2)[0], _Few)
-    front, scorer = space.search(("latency_us", "dsp")), _Scorer(space)
+    front, scorer = space.search(("latency_us", "dsp")), space.scorer()
     refine = ExactScorer(("latency_us",), scorer.score)
     found = check_front(space.problem(("latency_us", "dsp")), front, seed=3, refine=refine)
     assert found.points >= prod(map(len, _FEW.values()))

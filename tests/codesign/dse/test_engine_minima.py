@@ -24,7 +24,7 @@ def _cycles(space: DesignSpace, inputs: dict[str, np.ndarray]) -> np.ndarray:
 
 def test_a_box_is_below_all_its_members(space: DesignSpace) -> None:
     rng, term = np.random.default_rng(0), space.problem(("latency_us",)).by_name["free_cycles"]
-    trees, axes = space._engine_times.trees, space.axes
+    trees, axes = space.bounds.minima.trees, space.axes
     assert term.boxed is not None
     for _ in range(25):
         point = {name: np.array([rng.choice(values)]) for name, values in axes.items()}
@@ -49,7 +49,7 @@ def _below(tree: object, values: tuple[int, ...], node: int) -> list[int]:
 
 
 def test_leaves_say_what_the_kernels_say(space: DesignSpace) -> None:
-    tables, rng = space._engine_times, np.random.default_rng(1)
+    tables, rng = space.bounds.minima, np.random.default_rng(1)
     for _ in range(20):
         point = {name: int(rng.choice(values)) for name, values in space.axes.items()}
         design = space.design(point)

@@ -12,10 +12,12 @@ from codesign.benchmarks.reference_problem import hypervolume_ratio, known_front
 from codesign.errors import CheckError
 from codesign.solver import exact
 from codesign.solver.branch import Branching
-from codesign.solver.exact import ExactScorer, check_front, search
+from codesign.solver.exact import search
 from codesign.solver.front import Archive, Front, Proof, Values, nondominated
+from codesign.solver.front_check import check_front
 from codesign.solver.interval_bounds import Bounder, Tree
 from codesign.solver.problem import Inputs, Problem, Term, check_directions, monotone, peak, total
+from codesign.solver.scoring import ExactScorer
 from tests.marks import few_fast
 
 AXES = {"a": (1, 2, 3, 5, 8, 9, 11, 12, 16), "b": (1, 2, 4), "c": tuple(range(2, 24, 2)), "d": (7,), "e": (0, 1)}

@@ -61,9 +61,13 @@ class DesignSpace:
         self.network, self.board, self.tools = network, board, tools
         self.limit = available(board, budget or {})
         self.planner = Planner(network, board, tools, self.limit)
-        self.bounds = CycleBounds(network, board, tools, self.axes, self.planner.axes)
         self._parts: dict[tuple[int, ...], Resources] = {}
         self._asked: dict[str, tuple[dict[str, Any], Resources]] = {}
+
+    @cached_property
+    def bounds(self) -> CycleBounds:
+        """Lower bounds of the cycles of the designs."""
+        return CycleBounds(self.network, self.board, self.tools, self.axes, self.planner.axes)
 
     @cached_property
     def axes(self) -> dict[str, tuple[int, ...]]:

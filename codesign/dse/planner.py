@@ -187,8 +187,9 @@ class Planner:
         engines: dict[str, Mapping[str, int]] = {RING: self._linear(choice, 1, 1, 1)}
         engines |= {engine: self._other(engine, choice) for engine in self.others}
         bare = Design(self._board(choice.ports, choice.clock_hz), engines, {}, choice.row_group)
-        sized = replace(bare, engines={**engines, RING: self._rings(bare, choice)})
-        return replace(sized, memories=self._memories(sized))
+        wide = widths(bare)
+        sized = replace(bare, engines={**engines, RING: self._rings(bare, wide, choice)})
+        return replace(sized, memories=self._memories(sized, wide))
 
     def _board(self, ports: int, clock_hz: int) -> Board:
         key = ports, clock_hz
@@ -240,9 +241,9 @@ class Planner:
             "tables": self._tables,
         }  # fmt: skip
 
-    def _rings(self, bare: Design, choice: DesignChoice) -> dict[str, int]:
+    def _rings(self, bare: Design, wide: Widths, choice: DesignChoice) -> dict[str, int]:
         """Parameters of the linear engine, its rings deep enough for all weights or as deep as their share allows."""
-        key = widths(bare), choice.t_in
+        key = wide, choice.t_in
         if key not in self._weights:
             self._weights[key] = _weights(self.columns(bare), choice, bare.word_bytes)
         need = self._weights[key]
@@ -258,14 +259,14 @@ class Planner:
             depth //= 2
         return depth
 
-    def _memories(self, sized: Design) -> dict[str, int]:
+    def _memories(self, sized: Design, wide: Widths) -> dict[str, int]:
         """Bytes by memory, cached; with several layers, independent of rows per command."""
-        key = widths(sized), sized.row_group if len(self.network.layers) == 1 else 0
+        key = wide, sized.row_group if len(self.network.layers) == 1 else 0
         if key not in self._sizes:
-            self._sizes[key] = self._sized(sized)
+            self._sizes[key] = self._sized(sized, wide)
         return self._sizes[key]
 
-    def _sized(self, sized: Design) -> dict[str, int]:
+    def _sized(self, sized: Design, wide: Widths) -> dict[str, int]:
         need = memory_need(self.network, sized)
         rows = {put.target: "input" for put in self.network.inputs} | {
             out.source: "output" for out in self.network.outputs
@@ -276,7 +277,7 @@ class Planner:
                 count = self.network.tensors[tensor].rows
                 if memory in need and 2 * sized.row_group < count:
                     windows[memory] = need[memory] // count * 2 * sized.row_group
-        widest = self._widest(widths(sized))
+        widest = self._widest(wide)
         return {name: windows.get(name) or _rounded(size, widest[name]) for name, size in need.items()}
 
     def _widest(self, key: Widths) -> dict[str, int]:

@@ -59,7 +59,8 @@ class CycleBounds:
         self.padding = tuple(axis for engine in others for axis in command_kernel(engine).padding)
         self._ports, self._clocks = np.array(port_counts(board)), np.array(clocks(board))
         variants = [board.at(ports=ports, clock_hz=clock) for ports in port_counts(board) for clock in clocks(board)]
-        self.bound = Bound(network, board, variants)
+        least = axes["ring_words"][0], axes["table_words"][0]
+        self.bound = Bound(network, board, least, variants)
 
     @cached_property
     def minima(self) -> EngineTables:

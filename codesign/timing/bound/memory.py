@@ -17,6 +17,8 @@ from codesign.timing.event_kernel import COMMAND_QUEUE
 from codesign.timing.formulas import Formulas
 from codesign.timing.simulate import BURST_BYTES, Machine
 
+_FEW_TILES = 8
+"""Most candidate tile counts of a first fetch that are all tried."""
 FREE = 1 << 20
 """Words of a ring that is never full."""
 _REQUEST = 2
@@ -37,16 +39,41 @@ class Interface:
         self.network, self.board, self.memory = network, board, board.memory
         self.word = self.memory.ports * self.memory.port_bits // 8
         self.pace = -(-BURST_BYTES * self.memory.bytes_denominator // self.memory.bytes_numerator)
+        self._prologues: dict[tuple[tuple[bool, ...], tuple[int, ...]], int] = {}
         self._alone: dict[tuple[str, int, bool], int] = {}
 
     @cached_property
     def begin(self) -> int:
         """First cycle in which any command can be accepted."""
-        commands = [_load(1)]
-        if len(self.network.layers) > 1:  # the list is read ahead, so accepts wait for the shortest one's words
-            fewest = 2 + sum(1 + isinstance(layer, Linear) for layer in self.network)
-            commands += [Command("idle", {})] * (min(fewest, COMMAND_QUEUE) - 1)
-        return self._run(commands).start[0]
+        return (self._listed if len(self.network.layers) > 1 else self._run)([_load(1)]).start[0]
+
+    def prologue(self, bytewise: tuple[bool, ...], sizes: tuple[int, ...]) -> int:
+        """Earliest done cycle of the last of the loads that open a multi-layer program.
+
+        They share the memory with the first fetch alone, of as many tiles as the rings hold; the fetch is ignored if
+        too many tile counts are possible.
+
+        Args:
+            bytewise: for each load, whether it fills the 8-bit tables.
+            sizes: bus words of each load; of a tile's table and of its weights; fewest and most tiles.
+        """
+        key = bytewise, sizes
+        if key not in self._prologues:
+            words, (table, weights, fewest, tiles) = sizes[: len(bytewise)], sizes[len(bytewise) :]
+            loads = [_load(count, bytewise=each) for each, count in zip(bytewise, words, strict=True)]
+            counts = range(fewest, tiles + 1) if tiles - fewest < _FEW_TILES else (0,)
+            found = [self._loads(loads, [_fetch(n * table, n * weights)] * (n > 0)) for n in counts]
+            self._prologues[key] = min(found)
+        return self._prologues[key]
+
+    def _loads(self, loads: list[Command], fetch: list[Command]) -> int:
+        machine = self._listed([loads[0], *fetch, *loads[1:]])
+        return machine.stop[(len(loads) - 1 + len(fetch)) * (len(loads) > 1)]
+
+    def _listed(self, commands: list[Command]) -> Machine:
+        """Runs the first commands of a list, filled up with idle ones to the shortest list or the read-ahead."""
+        fewest = 2 + sum(1 + isinstance(layer, Linear) for layer in self.network)
+        return self._run(commands + [Command("idle", {})] * (min(fewest, COMMAND_QUEUE) - len(commands)))
 
     def isolated_cycles(self, engine: str, words: int, *, bytewise: bool = False) -> int:
         """Cycles from accept to done of a transfer with nothing else in flight.
@@ -73,6 +100,10 @@ class Interface:
 def _load(words: int, engine: str = "load", *, bytewise: bool = False) -> Command:
     writes = (Span(LUT, 0, 1),) if bytewise else ()
     return Command(engine, {"memory": 0, "address": 0, "words": words, "dram": 0}, writes=writes)
+
+
+def _fetch(table: int, weights: int) -> Command:
+    return Command("fetch", {"table_words": table, "weight_words": weights, "dram": 0})
 
 
 class Interfaces:

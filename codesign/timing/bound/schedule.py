@@ -18,7 +18,7 @@ from codesign.target.board import Board
 from codesign.target.engines import COMMAND_BYTES, LUT, RING
 from codesign.target.kernel import Number, Params, ceil_div, maximum, minimum
 from codesign.timing.bound.array_passes import Array, Passes, Rows
-from codesign.timing.bound.constant_loads import Load, Loads
+from codesign.timing.bound.constant_loads import Load, Loads, first_fetch
 from codesign.timing.bound.layer_shapes import LayerShapes, Padding, constant_words, engine_for, kernel_of_layer
 from codesign.timing.bound.memory import Interfaces, Rates
 from codesign.timing.bound.repeats import Repeat, readers, repeats
@@ -40,11 +40,14 @@ class Bound:
     Args:
         network: the layers.
         board: the board with its memory.
+        rings: fewest words of the weight ring and of the table ring of any design evaluated.
         variants: the board with other memories, by index; the board alone if none are given.
     """
 
-    def __init__(self, network: Network, board: Board, variants: Sequence[Board] = ()) -> None:
-        self.network, self.board = network, board
+    def __init__(
+        self, network: Network, board: Board, rings: tuple[int, int] = (1, 1), variants: Sequence[Board] = ()
+    ) -> None:
+        self.network, self.board, self.rings = network, board, rings
         self.interfaces = Interfaces(network, variants or (board,))
         self.whole = len(network.layers) > 1
         self.readers, self.repeat = readers(network), repeats(network)
@@ -116,7 +119,7 @@ class _Schedule:
         self.rates = Rates(bound.interfaces, variant)
         self.word = self.rates.word
         self.padded = self._padded()
-        self.loads = Loads(self.network, bound.interfaces, variant, self.linear)
+        self.loads = Loads(self.network, bound.interfaces, variant, self.linear, self._first_fetch())
         self.rings, self.array = Rings(self.rates, self.linear), Array(self.linear["n_l"])
         self.free: dict[str, Number] = defaultdict(int)
         self.listed: Number = 0
@@ -198,6 +201,10 @@ class _Schedule:
         tensor = self.network.tensors[name]
         return self.loads.transfer("store", self.loads.words(tensor.rows, tensor.columns, tensor.bits // 8))
 
+    def _first_fetch(self) -> tuple[Number, ...] | None:
+        layer = next(each for each in self.network if isinstance(each, Linear))
+        return first_fetch(self.linear, self._tiles(layer), self.word, self.bound.rings) if self.bound.whole else None
+
     def _padded(self) -> dict[str, Number]:
         """Columns of the padded matrices, by tensor."""
         unit, found, known = maximum(self.linear["t_out"], self.word), dict[str, Number](), dict[int, Number]()
@@ -240,6 +247,8 @@ class _Schedule:
 
     def _linear(self, layer: Linear) -> None:
         self.seen_linear += 1
+        if self.seen_linear > 1:
+            self.loads.behind_first()
         if self.linears - self.seen_linear == FETCH_LEAD:
             self.ahead = maximum(self.listed - COMMAND_QUEUE, 0) * COMMAND_BYTES
         constants: Number = 0

@@ -85,7 +85,7 @@ def test_points_cost_what_their_designs_cost() -> None:
         need = sum(accelerator.resources(design).values(), Resources())
         for name in RESOURCES:
             assert found[name][i] == getattr(need, name), (name, design)
-        bound = Bound(network, design.board)
+        bound = Bound(network, design.board, (64, 16))
         engines = {**design.engines, "linear": {**design.linear, "ring_words": 1 << 30, "table_words": 1 << 30}}
         cycles = int(bound(engines, accelerator.formulas(engines), design.row_group))
         assert found["free_cycles"][i] == cycles

@@ -7,7 +7,7 @@ from codesign.compiler.program import compile_network
 from codesign.ir.network import Network, Norm
 from codesign.target.commands import Command
 from codesign.target.design import Design
-from codesign.timing.bound.constant_loads import Load, Loads
+from codesign.timing.bound.constant_loads import Load, Loads, first_fetch
 from codesign.timing.bound.memory import Interfaces
 from tests.accelerators import SMALL_VIT, board, chain, fitting
 from tests.quant.vits import random_network
@@ -15,7 +15,7 @@ from tests.transformers import post_norm
 
 
 def _loads(network: Network, design: Design) -> Loads:
-    return Loads(network, Interfaces(network, [design.board]), 0, design.linear)
+    return Loads(network, Interfaces(network, [design.board]), 0, design.linear, None)
 
 
 def _made(network: Network) -> tuple[Design, list[Command]]:
@@ -57,6 +57,26 @@ def test_loads_one_behind_the_other() -> None:
     assert second - first == loads.transfer("load", 7)
     loads.repeat(loads.moves[1:], 3, 4)
     assert loads.moves == [(40, 0), (7, 3), (7, 7), (7, 11)]
+
+
+def test_what_begins_together_is_later_than_each_alone() -> None:
+    network = random_network(1)[0]
+    design, _ = _made(network)
+    alone = _loads(network, design)
+    fetch = first_fetch(design.linear, (4, 3), design.word_bytes, (64, 16))
+    together = Loads(network, Interfaces(network, [design.board]), 0, design.linear, fetch)
+    assert together.add(Load("input", 30), 0) >= alone.add(Load("input", 30), 0)
+    together.behind_first()
+    before = together.free
+    assert together.add(Load("position", 30), 0) == before + together.transfer("load", 30)
+
+
+def test_the_first_fetch_has_as_many_tiles_as_the_rings_hold() -> None:
+    linear = {"t_in": 8, "t_out": 16}
+    assert first_fetch(linear, (4, 30), 32, (64, 16)) == (4, 16, 16, 30)
+    assert first_fetch(linear, (10, 30), 32, (64, 16)) == (4, 40, 6, 30)
+    assert first_fetch(linear, (100, 3), 32, (64, 16)) == (4, 400, 1, 3)
+    assert first_fetch(linear, (4, 5), 32, (64, 16)) == (4, 16, 5, 5)
 
 
 def test_words_of_a_matrix_are_padded_row_by_row() -> None:

@@ -56,6 +56,17 @@ def test_bytes_granted_and_the_cycles_for_them() -> None:
         assert (np.asarray(rates.credit(np.maximum(cycles - 1, 0))) <= max(0, size - 256)).all()
 
 
+def test_the_first_loads_share_the_memory_with_the_first_fetch() -> None:
+    interface = _interfaces([_BOARDS[1]]).all[0]
+    word = interface.word
+    alone = interface.prologue((False,), (40, 128 // word, 512 // word, 1, 1))
+    assert alone >= interface.begin + interface.isolated_cycles("load", 40) - 1
+    behind = interface.prologue((False, False), (40, 20, 128 // word, 512 // word, 1, 1))
+    assert behind > alone
+    more = interface.prologue((False, False), (40, 20, 128 // word, 512 // word, 6, 6))
+    assert more >= behind
+
+
 def test_slow_memories_begin_later() -> None:
     slow = replace(_BOARDS[0], memory=replace(_BOARDS[0].memory, read_latency=90))
     first, second = _interfaces([_BOARDS[0], slow]).all

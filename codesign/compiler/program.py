@@ -165,7 +165,7 @@ def _check_linear(found: Layout, design: Design, layer: Linear, ib: int) -> None
 
 
 def _program(found: Layout, t_in: int, row_group: int, cuts: tuple[int, ...], bare: bool = False) -> Program:
-    """The program of a layout; the numbers are all else that decides it, see `_cuts`."""
+    """The program of a layout for ``t_in``, rows per command and tiles per command of each layer, see `_cuts`."""
     inputs, outputs, end = _host_places(found)
     emit = Emission(found, t_in, row_group, end, inputs, outputs, bare=bare)
     for step, (layer, tiles) in enumerate(zip(found.network, cuts, strict=True)):

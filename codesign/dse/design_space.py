@@ -125,7 +125,7 @@ class DesignSpace:
     def evaluate(self, point: Mapping[str, int]) -> dict[str, float] | None:
         """All of `OBJECTIVES` of a point, exact; None if it is not legal, does not fit or runs no program."""
         design = self.design(point)
-        names = ("latency_us", ENERGY) if self._energetic else ("latency_us",)
+        names = ("latency_us", ENERGY) if self._has_energy else ("latency_us",)
         score = (
             DesignScorer(self.planner, self.bounds, self.least_energy, names).score(point)
             if self.planner.suits(design)
@@ -141,7 +141,7 @@ class DesignSpace:
         return DesignScorer(self.planner, self.bounds, self.least_energy, names)
 
     @property
-    def _energetic(self) -> bool:
+    def _has_energy(self) -> bool:
         """Whether energy can be computed."""
         return self.board.energy is not None and self.tools.joules is not None
 
@@ -206,7 +206,7 @@ class DesignSpace:
         Raises:
             InputError: the board has no coefficients.
         """
-        if not self._energetic:
+        if not self._has_energy:
             raise InputError(f"{ENERGY} on board {self.board.name}: no table [energy]; legal: a board file with one")
         fixed = self.planner.design(DesignChoice()).engines
         return EnergyTerms(self.network, self.board, self.tools.kernels, fixed, self.axes).terms()
@@ -225,8 +225,8 @@ class DesignSpace:
         """Term: 1 where the longest tile's weights do not fit the ring."""
 
         def formula(inputs: Inputs) -> Any:
-            deepest = max(layer.k for layer in self.network if isinstance(layer, Linear))
-            return (inputs["ring_words"] < ceil_div(deepest, inputs["t_in"])) * 1
+            most_inputs = max(layer.k for layer in self.network if isinstance(layer, Linear))
+            return (inputs["ring_words"] < ceil_div(most_inputs, inputs["t_in"])) * 1
 
         return Term("illegal", ("t_in", "ring_words"), formula)
 

@@ -1,6 +1,6 @@
 """Lower bound of the energy of a run as terms of a problem, from the kernels' own formulas.
 
-Work costs what the kernels compute, whatever the time; power drawn all the time is counted over a bound of the cycles.
+A command's energy is what its kernel computes; power drawn in every cycle is counted over a bound of the cycles.
 Left out are waiting in the linear engine, the cut of a layer's weights into blocks, and padding in all loads and
 stores but those of weights.
 """
@@ -112,7 +112,7 @@ class EnergyTerms:
         kernel, e = self.kernels[RING], self.board.coefficients
         params = {**self.fixed[RING], **x, "word_bytes": x["ports"] * self.port_bytes}
         per_byte = (e.offchip_byte_fj + e.ram_byte_fj) * _FEMTO
-        spent: Any = (self._transferred() + COMMAND_BYTES * self._commands(x["row_group"])) * per_byte
+        spent: Any = (self._transferred() + COMMAND_BYTES * self._fewest_commands(x["row_group"])) * per_byte
         for layer, k, n in self._products(x):
             work = {"rows": layer.rows, "k": k, "n": n}
             spent = spent + kernel.traffic(params, work) * per_byte
@@ -138,7 +138,7 @@ class EnergyTerms:
         others = [layer for layer in self.network if not isinstance(layer, Linear)]
         return moved + sum(each.size for layer in others for each in kernel_of_layer(layer).constants(layer))
 
-    def _commands(self, row_group: Any) -> Any:
+    def _fewest_commands(self, row_group: Any) -> Any:
         """Fewest commands of any program: one per row group, and a fetch or a load per layer that needs one."""
         groups = sum(ceil_div(layer.rows, row_group) for layer in self.network)
         return groups + sum(

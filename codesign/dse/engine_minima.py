@@ -68,10 +68,10 @@ class Costs:
     def __init__(
         self, tables: EngineTables, nodes: Mapping[str, Nodes], t_out: Table, word: Table, row_group: Table
     ) -> None:
-        self.tables, self.nodes, self.words_of = tables, nodes, np.unique(word)
+        self.tables, self.nodes, self.word_sizes = tables, nodes, np.unique(word)
         self.units, self._unit = np.unique(np.maximum(t_out, word), return_inverse=True)
-        self._word = np.searchsorted(self.words_of, word)
-        _, self._starts, self._size = np.unique(row_group, return_index=True, return_inverse=True)
+        self._word = np.searchsorted(self.word_sizes, word)
+        _, self._starts, self._group_index = np.unique(row_group, return_index=True, return_inverse=True)
 
     def columns(self, layer: Layer) -> Number:
         """Fewest columns of a row of the layer's matrices."""
@@ -97,7 +97,7 @@ class Costs:
         key = (type(layer), *layer.shape, *firsts.tolist(), *counts.tolist(), *units.tolist())
         found = self.tables.table(key, kernel.op, lambda: self._times(kernel, layer, (firsts, counts), units))
         unit = self._unit[:have] if kernel.padding else 0
-        costs: Number = found[(self._size[:have], unit, *self._nodes(kernel, have))]
+        costs: Number = found[(self._group_index[:have], unit, *self._nodes(kernel, have))]
         return costs
 
     def _times(self, kernel: type[CommandKernel], layer: Layer, rows: tuple[Table, Table], units: Table) -> Any:
@@ -114,10 +114,10 @@ class Costs:
         """Fewest bus words of each constant."""
         kernel, found = kernel_of_layer(layer), list[Number]()
         for constant in kernel.constants(layer):
-            key = ("words", kernel.op, constant.memory, constant.size, *self.words_of.tolist())
+            key = ("words", kernel.op, constant.memory, constant.size, *self.word_sizes.tolist())
 
             def make(size: int = constant.size, memory: str = constant.memory) -> Any:
-                words = self._along(self.words_of, kernel)
+                words = self._along(self.word_sizes, kernel)
                 return constant_words(size, self.tables.grid(kernel.op), kernel.op, memory, words)
 
             table = self.tables.table(key, kernel.op, make)

@@ -60,9 +60,9 @@ class DesignChoice:
     """Free parameters of a design for a network; the rest follows. See the engines' parameters.
 
     Attributes:
-        ring_words, table_words: 0 for deep enough for all weights, within a share of the device.
+        ring_words, table_words: depths of the rings; 0 for the depth that ``generous`` selects.
         ports, clock_hz: 0 for those of the board.
-        generous: whether that share is used, not the least depth.
+        generous: whether such rings hold all weights as far as a share of block RAM allows; else the least depth.
         others: values of the other engines' axes, sorted by name; missing ones are those of the smallest designs.
     """
 
@@ -242,7 +242,7 @@ class Planner:
         }  # fmt: skip
 
     def _rings(self, bare: Design, wide: Widths, choice: DesignChoice) -> dict[str, int]:
-        """Parameters of the linear engine, its rings deep enough for all weights or as deep as their share allows."""
+        """Parameters of the linear engine; ring depths that the choice leaves at 0 come from `_depth`."""
         key = wide, choice.t_in
         if key not in self._weights:
             self._weights[key] = _weights(self.columns(bare), choice, bare.word_bytes)
@@ -252,7 +252,7 @@ class Planner:
         return self._linear(choice, need.row_words, max(ring, need.least, 2), max(table, 2))
 
     def _depth(self, words: int, bits: int, share: int, choice: DesignChoice) -> int:
-        """Words of a ring: a power of two, for all words or what its block RAM share holds."""
+        """Words of a ring: the power of two for ``words``, halved to fit its share; at most 2 unless generous."""
         room = int(self.limit.bram36) * _BRAM_BITS // share // bits if choice.generous else 0
         depth = _power(words)
         while depth > max(room, 2):

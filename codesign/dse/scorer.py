@@ -124,7 +124,7 @@ class DesignScorer:
         return tuple(found[name] for name in self.names)
 
     def _first(self, timing: Timing, row_group: int) -> tuple[tuple[tuple[int, int], int, _Need], ...]:
-        """Row groups that end before the first attention or norm starts: see `Run.begun`."""
+        """Row groups that end before the first command of any other engine; format as in `_Run.begun`."""
         found = list[tuple[tuple[int, int], int, _Need]]()
         others = list(self.planner.others)
         first = list(takewhile(lambda name: name[0] not in others, timing.names))

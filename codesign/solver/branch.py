@@ -134,7 +134,7 @@ class Branching:
         return full[-1] if full else filled[0]
 
     def _plan(self, cover: DominatedRegion) -> list[_RefineStep]:
-        """An order of all steps: each leaves, on a sample, the fewest boxes per bit of splitting.
+        """An order of all steps, each of the least `_trial` cost: log growth after cuts per log growth before.
 
         Axes that must be single values for an expensive term come before those that it takes as nodes.
         """
@@ -163,8 +163,8 @@ class Branching:
         scratch = Tally()
         left, _ = self._split(batch, step, cover, scratch, asking=False)
         count = len(left.weight)
-        worth = log(max(count, 1e-3) / len(batch.weight)) / log(scratch.boxes / len(batch.weight))
-        return worth, left.part(np.linspace(0, count - 1, min(count, _SAMPLE)).astype(np.int64))
+        cost = log(max(count, 1e-3) / len(batch.weight)) / log(scratch.boxes / len(batch.weight))
+        return cost, left.part(np.linspace(0, count - 1, min(count, _SAMPLE)).astype(np.int64))
 
     # One step of some boxes.
 

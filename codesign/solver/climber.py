@@ -155,7 +155,7 @@ class Climber:
         return found
 
     def lowered(self, points: Points) -> Points:
-        """The points with every axis as low as it can be, alone, without changing an objective."""
+        """Points lowered axis by axis, within limits and at equal objectives, until no axis alone can be lower."""
         points, before = points.copy(), points[:0]
         while len(points) and not np.array_equal(points, before):
             before = points.copy()

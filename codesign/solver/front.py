@@ -20,7 +20,7 @@ _SMALL = 48
 
 
 class DominatedRegion:
-    """The region that a set of vectors dominates, equality included: some member is nowhere larger.
+    """All vectors that a member dominates or equals: the member is at most as large in every coordinate.
 
     Args:
         members: the vectors.
@@ -211,7 +211,7 @@ class Proof:
         dominated: points cut in boxes whose lower bound the front dominates.
         evaluated: points evaluated one by one.
         boxes: boxes bounded.
-        tried: points evaluated beforehand to have a front to cut with; they count again above.
+        tried: points evaluated before the branching, to have a front to cut with; the other counts have them again.
         scored: points scored by the exact scorer.
         recalled: points that took their score from an equal one.
         gap: largest relative distance of an exact score above the last bound that it had before.
@@ -274,7 +274,7 @@ class Attempt(Proof):
 
     @property
     def exact(self) -> bool:
-        """False, always: even a heuristic that saw every point does not know it."""
+        """False: a heuristic proves nothing, even if it evaluated every point."""
         return False
 
     def __str__(self) -> str:
@@ -292,7 +292,7 @@ class Front:
         objectives: names, all minimised.
         values: objective vectors, one per row.
         parameters: per axis, the value of every point.
-        proof: how the front is known to be whole.
+        proof: account of the points of the space; its ``exact`` says whether the front is proven.
     """
 
     objectives: tuple[str, ...]

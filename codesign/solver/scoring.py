@@ -85,7 +85,7 @@ class PointScorer:
     def settle(self, most: int, *, lifting: bool = True) -> None:
         """Scores points until at most ``most`` wait, the others being scored or dominated.
 
-        Only points are scored that must be anyway: no bound of a waiting point dominates theirs, so no score will.
+        Scores only points whose bound no other waiting point's bound dominates; exact scoring of these is unavoidable.
         """
         self._filter()
         while self.waiting > most:

@@ -331,8 +331,8 @@ def _row_latency(t_v: Any) -> Any:
 def _ring_words(words: Any, t_v: Any) -> Any:
     """Depth of the row ring, a power of two.
 
-    A word is read one cycle less than a row interval plus `_row_latency` after its write. Meanwhile at
-    most one word per cycle arrives, and no more than those of six rows.
+    A word is read ``interval + _row_latency - 1`` cycles after its write, where the interval is that between rows.
+    Meanwhile at most one word per cycle arrives, and no more than those of six rows.
     """
     window = maximum(words, DIGITS + 1) + _row_latency(t_v)
     return 2 ** log2(-maximum(-window, -6 * words))

@@ -198,7 +198,7 @@ def _embedded(model: onnx.ModelProto, name: str, folder: Path | None) -> onnx.Mo
 
 
 def _once(model: onnx.ModelProto, each: Sequence[Sample], settings: Settings, name: str) -> onnx.ModelProto:
-    """Migrates, then inserts quantizers until no tensor lacks a scale; some show up only after others have theirs."""
+    """Migrates ranges, then inserts missing quantizers in at most `_ROUNDS` rounds, until no scale is missing."""
     model = forked(model, from_proto(model, name))
     workload = from_proto(model, name)
     if settings.centre or settings.migrate is not None:

@@ -37,7 +37,7 @@ class _Turns(NamedTuple):
         two, four: 1 for exactly two passes, and for four or more.
         more: passes after the second.
         pairs, odd: pairs of these, and 1 if one is left.
-        others, even: the same for all passes after the first.
+        others, others_odd: the same for all passes after the first.
     """
 
     two: Number
@@ -46,7 +46,7 @@ class _Turns(NamedTuple):
     pairs: Number
     odd: Number
     others: Number
-    even: Number
+    others_odd: Number
 
 
 def _turns(count: Any) -> _Turns:
@@ -120,7 +120,7 @@ class Array:
 
     @staticmethod
     def _several(passes: Passes, one: Number, then: Number, earlier: Number, work: Rows) -> tuple[Number, Number]:
-        """Ends of the last pass and of the one before; of a single pass ``one`` and ``earlier``."""
+        """Ends of the last pass and of the one before it; a design with one pass keeps ``one`` and ``earlier``."""
         period, full = work.period, passes.full * work.kw
         short = full - passes.last * work.kw
         detour = full + 2 + period
@@ -130,7 +130,7 @@ class Array:
             second = maximum(one, then + full - short * turns.two + 2) + period
             found = maximum(second + turns.more * period, then + turns.more * full + full - short + 2 + period)
             pairs: Any = second + turns.pairs * detour + turns.odd * period - short * turns.four
-            others: Any = one + turns.others * detour + turns.even * period - short
+            others: Any = one + turns.others * detour + turns.others_odd * period - short
             return maximum(found, maximum(pairs, others))
 
         last, before = passes.ends

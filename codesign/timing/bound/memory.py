@@ -45,7 +45,7 @@ class Interface:
     @cached_property
     def begin(self) -> int:
         """First cycle in which any command can be accepted."""
-        return (self._listed if len(self.network.layers) > 1 else self._run)([_load(1)]).start[0]
+        return (self._listed if len(self.network.layers) > 1 else self._run)([_transfer(1)]).start[0]
 
     def prologue(self, bytewise: tuple[bool, ...], sizes: tuple[int, ...]) -> int:
         """Earliest done cycle of the last of the loads that open a multi-layer program.
@@ -60,7 +60,7 @@ class Interface:
         key = bytewise, sizes
         if key not in self._prologues:
             words, (table, weights, fewest, tiles) = sizes[: len(bytewise)], sizes[len(bytewise) :]
-            loads = [_load(count, bytewise=each) for each, count in zip(bytewise, words, strict=True)]
+            loads = [_transfer(count, bytewise=each) for each, count in zip(bytewise, words, strict=True)]
             counts = range(fewest, tiles + 1) if tiles - fewest < _FEW_TILES else (0,)
             found = [self._loads(loads, [_fetch(n * table, n * weights)] * (n > 0)) for n in counts]
             self._prologues[key] = min(found)
@@ -85,7 +85,7 @@ class Interface:
         """
         key = engine, words, bytewise
         if key not in self._alone:
-            machine = self._run([_load(words, engine, bytewise=bytewise)])
+            machine = self._run([_transfer(words, engine, bytewise=bytewise)])
             self._alone[key] = machine.stop[0] - machine.start[0]
         return self._alone[key]
 
@@ -97,7 +97,7 @@ class Interface:
         return machine
 
 
-def _load(words: int, engine: str = "load", *, bytewise: bool = False) -> Command:
+def _transfer(words: int, engine: str = "load", *, bytewise: bool = False) -> Command:
     writes = (Span(LUT, 0, 1),) if bytewise else ()
     return Command(engine, {"memory": 0, "address": 0, "words": words, "dram": 0}, writes=writes)
 

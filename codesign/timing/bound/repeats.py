@@ -14,7 +14,7 @@ class Repeat(NamedTuple):
 
 
 def repeats(network: Network) -> Repeat:
-    """The repeat that spares most layers, after at least as many others, before the last linear layer.
+    """The repetition that skips the most layers, from index ``length`` on and before the last linear layer.
 
     Length 0 if nothing repeats. Layers are equal if they have the same shape and read from layers equally far back.
     """

@@ -174,8 +174,8 @@ class _Schedule:
     def _leap(self, before: _Carried) -> None:
         """Skips the repeats of the layers just scheduled, which ran without loads and arrivals.
 
-        A repeat does the same, later by as much as all that it depends on is; so each one delays everything by at
-        least the smallest delay that this time caused.
+        A repeat depends only on the carried state, so it is later than the one before by at least the smallest delay
+        of a carried cycle between ``before`` and now. That delay is applied once per skipped repeat.
         """
         first, length, times = self.repeat
         now, more = self._carried(first + length), times - 1
@@ -312,7 +312,8 @@ class _Schedule:
     def _all_moved(self, layer: Linear, cut: Cut) -> Number:
         """Earliest arrival of all weights of the last linear layer, given all other traffic.
 
-        Either a load is granted before them, or the layers that wait for it run after them; the sooner counts.
+        For each load taken as the first one granted after these weights, the layers that wait for it add their time;
+        the earliest of these cases counts, and the case in which all loads come before the weights.
         """
         rest = self.network.layers[self.network.layers.index(layer) + 1 :]
         if any(read.whole for each in rest for read in each.reads):
@@ -333,19 +334,19 @@ class _Schedule:
         chains = [sum(self.busy[first:], 0 * cut.spacing) for first in range(len(self.busy))]
         for move in self.loads.moves:
             late = maximum(chains[move.layer] - behind, 0) if move.layer < len(chains) else 0
-            found = minimum(found, rates.moved(size, bursts, rings.even) + late)
+            found = minimum(found, rates.moved(size, bursts, rings.last_full) + late)
             size, bursts = size + move.words * self.word, bursts + move.words // most
-        return rates.begin + 1 + rates.latency + minimum(found, rates.moved(size, bursts, rings.even))
+        return rates.begin + 1 + rates.latency + minimum(found, rates.moved(size, bursts, rings.last_full))
 
     @cached_property
     def early(self) -> list[tuple[Number, Number]]:
-        """Loads that are sure to be requested before all weights more than a number of bytes after the first.
+        """Loads sure to be requested before the weights beyond some offset, in bytes of tables and weights as fetched.
 
         A load that is the first command starts with the first fetch and, like all loads, has priority. The next ones
         follow one after the other, if no queue ahead of them is full. They are counted as far as that is sure.
 
         Returns:
-            Bus words and bytes of each.
+            Per load, its bus words (0 where that is not sure) and the offset in bytes.
         """
         found, there, rates = list[tuple[Number, Number]](), set[object](), self.rates
         service = maximum(rates.pace, BURST_BYTES // self.word)

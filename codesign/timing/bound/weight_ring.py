@@ -54,7 +54,7 @@ class Rings:
         linear: parameters of the linear engine.
 
     Attributes:
-        known: whether the ring sizes are known; if not, these and the blocks may be any.
+        known: whether the ring sizes are known; if not, the bound holds for any ring sizes and any cut into blocks.
         tiles, words: of all weights so far.
         bursts: fewest full-length bursts that brought them.
         freed: tiles that freed their room, in order.
@@ -68,7 +68,7 @@ class Rings:
         self.tiles: Number = 0
         self.words: Number = 0
         self.bursts: Number = 0
-        self.even: Number = 0
+        self.last_full: Number = 0
         self.freed: list[Freed] = []
         self.came: Number = 0
 
@@ -79,8 +79,8 @@ class Rings:
         if self.known:
             others: Number = (cut.blocks - 1) * self._whole_bursts(cut.tiles, cut.ib)
             self.bursts = self.bursts + others + self._whole_bursts(cut.last, cut.ib)
-            odd: Any = cut.last * self.linear["t_out"] * (8 + self.linear["t_in"] * cut.ib) % BURST_BYTES
-            self.even = (odd == 0) * 1
+            rest: Any = cut.last * self.linear["t_out"] * (8 + self.linear["t_in"] * cut.ib) % BURST_BYTES
+            self.last_full = (rest == 0) * 1
         else:
             self.bursts = self.bursts + cut.all * self._whole_bursts(1, cut.ib)
         return before
@@ -104,7 +104,7 @@ class Rings:
         place has arrived and been used.
 
         Args:
-            early: bus words of loads, and bytes from the first weights on after which all weights are requested later.
+            early: per load, its bus words, and the byte offset in fetch order beyond which weights come after it.
         """
         p, rates = self.linear, self.rates
         turns = maximum((self.words - 1) // p["ring_words"], (self.tiles - 1) // p["table_words"])
@@ -112,7 +112,7 @@ class Rings:
         for words, behind in early:
             late: Any = (self.fetched() > behind) * words * rates.word
             size, bursts = size + late, bursts + late // BURST_BYTES
-        moved = rates.moved(size, bursts, self.even)
+        moved = rates.moved(size, bursts, self.last_full)
         return rates.begin + 1 + rates.latency + maximum(moved, turns * rates.latency)
 
     def turned(self, cut: Cut, before: Freed, there: Number, start: Number) -> tuple[Number, Number]:
@@ -164,7 +164,7 @@ class Rings:
         ring: Any = self.linear["ring_words"]
         fit = maximum(ring // cut.ib, 1)
         late = (fit + 1) * cut.ib - ring
-        found = (cut.all - 1) // fit * (late > 0) * (cut.freed + self._brought(late))
+        found = (cut.all - 1) // fit * (late > 0) * (cut.freed + self._arrival_cycles(late))
         several, more = (cut.blocks > 1) * 1, (cut.blocks > 2) * 1
         inner = self._turn(cut, cut.tiles) + (cut.blocks - 3) * self._turn(cut, cut.tiles, asked=True)
         turns = more * (inner + self._turn(cut, cut.last, asked=True)) + (several - more) * self._turn(cut, cut.last)
@@ -177,8 +177,8 @@ class Rings:
         by one and, if its own weights were requested that way (``asked``), no faster than these arrive.
         """
         late: Any = tiles - (self.linear["table_words"] - cut.tiles)
-        one_by_one = cut.freed + (late - 1) * cut.spacing + self._brought(cut.ib)
-        weights = cut.freed + self._brought(late * cut.ib) if asked else 0
+        one_by_one = cut.freed + (late - 1) * cut.spacing + self._arrival_cycles(cut.ib)
+        weights = cut.freed + self._arrival_cycles(late * cut.ib) if asked else 0
         found: Number = (late > 0) * maximum(one_by_one, weights)
         return found
 
@@ -186,9 +186,9 @@ class Rings:
         """Fewest cycles from the start of a block's last pass until the next block of ``tiles`` tiles has arrived."""
         p: Any = self.linear
         late: Any = tiles - (p["table_words"] - cut.tiles)
-        found = (late > 0) * (cut.freed + (late - 1) * cut.spacing + self._brought(tiles * cut.ib))
+        found = (late > 0) * (cut.freed + (late - 1) * cut.spacing + self._arrival_cycles(tiles * cut.ib))
         words: Any = (tiles + cut.tiles) * cut.ib - p["ring_words"]
-        return maximum(found, (words > 0) * (cut.freed + self._brought(words)))
+        return maximum(found, (words > 0) * (cut.freed + self._arrival_cycles(words)))
 
     def _asked(self, tiles: Any) -> Number:
         """Earliest request for the weights of a fetch whose table ends at tile ``tiles`` of all.
@@ -208,14 +208,14 @@ class Rings:
             words: word up to which they count, among all weights.
             own: words of their fetch up to there.
         """
-        found: Number = (asked > 0) * (asked + self._brought(own))
+        found: Number = (asked > 0) * (asked + self._arrival_cycles(own))
         free = words - self.linear["ring_words"]
         for _, word, at in self.freed[-LATEST:]:
             late = free - word
-            found = maximum(found, (late > 0) * (at + self._brought(late)))
+            found = maximum(found, (late > 0) * (at + self._arrival_cycles(late)))
         return found
 
-    def _brought(self, words: Any) -> Number:
+    def _arrival_cycles(self, words: Any) -> Number:
         """Fewest cycles from when there is room until ``words`` weight words have arrived."""
         return self.rates.come(words * self._bytes)
 

@@ -166,7 +166,7 @@ CASES: dict[str, tuple[Callable[[Place], list[str]], int, str]] = {
     "samples of other inputs": (
         words("quantize", "digits-mlp", "--calibrate", "@named.npz", "--out", "@new.onnx"), INPUT, "image",
     ),
-    "budget for nothing": (build("gemm:4x4x4", "--budget", "dsp=5"), FITS, "smallest budget that fits: dsp="),
+    "budget for nothing": (build("gemm:4x4x4", "--budget", "dsp=5"), FITS, "dsp binds: every design needs at least "),
     "budget of zero memory": (build("gemm:4x4x4", "--budget", "bram36=0"), FITS, "bram36 binds"),
     "budget of watts": (build("gemm:4x4x4", "--budget", "watts=5"), INPUT, "dsp=N"),
     "budget without a number": (build("gemm:4x4x4", "--budget", "dsp"), INPUT, "dsp=N"),

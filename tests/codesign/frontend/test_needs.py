@@ -51,7 +51,8 @@ MODELS = {
     "a sum of rows": [_node("Slice", "x one two rows", "a"), _node("ReduceSum", "a last", "y", keepdims=1)],
 }  # fmt: skip
 CONSTANTS: Mapping[str, NDArray[Any]] = {
-    "w": W, "v": V, "gain": np.ones(6), "w1": np.zeros((1, 1, 4)), "zero": np.array(0, np.int64), "one": np.array([1], np.int64),
+    "w": W, "v": V, "gain": np.ones(6), "w1": np.zeros((1, 1, 4)), "zero": np.array(0, np.int64),
+    "one": np.array([1], np.int64),
     "two": np.array([2], np.int64), "four": np.array([4], np.int64), "last": np.array([2], np.int64),
     "rows": np.array([1], np.int64), "sizes": np.array([1, 4, 3], np.int64),
 }  # fmt: skip

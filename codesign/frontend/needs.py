@@ -61,10 +61,8 @@ def _inputs(workload: Workload, node: Node, masks: Mapping[str, Mask]) -> dict[s
     if node.op in _ROWS:
         axis = node.attributes.get("axis", -1)
         last = isinstance(axis, int) and axis in (-1, out.ndim - 1)
-        return {
-            name: _narrowed(out.any(axis=-1, keepdims=True) if last else np.ones(1), shape)
-            for name, shape in inputs.items()
-        }
+        rows: Mask = np.asarray(out.any(axis=-1, keepdims=True)) if last else np.ones(1, np.bool_)
+        return {name: _narrowed(rows, shape) for name, shape in inputs.items()}
     if node.op in reductions():
         kept = out.ndim == len(workload.shapes[node.inputs[0]])
         return {name: _narrowed(out if kept else np.ones(1), shape) for name, shape in inputs.items()}

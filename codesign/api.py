@@ -169,9 +169,7 @@ def build(
     target = load_board(board, _folders()).with_overrides([*set, *_clock(clock_mhz)])
     limits = parse_budget(budget)
     _check_search(objective, strategy)
-    tolerance = _tolerance(within)
-    if tolerance and objective is None:
-        raise InputError(f"--within {within} without --objective; legal: both")
+    tolerance = _tolerance(within, objective)
     named = parse_design(design) if design is None or isinstance(design, str) else dict(design)
     if named is not None and objective is not None:
         raise InputError(f"--design with --objective {objective}; legal: one of them")
@@ -409,11 +407,11 @@ def _check_search(objective: str | None, strategy: str | None) -> None:
         _strategies.find(strategy)
 
 
-def _tolerance(text: str | float) -> float:
+def _tolerance(text: str | float, objective: str | None) -> float:
     """A share from ``2%``, ``0.02`` or a number.
 
     Raises:
-        InputError: anything else, or not from 0 to 1.
+        InputError: anything else, or not from 0 to 1; or above 0 without an objective.
     """
     try:
         share = float(text[:-1]) / 100 if isinstance(text, str) and text.endswith("%") else float(text)
@@ -421,6 +419,8 @@ def _tolerance(text: str | float) -> float:
         share = -1.0
     if not 0 <= share <= 1:
         raise InputError(f"--within {text}; legal: 0% to 100%")
+    if share and objective is None:
+        raise InputError(f"--within {text} without --objective; legal: both")
     return share
 
 

@@ -94,10 +94,10 @@ VERBS = (
             Option("--set", "another figure of the board", {"action": "append", "default": [], "metavar": "KEY=VALUE"}),
             Option("--calibrate", "samples for a model without quantizers", {"metavar": "FILE.npz"}),
             Option("--objective", "search all: latency, area or energy (else a plain choice)", {"metavar": "NAME"}),
-            Option("--within", "what counts as equal to the best (default 0%)", {"default": "0%", "metavar": "SHARE"}),
             Option("--backend", "rtl, or hls4ml beside it as a cross-check (default rtl)", {"default": "rtl"}),
             Option("--strategy", _searching, {"metavar": "NAME"}),
             Option("--design", "the very design: t_in=16,t_out=32,... as a front names it", {"metavar": "PARAMETERS"}),
+            Option("--within", "what counts as equal to the best (default 0%)", {"default": "0%", "metavar": "SHARE"}),
         ),
     ),
     Verb(

@@ -13,10 +13,12 @@ from codesign.bundle.files import read_bundle, write_bundle
 from codesign.bundle.serialize import json_bytes
 from codesign.compiler.program import compile_network
 from codesign.errors import BundleError, InputError
-from codesign.flow.open import QUANTIZED, contents, fidelity, model_faults
+from codesign.flow.open import QUANTIZED, _work_faults, contents, fidelity, model_faults
 from codesign.flow.samples import random_samples, samples_of
 from codesign.frontend import zoo
 from codesign.ir.network import Linear
+from codesign.quant.lower.lowering import lower
+from tests.quant.nets import Net
 
 Change = Callable[[dict[str, bytes]], None]
 
@@ -154,3 +156,18 @@ def test_fidelity_needs_a_file_with_quantizers(built: Path) -> None:
     bundle = read_bundle(built)
     with pytest.raises(InputError, match="no model file with quantizers"):
         fidelity(bundle, contents(bundle), [])
+
+
+def test_pruned_work_is_no_fault_and_lost_work_is() -> None:
+    net = Net()
+    hidden = net.quant(net.op("Relu", net.linear(net.quant("x"))), 1 / 32)
+    whole = net.linear(hidden, n=6)
+    part = net.op("Slice", whole, *(net.const([n], np.int64) for n in (1, 4, 2)))
+    workload = net.workload(part)
+    network = lower(workload)
+    assert sum(layer.dense_macs for layer in network) < workload.macs
+    assert _work_faults(workload, network) == []
+    lost = replace(network, layers=network.layers[1:])
+    assert _work_faults(workload, lost) == [
+        "the network does 144 multiply-accumulates, the outputs of the model need 528"
+    ]

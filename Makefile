@@ -1,6 +1,7 @@
 # make demo: build, verify and run a vision transformer on the simulated accelerator.
 # make test: every check that decides whether a change is good. make test-all: the long proofs too.
-# make test-quant: what needs torch and brevitas. make test-312: the fast tests on Python 3.12, where there is one.
+# make test-quant: what needs torch and brevitas. make test-312: the fast tests on Python 3.12, where there is one, and
+# bundles that each Python verifies of the other.
 # Needs python3 (3.11 or newer), make and a C++ compiler; everything else comes from Python packages.
 PYTHON3 ?= python3
 PYTHON312 ?= $(shell for found in python3.12 $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.12*/bin/python3.12; do \
@@ -69,8 +70,12 @@ ifeq ($(PYTHON312),)
 test-312:
 	@echo "no Python 3.12 on this machine: the fast tests ran on no other Python"
 else
-test-312: $(VENV312)/test.stamp
+test-312: $(VENV312)/test.stamp $(VENV)/test.stamp
 	$(VENV312)/bin/python -m tests.levels --only fast
+	$(VENV312)/bin/codesign build digits-mlp --board zcu102 --out build/by-312
+	$(BIN)/codesign verify build/by-312
+	$(BIN)/codesign build digits-mlp --board zcu102 --out build/by-another
+	$(VENV312)/bin/codesign verify build/by-another
 endif
 
 clean:

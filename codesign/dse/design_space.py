@@ -6,6 +6,7 @@ and scored by `codesign.dse.scorer` for those that may be on the front.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -31,9 +32,6 @@ from codesign.timing.jit import compiled_run
 
 OBJECTIVES = ("latency_us", ENERGY, *RESOURCES)
 """Objectives that a search may minimise; energy is modelled and needs a board with coefficients."""
-
-NEAR = 1.02
-"""Ratio to the best up to which designs count as equally good."""
 
 _ARRAY_AXES = ("t_in", "t_out", "n_l", "row_group", "ports", "clock_hz")
 _PARTS = ("free_cycles", "held_cycles")
@@ -135,6 +133,31 @@ class DesignSpace:
             return None
         need = self.planner.cost(design)
         return {**dict(zip(names, score, strict=True)), **{name: float(getattr(need, name)) for name in RESOURCES}}
+
+    def least(self) -> dict[str, int]:
+        """Least of each resource that a legal design needs, each alone and whatever the limits; empty if none is legal.
+
+        A front of a resource alone is proven like any other.
+        """
+        problem = self.problem(("dsp",))
+        legal = {name: most for name, most in problem.limits.items() if name not in RESOURCES}
+        fronts = {name: search(replace(problem, limits=legal, objectives=(name,))) for name in RESOURCES}
+        return {name: int(front.values[0, 0]) for name, front in fronts.items() if len(front)}
+
+    def refusal(self) -> NothingFits:
+        """The error that says why no design fits, with the proven least of each resource that binds."""
+        name, least = self.network.name, self.least()
+        if not least:
+            return NothingFits(f"{name}: no design is legal")
+        limit = {resource: int(getattr(self.limit, resource)) for resource in RESOURCES}
+        binding = [resource for resource in RESOURCES if least[resource] > limit[resource]]
+        if binding:
+            reasons = (
+                f"{each} binds: every design needs at least {least[each]}, there are {limit[each]}" for each in binding
+            )
+            return NothingFits(f"{name}: no design fits; {'; '.join(reasons)}")
+        alone = ", ".join(f"{each} {least[each]} of {limit[each]}" for each in RESOURCES if least[each])
+        return NothingFits(f"{name}: no design fits all limits together; the least of each alone: {alone}")
 
     def scorer(self, names: tuple[str, ...] = ("latency_us",)) -> DesignScorer:
         """An empty cache of exact scores of designs, by latency, energy or both."""
@@ -308,17 +331,17 @@ def parse_design(text: str | None) -> dict[str, int] | None:
 
 
 CHOICES = {"latency": ("latency_us", "dsp"), "area": ("dsp", "latency_us"), "energy": (ENERGY, "latency_us")}
-"""Goals of a build: the objective to be near the best in, and the one that then decides."""
+"""Goals of a build: the objective to be best in, and the one that decides among equals."""
 
 
-def choose(front: Front, objective: str) -> int:
-    """Position of the design of a front that is best in the second of `CHOICES` among those near the best in the first.
+def choose(front: Front, objective: str, within: float = 0.0) -> int:
+    """Position of the design of a front that is best for one of `CHOICES`.
 
-    Raises:
-        NothingFits: the front is empty.
+    Args:
+        front: designs, at least one.
+        objective: the goal.
+        within: share by which a design may miss the best and still count as equal to it, 0.02 for 2 %.
     """
-    if not len(front):
-        raise NothingFits("no design of the space fits; a budget, or the board, is too small")
     first, second = (front.values[:, front.objectives.index(name)] for name in CHOICES[objective])
-    near = np.flatnonzero(first <= NEAR * first.min())
+    near = np.flatnonzero(first <= (1 + within) * first.min())
     return int(near[np.argmin(second[near])])

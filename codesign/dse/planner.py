@@ -125,7 +125,7 @@ def parse_budget(text: str | None) -> dict[str, int]:
 
 
 def plain(network: Network, board: Board, tools: HardwareQueries, *, budget: Mapping[str, int] | None = None) -> Design:
-    """A design that runs the network on the board within the budget.
+    """A design that runs the network on the board within the budget, chosen by rules that look at few designs.
 
     Args:
         network: every layer must have a kernel.
@@ -134,8 +134,7 @@ def plain(network: Network, board: Board, tools: HardwareQueries, *, budget: Map
         budget: limits by resource name below what the board has.
 
     Raises:
-        NothingFits: a layer has no kernel, or not even the smallest design fits; the message names the binding
-            resource, the need, the limit and the smallest budget that fits.
+        NothingFits: a layer has no kernel, or the rules find no design that fits, which proves nothing.
     """
     planner = Planner(network, board, tools, available(board, budget or {}))
     start = DesignChoice()
@@ -329,17 +328,12 @@ class Planner:
         return all(self.tools.kernels[name].legal({**params, **word}) for name, params in design.engines.items())
 
     def verdict(self, choice: DesignChoice) -> str:
-        """Reason why a choice does not fit, in one line."""
+        """Reason why the design of a choice does not fit, in one line."""
         need = self.need(choice)
-        short = _excess(need, self.limit)
+        short = [f"{getattr(need, name)} of {getattr(self.limit, name)} {name}" for name in _excess(need, self.limit)]
         if not short:
-            return f"{self.network.name}: no legal design; the smallest would be {self.design(choice).engines}"
-        binding = max(short, key=lambda name: getattr(need, name) / max(1, getattr(self.limit, name)))
-        smallest = ",".join(f"{name}={getattr(need, name)}" for name in RESOURCES if getattr(need, name))
-        return (
-            f"{self.network.name}: no design fits; {binding} binds: the smallest design needs {getattr(need, binding)},"
-            f" there are {getattr(self.limit, binding)}; smallest budget that fits: {smallest}"
-        )
+            return f"{self.network.name}: not a legal design: {self.design(choice).engines}"
+        return f"{self.network.name}: the design needs {', '.join(short)}"
 
     def time(self, choice: DesignChoice) -> dict[str, int]:
         """Cycles of every engine for its layers one after the other, without transfers."""

@@ -20,7 +20,7 @@ from codesign.dse import strategies
 from codesign.dse.design_space import CHOICES, DesignSpace, choose
 from codesign.dse.energy_terms import ENERGY
 from codesign.dse.planner import HardwareQueries, available, plain
-from codesign.errors import InputError
+from codesign.errors import InputError, NothingFits
 from codesign.flow.calibrate import Calibration, calibrated, is_float
 from codesign.flow.hls4ml import BACKENDS, CrossCheck, crosscheck
 from codesign.flow.minilm import encoder_file
@@ -63,12 +63,14 @@ class SearchResult:
     chosen: int
     neighbours: Sequence[Mapping[str, object]]
     strategy: str = strategies.DEFAULT
+    within: float = 0.0
 
     def to_json(self) -> dict[str, object]:
         """JSON for ``report.json``, without times so that equal input and seed give equal bytes."""
         proof = self.front.proof
         return {
-            "strategy": self.strategy, "objective": self.objective, "objectives": list(self.front.objectives),
+            "strategy": self.strategy, "objective": self.objective, "within": self.within,
+            "objectives": list(self.front.objectives),
             "points": proof.points, "evaluated": proof.evaluated, "scored": proof.scored,
             "proven": proof.exact, "proof": str(proof).rpartition("; ")[0], "chosen": self.chosen,
             "front": self.front.rows, "neighbours": list(self.neighbours),
@@ -172,6 +174,7 @@ def plan(
     backend: str = "rtl",
     strategy: str = strategies.DEFAULT,
     parameters: Mapping[str, int] | None = None,
+    within: float = 0.0,
 ) -> Plan:
     """Reads a model, lowers it to integers, chooses a design and compiles the program.
 
@@ -180,10 +183,12 @@ def plan(
         board: target board.
         budget: limits by resource name.
         calibration: samples for a model without quantizers.
-        objective: one of `codesign.dse.design_space.CHOICES`; None to choose without a search.
+        objective: one of `codesign.dse.design_space.CHOICES`; None to choose without a search, unless that finds no
+            design that fits.
         backend: one of `codesign.flow.hls4ml.BACKENDS`.
         strategy: search strategy, one of `codesign.dse.strategies.names`.
         parameters: parameters of a given design; see `codesign.dse.design_space.DesignSpace.named`.
+        within: share by which a design may miss the best of the objective, see `codesign.dse.design_space.choose`.
 
     Raises:
         InputError: a model, a board or parameters that cannot be used.
@@ -199,12 +204,13 @@ def plan(
     checked = _crosschecked(model, made.workload if made is not None else found, network, board, backend)
     _LOG.info("%s: %d layers, %d multiply-accumulates", model, len(network.layers), found.macs)
     searched = None
+    space = DesignSpace(network, board, tools(), budget=budget)
     if parameters is not None:
-        design = DesignSpace(network, board, tools(), budget=budget).named(parameters)
+        design = space.named(parameters)
     elif objective is None:
-        design = plain(network, board, tools(), budget=budget)
+        design, searched = _plain(space, budget)
     else:
-        design, searched = _searched(DesignSpace(network, board, tools(), budget=budget), objective, strategy)
+        design, searched = _searched(space, objective, strategy, within)
     program = compile_network(network, design)
     limit = available(board, budget or {})
     original = _standing_alone(data, found) if data is not None else None
@@ -280,14 +286,34 @@ def _crosschecked(
     return crosscheck(str(model), found, network, board)
 
 
-def _searched(space: DesignSpace, objective: str, strategy: str) -> tuple[Design, SearchResult]:
+def _plain(space: DesignSpace, budget: Mapping[str, int] | None) -> tuple[Design, SearchResult | None]:
+    """The plain choice; where its rules find nothing, the fastest of all designs.
+
+    Raises:
+        NothingFits: no design fits.
+    """
+    try:
+        return plain(space.network, space.board, space.tools, budget=budget), None
+    except NothingFits as error:
+        _LOG.info("%s; searching all designs", error)
+        return _searched(space, "latency", strategies.DEFAULT, 0.0)
+
+
+def _searched(space: DesignSpace, objective: str, strategy: str, within: float) -> tuple[Design, SearchResult]:
+    """The best design of a search, with its front.
+
+    Raises:
+        NothingFits: no design fits, which is proven, or none was found.
+    """
     names = CHOICES[objective] if ENERGY in CHOICES[objective] else ("latency_us", "dsp")
     front = strategies.searched(space, strategy, names, progress=_SearchProgress())
-    chosen = choose(front, objective)
+    if not len(front):
+        raise space.refusal()
+    chosen = choose(front, objective, within)
     _LOG.info("%s", front.proof)
     point = {name: int(values[chosen]) for name, values in front.parameters.items()}
     around = neighbours(point, space.axes, space.evaluate)
-    return space.design(point), SearchResult(front, objective, chosen, around, strategy)
+    return space.design(point), SearchResult(front, objective, chosen, around, strategy, within)
 
 
 class _SearchProgress:

@@ -135,15 +135,24 @@ class Figures:
         }
 
     def lines(self) -> list[str]:
-        """Clock, cycles, latency, resources and evidence, one line each, for a terminal."""
+        """Clock, cycles, latency, resources, choice and evidence, one line each, for a terminal."""
         return [
             f"clock      {self.clock_mhz:g} MHz, assumed, not timed",
             f"cycles     {self._cycles()}",
             f"latency    {self.latency_ms:.4g} ms, {self.macs_per_cycle:.4g} MACs per cycle of {self.peak_macs}",
             *(f"{name:10} {text}" for name, text in self.used()),
+            *self._choice_line(),
             *self._synthesis_line(),
             f"evidence   {self.verdict()}",
         ]
+
+    def _choice_line(self) -> list[str]:
+        search = self.search or {}
+        if not search.get("objective"):
+            return []
+        near = f" within {100 * search['within']:.6g} %" if search.get("within") else ""
+        count = len(search["front"])
+        return [f"choice     best{near} for {search['objective']}, of {count} designs that no other one dominates"]
 
     def _synthesis_line(self) -> list[str]:
         found = self.resources["synthesized"]

@@ -50,6 +50,15 @@ def sections(search: Search, command: str, budget: Mapping[str, int], *, interac
     )
 
 
+def share(value: float) -> str:
+    """A share in per cent, as ``--within`` takes it.
+
+    >>> share(0.02)
+    '2%'
+    """
+    return f"{100 * value:.6g}%"
+
+
 def _proven(search: Search) -> bool:
     return search.get("proven") is True
 
@@ -64,7 +73,10 @@ def _rule(search: Search) -> str:
     if search.get("chosen") is None:
         return "The design that was built is not one of them."
     objective = search.get("objective")
-    return "The one that was built is marked" + (f"; it was chosen for {objective}." if objective else ".")
+    if not objective:
+        return "The one that was built is marked."
+    near = f", within {share(search['within'])} of the best" if search.get("within") else ""
+    return f"The one that was built is marked; it was chosen for {objective}{near}."
 
 
 # The explorer ------------------------------------------------------------------------------
@@ -126,6 +138,7 @@ def _commands(search: Search, command: str, budget: Mapping[str, int]) -> list[s
     chosen, objective = search.get("chosen"), search.get("objective")
     if chosen is not None and objective is not None:
         options = f"--objective {shlex.quote(objective)} --strategy {shlex.quote(search['strategy'])}"
+        options += f" --within {share(search['within'])}" if search.get("within") else ""
         found[chosen] = f"{command} {options}{_limits(budget)}"
     return found
 

@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from codesign.bundle.serialize import write_network
+from codesign.bundle.serialize import network_digest
 from codesign.dse.planner import RESOURCES, available, parse_budget
 from codesign.errors import CheckError, InputError, NothingFits, ToolError
 from codesign.flow.build import integers, tools
@@ -223,7 +223,7 @@ def _identity(
     request: SweepRequest, networks: Mapping[str, Network], combinations: Sequence[Combination]
 ) -> dict[str, object]:
     """Everything that determines the rows except the formulas, whose values are compared in `_front`."""
-    of_models = {name: hashlib.sha256(write_network(network)).hexdigest() for name, network in networks.items()}
+    of_models = {name: network_digest(network) for name, network in networks.items()}
     documents = {name: asdict(load_board(name, request.folders)) for name in request.boards}
     of_boards = {
         name: hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

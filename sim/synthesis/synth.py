@@ -27,6 +27,7 @@ from pathlib import Path
 from codesign.cache import default_cache, digest, publish
 from codesign.errors import ToolError
 from codesign.hw.system.accelerator import TOP, instances
+from codesign.hw.verilog import retried
 from codesign.sim.verilator.verilate import run
 from codesign.target.engines import RING, kernel_name, kernels
 
@@ -293,7 +294,7 @@ def _yosys(script: str, work: Path) -> None:
     """
     command = (sys.executable, "-c", _START, "-q", "-l", _LOG_FILE, "-p", script)
     try:
-        run(command, work, _TIMEOUT_S)
+        retried(lambda: run(command, work, _TIMEOUT_S))
     except ToolError as error:
         log = work / _LOG_FILE
         tail = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""

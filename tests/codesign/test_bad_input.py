@@ -150,8 +150,16 @@ CASES: dict[str, tuple[Callable[[Place], list[str]], int, str]] = {
     "a bus that is not built": (build("gemm:4x4x4", "--board", "ports.toml"), INPUT, "power of two"),
     "no board": (words("build", "gemm:4x4x4"), INPUT, "--board"),
     "unknown objective": (build("gemm:4x4x4", "--objective", "beauty"), INPUT, "latency, area"),
+    "a tolerance without an objective": (build("gemm:4x4x4", "--within", "2%"), INPUT, "without --objective"),
+    "a tolerance that is no share": (
+        build("gemm:4x4x4", "--objective", "area", "--within", "two"), INPUT, "legal: 0% to 100%",
+    ),
+    "a tolerance below zero": (
+        build("gemm:4x4x4", "--objective", "area", "--within=-1%"), INPUT, "legal: 0% to 100%",
+    ),
     "searched budget for nothing": (
-        build("gemm:4x4x4", "--budget", "dsp=1", "--objective", "latency"), FITS, "no design of the space fits",
+        build("gemm:4x4x4", "--budget", "dsp=1", "--objective", "latency"), FITS,
+        "dsp binds: every design needs at least ",
     ),
     "unknown synthesis": (words("verify", "@", "--synth", "all"), INPUT, "none, engines, top"),
     "quantized into no folder": (
@@ -166,7 +174,7 @@ CASES: dict[str, tuple[Callable[[Place], list[str]], int, str]] = {
     "samples of other inputs": (
         words("quantize", "digits-mlp", "--calibrate", "@named.npz", "--out", "@new.onnx"), INPUT, "image",
     ),
-    "budget for nothing": (build("gemm:4x4x4", "--budget", "dsp=5"), FITS, "smallest budget that fits: dsp="),
+    "budget for nothing": (build("gemm:4x4x4", "--budget", "dsp=5"), FITS, "dsp binds: every design needs at least "),
     "budget of zero memory": (build("gemm:4x4x4", "--budget", "bram36=0"), FITS, "bram36 binds"),
     "budget of watts": (build("gemm:4x4x4", "--budget", "watts=5"), INPUT, "dsp=N"),
     "budget without a number": (build("gemm:4x4x4", "--budget", "dsp"), INPUT, "dsp=N"),

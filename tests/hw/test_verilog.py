@@ -1,4 +1,5 @@
 import re
+from collections.abc import Callable
 from functools import cache
 
 import pytest
@@ -7,6 +8,8 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator, SimulatorContext
 
+from codesign.errors import ToolError
+from codesign.hw import verilog
 from codesign.hw.primitives.multiply import PackedDot
 from codesign.hw.verilog import Resettable, SharedComponent, Sources, VerilogTarget, generate
 from codesign.sim.verilator.simulator import compile_design
@@ -125,3 +128,31 @@ def test_a_resettable_part_is_reset_in_amaranths_simulator_too() -> None:
     simulator.add_clock(1e-8)
     simulator.add_testbench(bench)
     simulator.run()
+
+
+def failing(times: int, words: str) -> tuple[Callable[[], str], list[int]]:
+    """A tool that fails so many times, and the runs so far."""
+    runs: list[int] = []
+
+    def attempt() -> str:
+        runs.append(len(runs))
+        if len(runs) <= times:
+            raise ToolError("Yosys failed", log=f"OSError: {words}\n")
+        return "text"
+
+    return attempt, runs
+
+
+@pytest.mark.parametrize(("times", "tries"), [(0, 1), (1, 2), (2, 3)])
+def test_a_tool_is_run_again_while_the_kernel_cannot_seal_its_memory(times: int, tries: int) -> None:
+    attempt, runs = failing(times, "cannot add seals to the memfd")
+    assert verilog.retried(attempt) == "text"
+    assert len(runs) == tries
+
+
+@pytest.mark.parametrize(("words", "tries"), [("cannot add seals to the memfd", 3), ("syntax error", 1)])
+def test_a_tool_that_goes_on_failing_is_one_error(words: str, tries: int) -> None:
+    attempt, runs = failing(9, words)
+    with pytest.raises(ToolError, match=r"^Yosys failed$"):
+        verilog.retried(attempt)
+    assert len(runs) == tries

@@ -250,3 +250,20 @@ def test_asking_for_what_is_not_there(path: Path) -> None:
         read_bundle(path).json("report.json")
     with pytest.raises(BundleError, match="is not JSON"):
         read_bundle(path).json("rtl/top.v")
+
+
+def test_a_name_that_the_system_does_not_take_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="File name too long"):
+        check_target(tmp_path / ("n" * 300))
+
+
+def test_the_longest_name_is_written(tmp_path: Path) -> None:
+    longest = tmp_path / ("n" * 255)
+    for _ in range(2):
+        write_bundle(longest, {"a": b"1"})
+    assert read_bundle(longest).files == {"a": b"1"}
+    assert [path.name for path in tmp_path.iterdir()] == [longest.name]
+
+
+def test_a_bundle_is_shown_without_its_bytes(tmp_path: Path) -> None:
+    assert len(repr(StoredBundle(tmp_path, {"a": bytes(1000)}))) < 200

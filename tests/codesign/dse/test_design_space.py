@@ -239,16 +239,41 @@ def _front(values: list[list[float]]) -> Front:
     return Front(("latency_us", "dsp"), np.array(values), {"t_in": np.arange(len(values))}, proof)
 
 
-def test_near_the_best_the_cheaper_is_chosen() -> None:
+def test_the_best_is_chosen_or_the_cheaper_near_it() -> None:
     front = _front([[100.0, 900.0], [101.9, 500.0], [102.1, 300.0], [400.0, 100.0]])
-    assert choose(front, "latency") == 1
-    assert choose(front, "area") == 3
+    assert [choose(front, "latency", within) for within in (0.0, 0.0195, 0.02, 0.0215, 5.0)] == [0, 1, 1, 2, 3]
+    assert [choose(front, "area", within) for within in (0.0, 2.0, 4.0, 8.0)] == [3, 2, 1, 0]
     assert set(CHOICES) == {"latency", "area", "energy"}
     assert all({*names} <= {*OBJECTIVES} for names in CHOICES.values())
 
 
-def test_an_empty_front_is_no_design() -> None:
-    board = Board.load("zcu102").with_overrides(["resources.dsp=3"])
-    front = DesignSpace(gemm(8, 8, 8), board, tools()).search()
-    with pytest.raises(NothingFits, match="no design of the space fits"):
-        choose(front, "latency")
+@pytest.mark.parametrize("network", [gemm(8, 8, 8), random_network(2)[0]])
+@pytest.mark.parametrize("objectives", [("latency_us", "dsp"), ("energy_uj", "latency_us"), ("dsp",)])
+def test_a_budget_that_nothing_fits_has_an_empty_front(network: Network, objectives: tuple[str, ...]) -> None:
+    space = DesignSpace(network, Board.load("zcu102"), tools(), budget={"dsp": 3})
+    front = space.search(objectives)
+    assert len(front) == 0
+    assert front.proof.exact
+
+
+@pytest.mark.parametrize("resource", ["dsp", "bram36", "lut"])
+def test_a_refusal_names_the_least_that_a_design_needs(resource: str) -> None:
+    network, board = gemm(8, 8, 8), Board.load("zcu102")
+    least = DesignSpace(network, board, tools()).least()
+    for spare, fits in ((0, True), (1, False)):
+        space = DesignSpace(network, board, tools(), budget={resource: least[resource] - spare})
+        assert bool(len(space.search(("dsp",)))) == fits
+    reason = f"{resource} binds: every design needs at least {least[resource]}, there are {least[resource] - 1}"
+    assert str(space.refusal()) == f"{network.name}: no design fits; {reason}"
+
+
+def test_limits_that_bind_together_are_named_together() -> None:
+    class Least(DesignSpace):
+        """Resources of which none binds alone."""
+
+        def least(self) -> dict[str, int]:
+            return {"dsp": 9, "bram36": 4, "uram": 0, "lut": 500, "ff": 600}
+
+    space = Least(gemm(8, 8, 8), Board.load("zcu102"), tools(), budget={"dsp": 10, "lut": 500, "bram36": 8, "ff": 700})
+    alone = "dsp 9 of 10, bram36 4 of 8, lut 500 of 500, ff 600 of 700"
+    assert str(space.refusal()) == f"gemm-8x8x8: no design fits all limits together; the least of each alone: {alone}"

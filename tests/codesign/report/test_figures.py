@@ -61,6 +61,14 @@ def test_synthesized_parts_add_up(figures: Figures) -> None:
     assert len(figures.lines()) == len(again.lines()) - 1
 
 
+def test_a_searched_design_says_what_it_is_the_best_of(figures: Figures) -> None:
+    assert not [line for line in figures.lines() if line.startswith("choice")]
+    search = {"objective": "area", "within": 0.05, "front": [{}, {}, {}]}
+    near, best = replace(figures, search=search), replace(figures, search={**search, "within": 0.0})
+    assert "choice     best within 5 % for area, of 3 designs that no other one dominates" in near.lines()
+    assert "choice     best for area, of 3 designs that no other one dominates" in best.lines()
+
+
 def test_accuracy_is_that_of_the_last_run(figures: Figures) -> None:
     found = figures.with_accuracy(0.5, 10, "modelled").with_accuracy(0.75, 4, "simulated")
     assert found.accuracy == {"share": 0.75, "samples": 4, "evidence": "simulated"}

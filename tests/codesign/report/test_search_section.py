@@ -56,6 +56,13 @@ def test_the_built_design_has_the_command_that_built_it() -> None:
     assert data["commands"][2] == "codesign build m --board b --design t_in=8,n_l=1,row_group=9"
 
 
+def test_a_tolerance_is_part_of_the_command_and_of_the_sentence() -> None:
+    search = {**SEARCH, "objective": "area", "within": 0.025}
+    page = sections(search, "codesign build m --board b", {})
+    assert "codesign build m --board b --objective area --strategy exact --within 2.5%" in page
+    assert "it was chosen for area, within 2.5% of the best." in page
+
+
 def test_the_strategy_is_part_of_the_command_that_built_the_design() -> None:
     page = explorer({**SEARCH, "objective": "area", "strategy": "nsga2"}, "codesign build m --board b", {})
     data = json.loads(page.partition('type="application/json">')[2].partition("</script>")[0])

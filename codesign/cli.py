@@ -97,7 +97,7 @@ VERBS = (
             Option("--backend", "rtl, or hls4ml beside it as a cross-check (default rtl)", {"default": "rtl"}),
             Option("--strategy", _searching, {"metavar": "NAME"}),
             Option("--design", "the very design: t_in=16,t_out=32,... as a front names it", {"metavar": "PARAMETERS"}),
-            Option("--within", "what counts as equal to the best (default 0%)", {"default": "0%", "metavar": "SHARE"}),
+            Option("--within", "what counts as equal to the best (default 0%%)", {"default": "0%", "metavar": "SHARE"}),
         ),
     ),
     Verb(

@@ -34,6 +34,12 @@ def test_a_verb_is_a_thin_call_of_the_function_of_its_name(entry: Verb) -> None:
     assert names == list(inspect.signature(entry.call).parameters)
 
 
+@pytest.mark.parametrize("verb", [entry.name for entry in cli.VERBS])
+def test_every_verb_has_a_page_of_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--help"]) == 0
+    assert capsys.readouterr().out.startswith(f"usage: codesign {verb} ")
+
+
 @pytest.mark.usefixtures("toy")
 def test_text_and_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["toy"]) == 0

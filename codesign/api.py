@@ -283,6 +283,8 @@ def quantize(model: str | Path, calibrate: str | Path, out: str | Path) -> Quant
     from codesign.flow.build import quantized
 
     network, made = quantized(model, arrays)
+    for warning in made.deviation.warnings:
+        _LOG.warning("%s: %s", model, warning)
     write_file(target, made.data)
     return Quantized(target, len(network.layers), network.macs, made.text)
 

@@ -22,18 +22,21 @@ from codesign.dse.energy_terms import ENERGY
 from codesign.dse.planner import HardwareQueries, available, plain
 from codesign.errors import InputError, NothingFits
 from codesign.flow.calibrate import Calibration, calibrated, is_float
+from codesign.flow.deviation import BOUND, Deviation, data_faults, measured, worst_layer
 from codesign.flow.hls4ml import BACKENDS, CrossCheck, crosscheck
 from codesign.flow.minilm import encoder_file
-from codesign.flow.open import ORIGINAL, QUANTIZED, VERSION
+from codesign.flow.open import COMPARED_TO_FLOAT, ORIGINAL, QUANTIZED, VERSION
 from codesign.flow.report_update import report_files
+from codesign.flow.verify import typical
 from codesign.frontend import zoo
 from codesign.frontend.workload import Workload, parse_onnx
 from codesign.hw.system import accelerator
 from codesign.hw.system.energies import engine_joules
 from codesign.ir.network import Network
 from codesign.quant.calibrate import minilm
+from codesign.quant.calibrate.observe import Sample
 from codesign.quant.interop.pt2 import read_pt2
-from codesign.quant.lower.lowering import lower
+from codesign.quant.lower.lowering import each_sample, lower
 from codesign.report.design_report import report
 from codesign.report.report import Report
 from codesign.report.search_section import neighbours
@@ -94,6 +97,8 @@ class Plan:
         calibration: how a float model was quantized; None for other models.
         crosschecked: hls4ml's project of the model; None if not requested.
         command: command line without objective and budget; None if not called from one.
+        source: the model that was lowered, with its quantizers; None for a matrix product.
+        samples: calibration data, if given.
     """
 
     model: str
@@ -108,6 +113,15 @@ class Plan:
     calibration: Calibration | None = None
     crosschecked: CrossCheck | None = None
     command: str | None = None
+    source: Workload | None = None
+    samples: Arrays | None = None
+
+    @cached_property
+    def deviation(self) -> Deviation | None:
+        """Error of the outputs against the model, whose warnings are logged; None for a matrix product."""
+        if self.source is None:
+            return None
+        return _deviation(self.model, self.source, self.network, self.samples, self.calibration)
 
     @cached_property
     def timing(self) -> Timing:
@@ -136,6 +150,7 @@ class Plan:
             found,
             calibration=self.calibration.to_json() if self.calibration is not None else None,
             crosscheck=self.crosschecked.to_json() if self.crosschecked is not None else None,
+            deviation=self.deviation.to_json() if self.deviation is not None else None,
         )
 
     def _energy(self, moved: int) -> dict[str, object] | None:
@@ -201,7 +216,8 @@ def plan(
     found, data = _read(model)
     check_board(board, board.name)
     network, made = _lowered(model, found, data, calibration)
-    checked = _crosschecked(model, made.workload if made is not None else found, network, board, backend)
+    source = made.workload if made is not None else found
+    checked = _crosschecked(model, source, network, board, backend)
     _LOG.info("%s: %d layers, %d multiply-accumulates", model, len(network.layers), found.macs)
     searched = None
     space = DesignSpace(network, board, tools(), budget=budget)
@@ -215,7 +231,10 @@ def plan(
     limit = available(board, budget or {})
     original = _standing_alone(data, found) if data is not None else None
     loose = calibration is not None and made is None
-    return Plan(str(model), network, design, program, limit, found.macs, original, loose, searched, made, checked)
+    return Plan(
+        str(model), network, design, program, limit, found.macs, original, loose, searched, made, checked,
+        source=None if isinstance(source, Network) else source, samples=calibration,
+    )  # fmt: skip
 
 
 def read_model(model: str | Path) -> Workload | Network:
@@ -269,6 +288,34 @@ def quantized(model: str | Path, calibration: Arrays) -> tuple[Network, Calibrat
         raise InputError(f"{model} is integers already; legal: a float model")
     made = calibrated(data, found.name, calibration, _folder(model))
     return lower(made.workload), made
+
+
+def _deviation(
+    name: str, source: Workload, network: Network, given: Arrays | None, made: Calibration | None
+) -> Deviation:
+    """Error of the outputs: of calibration if there was one, else measured on given, held-out or random samples.
+
+    Warnings are logged.
+    """
+    if made is not None:
+        found = made.deviation
+    else:
+        each, which = _samples(name, source, network, given)
+        found = measured(source, network, each, f"{len(each)} {which} samples")
+        if given is not None:
+            found = replace(found, warnings=data_faults(given))
+        if found.error > BOUND:
+            found = found.judged(f"{worst_layer(source, each[0], given)}: give it finer quantizers or more bits")
+    for warning in found.warnings:
+        _LOG.warning("%s: %s", name, warning)
+    return found
+
+
+def _samples(name: str, source: Workload, network: Network, given: Arrays | None) -> tuple[Sequence[Sample], str]:
+    """A few samples to measure with, and which they are."""
+    if given is not None:
+        return each_sample(source, given)[:COMPARED_TO_FLOAT], "calibration"
+    return typical(name, network, COMPARED_TO_FLOAT, 0)
 
 
 def _folder(model: str | Path) -> Path | None:

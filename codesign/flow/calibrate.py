@@ -8,6 +8,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from codesign.errors import InputError
+from codesign.flow.deviation import REFUSED, Deviation, data_faults
 from codesign.frontend.workload import QUANTIZERS, Workload, parse_onnx
 from codesign.quant.calibrate.ptq import SettingsChoice, calibrate, choose
 from codesign.quant.calibrate.ranges import PERCENTILE
@@ -28,12 +30,21 @@ class Calibration:
         workload: the same, parsed.
         choice: chosen quantization settings.
         samples: number of calibration samples.
+        faults: what is wrong with them, see `codesign.flow.deviation.data_faults`.
     """
 
     data: bytes
     workload: Workload
     choice: SettingsChoice
     samples: int
+    faults: tuple[str, ...] = ()
+
+    @property
+    def deviation(self) -> Deviation:
+        """Error of the outputs on the samples that were held back."""
+        held = f"{self.choice.held} samples held back"
+        advice = "calibrate with 32 to 256 samples like those that it will see, or train it with quantizers"
+        return Deviation(self.choice.error, held, self.faults).judged(advice)
 
     @property
     def text(self) -> str:
@@ -71,6 +82,11 @@ def is_float(workload: Workload) -> bool:
     return not any(node.op in QUANTIZERS for node in workload.nodes)
 
 
+def _cause(samples: Mapping[str, NDArray[Any]]) -> str:
+    """What to do about a large error."""
+    return "; ".join(data_faults(samples)) or "8 bits do not hold a function as steep, or values as uneven, as these"
+
+
 def calibrated(data: bytes, name: str, samples: Mapping[str, NDArray[Any]], folder: Path | None = None) -> Calibration:
     """Quantizes a float model with the settings that score best on a held-out part of the samples.
 
@@ -81,7 +97,8 @@ def calibrated(data: bytes, name: str, samples: Mapping[str, NDArray[Any]], fold
         folder: folder of external data; None allows none.
 
     Raises:
-        InputError: a model or samples that cannot be used.
+        InputError: a model or samples that cannot be used, or an error of the outputs of
+            `codesign.flow.deviation.REFUSED` or more.
     """
 
     def tried(number: int, of: int) -> None:
@@ -90,4 +107,7 @@ def calibrated(data: bytes, name: str, samples: Mapping[str, NDArray[Any]], fold
     choice = choose(data, samples, name=name, folder=folder, progress=tried)
     _LOG.info("%s: %s", name, described(choice))
     made = calibrate(data, samples, settings=choice.settings, name=name, folder=folder)
-    return Calibration(made, parse_onnx(made, name), choice, len(next(iter(samples.values()))))
+    if choice.error >= REFUSED:
+        off = f"{name}: quantized outputs miss the float model's by {choice.error:.2g} of their squares"
+        raise InputError(f"{off}, on {choice.held} samples held back; legal: below {REFUSED:g}; {_cause(samples)}")
+    return Calibration(made, parse_onnx(made, name), choice, len(next(iter(samples.values()))), data_faults(samples))

@@ -13,6 +13,7 @@ from codesign.errors import InputError
 from codesign.flow.report_update import recorded
 from codesign.flow.samples import random_samples, samples_of
 from codesign.frontend import zoo
+from codesign.ir.network import Network
 from codesign.render.svg import Picture
 from codesign.report.report import Report
 
@@ -205,7 +206,21 @@ def _synthesized(bundle: StoredBundle, what: str) -> dict[str, Mapping[str, floa
 
 
 def chosen(inside: "Contents", count: int, seed: int) -> "list[Sample]":
+    """Samples for a bundle's model; see `typical`."""
+    return typical(inside.model, inside.network, count, seed)[0]
+
+
+def typical(model: str, network: Network, count: int, seed: int) -> "tuple[list[Sample], str]":
     """Held-out samples of a built-in model, shuffled unless the seed is 0; random samples for other models.
+
+    Args:
+        model: model as named by the user.
+        network: its integer network.
+        count: number of samples.
+        seed: of their order, or of random ones.
+
+    Returns:
+        The samples, and which they are: "held-out" or "random".
 
     Raises:
         InputError: more samples than available.
@@ -213,13 +228,13 @@ def chosen(inside: "Contents", count: int, seed: int) -> "list[Sample]":
     from codesign.flow.minilm import encoder_inputs
     from codesign.quant.calibrate import minilm
 
-    if inside.model == minilm.NAME and not minilm.missing():
-        return [*samples_of(inside.network, {minilm.INPUT: encoder_inputs(count, seed)})]
-    if inside.model not in {model.name for model in zoo.models() if model.heldout}:
-        return list(random_samples(inside.network, count, seed))
-    arrays, _ = zoo.heldout(inside.model)
-    every = samples_of(inside.network, arrays)
+    if model == minilm.NAME and not minilm.missing():
+        return [*samples_of(network, {minilm.INPUT: encoder_inputs(count, seed)})], "held-out"
+    if model not in {known.name for known in zoo.models() if known.heldout}:
+        return list(random_samples(network, count, seed)), "random"
+    arrays, _ = zoo.heldout(model)
+    every = samples_of(network, arrays)
     order = range(len(every)) if seed == 0 else np.random.default_rng(seed).permutation(len(every))
     if count > len(every):
-        raise InputError(f"--images {count}; legal: 1 to {len(every)}, the held-out samples of {inside.model}")
-    return [every[i] for i in order[:count]]
+        raise InputError(f"--images {count}; legal: 1 to {len(every)}, the held-out samples of {model}")
+    return [every[i] for i in order[:count]], "held-out"

@@ -6,7 +6,7 @@ are kept, because their scales define the integer network.
 
 import html
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -64,19 +64,26 @@ class Workload:
             inputs: an array per model input, of the input's shape (a batch axis of 1 may be omitted).
 
         Raises:
-            InputError: a missing or unknown name, a wrong shape, or values that are not finite numbers.
+            InputError: a missing or unknown name, a wrong shape, values that are not finite numbers, or a node that
+                makes others of them.
         """
         found = {name: value for name, value in self.tensors(inputs) if name in self.outputs}
         return {name: found[name] if name in found else self.constants[name] for name in self.outputs}
 
     def tensors(self, inputs: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
-        """Yield (name, value) of every input and every computed tensor; see `evaluate`."""
+        """Yield (name, value) of every input and every computed tensor; see `evaluate`.
+
+        Raises:
+            InputError: also a node that makes NaN or infinity of finite numbers; infinite constants, as of masks,
+                are legal.
+        """
         values = self._checked(inputs)
         yield from values.items()
         uses = self._last_uses
         for i, node in enumerate(self.nodes):
             arguments = [self._value(values, name) if name else None for name in node.inputs]
             results = apply(self.name, node, arguments)
+            check_finite(self.name, node, arguments, results)
             values.update(zip(node.outputs, results, strict=False))
             yield from ((n, v) for n, v in zip(node.outputs, results, strict=False) if n)
             for name in uses.get(i, ()):
@@ -196,6 +203,25 @@ def apply(model: str, node: Node, arguments: list[Array | None]) -> tuple[Array,
         return evaluate(node.op, Call(node.attributes, arguments, len(node.outputs)))
     except (ValueError, TypeError, IndexError, ArithmeticError, MemoryError) as error:
         raise _refused(model, node, error) from error
+
+
+def check_finite(model: str, node: Node, arguments: Iterable[Array | None], results: Iterable[Array]) -> None:
+    """Check that a node makes no NaN and no infinity of finite numbers.
+
+    Args:
+        model: name of the model in messages.
+        node: the node.
+        arguments: its inputs, None where omitted.
+        results: its outputs.
+
+    Raises:
+        InputError: it does; the message names the node.
+    """
+    bad = next((x for x in results if x.dtype.kind == "f" and not np.isfinite(x).all()), None)
+    if bad is None or not all(x is None or x.dtype.kind != "f" or np.isfinite(x).all() for x in arguments):
+        return
+    made = "NaN" if np.isnan(bad).any() else "infinity"
+    raise InputError(f"{model}: node {node} makes {made} of finite numbers; legal: samples for which none does")
 
 
 def _refused(model: str, node: Node, error: Exception) -> InputError:

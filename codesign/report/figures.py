@@ -43,6 +43,7 @@ class Figures:
         budget: user limits below the board's resources.
         calibration: how a float model was quantized, see `codesign.flow.calibrate`; None for other models.
         crosscheck: backend that returned the same integers, see `codesign.flow.hls4ml`; None if not requested.
+        deviation: error of the outputs against the model, see `codesign.flow.deviation`; None if unknown.
         synthesized_parts: resources counted by open synthesis, by synthesized part and resource.
     """
 
@@ -71,6 +72,7 @@ class Figures:
     budget: Mapping[str, int] | None = None
     calibration: Mapping[str, Any] | None = None
     crosscheck: Mapping[str, Any] | None = None
+    deviation: Mapping[str, Any] | None = None
     synthesized_parts: Mapping[str, Mapping[str, float]] | None = None
 
     @property
@@ -135,7 +137,7 @@ class Figures:
         }
 
     def lines(self) -> list[str]:
-        """Clock, cycles, latency, resources, choice and evidence, one line each, for a terminal."""
+        """Clock, cycles, latency, resources, choice, error with its warnings and evidence, a line each, for a terminal."""
         return [
             f"clock      {self.clock_mhz:g} MHz, assumed, not timed",
             f"cycles     {self._cycles()}",
@@ -143,6 +145,7 @@ class Figures:
             *(f"{name:10} {text}" for name, text in self.used()),
             *self._choice_line(),
             *self._synthesis_line(),
+            *self._error_lines(),
             f"evidence   {self.verdict()}",
         ]
 
@@ -160,6 +163,12 @@ class Figures:
             return []
         what = "all parts" if self.wholly_synthesized else ", ".join(self.synthesized_parts or {})
         return [f"synthesis  {', '.join(f'{name} {count:g}' for name, count in found.items() if count)}, of {what}"]
+
+    def _error_lines(self) -> list[str]:
+        if self.deviation is None:
+            return []
+        warnings = [f"warning    {text}" for text in self.deviation["warnings"]]
+        return [f"error      {self.deviation['text']}, {self.deviation['evidence']}", *warnings]
 
     def _cycles(self) -> str:
         simulated = self.cycles["simulated"]

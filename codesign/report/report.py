@@ -175,6 +175,9 @@ class Report(Figures):
         if self.calibration is not None:
             text = f"The float model was {self.calibration['text']}"
             found.append(paragraph(text, str(self.calibration["evidence"])))
+        if self.deviation is not None:
+            found.append(paragraph(f"Error {self.deviation['text']}", str(self.deviation["evidence"])))
+            found += [paragraph(f"Warning: {text}") for text in self.deviation["warnings"]]
         if self.crosscheck is not None:
             made = f"The C++ of {self.crosscheck['backend']} {self.crosscheck['version']}, compiled with g++,"
             count, samples = int(self.crosscheck["values"]), int(self.crosscheck["samples"])

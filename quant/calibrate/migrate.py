@@ -116,7 +116,9 @@ def _move_values(
     shared = sum(values in node.inputs for node in patterns.workload.nodes) > 1
     if not distinct or shared or patterns.kind(inner.origin) != "product":
         return
-    channel = view.index // (rows * depth) * depth + view.index % depth
+    lead = patterns.workload.shapes[view.origin][:-2]
+    own = np.arange(math.prod(shape[:-2])).reshape(shape[:-2])  # heads may share a matrix of values
+    channel = np.broadcast_to(own, lead).reshape(-1)[view.index // (rows * depth)] * depth + view.index % depth
     lines = [channel.reshape(-1)[r.element] for r in reads]
     if any(np.any(r.element < 0) or np.any(x != x[:1]) for r, x in zip(reads, lines, strict=True)):
         return

@@ -22,7 +22,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from codesign.errors import ToolError
+from codesign.errors import InputError, ToolError
 from codesign.frontend.workload import Workload
 from codesign.numerics.fixed_point import dequantize
 from codesign.quant.calibrate.observe import Sample, watched
@@ -40,6 +40,9 @@ INSTALL = "pip install 'codesign[calibrate]'"
 _METHODS: Mapping[Clip, str] = {"max": "MinMax", "percentile": "Percentile"}
 _BINS = 2048
 """Bins of the percentile histogram."""
+
+_GROWTH = 256.0
+"""Largest growth of a tensor's magnitude over samples that a histogram takes; its bins grow as much in number."""
 
 _OPSET = 18
 """Old enough for every supported release."""
@@ -100,6 +103,7 @@ def ranges(workload: Workload, each: Sequence[Sample], clips: Mapping[str, Clip]
         clips: kind of range per tensor; constants are ignored.
 
     Raises:
+        InputError: magnitudes that float32 or a histogram does not hold.
         ToolError: the library is not installed.
     """
     computed = {*workload.inputs, *(name for node in workload.nodes for name in node.outputs)}
@@ -125,6 +129,7 @@ class _Observer:
 
     def __init__(self, folder: Path, clip: Clip, names: Sequence[str]) -> None:
         tools, self.names = _tools("calibrate"), {f"tensor{i}": name for i, name in enumerate(names)}
+        self.clip, self.first = clip, dict[str, float]()
         path = folder / f"{clip}.onnx"
         path.write_bytes(_model(list(self.names)).SerializeToString())
         self.calibrator = tools.create_calibrator(
@@ -136,8 +141,20 @@ class _Observer:
 
     def show(self, values: Mapping[str, Floats]) -> None:
         """Passes a sample's tensors to the calibrator."""
-        inputs = {label: values[name].reshape(-1).astype(np.float32) for label, name in self.names.items()}
+        with np.errstate(over="ignore"):
+            inputs = {label: values[name].reshape(-1).astype(np.float32) for label, name in self.names.items()}
+        for label, x in inputs.items():
+            self.check(label, float(np.abs(x).max(initial=0.0)))
         self.calibrator.collect_data(_Once(iter([inputs])))
+
+    def check(self, label: str, top: float) -> None:
+        """Refuses a sample's magnitude that the calibrator cannot take."""
+        first = self.first[label] = self.first.get(label) or top
+        if not np.isfinite(top):
+            raise InputError(f"tensor {self.names[label]}: values above 3.4e38; legal: those of float32")
+        if self.clip == "percentile" and top > _GROWTH * first:
+            grown = f"tensor {self.names[label]}: magnitude {top:.3g} after {first:.3g}"
+            raise InputError(f"{grown}; legal with clip percentile: up to {_GROWTH:g} times, samples without outliers")
 
     def ranges(self) -> dict[str, Range]:
         """Observed range of each tensor."""

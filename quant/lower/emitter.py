@@ -12,6 +12,7 @@ from codesign.frontend.operators.call import Array, Ints
 from codesign.frontend.workload import Workload
 from codesign.ir.network import Input, Layer, Linear, Tensor
 from codesign.numerics.fixed_point import quantize, requantizer
+from codesign.quant.lower.grids import regridded
 from codesign.quant.match.graph import Product, Quantizer, unused
 from codesign.quant.match.patterns import Patterns
 from codesign.quant.match.views import Affine, Floats, inverse, pick
@@ -245,6 +246,7 @@ class Emitter(ABC):
         x = self.operand(product.source, demand)
         weights, scales = self.weights(product, target, x.scale)
         unit = np.abs(target.factor) * x.scale * scales
+        weights, unit = regridded(weights, unit, target.offset, target.scale)
         weights = weights * np.sign(target.factor).astype(np.int64)[:, None]
         pairs = [self.requantizer(product.node.outputs[0], float(s)) for s in unit / target.scale]
         layer = Linear(

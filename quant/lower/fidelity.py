@@ -6,7 +6,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.frontend.workload import Workload
+from codesign.frontend.workload import Workload, check_finite
 from codesign.ir.network import run
 from codesign.numerics.fixed_point import dequantize
 from codesign.quant.lower.lowering import Lowered
@@ -42,13 +42,18 @@ def local_cosines(workload: Workload, lowered: Lowered, sample: Mapping[str, NDA
     """Like `cosines`, but float evaluation continues from each layer's integer result.
 
     So each figure is about one layer, and rounding differences do not accumulate.
+
+    Raises:
+        InputError: the model does not take the sample, or a node makes NaN or infinity of a layer's integers.
     """
     golden, tensors = run(lowered.network, sample), lowered.network.tensors
     graph, values = WorkloadGraph(workload), dict(workload.constants)
     values.update(islice(workload.tensors(sample), len(workload.inputs)))
     found = {}
     for node in workload.nodes:
-        made = graph.evaluate(node, [values[n] if n else None for n in node.inputs])
+        arguments = [values[n] if n else None for n in node.inputs]
+        made = graph.evaluate(node, arguments)
+        check_finite(workload.name, node, arguments, made)
         values.update((n, x) for n, x in zip(node.outputs, made, strict=False) if n)
         for layer in (x for x in lowered.network if x.target in lowered.sources):
             source = lowered.sources[layer.target]

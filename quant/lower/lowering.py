@@ -18,14 +18,12 @@ from codesign.ir.mixture import linears
 from codesign.ir.network import Network, Output
 from codesign.numerics.fixed_point import accumulator_range, signed_bits
 from codesign.quant.lower.emitter import WIDE, Finish, Operand, OutOfRange, TensorSource
+from codesign.quant.lower.grids import ACCUMULATOR_BITS
 from codesign.quant.lower.residual import Residual
 from codesign.quant.match.graph import Quantizer
 from codesign.quant.match.normalize import normalized
 from codesign.quant.match.patterns import Patterns
 from codesign.quant.match.views import Affine, compose, pick
-
-ACCUMULATOR_BITS = 27
-"""Signed width in which every sum of products, bias included, must provably fit."""
 
 
 @dataclass(frozen=True, eq=False)

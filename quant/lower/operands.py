@@ -1,6 +1,7 @@
 """Lowering of the 8-bit matrices that layers read: inputs, products, functions, norms, attention."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +19,12 @@ from codesign.quant.match.views import Affine, Floats, compose, inverse, pick
 
 _MASKED = -1e3
 """Offsets of scores at or below this count as masked."""
+
+_POLE = 16.0
+"""Factor by which a function may exceed, at or between arguments of its table, its values around there."""
+
+_PARTS, _ZOOMS = 16, 12
+"""Parts of each interval that are looked at when a pole is sought, and how often the largest is divided again."""
 
 _READABLE = ("input", "product", "function", "norm", "matmul", "custom")
 """Kinds of tensors that a layer can output."""
@@ -109,11 +116,26 @@ class Operands(Emitter):
         if self.kind(view) != "product":
             raise self.refuse(origin, "a function that does not follow a matrix product; legal: right after one")
         points = dequantize((np.arange(256) ^ 128) - 128, first.scale * step)
+        self.check_function(origin, np.sort(points))
         values = factor * self.patterns.apply(origin, points) + offset
-        if not np.all(np.isfinite(values)):
-            raise self.refuse(origin, "a function that is infinite or NaN in its argument's range; legal: finite")
         table = quantize(values, q.scale, low=q.low, high=q.high).astype(np.int8)
         return self.product_rows(key, demand, exact, Finish(q, compose(view, inner.index), first, table))
+
+    def check_function(self, name: str, points: Floats) -> None:
+        """Refuses a function that is infinite, or rises too far, at or between the arguments of its table.
+
+        Args:
+            name: the function's tensor.
+            points: arguments of the table, ascending.
+        """
+        span = f"its argument's range {points[0]:.4g} to {points[-1]:.4g}"
+        bad = points[~np.isfinite(self.patterns.apply(name, points))]
+        if bad.size:
+            raise self.refuse(name, f"a function that is infinite or NaN at {bad[0]:.4g}, in {span}; legal: finite")
+        pole = steepest(lambda x: self.patterns.apply(name, x), points)
+        if pole is not None:
+            step = f"a table of {len(points)} values has {points[1] - points[0]:.4g} between two arguments"
+            raise self.refuse(name, f"a function that explodes at {pole:.4g}, in {span}: {step}; legal: no pole there")
 
     def argument(self, name: str, q: Quantizer, factor: float, offset: float) -> tuple[Quantizer, float, Affine]:
         """Quantizer of a function's argument, the factor between them, and the view inside the quantizer."""
@@ -262,7 +284,7 @@ class Operands(Emitter):
         node = self.patterns.node(inner.origin)
         scores = self.scores(inner.origin, node.inputs[0])
         shape = self.heads(inner.origin)
-        query, keys, values, count = self.parts(scores, node.inputs[1], shape)
+        query, keys, values, count = self.parts(scores, inner.origin, shape)
         mask, window = self.mask(scores, (shape[0], shape[1], count))
         layer = Attention(
             self.layer_name(node.name),
@@ -287,21 +309,30 @@ class Operands(Emitter):
         self.full_range(key, q)
         self.add(Tensor(target, shape[1], shape[0] * shape[2], 8, q.scale), TensorSource(key, index), -128, 127)
 
-    def parts(self, scores: Affine, values: str, shape: Shape) -> tuple[Operand, Operand, Operand, int]:
-        """Query, key and value operands, and the number of keys."""
-        left, right = self.patterns.node(scores.origin).inputs[:2]
-        (heads, rows, width), (_, count, depth) = self.heads(left), self.heads(values)
-        if self.heads(scores.origin) != (shape[0], shape[1], count) or width != depth or heads != shape[0]:
-            raise self.refuse(scores.origin, f"{heads} heads of {width} against {shape}; legal: equal heads and widths")
-        query = self.by_head(left, (heads, rows, width), (1, 0, 2))
-        keys = self.by_head(right, (heads, width, count), (2, 0, 1))
-        return query, keys, self.by_head(values, (heads, count, depth), (1, 0, 2)), count
+    def parts(self, scores: Affine, product: str, shape: Shape) -> tuple[Operand, Operand, Operand, int]:
+        """Query, key and value operands, and the number of keys.
 
-    def by_head(self, name: str, shape: Shape, order: Shape) -> Operand:
-        """A query, key or value tensor as ``[rows, heads * width]``."""
-        if math.prod(self.workload.shapes[name]) != math.prod(shape):
-            raise self.refuse(name, f"shape {self.workload.shapes[name]}; legal: {shape}, the same for all heads")
-        index = np.arange(math.prod(shape), dtype=np.int64).reshape(shape).transpose(order)
+        Args:
+            scores: view of the scores.
+            product: the product of probabilities and values.
+            shape: heads, rows and columns of the product.
+        """
+        left, right = self.patterns.node(scores.origin).inputs[:2]
+        values = self.patterns.node(product).inputs[1]
+        (heads, rows, depth), (_, _, width), (_, count, _) = shape, self.heads(left), self.heads(values)
+        made = self.heads(scores.origin)
+        if made != (heads, rows, count) or width != depth:
+            text = f"scores {made} of width {width} against {heads} heads of {rows} x {depth}"
+            raise self.refuse(scores.origin, f"{text}; legal: equal heads and widths")
+        query = self.by_head(left, scores.origin, (heads, rows, width), (1, 0, 2))
+        keys = self.by_head(right, scores.origin, (heads, width, count), (2, 0, 1))
+        return query, keys, self.by_head(values, product, (heads, count, depth), (1, 0, 2)), count
+
+    def by_head(self, name: str, product: str, shape: Shape, order: Shape) -> Operand:
+        """A query, key or value tensor as ``[rows, heads * width]``; heads that share a matrix get a copy each."""
+        own, lead = self.workload.shapes[name], self.workload.shapes[product][:-2]
+        index = np.arange(math.prod(own), dtype=np.int64).reshape(own)
+        index = np.broadcast_to(index, (*lead, *own[-2:])).reshape(shape).transpose(order)
         found = self.operand(name, index.reshape(len(index), -1))
         if not found.whole(self.tensors[found.tensor]):
             raise self.refuse(name, "attention reads a part of a tensor; legal: all rows and columns")
@@ -357,6 +388,33 @@ class Operands(Emitter):
             if np.array_equal(seen, (lo[:, None] <= column) & (column < hi[:, None])):
                 return kind, window if kind == "sliding" else 0
         raise self.refuse(name, f"a mask that is none of {', '.join(MASKS)}")
+
+
+def steepest(function: Callable[[Floats], Floats], points: Floats) -> float | None:
+    """Argument at which a function is not finite, or `_POLE` times as large as at the points around it.
+
+    Args:
+        function: of an array of arguments.
+        points: ascending; the function is finite there.
+
+    Returns:
+        The argument of the largest magnitude found; None if the points show the function well.
+    """
+    sizes = np.abs(function(points))
+    top = max(float(sizes.max()), 1e-300)
+    alone = (sizes[1:-1] >= top / 2) & (sizes[1:-1] > _POLE * np.maximum(sizes[:-2], sizes[2:]))
+    if alone.any():
+        return float(points[1 + int(alone.argmax())])
+    low, high = points[:-1], points[1:]
+    rows = np.arange(len(low))
+    for _ in range(_ZOOMS):
+        inner = low[:, None] + (high - low)[:, None] * np.linspace(0.0, 1.0, _PARTS + 1)
+        sizes = np.nan_to_num(np.abs(function(inner)), nan=np.inf, posinf=np.inf)
+        where = sizes.argmax(axis=1)
+        if sizes[rows, where].max() > _POLE * top:
+            return float(inner[np.unravel_index(sizes.argmax(), sizes.shape)])
+        low, high = inner[rows, np.maximum(where - 1, 0)], inner[rows, np.minimum(where + 1, _PARTS)]
+    return None
 
 
 def _unreadable(kind: str) -> str:

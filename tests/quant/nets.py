@@ -56,6 +56,9 @@ class Net:
         return self.quant(self.linear(self.quant("x")), 2**-11, bits=16)
 
     def workload(self, output: str) -> Workload:
+        return from_proto(self.proto(output), "net")
+
+    def proto(self, output: str) -> onnx.ModelProto:
         graph = helper.make_graph(
             self.nodes,
             "g",
@@ -64,7 +67,7 @@ class Net:
             self.constants,
         )
         opsets = [helper.make_opsetid("", 21), helper.make_opsetid("qonnx.custom_op.general", 1)]
-        return from_proto(helper.make_model(graph, opset_imports=opsets), "net")
+        return helper.make_model(graph, opset_imports=opsets)
 
     def sample(self) -> dict[str, Floats]:
         return {"x": self.rng.uniform(-1, 1, size=self.shape)}

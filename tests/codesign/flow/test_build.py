@@ -1,3 +1,4 @@
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,13 @@ from codesign.bundle import serialize
 from codesign.bundle.files import read_bundle, write_bundle
 from codesign.errors import InputError
 from codesign.flow.build import files, integers, peak_macs, plan, quantized
+from codesign.flow.deviation import BOUND
 from codesign.flow.open import contents, model_faults
 from codesign.flow.samples import random_samples
 from codesign.frontend import zoo
 from codesign.quant.lower.lowering import lower
 from codesign.target.board import Board
+from tests.quant.nets import Net
 
 ZCU102 = Board.load("zcu102")
 
@@ -131,6 +134,44 @@ def test_lowering_calibrates_what_a_file_leaves_unquantized(tmp_path: Path) -> N
     network, found = quantized(path, CALIBRATION)  # which puts quantizers where there are none
     assert len(network.layers) == 2
     assert found.choice.held == 2
+
+
+def test_a_build_says_how_far_its_outputs_are_from_the_model() -> None:
+    found = plan("digits-mlp", ZCU102)
+    assert found.deviation is not None
+    assert found.deviation.error == 0  # every scale is a power of two
+    assert found.report().lines()[-2] == (
+        "error      0 of the outputs' squares against the model, 3 held-out samples, modelled"
+    )
+    assert plan("gemm:2x3x4", ZCU102).report().deviation is None
+
+
+def coarse(path: Path) -> Path:
+    """Two products whose first result has a quantizer that saturates almost everywhere."""
+    net = Net()
+    inner = net.quant(net.linear(net.quant("x", 1 / 4)), 1 / 4)
+    wide = net.quant(net.op("MatMul", inner, net.quant(net.const(np.eye(8)), 1 / 127, narrow=1)), 2**-11, bits=16)
+    onnx.save(net.proto(net.linear(net.quant(net.norm(wide), 1 / 16))), path)
+    return path
+
+
+def test_a_file_that_the_integers_do_not_follow_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "codesign"):
+        found = plan(coarse(tmp_path / "m.onnx"), ZCU102)
+    assert found.deviation is not None
+    assert found.deviation.samples == "3 random samples"
+    warned = [record.getMessage() for record in caplog.records]
+    assert len(warned) == len(found.deviation.warnings) == (found.deviation.error > BOUND)
+
+
+def test_unusable_data_are_named_in_the_report(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = half_quantized(tmp_path / "m.onnx")
+    with caplog.at_level(logging.WARNING, "codesign"):
+        found = plan(path, ZCU102, calibration={"x": np.zeros((8, 12))})
+    text = "calibration data of input x: every value of 8 samples is 0; legal: 32 to 256 typical samples"
+    assert f"warning    {text}" in found.report().lines()
+    assert text in found.report().html()
+    assert f"{path}: {text}" in [record.getMessage() for record in caplog.records]
 
 
 def test_a_product_is_integers_already() -> None:

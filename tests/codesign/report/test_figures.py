@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from codesign import api as flow
+from codesign.flow.deviation import Deviation
 from codesign.report.figures import Figures
 
 
@@ -72,3 +73,14 @@ def test_a_searched_design_says_what_it_is_the_best_of(figures: Figures) -> None
 def test_accuracy_is_that_of_the_last_run(figures: Figures) -> None:
     found = figures.with_accuracy(0.5, 10, "modelled").with_accuracy(0.75, 4, "simulated")
     assert found.accuracy == {"share": 0.75, "samples": 4, "evidence": "simulated"}
+
+
+def test_the_error_and_its_warnings_stand_before_the_evidence(figures: Figures) -> None:
+    assert not [line for line in figures.lines() if line.startswith("error")]
+    found = replace(figures, deviation=Deviation(0.25, "2 samples", ("a fault",)).judged("do this").to_json())
+    assert found.lines()[-4:] == [
+        "error      0.25 of the outputs' squares against the model, 2 samples, modelled",
+        "warning    a fault",
+        "warning    squared error of the outputs 0.25 of their squares; legal: 0.02; do this",
+        "evidence   modelled; not simulated yet",
+    ]

@@ -11,6 +11,7 @@ import pytest
 from codesign import api as flow
 from codesign.errors import BundleError
 from codesign.flow.build import plan
+from codesign.flow.deviation import Deviation
 from codesign.report.report import UNKNOWN, Report
 from codesign.target.board import Board
 from codesign.timing.energy import RunEnergy
@@ -26,7 +27,7 @@ LOADING = {"link", "img", "iframe", "object", "embed", "audio", "video", "base",
 VOID = {"meta"}
 NEW = {
     "waits", "bytes_per_cycle", "search", "energy", "accuracy", "command", "budget", "synthesized_parts",
-    "calibration", "crosscheck",
+    "calibration", "crosscheck", "deviation",
 }  # fmt: skip
 
 
@@ -177,8 +178,11 @@ def test_where_the_numbers_come_from(report: Report) -> None:
         calibration={"text": "quantized with 8 samples", "evidence": "modelled"},
         crosscheck={"backend": "hls4ml", "version": "1.3.0", "samples": 40, "values": 4000, "evidence": "simulated"},
     )
+    found = replace(found, deviation=Deviation(0.5, "2 samples").judged("<do> this").to_json())
     page = read(found.html())
     assert "Numbers" in page.headings
+    assert "Error 0.5 of the outputs' squares against the model, 2 samples modelled" in " ".join(page.text)
+    assert "of their squares; legal: 0.02; <do> this" in " ".join(page.text)
     text = " ".join(page.text)
     assert "The float model was quantized with 8 samples modelled" in text
     assert (
@@ -247,6 +251,8 @@ def test_a_document_without_the_optional_figures_is_read(report: Report) -> None
         {"accuracy": {"share": 1}},
         {"calibration": {"text": "quantized"}},
         {"crosscheck": {"backend": "hls4ml"}},
+        {"deviation": {"error": 0.1}},
+        {"deviation": {"text": "a", "evidence": "modelled", "warnings": 3}},
         {"synthesized_parts": {"linear": 3}},
         {"accuracy": {"share": 1, "samples": 2, "evidence": "<script>"}},
         {"bytes_per_cycle": "fast"},

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from codesign.errors import ToolError
+from codesign.errors import InputError, ToolError
 from codesign.frontend.workload import Workload, from_proto
 from codesign.quant.calibrate import ranges as library
 from codesign.quant.calibrate.edit import QUANT_DOMAIN
@@ -128,3 +128,17 @@ def test_a_missing_library_is_one_line_and_a_missing_tool(monkeypatch: pytest.Mo
 
 def test_the_release_is_that_of_the_package() -> None:
     assert library.version() == onnxruntime.__version__
+
+
+def test_an_outlier_that_no_histogram_holds_is_refused_before_it_takes_the_memory() -> None:
+    rows = [np.full(4, 0.5), np.full(4, 0.25), np.array([0.5, 1e12, 0.0, 0.0])]
+    with pytest.raises(InputError, match=r"tensor x: magnitude 1e\+12 after 0\.5; legal with clip percentile"):
+        ranges(_steps(4), _each(rows), {"x": "percentile"})
+    assert ranges(_steps(4), _each(rows), {"x": "max"})["x"].high == pytest.approx(1e12)
+    first = [np.zeros(4), np.full(4, 1e-3), np.full(4, 0.2)]
+    assert ranges(_steps(4), _each(first), {"x": "percentile"})["x"].high == pytest.approx(0.2, rel=0.02)
+
+
+def test_values_beyond_float32_are_refused() -> None:
+    with pytest.raises(InputError, match=r"tensor x: values above 3\.4e38; legal: those of float32"):
+        ranges(_steps(4), _each([np.full(4, 1e39)]), {"x": "max"})

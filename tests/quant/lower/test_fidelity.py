@@ -3,12 +3,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from codesign.errors import InputError
 from codesign.frontend import zoo
 from codesign.frontend.workload import Workload
 from codesign.ir.network import Linear
 from codesign.quant.lower.fidelity import cosine, cosines, local_cosines
 from codesign.quant.lower.lowering import lower_traced
 from tests.marks import few_fast
+from tests.quant.nets import Net
 from tests.quant.vits import Recipe, lowered, recipe, samples
 
 
@@ -52,3 +54,16 @@ def test_cosine() -> None:
     assert cosine(np.zeros(3), np.ones(3)) == 0
     assert cosine(np.array([1, 0]), np.array([0.0, 2.0])) == 0
     assert cosine(np.array([1, 2]), np.array([-1.0, -2.0])) == pytest.approx(-1)
+
+
+def test_a_node_that_makes_nan_of_a_sample_is_named() -> None:
+    net = Net()
+    made = net.op("Sqrt", net.op("Add", net.linear(net.quant("x", 1 / 4)), net.const(np.full(8, 1e-3))))
+    workload = net.workload(net.quant(made, 1 / 16))
+    with pytest.raises(InputError, match=r"node sqrt\d+ \(Sqrt\)"):
+        lower_traced(workload, calibration={"x": net.rng.uniform(-1, 1, size=(3, 6, 8))})
+    plain = Net()
+    log = plain.workload(plain.op("Log", plain.op("Add", plain.quant("x"), plain.const(0.5))))
+    with pytest.raises(InputError, match=r"node log\d+ \(Log\) makes NaN of finite numbers"):
+        log.evaluate({"x": np.full((1, 6, 8), -1.0)})
+    assert np.isfinite(log.evaluate({"x": np.full((1, 6, 8), 1.0)})[log.nodes[-1].outputs[0]]).all()

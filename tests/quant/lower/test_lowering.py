@@ -15,7 +15,8 @@ from codesign.errors import InputError
 from codesign.frontend import zoo
 from codesign.frontend.workload import Workload, from_proto, load_onnx
 from codesign.ir.network import Attention, Linear, Network, Norm, outputs, run
-from codesign.quant.lower.lowering import ACCUMULATOR_BITS, Lowered, lower, lower_traced, maxima
+from codesign.quant.lower.grids import ACCUMULATOR_BITS
+from codesign.quant.lower.lowering import Lowered, lower, lower_traced, maxima
 from tests.marks import few_fast
 from tests.quant.nets import Floats, Net, cosines, damage, exactly, unequal
 from tests.quant.vits import Recipe, build, lowered, random_network, recipe, samples
@@ -395,6 +396,16 @@ def test_bad_calibration_data_is_refused(data: Mapping[str, Floats], expected: s
     net = Net()
     workload = net.workload(net.op("MatMul", "x", net.const(net.weights(8, 8))))
     with pytest.raises(InputError, match=expected):
+        lower(workload, calibration=data)
+
+
+@pytest.mark.parametrize(("kind", "value"), [("Sqrt", "NaN"), ("Log", "NaN"), ("Reciprocal", "infinity")])
+def test_a_node_that_makes_nan_or_infinity_in_calibration_is_named(kind: str, value: str) -> None:
+    net = Net()
+    made = net.op(kind, net.op("MatMul", "x", net.const(net.weights(8, 8))))
+    workload = net.workload(net.op("MatMul", made, net.const(net.weights(8, 3))))
+    data = {"x": net.rng.uniform(-1, 1, size=(5, 6, 8)) if value == "NaN" else np.zeros((2, 6, 8))}
+    with pytest.raises(InputError, match=rf"^net: node \w+ \({kind}\) makes {value} of finite numbers"):
         lower(workload, calibration=data)
 
 

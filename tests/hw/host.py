@@ -46,12 +46,16 @@ def linear_of(shape: hw.Shape) -> LinearKernel:
 
 
 class Faulty(wiring.Component):
-    """The accelerator behind a bus that answers with errors while ``read_fault`` or ``write_fault`` is high."""
+    """The accelerator behind a bus whose port p answers with errors while bit p of a fault is high.
+
+    ``read_fault`` and ``write_fault`` answer SLVERR.
+    """
 
     def __init__(self, shape: hw.Shape) -> None:
         self.top = hw.Top(shape)
         members = dict(self.top.signature.members.items())
-        super().__init__(members | {"read_fault": In(1), "write_fault": In(1)})
+        faults = {name: In(shape.bus.ports) for name in ("read_fault", "write_fault")}
+        super().__init__(members | faults)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -61,10 +65,9 @@ class Faulty(wiring.Component):
         ):
             if member.flow != In:
                 m.d.comb += outer.eq(inner)
-            elif path[-1] == "rresp":
-                m.d.comb += inner.eq(Mux(self.read_fault, 2, outer))
-            elif path[-1] == "bresp":
-                m.d.comb += inner.eq(Mux(self.write_fault, 2, outer))
+            elif path[-1] in ("rresp", "bresp"):
+                fault = self.read_fault if path[-1] == "rresp" else self.write_fault
+                m.d.comb += inner.eq(Mux(fault[int(path[0].removeprefix("m_axi"))], 2, outer))
             else:
                 m.d.comb += inner.eq(outer)
         return m

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 from codesign.hw.linear import LinearKernel
+from codesign.hw.linear.interfaces import SLOTS
 from codesign.hw.linear.rtl import LinearEngine
 from codesign.hw.verilog import generate
 from codesign.sim.testbench.runner import run_bench
 from codesign.target.commands import RELEASE
-from tests.hw.linear_bench import Driver, Job, build, random_job
+from tests.hw.linear_bench import COMMANDS, Driver, Job, build, random_job
 from tests.hw.linear_protocol import KERNEL
 
 #        t_in t_out n_l kw_max ring table tables word
@@ -132,6 +133,26 @@ def test_cycles_and_bits(driver: Driver, index: int, rng: np.random.Generator) -
     shape = draw(rng, driver.kernel, KINDS[index])
     check_cycles(rng, driver, shape)
     check_bits(rng, driver, shape)
+
+
+@pytest.mark.rtl
+def test_short_commands_behind_a_long_one_fill_every_place(driver: Driver, rng: np.random.Generator) -> None:
+    """One-row commands follow each other faster than the drain ends them, but only so many are under way."""
+    k = driver.kernel
+    shapes = [(3 * k.n_l, 4 * k.t_in, 1), *[(1, 1, 1)] * (COMMANDS - 1)]
+    jobs = [random_job(rng, driver, shape) for shape in shapes]
+    driver.fill()
+    for job in jobs:
+        driver.push(job.fields)
+    trace = driver.run(len(jobs), limit(driver, jobs))
+    writes, at = trace.writes(), 0
+    for job in jobs:
+        job.check(writes[at : at + len(job.x)], k)
+        at += len(job.x)
+    assert at == len(writes)
+    accepted, done = (np.cumsum(trace.seen[name].astype(int)) for name in ("accepted", "done"))
+    under_way = accepted - done + len(jobs) - accepted[-1]
+    assert under_way.max() == SLOTS
 
 
 @pytest.mark.rtl

@@ -4,9 +4,8 @@ from amaranth.sim import Simulator, SimulatorContext
 
 from codesign.hw.system import top as hw
 from codesign.hw.system.axi import Registers
-from codesign.target.commands import Command
 from codesign.target.engines import MOST_ENGINES
-from tests.hw.host import ENGINES, FAILED, FINISHED, RUNNING, Host, encoded, job, raw
+from tests.hw.host import ENGINES, FAILED, FINISHED, RUNNING, Host, encoded, job
 
 
 @pytest.mark.rtl
@@ -50,28 +49,6 @@ class TestRegisters:
         for e in range(len(ENGINES), MOST_ENGINES):  # places of engines that are not there
             assert (host.sim.axil_read(hw.BUSY + 4 * e), host.sim.axil_read(hw.WAIT + 4 * e)) == (0, 0)
         assert wait["store"] > 0
-
-    def test_counters_stand_still_behind_a_run(self, slow_host: Host) -> None:
-        """An unknown command ends the run while load and store are busy, and they stay so."""
-        transfers = [Command(name, {"words": 3000, "dram": 1 << 17}) for name in ("load", "store")]
-        slow_host.start(encoded(transfers) + raw(77))
-        slow_host.sim.run_until_irq(1_000_000)
-        cycles, counters = slow_host.sim.axil_read(hw.CYCLES_LOW), range(hw.BUSY, hw.WAIT + 4 * len(ENGINES), 4)
-        found = [slow_host.sim.axil_read(offset) for offset in counters]
-        assert 0 < found[0] <= cycles
-        assert max(found) <= cycles
-        slow_host.sim.step(500)
-        assert [slow_host.sim.axil_read(offset) for offset in counters] == found
-
-    def test_an_engine_at_work_does_not_wait(self, host: Host) -> None:
-        """Loads back to back: the next one stands in the queue all the time."""
-        loads = [Command("load", {"words": 64, "dram": 1 << 17})] * 4
-        host.start(encoded(loads))
-        outcome = host.wait()
-        busy, wait = host.sim.axil_read(hw.BUSY), host.sim.axil_read(hw.WAIT)
-        assert outcome.error == 0
-        assert busy > outcome.cycles // 2
-        assert wait <= len(loads)
 
 
 async def write(

@@ -8,7 +8,7 @@ from codesign.hw.system.movers import FetchEngine
 from codesign.hw.system.sequencer import ERROR_WATCHDOG
 from codesign.target.commands import Command
 from tests.hw.engine_bench import refuses
-from tests.hw.host import MAP, Host, encoded, job, linear_of
+from tests.hw.host import MAP, Host, check_faulty_ports, encoded, job, linear_of
 
 LUT_NUMBER = len(MAP.numbers["load", "out"])
 """Number of the tables among the memories of the load engine."""
@@ -38,6 +38,11 @@ class TestPrefetch:
         first = [*body[:-1], again[-1]]
         assert body[0].engine == "load"
         host.run(replace(one, commands=(*[fetch] * 6, *first, *again * 5)))
+
+
+@pytest.mark.rtl
+def test_an_error_answer_to_a_write_of_any_port(host: Host) -> None:
+    check_faulty_ports(host, "write_fault", "store")
 
 
 @pytest.mark.rtl

@@ -141,19 +141,6 @@ class TestErrors:
         host.sim.set(fault, 0)
         host.run(job(host, rng))
 
-    @pytest.mark.parametrize(("fault", "engine"), [("read_fault", "load"), ("write_fault", "store")])
-    def test_an_error_answer_of_one_port_alone(self, host: Host, fault: str, engine: str) -> None:
-        """Four bursts each, so that every port has one."""
-        words = 4 * host.shape.bus.ports * host.shape.bus.burst_words
-        for port in range(host.shape.bus.ports):
-            host.sim.set(fault, 1 << port)
-            host.start(encoded([Command(engine, {"words": words, "dram": 1 << 17})]))
-            outcome = host.wait()
-            assert (outcome.error, outcome.status & (RUNNING | FAILED)) == (ERROR_BUS, FAILED), port
-            host.sim.set(fault, 0)
-            host.start(encoded([Command(engine, {"words": words, "dram": 1 << 17})]))
-            assert host.wait().error == 0
-
     def test_a_command_that_is_done_counts_as_progress(self, host: Host) -> None:
         """Two transfers begin together; the shorter ends at two thirds of the time, and nothing begins behind it."""
         pair = (Command("load", {"words": 1024, "dram": 1 << 17}), Command("store", {"words": 2048, "dram": 1 << 18}))

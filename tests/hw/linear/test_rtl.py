@@ -136,6 +136,22 @@ def test_cycles_and_bits(driver: Driver, index: int, rng: np.random.Generator) -
 
 
 @pytest.mark.rtl
+def test_a_reset_of_one_cycle_at_any_time_leaves_nothing_behind(driver: Driver, rng: np.random.Generator) -> None:
+    """Whatever is under way, in any register, the next command on the engine is right and takes its time."""
+    k = driver.kernel
+    for waited in range(1, 90, 1 + (k.n_l > 1)):
+        job = random_job(rng, driver, (k.n_l + 1, 3 * k.t_in, 2 * k.t_out))
+        driver.fill()
+        driver.push(job.fields)
+        driver.sim.step(waited)
+        driver.sim.reset(1)
+        if waited % 10 < 2:
+            check_cycles(rng, driver, (k.n_l, k.t_in, k.t_out))
+        trace = driver.sim.write_sequence({"gate": np.zeros(80, np.uint8)}, ("busy", "done", "out_en", "error"))
+        assert not any(seen.any() for seen in trace.values()), waited
+
+
+@pytest.mark.rtl
 def test_short_commands_behind_a_long_one_fill_every_place(driver: Driver, rng: np.random.Generator) -> None:
     """One-row commands follow each other faster than the drain ends them, but only so many are under way."""
     k = driver.kernel

@@ -11,6 +11,7 @@ from codesign.ir.network import run
 from codesign.target.commands import Command
 from codesign.target.design import Design
 from tests.accelerators import SMALL_VIT, board, compiled, fitting, start
+from tests.hw.host import BUSY as BUSY_BIT
 from tests.hw.host import ENGINES, NARROW, Host, encoded, job, raw
 from tests.quant.vits import random_network, recipe, samples
 
@@ -43,6 +44,15 @@ class TestRuns:
         host.sim.axil_write(hw.CONTROL, 1)
         assert host.wait().cycles == alone
         assert np.array_equal(one.found(host.sim.dram), one.result)
+
+    def test_a_start_after_an_error_waits_for_the_store_alone(self, slow_host: Host, rng: np.random.Generator) -> None:
+        """Nothing is read any more, and the last burst of a store has not been answered."""
+        store = Command("store", {"words": 3000, "dram": 1 << 17})
+        for length in range(1, 8):
+            slow_host.start(encoded([*[store] * length]) + raw(77))
+            slow_host.sim.run_until_irq(1_000_000)
+            assert slow_host.status() & BUSY_BIT
+            slow_host.run(job(slow_host, rng))
 
     def test_a_list_may_leave_weights_for_the_next(self, host: Host, rng: np.random.Generator) -> None:
         """The first run ends while its last bursts are under way."""

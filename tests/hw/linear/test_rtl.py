@@ -182,6 +182,8 @@ def test_illegal_commands_are_refused_and_the_engine_goes_on(driver: Driver, rng
         {"rows": 1, "flags": 0, "ob": k.ring_words // 2 + 1, "ib": 2},
         {"kw": 0xFFFF, "ib": 0xFFFF, "ob": 0xFFFF},
     ]  # fmt: skip
+    kept = {"ib": k.ring_words // k.table_words + 1, "ob": k.table_words}  # legal but for a ring that must hold it
+    wrong += [kept, {**kept, "rows": 1, "flags": 0}]
     for change in wrong:
         driver.push(good | change)
         trace = driver.run(1, 1000)

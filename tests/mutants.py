@@ -6,6 +6,7 @@ A fault is a change of bytes, so that the rest of a file stays as it is, comment
 import ast
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 KINDS = (
@@ -49,7 +50,7 @@ class Mutant:
     def valid(self, source: bytes) -> bool:
         """Whether the file with the fault is still Python, and other Python than before."""
         try:
-            return ast.dump(ast.parse(self.planted(source))) != ast.dump(ast.parse(source))
+            return ast.dump(ast.parse(self.planted(source))) != _tree(source)
         except SyntaxError:
             return False
 
@@ -58,6 +59,12 @@ class Mutant:
         before, after = (text.decode().split("\n") for text in (source, self.planted(source)))
         line = next(i for i, (b, a) in enumerate(zip(before, after, strict=False)) if b != a)
         return line + 1, before[line].strip(), after[line].strip()
+
+
+@lru_cache(maxsize=64)
+def _tree(source: bytes) -> str:
+    """The syntax tree of a file as text."""
+    return ast.dump(ast.parse(source))
 
 
 def mutants(file: str, source: bytes) -> list[Mutant]:

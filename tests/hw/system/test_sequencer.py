@@ -141,6 +141,15 @@ class TestErrors:
         host.sim.set(fault, 0)
         host.run(job(host, rng))
 
+    def test_a_command_that_is_accepted_counts_as_progress(self, host: Host) -> None:
+        """Reading the list takes the memory's latency of 60 cycles, which are not the load's."""
+        load = encoded([Command("load", {"words": 1024, "dram": 1 << 17})])
+        host.start(load, watchdog=0)
+        whole = host.wait().cycles
+        for watchdog, error in ((whole - 40, 0), (whole // 2, ERROR_WATCHDOG)):
+            host.start(load, watchdog=watchdog)
+            assert host.wait().error == error
+
     def test_a_command_that_is_done_counts_as_progress(self, host: Host) -> None:
         """Two transfers begin together; the shorter ends at two thirds of the time, and nothing begins behind it."""
         pair = (Command("load", {"words": 1024, "dram": 1 << 17}), Command("store", {"words": 2048, "dram": 1 << 18}))

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ from codesign.frontend.zoo import gemm
 from codesign.ir.network import Linear, Network
 from codesign.target.commands import RELEASE, Command, Span
 from codesign.target.design import Design
-from tests.accelerators import board, chain, fitting
+from tests.accelerators import SMALL_VIT, board, chain, fitting
+from tests.quant.vits import random_network
 
 _LINEAR = {"t_in": 8, "t_out": 8, "n_l": 3, "kw_max": 8, "ring_words": 128, "table_words": 16, "tables": 4}
 
@@ -80,3 +82,15 @@ def test_a_block_is_its_table_then_its_weights_in_the_order_of_use(rows: int) ->
                 assert program.constants[place] == int(layer.weights[column, k]) & 255
         first += tiles * t
     assert first >= 300
+
+
+def test_attention_writes_where_its_command_says() -> None:
+    """The bytes from which tokens are derived begin at the operand's address, and those of row groups meet."""
+    network = random_network(1)[0]
+    program = compile_network(network, fitting(Design(board(), SMALL_VIT, {}, 5), [network]))
+    found = _of(program, "attention")
+    spans = [command.writes[0] for command in found]
+    assert [span.start for span in spans] == [c.fields["o_base"] * SMALL_VIT["attention"]["t_a"] for c in found]
+    pairs = list(pairwise(spans))
+    assert len(pairs) > 1
+    assert all(span.stop == after.start for span, after in pairs if after.start > span.start)

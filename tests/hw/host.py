@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from codesign.hw.linear import LinearKernel
 from codesign.hw.system import top as hw
 from codesign.hw.system.bus import Bus
+from codesign.hw.system.sequencer import ERROR_BUS
 from codesign.hw.verilog import generate
 from codesign.numerics.fixed_point import requantize, saturate_bits
 from codesign.sim.verilator.simulator import Library, MemoryPorts, compile_design
@@ -36,6 +37,8 @@ MAP = NARROW.map
 """Numbers of memories, which both have in common."""
 DRAM_BYTES = 1 << 20
 RUNNING, FINISHED, FAILED, BUSY = 1, 2, 4, 8
+EXOKAY, SLVERR, DECERR = 1, 2, 3
+"""Responses that nobody asked for."""
 
 
 def linear_of(shape: hw.Shape) -> LinearKernel:
@@ -46,12 +49,13 @@ def linear_of(shape: hw.Shape) -> LinearKernel:
 
 
 class Faulty(wiring.Component):
-    """The accelerator behind a bus that answers with errors while ``read_fault`` or ``write_fault`` is high."""
+    """The accelerator behind a bus whose port p answers ``response`` while bit p of a fault is high."""
 
     def __init__(self, shape: hw.Shape) -> None:
         self.top = hw.Top(shape)
         members = dict(self.top.signature.members.items())
-        super().__init__(members | {"read_fault": In(1), "write_fault": In(1)})
+        faults = {name: In(shape.bus.ports) for name in ("read_fault", "write_fault")}
+        super().__init__(members | faults | {"response": In(2)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -61,10 +65,9 @@ class Faulty(wiring.Component):
         ):
             if member.flow != In:
                 m.d.comb += outer.eq(inner)
-            elif path[-1] == "rresp":
-                m.d.comb += inner.eq(Mux(self.read_fault, 2, outer))
-            elif path[-1] == "bresp":
-                m.d.comb += inner.eq(Mux(self.write_fault, 2, outer))
+            elif path[-1] in ("rresp", "bresp"):
+                fault = self.read_fault if path[-1] == "rresp" else self.write_fault
+                m.d.comb += inner.eq(Mux(fault[int(path[0].removeprefix("m_axi"))], self.response, outer))
             else:
                 m.d.comb += inner.eq(outer)
         return m
@@ -136,6 +139,7 @@ class Host:
         assert (shape.names, shape.map.numbers) == (ENGINES, MAP.numbers)
         self.shape = shape
         self.sim = library.start(dram_bytes=DRAM_BYTES, memory=memory)
+        self.sim.set("response", SLVERR)
         self.sim.reset(3)
 
     def close(self) -> None:
@@ -176,6 +180,21 @@ class Host:
         assert (outcome.status & (RUNNING | FINISHED | FAILED), outcome.error) == (FINISHED, 0), outcome
         assert np.array_equal(job.found(self.sim.dram), job.result)
         return outcome
+
+
+def check_faulty_ports(host: Host, fault: str, engine: str) -> None:
+    """A transfer fails if one port alone answers any error, and the next one is right; every port has four bursts."""
+    transfer = encoded([Command(engine, {"words": 4 * host.shape.bus.ports * host.shape.bus.burst_words})])
+    for port in range(host.shape.bus.ports):
+        for response in (EXOKAY, SLVERR, DECERR):
+            host.sim.set("response", response)
+            host.sim.set(fault, 1 << port)
+            host.start(transfer)
+            outcome = host.wait()
+            assert (outcome.error, outcome.status & (RUNNING | FAILED)) == (ERROR_BUS, FAILED), (port, response)
+            host.sim.set(fault, 0)
+            host.start(transfer)
+            assert host.wait().error == 0
 
 
 def encoded(commands: Sequence[Command], engines: Sequence[str] = ENGINES) -> bytes:

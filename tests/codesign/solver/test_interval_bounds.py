@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from codesign.solver.interval_bounds import Bounder, Tree
+from codesign.solver.problem import Problem, Term
 from tests.codesign.solver.problems import all_points, random_problem
 
 
@@ -47,3 +48,23 @@ def test_a_term_without_direction_is_bounded_late() -> None:
     assert Bounder(problem, 0).late("mixed") == frozenset(problem.axes) - {"d"}
     assert Bounder(problem, 0).late("sum") == {"a", "b", "c", "d"}
     assert Bounder(problem, 60).late("sum") == frozenset()
+
+
+def test_a_limit_that_another_axis_can_meet_leaves_no_value_out() -> None:
+    """The limit's middle is met by one value of c alone, for every a and b; none of their floors may be a filler."""
+    axes = {"a": (1, 2, 3, 4, 5), "b": (1, 2, 3, 4), "c": (1, 2, 3, 4, 5, 6)}
+    terms = (
+        Term("far", ("a", "b", "c"), lambda x: x["a"] * x["b"] * abs(x["c"] - 4)),
+        Term("least", ("a", "b"), lambda x: 7 * x["a"] + 11 * x["b"]),
+        Term(
+            "cost", ("a", "b", "c"), lambda x: 7 * x["a"] + 11 * x["b"] + x["c"], floor="least",
+            boxed=lambda x: 7 * x["a"] + 11 * x["b"] + 1 + 0 * x["c"], single=("a", "b"),
+        ),
+    )  # fmt: skip
+    problem = Problem(axes, terms, {"far": 0.0}, ("cost",))
+    bounder, points = Bounder(problem, 60), all_points(problem)
+    values = problem.compute(problem.parameters(points), problem.by_name)
+    met = values["far"] <= 0
+    assert met.sum() == 20
+    bounds = bounder.over(bounder.leaves(points[met]), frozenset(axes))
+    assert np.array_equal(bounds.value("least"), values["least"][met])

@@ -114,6 +114,19 @@ def _with_rings(design: Design, weights: int, tables: int) -> Design:
     return replace(design, engines={**design.engines, "linear": linear})
 
 
+@pytest.mark.parametrize("ports", [4, 2, 1])
+def test_commands_behind_a_full_queue_are_dispatched_one_per_cycle(ports: int) -> None:
+    """Ten loads fill the engine and its queue; what follows for other engines waits, then goes out in turn."""
+    interface = board(ports)
+    load = Command("load", {"memory": 0, "address": 0, "words": 64, "dram": 0})
+    others = [Command(name, {"rows": 1}, work={"rows": 1}) for name in ("vector", "attention")]
+    commands = (*[load] * (ev.ENGINE_QUEUE + 2), *others)
+    design = Design(interface, {"linear": _LINEAR | {"n_l": 2, "ring_words": 64}}, {})
+    machine = _run(Program(commands, 0, b"", 0, {}, {}, 0, _ENGINES), design, compiled=False)
+    *_, vector, attention = machine.start
+    assert (vector, attention) == (machine.start[1] + 3, machine.start[1] + 4)
+
+
 @pytest.mark.parametrize("case", few_fast([_weights, _random_program], 1))
 def test_machine_code_changes_no_cycle(case: Callable[[int], tuple[Program, Design]]) -> None:
     assert compiled_run() is not None, "otherwise this shows nothing"

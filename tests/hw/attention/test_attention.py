@@ -365,6 +365,13 @@ class TestResources:
         halves = found.bram18 + found.modules["exp_table"]
         assert (modelled.dsp, modelled.bram36) == (found.dsp, -(-halves // 2))
 
+    @pytest.mark.parametrize(("t_a", "lut", "ff"), [(1, 0, 0), (2, 0, 1), (4, 1, 3), (8, 2, 6)])
+    def test_bits_that_chains_delay(self, t_a: int, lut: int, ff: int) -> None:
+        """The second product of a chain is a register late, the third two more; longer chains take a LUT."""
+        params = AttentionKernel(t_a=t_a, n_a=2, max_keys=16, db_max=2).params
+        for units, expected in ((AttentionKernel.lut_units, lut), (AttentionKernel.ff_units, ff)):
+            assert units(params)["packed_dot"]["delayed bits"] == 24 * expected
+
     def test_widths_of_every_kernel(self) -> None:
         for kernel in (*KERNELS, *MORE_KERNELS):
             largest = kernel.t_a * kernel.db_max * 128 * 128

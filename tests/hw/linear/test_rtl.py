@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 from codesign.hw.linear import LinearKernel
+from codesign.hw.linear.interfaces import SLOTS
 from codesign.hw.linear.rtl import LinearEngine
 from codesign.hw.verilog import generate
 from codesign.sim.testbench.runner import run_bench
 from codesign.target.commands import RELEASE
-from tests.hw.linear_bench import Driver, Job, build, random_job
+from tests.hw.linear_bench import COMMANDS, Driver, Job, build, random_job
 from tests.hw.linear_protocol import KERNEL
 
 #        t_in t_out n_l kw_max ring table tables word
@@ -135,6 +136,42 @@ def test_cycles_and_bits(driver: Driver, index: int, rng: np.random.Generator) -
 
 
 @pytest.mark.rtl
+def test_a_reset_of_one_cycle_at_any_time_leaves_nothing_behind(driver: Driver, rng: np.random.Generator) -> None:
+    """Whatever is under way, in any register, the next command on the engine is right and takes its time."""
+    k = driver.kernel
+    for waited in range(1, 90, 1 + (k.n_l > 1)):
+        job = random_job(rng, driver, (k.n_l + 1, 3 * k.t_in, 2 * k.t_out))
+        driver.fill()
+        driver.push(job.fields)
+        driver.sim.step(waited)
+        driver.sim.reset(1)
+        if waited % 10 < 2:
+            check_cycles(rng, driver, (k.n_l, k.t_in, k.t_out))
+        trace = driver.sim.write_sequence({"gate": np.zeros(80, np.uint8)}, ("busy", "done", "out_en", "error"))
+        assert not any(seen.any() for seen in trace.values()), waited
+
+
+@pytest.mark.rtl
+def test_short_commands_behind_a_long_one_fill_every_place(driver: Driver, rng: np.random.Generator) -> None:
+    """One-row commands follow each other faster than the drain ends them, but only so many are under way."""
+    k = driver.kernel
+    shapes = [(3 * k.n_l, 4 * k.t_in, 1), *[(1, 1, 1)] * (COMMANDS - 1)]
+    jobs = [random_job(rng, driver, shape) for shape in shapes]
+    driver.fill()
+    for job in jobs:
+        driver.push(job.fields)
+    trace = driver.run(len(jobs), limit(driver, jobs))
+    writes, at = trace.writes(), 0
+    for job in jobs:
+        job.check(writes[at : at + len(job.x)], k)
+        at += len(job.x)
+    assert at == len(writes)
+    accepted, done = (np.cumsum(trace.seen[name].astype(int)) for name in ("accepted", "done"))
+    under_way = accepted - done + len(jobs) - accepted[-1]
+    assert under_way.max() == SLOTS
+
+
+@pytest.mark.rtl
 def test_illegal_commands_are_refused_and_the_engine_goes_on(driver: Driver, rng: np.random.Generator) -> None:
     k = driver.kernel
     longest = k.kw_max * k.word_bytes // k.t_in
@@ -145,6 +182,8 @@ def test_illegal_commands_are_refused_and_the_engine_goes_on(driver: Driver, rng
         {"rows": 1, "flags": 0, "ob": k.ring_words // 2 + 1, "ib": 2},
         {"kw": 0xFFFF, "ib": 0xFFFF, "ob": 0xFFFF},
     ]  # fmt: skip
+    kept = {"ib": k.ring_words // k.table_words + 1, "ob": k.table_words}  # legal but for a ring that must hold it
+    wrong += [kept, {**kept, "rows": 1, "flags": 0}]
     for change in wrong:
         driver.push(good | change)
         trace = driver.run(1, 1000)

@@ -8,7 +8,10 @@ from codesign.hw.system.movers import FetchEngine
 from codesign.hw.system.sequencer import ERROR_WATCHDOG
 from codesign.target.commands import Command
 from tests.hw.engine_bench import refuses
-from tests.hw.host import Host, encoded, job, linear_of
+from tests.hw.host import MAP, Host, check_faulty_ports, encoded, job, linear_of
+
+LUT_NUMBER = len(MAP.numbers["load", "out"])
+"""Number of the tables among the memories of the load engine."""
 
 
 @pytest.mark.rtl
@@ -35,6 +38,31 @@ class TestPrefetch:
         first = [*body[:-1], again[-1]]
         assert body[0].engine == "load"
         host.run(replace(one, commands=(*[fetch] * 6, *first, *again * 5)))
+
+
+@pytest.mark.rtl
+def test_an_error_answer_to_a_write_of_any_port(host: Host) -> None:
+    check_faulty_ports(host, "write_fault", "store")
+
+
+@pytest.mark.rtl
+def test_a_load_of_several_tables_writes_them_all(host: Host, rng: np.random.Generator) -> None:
+    """Tables are written byte after byte, so the second burst waits for the first; the last table is what counts."""
+    tables = linear_of(host.shape).tables
+    one = job(host, rng)
+    while one.commands[1].fields["memory"] != LUT_NUMBER:
+        one = job(host, rng)
+    fetch, load, *rest = one.commands
+    old, size = load.fields["dram"], 256
+    table = host.sim.dram[old : old + size].tobytes()
+    host.put([(1 << 18, rng.bytes(size) + rng.bytes(size) + table)])
+    words = load.fields["words"]
+    for before in (1, 2):
+        start = tables - 1 - before
+        longer = {**load.fields, "dram": (1 << 18) + (2 - before) * size, "words": (before + 1) * words}
+        longer |= {"address": start * words % (tables * words)}
+        used = [c._replace(fields={**c.fields, "table": tables - 1}) if c.engine == "linear" else c for c in rest]
+        host.run(replace(one, commands=(fetch, load._replace(fields=longer), *used)))
 
 
 def test_a_ring_word_that_is_no_multiple_of_the_bus_word_is_refused() -> None:

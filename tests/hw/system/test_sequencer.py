@@ -33,6 +33,14 @@ class TestTokens:
         host.start(encoded([store, *loads[:14]]), watchdog=1000)
         assert host.wait().error == ERROR_WATCHDOG
 
+    def test_tokens_that_a_run_leaves_over_do_not_reach_the_next(self, host: Host) -> None:
+        load = Command("load", {"memory": 0, "words": 1, "dram": 1 << 15}, posts={"store": 1})
+        store = Command("store", {"memory": 0, "words": 1, "dram": 1 << 16}, waits={"load": 1})
+        host.start(encoded([load, load, store]), watchdog=1000)
+        assert host.wait().error == 0
+        host.start(encoded([store]), watchdog=1000)
+        assert host.wait().error == ERROR_WATCHDOG
+
     def test_tokens_of_engines_that_are_not_there_do_not_matter(self, host: Host, rng: np.random.Generator) -> None:
         one = job(host, rng, (7, 37, 9))
         more = (*ENGINES, *(f"attention_{i}" for i in range(2, MOST_ENGINES - len(ENGINES) + 2)))
@@ -132,6 +140,25 @@ class TestErrors:
         assert (outcome.error, outcome.status & (RUNNING | FAILED)) == (ERROR_BUS, FAILED)
         host.sim.set(fault, 0)
         host.run(job(host, rng))
+
+    def test_a_command_that_is_accepted_counts_as_progress(self, host: Host) -> None:
+        """Reading the list takes the memory's latency of 60 cycles, which are not the load's."""
+        load = encoded([Command("load", {"words": 1024, "dram": 1 << 17})])
+        host.start(load, watchdog=0)
+        whole = host.wait().cycles
+        for watchdog, error in ((whole - 40, 0), (whole // 2, ERROR_WATCHDOG)):
+            host.start(load, watchdog=watchdog)
+            assert host.wait().error == error
+
+    def test_a_command_that_is_done_counts_as_progress(self, host: Host) -> None:
+        """Two transfers begin together; the shorter ends at two thirds of the time, and nothing begins behind it."""
+        pair = (Command("load", {"words": 1024, "dram": 1 << 17}), Command("store", {"words": 2048, "dram": 1 << 18}))
+        transfers = encoded(pair)
+        host.start(transfers, watchdog=0)
+        whole = host.wait().cycles
+        for watchdog, error in ((whole // 2, ERROR_WATCHDOG), (whole * 3 // 4, 0)):
+            host.start(transfers, watchdog=watchdog)
+            assert host.wait().error == error
 
     def test_faults_under_random_stalls(self, host: Host, rng: np.random.Generator) -> None:
         host.sim.stall(5, 0.6)

@@ -8,9 +8,11 @@ from codesign.compiler.program import compile_network
 from codesign.hw.system import top as hw
 from codesign.hw.vector import VectorKernel
 from codesign.ir.network import run
+from codesign.target.commands import Command
 from codesign.target.design import Design
 from tests.accelerators import SMALL_VIT, board, compiled, fitting, start
-from tests.hw.host import NARROW, Host, encoded, job
+from tests.hw.host import BUSY as BUSY_BIT
+from tests.hw.host import ENGINES, NARROW, Host, encoded, job, raw
 from tests.quant.vits import random_network, recipe, samples
 
 
@@ -43,6 +45,15 @@ class TestRuns:
         assert host.wait().cycles == alone
         assert np.array_equal(one.found(host.sim.dram), one.result)
 
+    def test_a_start_after_an_error_waits_for_the_store_alone(self, slow_host: Host, rng: np.random.Generator) -> None:
+        """Nothing is read any more, and the last burst of a store has not been answered."""
+        store = Command("store", {"words": 3000, "dram": 1 << 17})
+        for length in range(1, 8):
+            slow_host.start(encoded([*[store] * length]) + raw(77))
+            slow_host.sim.run_until_irq(1_000_000)
+            assert slow_host.status() & BUSY_BIT
+            slow_host.run(job(slow_host, rng))
+
     def test_a_list_may_leave_weights_for_the_next(self, host: Host, rng: np.random.Generator) -> None:
         """The first run ends while its last bursts are under way."""
         for _ in range(5):
@@ -50,6 +61,31 @@ class TestRuns:
             host.start(encoded(one.commands[:1]))
             assert host.wait().error == 0
             host.run(replace(one, commands=one.commands[1:]))
+
+
+@pytest.mark.rtl
+class TestCounters:
+    def test_counters_stand_still_behind_a_run(self, slow_host: Host) -> None:
+        """An unknown command ends the run while load and store are busy, and they stay so."""
+        transfers = [Command(name, {"words": 3000, "dram": 1 << 17}) for name in ("load", "store")]
+        slow_host.start(encoded(transfers) + raw(77))
+        slow_host.sim.run_until_irq(1_000_000)
+        cycles, counters = slow_host.sim.axil_read(hw.CYCLES_LOW), range(hw.BUSY, hw.WAIT + 4 * len(ENGINES), 4)
+        found = [slow_host.sim.axil_read(offset) for offset in counters]
+        assert 0 < found[0] <= cycles
+        assert max(found) <= cycles
+        slow_host.sim.step(500)
+        assert [slow_host.sim.axil_read(offset) for offset in counters] == found
+
+    def test_an_engine_at_work_does_not_wait(self, host: Host) -> None:
+        """Loads back to back: the next one stands in the queue all the time."""
+        loads = [Command("load", {"words": 64, "dram": 1 << 17})] * 4
+        host.start(encoded(loads))
+        outcome = host.wait()
+        busy, wait = host.sim.axil_read(hw.BUSY), host.sim.axil_read(hw.WAIT)
+        assert outcome.error == 0
+        assert busy > outcome.cycles // 2
+        assert wait <= len(loads)
 
 
 def test_a_memory_that_no_engine_has_is_refused() -> None:

@@ -15,6 +15,8 @@ from codesign.ir import network
 from codesign.numerics.fixed_point import IntArray
 from codesign.numerics.nonlinear import norm_parameters
 from codesign.sim.verilator.simulator import Library
+from codesign.target.board import Board
+from codesign.target.kernel import Resources, joules
 from tests.hw.engine_bench import Driver, EngineBench, MemoryShape, Placed, Words, build, encode, hardware, refuses
 
 DEPTH = 4096
@@ -403,3 +405,16 @@ class TestResources:
             alone = kernel.resources(kernel.params)
             for name, values in vars(together).items():
                 assert np.broadcast_to(values, len(KERNELS))[index] == getattr(alone, name)
+
+
+def test_energy_counts_the_second_byte_of_wide_results_alone() -> None:
+    """One more byte per element in a memory if results are wide; a work that does not say so has narrow ones."""
+    board, kernel = Board.load("zcu102"), VectorKernel(t_v=4, max_d=64, wide=1)
+    narrow, said, wide = (
+        VectorKernel.energy(kernel.params, {"rows": 5, "d": 30, **more}, board)
+        for more in ({}, {"wide": 0}, {"wide": 1})
+    )
+    assert narrow == said
+    only_memory = joules(board, macs=0, ram_bytes=5 * 32, cycles=0, logic=Resources())
+    assert wide - narrow == pytest.approx(only_memory)
+    assert only_memory > 0

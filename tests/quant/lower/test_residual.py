@@ -4,7 +4,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from codesign.ir.network import Linear, Norm
+from codesign.errors import InputError
+from codesign.ir.network import Linear, Norm, run
 from codesign.quant.lower.lowering import lower, lower_traced
 from tests.marks import few_fast
 from tests.quant.nets import Net, cosines, exactly, unequal
@@ -146,3 +147,55 @@ def test_a_product_onto_an_embedding_without_a_table_keeps_the_stream() -> None:
     embedding, _, product = network.layers
     assert isinstance(product, Linear)
     assert product.addend == embedding.target
+
+
+def _two_scales(coarse: float) -> tuple[Net, str]:
+    """A stream of 16 bits onto which a product of another scale is added."""
+    net = Net()
+    stream = net.stream()
+    added = net.op("Add", stream, net.quant(net.linear(net.quant(net.norm(stream), 1 / 32)), coarse, bits=16))
+    return net, net.quant(added, coarse, bits=16)
+
+
+@pytest.mark.parametrize("factor", [1, 2, 256])
+def test_residual_scales_within_a_factor_of_256_become_the_largest(factor: int) -> None:
+    net, output = _two_scales(factor * 2**-11)
+    workload = net.workload(output)
+    made = lower_traced(workload)
+    wide = [t for t in made.network.tensors.values() if t.bits == 16]
+    assert {t.scale for t in wide} == {factor * 2**-11}
+    assert any("residual scales" in note for note in made.network.notes) == (factor > 1)
+    found = dict(workload.tensors(sample := net.sample()))[output]
+    integers = run(made.network, sample)[made.network.outputs[0].source]
+    assert np.abs(integers.reshape(found.shape) * factor * 2**-11 - found).max() <= 2 * factor * 2**-11
+
+
+def test_residual_scales_further_apart_are_refused() -> None:
+    net, output = _two_scales(257 * 2**-11)
+    with pytest.raises(InputError, match=r"residual scales .*; legal: one, or within a factor of 256"):
+        lower(net.workload(output))
+
+
+@pytest.mark.parametrize("constant", [0.5, 3.0])
+def test_a_model_input_times_a_constant_is_added_to(constant: float) -> None:
+    """The constant goes into the scale with which the host writes the input."""
+    net = Net()
+    scaled = net.quant(net.op("Mul", "x", net.const(constant)), 2**-11, bits=16)
+    added = net.op("Add", net.quant(net.linear(net.quant("x")), 2**-11, bits=16), scaled)
+    network = exactly(net, net.quant(added, 2**-11, bits=16))
+    (wide,) = [x for x in network.inputs if network.tensors[x.target].bits == 16]
+    assert network.tensors[wide.target].scale == 2**-11 / constant
+
+
+@pytest.mark.parametrize("where", ["before", "behind"])
+def test_a_constant_per_column_times_an_input_in_the_stream_is_refused(where: str) -> None:
+    net = Net()
+    gains = net.const(np.arange(1, 9) / 8)
+    if where == "before":
+        scaled = net.quant(net.op("Mul", "x", gains), 2**-11, bits=16)
+    else:
+        scaled = net.op("Mul", net.quant("x", 2**-11, bits=16), gains)
+    added = net.op("Add", net.quant(net.linear(net.quant("x")), 2**-11, bits=16), scaled)
+    legal = {"before": "legal: one positive factor", "behind": "legal: added only"}[where]
+    with pytest.raises(InputError, match=legal):
+        lower(net.workload(net.quant(added, 2**-11, bits=16)))

@@ -89,6 +89,17 @@ def test_a_deep_ring_holds_nothing_back() -> None:
     assert _layers(4096, 256, cuts) == _layers(1 << 20, 1 << 20, cuts)
 
 
+@pytest.mark.parametrize("last", [1, 3, 8])
+def test_the_second_of_two_blocks_waits_for_the_tables_of_the_first_alone(last: int) -> None:
+    """Of three blocks, the third waits for the second too, whose weights were asked for late."""
+    rings, _ = _rings(4096, 8)
+    two, three = (_cut(8, 8 * blocks + last, 8, 1) for blocks in (1, 2))
+    behind = (last - 1) * 8
+    assert rings._once(two, 100) == 108 + rings._turn(two, last) + behind
+    later = rings._turn(three, 8) + rings._turn(three, last, asked=True)
+    assert rings._once(three, 100) == 108 + later + behind
+
+
 def test_putting_off_moves_all() -> None:
     rings, _ = _rings(64, 16)
     cut = _cut(8, 16, 8, 2)

@@ -137,7 +137,7 @@ class Figures:
         }
 
     def lines(self) -> list[str]:
-        """Clock, cycles, latency, resources, choice, error with its warnings and evidence, a line each, for a terminal."""
+        """Clock, cycles, latency, resources, choice, error with warnings and evidence, a line each, for a terminal."""
         return [
             f"clock      {self.clock_mhz:g} MHz, assumed, not timed",
             f"cycles     {self._cycles()}",

@@ -7,7 +7,7 @@ together by a factor per output channel, which leaves the products as they are.
 import numpy as np
 
 from codesign.frontend.operators.call import Ints
-from codesign.numerics.fixed_point import quantize
+from codesign.numerics.fixed_point import dequantize, quantize
 from codesign.quant.match.views import Floats
 
 ACCUMULATOR_BITS = 27
@@ -50,7 +50,7 @@ def regridded(weights: Ints, unit: Floats, offset: Floats, step: float) -> tuple
     largest = np.maximum(np.abs(weights).max(axis=1, initial=0), 1)
     room = np.floor(np.log2(np.minimum(_TOP / largest, limit / np.maximum(sums, 1.0))))
     wanted = np.ceil(np.log2(unit / (2 * step * _WANTED)))
-    lost = np.abs(offset - np.rint(offset / unit) * unit) > step * _WRONG
+    lost = np.abs(offset - dequantize(quantize(offset, unit, 53), unit)) > step * _WRONG
     growth = np.where(lost & ~fine, np.clip(wanted, 0, np.maximum(room, 0)), 0.0).astype(np.int64)
     made = np.where(fine[:, None], shrunk, weights << growth[:, None])
     return made, np.where(fine, least, unit / 2.0**growth)

@@ -40,6 +40,14 @@ def dense() -> onnx.ModelProto:
     return one_input(matmul, relu, w=np.arange(8.0).reshape(4, 2) - 3)
 
 
+def changed(change: Change, folder: Path) -> Path:
+    """The file of a changed `dense`."""
+    model, path = dense(), folder / "m.onnx"
+    change(model)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
 def weights(model: onnx.ModelProto) -> TensorProto:
     tensor: TensorProto = model.graph.initializer[0]
     return tensor

@@ -8,7 +8,7 @@ from onnx import TensorProto, helper
 
 from codesign.errors import InputError
 from codesign.frontend.workload import from_proto, load_onnx
-from tests.codesign.frontend.models import Change, constant, dense, one_input, refusal, weights
+from tests.codesign.frontend.models import Change, changed, constant, dense, one_input, refusal, weights
 
 Model = onnx.ModelProto
 
@@ -89,11 +89,7 @@ _BAD: dict[str, tuple[Change, str]] = {
 @pytest.mark.parametrize("case", _BAD)
 def test_bad_tensors_are_refused_in_one_line(case: str, tmp_path: Path) -> None:
     change, expected = _BAD[case]
-    model = dense()
-    change(model)
-    path = tmp_path / "m.onnx"
-    path.write_bytes(model.SerializeToString())
-    assert re.search(expected, refusal(path))
+    assert re.search(expected, refusal(changed(change, tmp_path)))
 
 
 def test_external_data_through_a_link_is_refused(tmp_path: Path) -> None:
